@@ -1,0 +1,192 @@
+"""Train the embedded model, because a default run that needs a model hub is not a default run.
+
+Writes ``src/bitzones/embedded/tiny/``: bf16 safetensors, tokenizer, config and the model card with what was used and what it scores.
+Everything is generated (``bitzones.embedded``), every seed is fixed; the same torch build on the same kind of CPU gives the same weights.
+
+    python scripts/train_tiny.py --steps 5000            # about an hour on two CPU cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from bitzones.embedded import science_mini, word_problems_mini
+
+SEED = 20261124
+VOCABULARY = 768
+END = "<|end|>"
+QUESTION_WEIGHT = 0.1
+"""Weight of the loss on question tokens: enough to make the model a language model of them, little enough to spend the steps on answers."""
+MIXTURE = (("science", 0.3), ("words", 0.5), ("sums", 0.2))
+POOL = 16
+"""Batches drawn together and sorted by length, so that little is spent on padding."""
+
+CONFIG = {
+    "hidden_size": 192,
+    "intermediate_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "tie_word_embeddings": True,
+    "rope_theta": 10000.0,
+}
+
+
+def documents(seed: int) -> Iterator[tuple[str, str]]:
+    """Endless (prompt, answer) pairs in the mixture's proportions, in the prompt text of the tasks."""
+    science = science_mini.stream(seed, "train")
+    words = word_problems_mini.stream(seed, "train")
+    sums = word_problems_mini.sums(seed)
+    rng = random.Random(f"mixture/{seed}")
+    kinds, shares = zip(*MIXTURE, strict=True)
+    while True:
+        match rng.choices(kinds, shares)[0]:
+            case "science":
+                item = next(science)
+                answer = item["choices"]["text"][item["choices"]["label"].index(item["answerKey"])]
+                yield f"Question: {item['question']}\nAnswer:", f" {answer}"
+            case "words":
+                problem = next(words)
+                yield f"Question: {problem['Body']} {problem['Question']}\nAnswer:", f" {float(problem['Answer']):.0f}"
+            case _:
+                question, total = next(sums)
+                yield f"Question: {question}\nAnswer:", f" {total}"
+
+
+def train_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE with one token per digit, so that numbers never seen are still made of known tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator((p + a for p, a in islice(documents(SEED), 20_000)), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, bos_token=END)
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Endless (input_ids, attention_mask, loss_weights), each ``size`` documents of about one length: ``<end> prompt answer <end>``."""
+    stream = documents(SEED)
+    rng = random.Random(SEED)
+    end = tokenizer.eos_token_id
+    while True:
+        drawn = list(islice(stream, size * POOL))
+        prompts = tokenizer([p for p, _ in drawn])["input_ids"]
+        answers = tokenizer([a for _, a in drawn])["input_ids"]
+        rows = sorted(zip(prompts, answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        groups = [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(groups)
+        for group in groups:
+            length = max(len(p) + len(a) for p, a in group) + 2
+            ids = torch.full((size, length), end)
+            mask = torch.zeros(size, length, dtype=torch.long)
+            weights = torch.zeros(size, length)
+            for row, (prompt, answer) in enumerate(group):
+                text = [end, *prompt, *answer, end]
+                ids[row, : len(text)] = torch.tensor(text)
+                mask[row, : len(text)] = 1
+                weights[row, 1 : len(prompt) + 1] = QUESTION_WEIGHT
+                weights[row, len(prompt) + 1 : len(text)] = 1.0
+            yield ids, mask, weights
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over 200 steps, flat, then linear to zero over the last 40% (warm-up-stable-decay)."""
+    return peak * min(1.0, (step + 1) / 200, (steps - step) / (0.4 * steps))
+
+
+@torch.no_grad()
+def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int) -> dict[str, float]:
+    """Accuracy on the test split, by likelihood and by greedy generation: a check while training, not the project's measurement."""
+    model.eval()
+    science = science_mini.generate(0, "test", count)
+    hits = 0
+    for item in science:
+        prompt = tokenizer(f"Question: {item['question']}\nAnswer:")["input_ids"]
+        scores = []
+        for choice in item["choices"]["text"]:
+            answer = tokenizer(f" {choice}")["input_ids"]
+            ids = torch.tensor([[tokenizer.eos_token_id, *prompt, *answer]])
+            logprobs = model(ids).logits[0].float().log_softmax(-1)
+            scores.append(sum(float(logprobs[len(prompt) + n, token]) for n, token in enumerate(answer)))
+        hits += item["choices"]["label"][max(range(len(scores)), key=scores.__getitem__)] == item["answerKey"]
+    solved = 0
+    for problem in word_problems_mini.generate(0, "test", count):
+        prompt = tokenizer(f"Question: {problem['Body']} {problem['Question']}\nAnswer:")["input_ids"]
+        ids = torch.tensor([[tokenizer.eos_token_id, *prompt]])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=0)
+        text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        solved += text == f"{float(problem['Answer']):.0f}"
+    model.train()
+    return {"science_mini": hits / count, "word_problems_mini": solved / count}
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(SEED)
+    tokenizer = train_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=None, **CONFIG
+    )
+    model = LlamaForCausalLM(config)
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.peak, betas=(0.9, 0.98), fused=True)
+    started, tokens, average = time.time(), 0, None
+    for step, (ids, mask, weights) in enumerate(islice(batches(tokenizer, args.batch), args.steps)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, args.steps, args.peak)
+        logits = model(ids, attention_mask=mask).logits[:, :-1]
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        loss = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        tokens += int(mask.sum())
+        average = loss.item() if average is None else 0.98 * average + 0.02 * loss.item()
+        if not math.isfinite(average):
+            raise SystemExit(f"loss is {average} at step {step}")
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1} loss {average:.4f} tokens {tokens} {time.time() - started:.0f} s", flush=True)
+        if (step + 1) % args.check == 0:
+            print(json.dumps(accuracy(model, tokenizer, 60)), flush=True)
+    save(model, tokenizer, args, tokens, time.time() - started)
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, tokens: int, seconds: float) -> None:
+    model = model.to(torch.bfloat16)
+    model.save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+    scores = accuracy(model.float(), tokenizer, 500)
+    record = {
+        "seed": SEED, "steps": args.steps, "batch": args.batch, "peak_lr": args.peak, "tokens": tokens, "seconds": round(seconds),
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "scores": scores, "parameters": model.num_parameters(),
+    }  # fmt: skip
+    (args.output / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--peak", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--check", type=int, default=500, help="steps between accuracy checks")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "src/bitzones/embedded/tiny")
+    train(parser.parse_args())

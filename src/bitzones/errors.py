@@ -1,0 +1,73 @@
+"""Every error that a user can cause, so that the command line prints one line and never a traceback.
+
+    BitzonesError                    exit 2: something the user can mend; the message says what, where and what to do
+    ├── ProfileError                 a profile that is missing, unreadable or wrong
+    ├── RunFileError                 a run file that is truncated, foreign, inconsistent or lacks what was asked of it
+    ├── PlanError                    no plan can meet the budget, or a plan file that is wrong
+    ├── OutputError                  a place that cannot be written
+    └── MeasureError                 measuring could not start, or one cell failed
+        ├── ModelError               a model that cannot be loaded or quantized
+        ├── TaskError                a task that is unknown, empty or malformed
+        ├── DeviceError              a device that was asked for and is not there
+        └── NonFiniteError           a measurement came out as NaN or infinity
+
+A bug raises anything else, and shows its traceback.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BitzonesError",
+    "DeviceError",
+    "MeasureError",
+    "ModelError",
+    "NonFiniteError",
+    "OutputError",
+    "PlanError",
+    "ProfileError",
+    "RunFileError",
+    "TaskError",
+]
+
+
+class BitzonesError(Exception):
+    """Base of all errors that a user can mend; ``str(error)`` is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class ProfileError(BitzonesError):
+    """A profile is missing, unreadable or holds a value that is not allowed."""
+
+
+class RunFileError(BitzonesError):
+    """A run file is not what it should be."""
+
+
+class PlanError(BitzonesError):
+    """No plan exists within the budget, or a plan cannot be used."""
+
+
+class OutputError(BitzonesError):
+    """A result cannot be written where it was asked for."""
+
+
+class MeasureError(BitzonesError):
+    """A measurement could not be made."""
+
+
+class ModelError(MeasureError):
+    """A model cannot be loaded or quantized."""
+
+
+class TaskError(MeasureError):
+    """A task is unknown, empty or malformed."""
+
+
+class DeviceError(MeasureError):
+    """A device that was asked for is not there."""
+
+
+class NonFiniteError(MeasureError):
+    """A measured quantity is NaN or infinite."""

@@ -1,0 +1,240 @@
+"""What a run is made of, read from one TOML file, so that a run can be repeated by naming it.
+
+A mistake is one line that names the file, the key and what is allowed. This module does not know how anything is measured: it imports no
+torch, and checks only what can be checked without a model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bitzones.errors import ProfileError
+
+__all__ = [
+    "Budget",
+    "Calibration",
+    "Latency",
+    "Model",
+    "Profile",
+    "Task",
+    "Zones",
+    "available",
+    "load",
+    "locate",
+    "variant_formats",
+]
+
+DEFAULT = "tiny"
+
+REFERENCE_NAMES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+"""The reference's variant id, by the dtype that the model is stored in."""
+
+_FORMAT = re.compile(r"^qint(?P<bits>[248])(?::(?P<optimizer>max|hqq))?$")
+
+
+def _format(name: str) -> str:
+    match = _FORMAT.match(name)
+    if not match or (match["bits"] == "8" and match["optimizer"]):
+        raise ValueError("not a format; allowed: qint8, qint4, qint2, and qint4 or qint2 with :max or :hqq, as in qint2:hqq")
+    return name.removesuffix(":max")
+
+
+FormatName = Annotated[str, AfterValidator(_format)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class Model(_Section):
+    """Which model, how it is stored, and what computes it.
+
+    ``dtype`` is what the reference is stored in and what scales and shifts are made in. ``compute_dtype`` is what the arithmetic is done in:
+    ``auto`` is ``dtype`` on CUDA and float32 on a CPU, where most have no fast 16-bit matrix product; widening is exact.
+    """
+
+    source: str = Field(min_length=1)
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    trust_remote_code: bool = False
+
+
+class Task(_Section):
+    """One task: the first ``limit`` items of its test split."""
+
+    name: str = Field(min_length=1)
+    limit: int = Field(default=500, ge=1)
+    batch: int = Field(default=64, ge=1)
+
+
+class Calibration(_Section):
+    """The tokens on which sensitivity and statistics are measured, from the train splits of the tasks."""
+
+    tokens: int = Field(default=2048, ge=1)
+    batch: int = Field(default=16, ge=1)
+
+
+class Latency(_Section):
+    """The shapes that are timed."""
+
+    batch: int = Field(default=1, ge=1)
+    prompt_tokens: int = Field(default=64, ge=1)
+    new_tokens: int = Field(default=16, ge=1)
+    rounds: int = Field(default=20, ge=2)
+    warmup_rounds: int = Field(default=3, ge=1)
+
+
+class Budget(_Section):
+    """What the plan may cost: average stored bits per weight of the quantized modules, scales and shifts counted."""
+
+    average_bits: float = Field(default=4.0, gt=0, le=32)
+
+
+class Zones(_Section):
+    """How zones are drawn: ``resamples`` bootstrap plans; a layer is SAFE or CRITICAL where ``agreement`` of them say so."""
+
+    resamples: int = Field(default=200, ge=20)
+    agreement: float = Field(default=0.9, gt=0.5, le=1.0)
+
+
+class Profile(_Section):
+    """A whole run."""
+
+    schema_number: Literal[1] = Field(alias="schema")
+    description: str = ""
+    seed: int = Field(default=0, ge=0)
+    formats: tuple[FormatName, ...] = Field(min_length=1, strict=False)
+    model: Model
+    tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
+    calibration: Calibration = Calibration()
+    latency: Latency = Latency()
+    budget: Budget = Budget()
+    zones: Zones = Zones()
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Profile:
+        for key, names in (("formats", self.formats), ("tasks", tuple(task.name for task in self.tasks))):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{key}: {', '.join(twice)} stands twice")
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every setting: two runs of one profile have the same."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def variant_formats(profile: Profile) -> dict[str, str]:
+    """Variant id -> format, the reference first and then from most to fewest bits.
+
+    ``w4`` is the only 4-bit format of the profile; where several share a width their optimizer is named too, as in ``w2-hqq``.
+
+    >>> from bitzones.profile import Model, Profile, Task
+    >>> formats = ("qint2:hqq", "qint8", "qint4")
+    >>> variant_formats(Profile(schema=1, formats=formats, model=Model(source="embedded:tiny"), tasks=(Task(name="science_mini"),)))
+    {'bf16': 'bf16', 'w8': 'qint8', 'w4': 'qint4', 'w2': 'qint2:hqq'}
+    """
+    reference = REFERENCE_NAMES[profile.model.dtype]
+    named = {reference: reference}
+    widths = [format_bits(name) for name in profile.formats]
+    for name in sorted(profile.formats, key=lambda name: (-format_bits(name), name)):
+        bits = format_bits(name)
+        named[f"w{bits}" if widths.count(bits) == 1 else f"w{bits}-{format_optimizer(name)}"] = name
+    return named
+
+
+def format_bits(name: str) -> int:
+    """Bits per weight of a format's integers, without scales: ``format_bits("qint2:hqq")`` is 2."""
+    match = _FORMAT.match(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not a format")
+    return int(match["bits"])
+
+
+def format_optimizer(name: str) -> str:
+    """Which optimizer chooses a format's scales: ``absmax`` for 8 bits, else ``max`` (quanto's default) or ``hqq``."""
+    match = _FORMAT.match(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not a format")
+    return match["optimizer"] or ("absmax" if match["bits"] == "8" else "max")
+
+
+def _folders() -> list[Path]:
+    package = Path(__file__).parent
+    return [folder for folder in (package / "_profiles", package.parents[1] / "profiles") if folder.is_dir()]
+
+
+def available() -> list[str]:
+    """Names of the profiles that come with bitzones."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
+
+
+def locate(name_or_path: str) -> Path:
+    """The file behind a profile's name or path.
+
+    Raises:
+        ProfileError: there is none; the message lists the names and the nearest one.
+    """
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        path = Path(name_or_path)
+        if path.is_file():
+            return path
+        raise ProfileError(f"{path}: no such profile file; give a path that exists or one of: {', '.join(available())}")
+    for folder in _folders():
+        if (path := folder / f"{name_or_path}.toml").is_file():
+            return path
+    near = difflib.get_close_matches(name_or_path, available(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ProfileError(f"no profile is named {name_or_path!r}{hint} (there are: {', '.join(available())}; a path must end in .toml)")
+
+
+def load(name_or_path: str) -> Profile:
+    """Read and validate a profile.
+
+    Raises:
+        ProfileError: the file is missing, is not TOML, or holds a key or value that is not allowed.
+    """
+    path = locate(name_or_path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        raise ProfileError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake in one line: key, what is wrong, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(step) for step in first["loc"]) or "profile"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        allowed = sorted(_allowed_keys(first["loc"]))
+        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown key {key}{hint} allowed here: {', '.join(allowed)}{more}"
+    if first["type"] == "missing":
+        return f"key {key} is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}{more}" if first["loc"] else f"{message}{more}"
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = {"model": Model, "tasks": Task, "calibration": Calibration, "latency": Latency, "budget": Budget, "zones": Zones}.get(
+        str(location[0]) if len(location) > 1 else "", Profile
+    )
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -1,0 +1,289 @@
+"""The values that pass through the one door between measuring and deciding: what a cell of the run file holds.
+
+Every record is frozen, refuses unknown keys and refuses NaN and infinity, so that a wrong run file is found at the door and not in a
+report. Units are base units and stand in the names: ``_bytes``, ``_s`` (seconds), ``_nats``. This module does not know how anything is
+measured or decided.
+
+A run file is a pytest-benchmark JSON with a `Run` under the top-level key ``bitzones`` and a `Cell` under ``extra_info["bitzones"]`` of
+each benchmark. History of ``SCHEMA``:
+
+    1   2026-11   first
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bitzones.profile import Profile
+
+__all__ = [
+    "SCHEMA",
+    "AccuracyCell",
+    "AttentionStatistics",
+    "Cell",
+    "DivergenceCell",
+    "Environment",
+    "FailedCell",
+    "Figure",
+    "LatencyCell",
+    "LayerStatistics",
+    "LayersCell",
+    "MemoryCell",
+    "ModelInfo",
+    "Part",
+    "PartSensitivity",
+    "Record",
+    "Run",
+    "SensitivityCell",
+]
+
+SCHEMA = 1
+
+Count = Annotated[int, Field(ge=0)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """A frozen value; unknown keys, NaN and infinity are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Figure(Record):
+    """One number that a machine may be unable to give: ``value`` is null, never 0, unless ``status`` is ``ok``."""
+
+    value: float | None
+    unit: str
+    status: str
+
+    @model_validator(mode="after")
+    def _null_unless_ok(self) -> Figure:
+        if (self.value is None) == (self.status == "ok"):
+            raise ValueError("value must be a number when status is 'ok' and null otherwise")
+        return self
+
+
+class Part(Record):
+    """What one decision covers: the modules that are quantized together."""
+
+    name: str
+    layer: Count
+    group: str | None = None
+    modules: tuple[str, ...]
+    parameters: Count
+    reference_bytes: Count
+
+
+class PartSensitivity(Record):
+    """The KL that quantizing one part to one format does to the whole model.
+
+    ``kl_nats`` is the sum over the scored tokens of each calibration sequence, in the order of `SensitivityCell.sequence_tokens`; null with
+    a ``failure`` where it could not be measured.
+    """
+
+    part: str
+    format: str
+    stored_bytes: Count
+    group_sizes: tuple[int | None, ...]
+    kl_nats: tuple[NonNegative, ...] | None
+    failure: str | None = None
+
+    @model_validator(mode="after")
+    def _measured_or_failed(self) -> PartSensitivity:
+        if (self.kl_nats is None) == (self.failure is None):
+            raise ValueError("exactly one of kl_nats and failure must be given")
+        return self
+
+
+class _Measured(Record):
+    schema_number: Literal[1] = Field(default=1, alias="schema")
+    variant: str
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+
+class AccuracyCell(_Measured):
+    """Right and wrong, item by item, so that two variants or two runs can be paired later."""
+
+    kind: Literal["accuracy"] = "accuracy"
+    task: str
+    task_version: int
+    task_sha256: str
+    metric: Literal["acc", "exact_match"]
+    item_ids: tuple[str, ...]
+    correct: tuple[bool, ...]
+    predictions: tuple[str, ...]
+    chance: tuple[Share, ...]
+    dropped: Count = 0
+    tokens: Count
+    seconds_s: NonNegative
+
+    @model_validator(mode="after")
+    def _same_items(self) -> AccuracyCell:
+        if not self.item_ids:
+            raise ValueError("no items")
+        if len({len(self.item_ids), len(self.correct), len(self.predictions), len(self.chance)}) != 1:
+            raise ValueError("item_ids, correct, predictions and chance differ in length")
+        if len(set(self.item_ids)) != len(self.item_ids):
+            raise ValueError("an item id stands twice")
+        return self
+
+
+class LatencyCell(_Measured):
+    """Raw rounds of one phase at one shape; ``tokens`` is what one round processes (prefill) or produces (decode)."""
+
+    kind: Literal["latency"] = "latency"
+    phase: Literal["prefill", "decode"]
+    batch: int = Field(ge=1)
+    prompt_tokens: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+    warmup_rounds: Count
+    rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
+    kernels: dict[str, Count]
+
+
+class MemoryCell(_Measured):
+    """Bytes of one variant: as stored (read off the tensors) and as the running process shows them."""
+
+    kind: Literal["memory"] = "memory"
+    stored_bytes: Count
+    stored_bytes_by_format: dict[str, Count]
+    process_rss: Figure
+    process_peak_rss: Figure
+    device_allocated: Figure
+    device_used: Figure
+
+
+class AttentionStatistics(Record):
+    """How one layer attends, over heads and the query positions of real tokens.
+
+    ``entropy_nats`` is the mean entropy; ``head_specialization`` is 1 - H/ln(visible keys), averaged over positions that see at least two
+    keys; ``reasoning_focus`` is the share of the answer position's attention on the question's content, the first token excluded: null
+    where no sequence has such content.
+    """
+
+    entropy_nats: NonNegative
+    entropy_nats_by_head: tuple[NonNegative, ...]
+    head_specialization: Share
+    reasoning_focus: Share | None
+    reasoning_focus_std: NonNegative | None
+    reasoning_focus_sequences: Count
+
+
+class LayerStatistics(Record):
+    """One layer's output over scored tokens: ``sparsity`` is the share of |x| < 0.01 std, ``kurtosis`` is 3 for a normal law."""
+
+    layer: Count
+    mean: float
+    std: NonNegative
+    magnitude: NonNegative
+    peak: NonNegative
+    sparsity: Share
+    kurtosis: NonNegative
+    attention: AttentionStatistics | None
+
+
+class LayersCell(_Measured):
+    """Activation and attention statistics of every layer."""
+
+    kind: Literal["layers"] = "layers"
+    sequences: Count
+    tokens: Count
+    layers: tuple[LayerStatistics, ...]
+
+
+class SensitivityCell(_Measured):
+    """KL(reference || model with only that part quantized) for every part and format; ``variant`` is the reference."""
+
+    kind: Literal["sensitivity"] = "sensitivity"
+    method: Literal["exact"]
+    calibration_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    parts: tuple[Part, ...] = Field(min_length=1)
+    measurements: tuple[PartSensitivity, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SensitivityCell:
+        names = {part.name for part in self.parts}
+        seen: set[tuple[str, str]] = set()
+        for measured in self.measurements:
+            where = f"{measured.part} at {measured.format}"
+            if measured.part not in names:
+                raise ValueError(f"{where} is not one of the parts")
+            if (measured.part, measured.format) in seen:
+                raise ValueError(f"{where} stands twice")
+            if measured.kl_nats is not None and len(measured.kl_nats) != len(self.sequence_tokens):
+                raise ValueError(f"{where} has {len(measured.kl_nats)} sequences, the cell has {len(self.sequence_tokens)}")
+            seen.add((measured.part, measured.format))
+        return self
+
+
+class DivergenceCell(_Measured):
+    """KL(reference || variant) of a whole variant on the calibration set: what the separate sensitivities do not add up to."""
+
+    kind: Literal["divergence"] = "divergence"
+    calibration_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    kl_nats: tuple[NonNegative, ...]
+
+    @model_validator(mode="after")
+    def _same_sequences(self) -> DivergenceCell:
+        if len(self.kl_nats) != len(self.sequence_tokens):
+            raise ValueError("kl_nats and sequence_tokens differ in length")
+        return self
+
+
+class FailedCell(_Measured):
+    """A cell that could not be measured: it stays in the run file, so that nothing goes missing silently."""
+
+    kind: Literal["failed"] = "failed"
+    of: Literal["accuracy", "latency", "memory", "layers", "sensitivity", "divergence"]
+    detail: str = ""
+    reason: str
+
+
+Cell = Annotated[
+    AccuracyCell | LatencyCell | MemoryCell | LayersCell | SensitivityCell | DivergenceCell | FailedCell, Field(discriminator="kind")
+]
+
+
+class ModelInfo(Record):
+    """The model that was measured. ``dtype`` is how the reference is stored, ``compute_dtype`` what the arithmetic was done in."""
+
+    source: str
+    sha256: str
+    architecture: str
+    parameters: Count
+    layers: Count
+    dtype: str
+    compute_dtype: str
+    tied_embeddings: bool
+
+
+class Environment(Record):
+    """Where it was measured; two runs are compared on time only where these agree."""
+
+    python: str
+    versions: dict[str, str]
+    platform: str
+    cpu: str
+    threads: Count
+    device: str
+    device_name: str
+    quanto_extension: str
+
+
+class Run(Record):
+    """What all cells of a run share."""
+
+    schema_number: Literal[1] = Field(default=1, alias="schema")
+    bitzones: str
+    profile: Profile
+    model: ModelInfo | None
+    variants: dict[str, str]
+    environment: Environment | None
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+
