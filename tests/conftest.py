@@ -1,0 +1,61 @@
+"""What the tests share: which files need torch, and which skips are not to be accepted.
+
+The deciding side is tested on Pythons without torch. There a file that imports the measuring side, anywhere in it, is not collected; nobody
+has to keep a list. Where torch is, everything is.
+
+``BITZONES_REQUIRE="real_data cuda"`` names markers whose tests must run: a skip of one is then a failure, so that a CI that has the data
+or the GPU cannot pass by not using it.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+MEASURING = ("torch", "transformers", "optimum", "datasets", "safetensors", "pytest_benchmark", "bitzones.measure", "bitzones.deploy")
+HAS_TORCH = find_spec("torch") is not None
+REQUIRED = frozenset(os.environ.get("BITZONES_REQUIRE", "").split())
+
+
+@cache
+def needs_torch(path: Path) -> bool:
+    """Whether a test file imports the measuring side, at its top or in a function."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return any(name == part or name.startswith(f"{part}.") for name in names for part in MEASURING)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out a file that needs torch where there is none."""
+    is_test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
+    return True if is_test and not HAS_TORCH and needs_torch(collection_path) else None
+
+
+def pytest_report_header() -> str | None:
+    """Say what is left out: a test that does not run is not to be taken for one that passed."""
+    if HAS_TORCH:
+        return None
+    left_out = sorted(path.name for path in Path(__file__).parent.glob("test_*.py") if needs_torch(path))
+    return f"no torch here: only the deciding side is tested, without {', '.join(left_out) or 'leaving anything out'}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Turn the skip of a test that has to run into a failure."""
+    report = yield
+    required = REQUIRED.intersection(mark.name for mark in item.iter_markers())
+    if report.skipped and required and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped although BITZONES_REQUIRE names {', '.join(sorted(required))}: {reason}"
+    return report
