@@ -1,0 +1,250 @@
+"""What was decided about a run: the frozen values that every report is printed from, and that analysis.json holds whole.
+
+One record per question, units in the names or in the field's description; `Analysis.model_json_schema()` is the schema of analysis.json
+with these descriptions in it. This module does not know how anything is decided or shown. History of ``ANALYSIS_SCHEMA``:
+
+    1   2026-11   first
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bitzones.decide.plan import Decided, LayerZone, PartPlan, Plan, Zone
+from bitzones.profile import Profile
+from bitzones.records import AttentionStatistics, Environment, Figure, ModelInfo
+from bitzones.stats import Interval, Verdict
+
+__all__ = [
+    "ANALYSIS_SCHEMA",
+    "PROCESS_KEYS",
+    "TIME_KEYS",
+    "Accuracy",
+    "Analysis",
+    "Failure",
+    "LatencyFigures",
+    "LayerRank",
+    "LayerReading",
+    "MemoryFigures",
+    "Paired",
+    "PartReading",
+    "WholeVariant",
+    "repeatable",
+]
+
+ANALYSIS_SCHEMA: Literal[1] = 1
+
+TIME_KEYS = frozenset({"latency", "measured_at", "seconds_s", "tokens_per_s"})
+"""Keys of analysis.json, at any depth, under which everything is a time or comes from one: two runs differ there and nowhere else."""
+
+PROCESS_KEYS = frozenset({"process"})
+"""Keys that hold what the operating system or a driver says of the running process: not times, and as little repeatable."""
+
+
+def repeatable(data: Any) -> Any:
+    """A copy of analysis.json's data without `TIME_KEYS` and `PROCESS_KEYS`: equal for two runs of one profile on one machine.
+
+    >>> repeatable({"accuracy": [{"k": 3, "seconds_s": 1.5}], "latency": [1]})
+    {'accuracy': [{'k': 3}]}
+    """
+    if isinstance(data, dict):
+        return {key: repeatable(value) for key, value in data.items() if key not in TIME_KEYS | PROCESS_KEYS}
+    return [repeatable(item) for item in data] if isinstance(data, list) else data
+
+
+class Paired(Decided):
+    """A variant against the reference on the same items."""
+
+    lost: int
+    """Items that the reference has right and the variant wrong."""
+    gained: int
+    """Items that the reference has wrong and the variant right."""
+    p_value: float
+    """Two-sided, exact McNemar test."""
+    difference: Interval
+    """Variant minus reference, as a share of the items."""
+    smallest_drop: float | None
+    """The smallest true loss, as a share, that these items would have shown at 80% power; null where they could have shown none."""
+    verdict: Verdict
+    """What follows, in fixed words."""
+
+
+class Accuracy(Decided):
+    """One task by one variant."""
+
+    task: str
+    variant: str
+    format: str
+    metric: str
+    """``acc`` (multiple choice by log-likelihood) or ``exact_match`` (greedy generation)."""
+    k: int
+    """Items right."""
+    n: int
+    """Items asked."""
+    share: Interval
+    """k/n with its Wilson interval."""
+    chance: float
+    """Expected share right by guessing, the mean over the items."""
+    above_chance_p: float
+    """One-sided p-value of k or more right by guessing."""
+    dropped: int
+    """Items of the data set that were not asked because they are malformed."""
+    tokens: int
+    """Tokens processed."""
+    seconds_s: float
+    """Wall time of the whole task."""
+    tokens_per_s: float | None
+    """Tokens by wall time; null where the time is 0."""
+    against: Paired | None
+    """Against the reference; null for the reference itself and where the reference was not measured."""
+
+
+class LatencyFigures(Decided):
+    """One phase at one shape by one variant, over its raw rounds."""
+
+    variant: str
+    format: str
+    phase: str
+    batch: int
+    prompt_tokens: int
+    tokens: int
+    """Tokens that one round processes (prefill) or produces (decode)."""
+    rounds: int
+    median_s: float
+    """Seconds per round."""
+    p95_s: float
+    """95th percentile of the rounds, seconds; of 20 rounds that is nearly the slowest."""
+    low_quartile_s: float
+    high_quartile_s: float
+    ratio: Interval | None
+    """Median by the reference's median at the same shape, bootstrap interval over rounds; null for the reference."""
+    kernels: dict[str, int]
+    """What computed the quantized products: name to number of modules."""
+
+
+class MemoryFigures(Decided):
+    """Bytes of one variant."""
+
+    variant: str
+    format: str
+    stored_bytes: int
+    """The whole model as stored: packed data, scales, shifts and what is not quantized, read off the tensors."""
+    stored_bytes_by_format: dict[str, int]
+    share_of_reference: float | None
+    """Stored bytes by the reference's; null where the reference was not measured."""
+    process: dict[str, Figure]
+    """What the operating system and the device say of the process; null with a status where they could not."""
+
+
+class PartReading(Decided):
+    """How much the whole model changes when only this part is stored in this format."""
+
+    part: str
+    layer: int
+    group: str | None
+    format: str
+    parameters: int
+    stored_bytes: int
+    bits: float | None
+    """Stored bits per weight, scales and shifts counted; null for a part without weights."""
+    kl: Interval | None
+    """KL(reference || changed model), nats per token, bootstrap interval over sequences; null where it failed."""
+    failure: str | None
+
+
+class LayerRank(Decided):
+    """Layers in the order of their sensitivity at the lowest format: the sum over a layer's parts."""
+
+    rank: int
+    """1 is the most sensitive."""
+    layer: int
+    kl: Interval
+    """Nats per token."""
+    best_rank: int
+    """Lower end of the rank's bootstrap 95% interval."""
+    worst_rank: int
+    """Upper end of the rank's bootstrap 95% interval."""
+    told_from_next: bool | None
+    """Whether the paired 95% interval of the difference to the next layer excludes 0; null for the last layer."""
+
+
+class WholeVariant(Decided):
+    """What the separate sensitivities add up to, beside the measured divergence of the whole variant."""
+
+    variant: str
+    format: str
+    added: Interval | None
+    """Sum of the separate sensitivities, nats per token; null where a part was not measured in this format."""
+    measured: Interval
+    """KL(reference || variant), nats per token."""
+    ratio: Interval | None
+    """Measured by added, paired over sequences; null where the sum is missing or 0."""
+
+
+class LayerReading(Decided):
+    """Activation and attention statistics of one layer of the reference, with an interpretation in words."""
+
+    layer: int
+    mean: float
+    std: float
+    magnitude: float
+    peak: float
+    sparsity: float
+    kurtosis: float
+    attention: AttentionStatistics | None
+    interpretation: str
+    """Descriptive, by named thresholds; says nothing about causes."""
+
+
+class Failure(Decided):
+    """A cell that could not be measured."""
+
+    variant: str
+    of: str
+    detail: str
+    reason: str
+
+
+class Analysis(Decided):
+    """Everything that was decided about one run; analysis.json is this record."""
+
+    schema_number: Literal[1] = Field(default=ANALYSIS_SCHEMA, alias="schema")
+    bitzones: str
+    measured_at: str | None
+    """When the run ended, as pytest-benchmark wrote it."""
+    profile: Profile
+    model: ModelInfo | None
+    environment: Environment | None
+    reference: str
+    """Variant and format of the unquantized model."""
+    variants: dict[str, str]
+    formats: tuple[str, ...]
+    """The profile's formats from most to fewest bits."""
+    sequences: int
+    """Calibration sequences with at least one scored token: the unit of every bootstrap over sensitivity."""
+    tokens: int
+    """Scored calibration tokens."""
+    accuracy: tuple[Accuracy, ...]
+    latency: tuple[LatencyFigures, ...]
+    memory: tuple[MemoryFigures, ...]
+    sensitivity: tuple[PartReading, ...]
+    ranking: tuple[LayerRank, ...]
+    """At the format with the fewest bits; layers that could not be measured there are absent."""
+    whole: tuple[WholeVariant, ...]
+    plan: Plan
+    parts: tuple[PartPlan, ...]
+    layer_zones: tuple[LayerZone, ...]
+    zones: tuple[Zone, ...]
+    """Only zones that have layers."""
+    layers: tuple[LayerReading, ...]
+    layer_sequences: int
+    """Sequences behind `layers`."""
+    layer_tokens: int
+    """Tokens behind `layers`."""
+    failures: tuple[Failure, ...]
+    foreign_benchmarks: int
+    """Benchmarks of the file that are not of bitzones and were not read."""
+    cannot_tell: tuple[str, ...]
+    """What these data cannot tell, one sentence each."""

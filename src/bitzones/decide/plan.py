@@ -1,0 +1,113 @@
+"""What a plan is: a format for every part, and which layers its choice is sure about. plan.json holds a `Plan` and nothing else.
+
+Whoever applies a plan needs only this module. It does not know how a plan is found. History of ``PLAN_SCHEMA``:
+
+    1   2026-11   first
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from bitzones.records import Record
+from bitzones.stats import Interval
+
+__all__ = ["PLAN_FORMAT", "PLAN_SCHEMA", "Budget", "Decided", "LayerZone", "PartPlan", "Plan", "PlannedModel", "Zone", "ZoneWord"]
+
+PLAN_SCHEMA: Literal[1] = 1
+PLAN_FORMAT: Literal["bitzones-plan"] = "bitzones-plan"
+
+ZoneWord = Literal["SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL"]
+
+
+class Decided(Record):
+    """A decided value; the description of each field stands in its JSON schema."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
+    )
+
+
+class Budget(Decided):
+    """What the plan may cost, or does."""
+
+    average_bits: float
+    """Stored bits per weight of the parts, scales and shifts counted."""
+    stored_bytes: int
+
+
+class PlannedModel(Decided):
+    """The model that a plan is for: it fits no other."""
+
+    source: str
+    sha256: str
+    architecture: str
+    dtype: str
+    compute_dtype: str
+    trust_remote_code: bool
+
+
+class Plan(Decided):
+    """A format for every part: all that applying it needs. plan.json is this record."""
+
+    format: Literal["bitzones-plan"] = PLAN_FORMAT
+    schema_number: Literal[1] = Field(default=PLAN_SCHEMA, alias="schema")
+    bitzones: str
+    """Version of bitzones that measured."""
+    model: PlannedModel | None
+    reference: str
+    """The name, in this plan, of what stays as it is."""
+    budget: Budget
+    achieved: Budget
+    """Never above the budget."""
+    reference_bytes: int
+    """Stored bytes of the same parts in the reference."""
+    predicted_kl: Interval
+    """Sum of separate sensitivities, nats per token. A prediction: separate sensitivities do not add up at 2 bits."""
+    measured_kl: Interval | None = None
+    """Of the plan as a whole, nats per token; null until it is measured."""
+    parts: dict[str, str]
+    """Part to format."""
+    assignment: dict[str, str]
+    """Module to format, the reference's name for modules that stay."""
+    group_sizes: dict[str, int | None]
+    """Module to the group size its scales were measured with, null for one scale per row; modules that stay are absent."""
+    calibration_sha256: str
+    profile_sha256: str
+    versions: dict[str, str]
+    """Of the packages that measured."""
+
+
+class PartPlan(Decided):
+    """What the plan does to one part and how sure that is."""
+
+    part: str
+    layer: int
+    format: str
+    stored_bytes: int
+    reference_bytes: int
+    shares: dict[str, float]
+    """Share of the bootstrap plans that put this part at each format offered to it."""
+
+
+class LayerZone(Decided):
+    """The zone of one layer."""
+
+    layer: int
+    zone: ZoneWord
+    lowest_share: float
+    """Share of the bootstrap plans in which all of the layer's parts are at the lowest format."""
+    highest_share: float
+    """Share in which all are at the highest format below the reference, or at the reference."""
+
+
+class Zone(Decided):
+    """All layers of one zone and what the plan does to them."""
+
+    zone: ZoneWord
+    layers: tuple[int, ...]
+    parameters: int
+    reference_bytes: int
+    plan_bytes: int

@@ -1,0 +1,206 @@
+"""Which format for which part, so that the predicted KL is least within a byte budget.
+
+A multiple-choice knapsack: every part takes exactly one of the formats offered to it. Two steps, both exact. First a Lagrangian bound for
+all resamples at once (Sinha & Zoltners 1979, Oper. Res. 27:503): options that no plan better than a known one can hold are struck out. Then
+`scipy.optimize.milp` decides what is left, which is little. This module does not know what a layer is, how a KL was measured, or that
+separate KLs do not add up: it minimizes the sum it is given.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.errors import PlanError
+from bitzones.records import SensitivityCell
+
+__all__ = ["Menu", "budget_bytes", "menu_of", "solve", "solve_many"]
+
+BISECTIONS = 60
+"""Halvings of the multiplier's range: 2^-60 of it is below the resolution of a float, so more change nothing."""
+
+SLACK = 1e-12
+"""Relative room left to rounding when an option is struck out: far above the error of a float sum, far below any measured difference."""
+
+OBJECTIVE_SCALE = 1e3
+"""What the dearest option costs in HiGHS' objective: it stops within an absolute 1e-6, which is then 1e-9 of that option."""
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Menu:
+    """What is offered: ``stored_bytes[p, f]`` of part p in format f, where ``offered[p, f]``. The last format is the reference."""
+
+    parts: tuple[str, ...]
+    formats: tuple[str, ...]
+    stored_bytes: Integers
+    offered: Flags
+    parameters: int
+
+    @property
+    def least_bytes(self) -> int:
+        """Stored bytes of the smallest plan."""
+        return int(np.where(self.offered, self.stored_bytes, np.iinfo(np.int64).max).min(axis=1).sum())
+
+    @property
+    def most_bytes(self) -> int:
+        """Stored bytes of the largest plan."""
+        return int(np.where(self.offered, self.stored_bytes, 0).max(axis=1).sum())
+
+
+def menu_of(cell: SensitivityCell, formats: tuple[str, ...], reference: str) -> Menu:
+    """What the measurements offer: every format that was measured on a part, and the reference, whose KL is 0 by definition."""
+    columns = {name: index for index, name in enumerate(formats)}
+    rows = {part.name: index for index, part in enumerate(cell.parts)}
+    stored = np.zeros((len(rows), len(formats) + 1), dtype=np.int64)
+    stored[:, -1] = [part.reference_bytes for part in cell.parts]
+    offered = np.zeros(stored.shape, dtype=np.bool_)
+    offered[:, -1] = True
+    for measured in cell.measurements:
+        at = rows[measured.part], columns[measured.format]
+        stored[at], offered[at] = measured.stored_bytes, measured.kl_nats is not None
+    parameters = sum(part.parameters for part in cell.parts)
+    return Menu(tuple(rows), (*formats, reference), stored, offered, parameters)
+
+
+def budget_bytes(menu: Menu, average_bits: float) -> int:
+    """The bytes that an average of stored bits per weight allows, rounded down.
+
+    Raises:
+        PlanError: no plan is that small; the message gives the feasible range.
+    """
+    budget = int(average_bits * menu.parameters / 8)
+    if budget < menu.least_bytes:
+        low, high = (bytes_ * 8 / menu.parameters for bytes_ in (menu.least_bytes, menu.most_bytes))
+        raise PlanError(
+            f"no plan stores the parts in {average_bits:g} average bits: the formats offered reach from {low:.3f} to {high:.3f} "
+            "(scales and shifts counted); raise budget.average_bits or offer a smaller format"
+        )
+    return budget
+
+
+def solve(menu: Menu, kl: Floats, budget: int) -> Integers:
+    """The format index of every part, of least summed ``kl[p, f]`` within ``budget`` bytes. See `solve_many`."""
+    choice: Integers = solve_many(menu, kl[np.newaxis], budget)[0]
+    return choice
+
+
+def solve_many(menu: Menu, kl: Floats, budget: int) -> Integers:
+    """The best plan for every resample r of ``kl[r, p, f]``: format indices of shape (resamples, parts).
+
+    The bytes of a plan never exceed the budget. Ties: within a part the format of fewer bytes; between parts that cannot be told apart
+    (same bytes, same KL) the earlier one gets the fewer bytes; else HiGHS decides, alike for the same input.
+
+    Raises:
+        ValueError: the budget is below `Menu.least_bytes`.
+    """
+    if budget < menu.least_bytes:
+        raise ValueError(f"{budget} bytes are fewer than the smallest plan's {menu.least_bytes}")
+    costs = _undominated(np.where(menu.offered, kl, np.inf), menu.stored_bytes)
+    choices, bound, reduced = _relax(costs, menu.stored_bytes, budget)
+    choices = _improve(choices, costs, menu.stored_bytes, budget)
+    known = _pick(costs, choices).sum(axis=1)
+    open_ = reduced <= (known - bound + SLACK * known)[:, None, None]
+    for row in range(len(choices)):
+        choices[row] = _finish(choices[row], costs[row], menu.stored_bytes, open_[row], budget)
+        choices[row] = _untie(choices[row], costs[row], menu.stored_bytes)
+    return choices
+
+
+def _pick(table: NDArray[np.generic], choices: Integers) -> Floats:
+    """The entries of ``table[..., p, f]`` that the choices name."""
+    table = np.broadcast_to(table, (*choices.shape, table.shape[-1]))
+    return np.take_along_axis(table, choices[..., None], axis=-1)[..., 0].astype(np.float64)
+
+
+def _undominated(costs: Floats, sizes: Integers) -> Floats:
+    """The costs, infinite for an option that another one makes pointless: no dearer, no larger, and better in one or listed first."""
+    with np.errstate(invalid="ignore"):  # infinity minus infinity: neither is offered
+        cheaper, smaller = costs[..., None, :] - costs[..., :, None], sizes[..., None, :] - sizes[..., :, None]
+    no_worse = (cheaper <= 0) & (smaller <= 0)
+    listed_first = np.tri(costs.shape[-1], k=-1, dtype=np.bool_)
+    pointless = (no_worse & ((cheaper < 0) | (smaller < 0) | listed_first)).any(axis=-1)
+    return np.where(pointless, np.inf, costs)
+
+
+def _relax(costs: Floats, sizes: Integers, budget: int) -> tuple[Integers, Floats, Floats]:
+    """Price bytes so that the cheapest choice of every part fits: that choice, the lower bound, and each option's excess over the best."""
+    low = np.zeros(len(costs))
+    finite = np.where(np.isfinite(costs), costs, 0.0)
+    high = 2 * np.ptp(finite, axis=(1, 2))  # a byte dearer than any difference in KL: only the smallest plan is left
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        choice = (costs + middle[:, None, None] * sizes).argmin(axis=2)
+        fits = _pick(sizes, choice).sum(axis=1) <= budget
+        low, high = np.where(fits, low, middle), np.where(fits, middle, high)
+    priced = costs + high[:, None, None] * sizes
+    least = priced.min(axis=2)
+    return _cheapest(priced, sizes), least.sum(axis=1) - high * budget, priced - least[:, :, None]
+
+
+def _cheapest(priced: Floats, sizes: Integers) -> Integers:
+    """Per part the option of least priced cost, of fewest bytes among equals."""
+    tied = priced <= priced.min(axis=2, keepdims=True)
+    chosen: Integers = np.where(tied, sizes, np.iinfo(np.int64).max).argmin(axis=2)
+    return chosen
+
+
+def _improve(choices: Integers, costs: Floats, sizes: Integers, budget: int) -> Integers:
+    """Spend what is left of the budget: in every resample, while one change fits and lowers the KL, make the one that lowers it most."""
+    while True:
+        room = budget - _pick(sizes, choices).sum(axis=1)
+        gain = _pick(costs, choices)[..., None] - costs
+        extra = sizes - _pick(sizes, choices)[..., None]
+        gain = np.where(extra <= room[:, None, None], gain, -np.inf).reshape(len(choices), -1)
+        best = gain.argmax(axis=1)
+        better = np.flatnonzero(gain[np.arange(len(choices)), best] > 0)
+        if not better.size:
+            return choices
+        part, option = np.divmod(best[better], costs.shape[2])
+        choices = choices.copy()
+        choices[better, part] = option
+
+
+def _finish(known: Integers, costs: Floats, sizes: Integers, open_: Flags, budget: int) -> Integers:
+    """The best plan among the options still open, or the known one where nothing beats it."""
+    options = np.flatnonzero(open_ & np.isfinite(costs))
+    part = options // costs.shape[1]
+    if len(options) <= len(known):
+        return known
+    from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415
+    from scipy.sparse import csr_array  # noqa: PLC0415
+
+    cost, size = costs.ravel()[options], sizes.ravel()[options]
+    columns = np.arange(len(options))
+    unit = max(1, int(np.gcd.reduce(size)))
+    one_each = csr_array((np.ones(len(options)), (part, columns)), shape=(len(known), len(options)))
+    result = milp(
+        cost * (OBJECTIVE_SCALE / max(cost.max(), np.finfo(float).tiny)),
+        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(size / unit, 0, budget // unit)],
+        integrality=np.ones(len(options), dtype=np.int64),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0},
+    )
+    if result.x is None:
+        return known
+    found = known.copy()
+    taken = options[result.x > 0.5]
+    found[taken // costs.shape[1]] = taken % costs.shape[1]
+    fits = _pick(sizes, found).sum() <= budget
+    return found if fits and _pick(costs, found).sum() < _pick(costs, known).sum() else known
+
+
+def _untie(choice: Integers, costs: Floats, sizes: Integers) -> Integers:
+    """Among parts with the same bytes and the same KL, give the earlier ones the fewer bytes."""
+    alike: dict[bytes, list[int]] = {}
+    for part in range(len(choice)):
+        alike.setdefault(costs[part].tobytes() + sizes[part].tobytes(), []).append(part)
+    choice = choice.copy()
+    for parts in alike.values():
+        choice[parts] = sorted(choice[parts], key=lambda option: (sizes[parts[0], option], option))
+    return choice

@@ -1,0 +1,146 @@
+"""Which layers can be squeezed, which cannot, and which depend on the sample: the stability of the best plan under the bootstrap.
+
+The plan is solved on every resample of the calibration sequences. A layer is SAFE where all its parts are at the lowest format in at least
+``agreement`` of the plans, CRITICAL where all are at the highest format offered or at the reference, else TRANSITION. With too few
+sequences to resample, every layer is CANNOT TELL. Zones are sets of layers: this module does not assume that neighbours are alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.decide.plan import Budget, LayerZone, PartPlan, Plan, PlannedModel, Zone, ZoneWord
+from bitzones.decide.planner import Menu, budget_bytes, solve, solve_many
+from bitzones.decide.sensitivity import Measured, layers_of
+from bitzones.profile import format_bits
+from bitzones.records import Run
+from bitzones.stats import MIN_SEQUENCES
+
+__all__ = ["ZONES", "layer_zones", "part_plans", "plan_of", "ranges", "stability", "zones"]
+
+ZONES: tuple[ZoneWord, ...] = ("SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL")
+"""In the order of reports."""
+
+Integers = NDArray[np.int64]
+
+
+def ranges(layers: tuple[int, ...]) -> str:
+    """Layers as ranges.
+
+    >>> ranges((7, 0, 1, 2, 3)), ranges(())
+    ('0-3, 7', 'none')
+    """
+    runs: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
+
+
+def stability(measured: Measured, menu: Menu, average_bits: float, resamples: int) -> tuple[Integers, Integers]:
+    """The plan from all sequences, and the plan of every resample: format indices of shape (parts,) and (resamples, parts).
+
+    Raises:
+        PlanError: no plan meets the budget.
+    """
+    budget = budget_bytes(menu, average_bits)
+    return solve(menu, measured.mean, budget), solve_many(menu, measured.resampled[:resamples], budget)
+
+
+def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers) -> Plan:
+    """The plan as a record, with all that applying it needs."""
+    cell, profile = measured.cell, run.profile
+    names = [menu.formats[index] for index in choice]
+    sizes = {(item.part, item.format): item.group_sizes for item in cell.measurements}
+    used = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
+    groups: dict[str, int | None] = {}
+    for part, name in zip(cell.parts, names, strict=True):
+        groups |= dict(zip(part.modules, sizes.get((part.name, name), ()), strict=False))
+    model = run.model and PlannedModel(
+        source=run.model.source,
+        sha256=run.model.sha256,
+        architecture=run.model.architecture,
+        dtype=run.model.dtype,
+        compute_dtype=run.model.compute_dtype,
+        trust_remote_code=profile.model.trust_remote_code,
+    )
+    return Plan(
+        bitzones=run.bitzones,
+        model=model,
+        reference=menu.formats[-1],
+        budget=Budget(average_bits=profile.budget.average_bits, stored_bytes=budget_bytes(menu, profile.budget.average_bits)),
+        achieved=Budget(average_bits=used * 8 / menu.parameters, stored_bytes=used),
+        reference_bytes=int(menu.stored_bytes[:, -1].sum()),
+        predicted_kl=measured.summed(choice),
+        parts=dict(zip(menu.parts, names, strict=True)),
+        assignment={module: name for part, name in zip(cell.parts, names, strict=True) for module in part.modules},
+        group_sizes=groups,
+        calibration_sha256=cell.calibration_sha256,
+        profile_sha256=profile.sha256,
+        versions=dict(run.environment.versions) if run.environment else {},
+    )
+
+
+def part_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[PartPlan, ...]:
+    """What the plan does to every part, with the share of resamples at each format."""
+    return tuple(
+        PartPlan(
+            part=part.name,
+            layer=part.layer,
+            format=menu.formats[choice[row]],
+            stored_bytes=int(menu.stored_bytes[row, choice[row]]),
+            reference_bytes=part.reference_bytes,
+            shares={
+                name: float((choices[:, row] == column).mean()) for column, name in enumerate(menu.formats) if menu.offered[row, column]
+            },
+        )
+        for row, part in enumerate(measured.cell.parts)
+    )
+
+
+def _extremes(menu: Menu) -> tuple[list[int], list[int]]:
+    """Format indices that count as lowest, and as highest or reference; with one width only the reference is highest."""
+    bits = [format_bits(name) for name in menu.formats[:-1]]
+    lowest = [index for index, width in enumerate(bits) if width == min(bits)]
+    highest = [index for index, width in enumerate(bits) if width == max(bits) and index not in lowest]
+    return lowest, [*highest, len(bits)]
+
+
+def layer_zones(measured: Measured, menu: Menu, choices: Integers, agreement: float) -> tuple[LayerZone, ...]:
+    """The zone of every layer, from the plans of all resamples."""
+    lowest, highest = _extremes(menu)
+    found = []
+    for layer, rows in layers_of(measured.cell.parts).items():
+        low, high = (float(np.isin(choices[:, rows], wanted).all(axis=1).mean()) for wanted in (lowest, highest))
+        zone: ZoneWord = "SAFE" if low >= agreement else "CRITICAL" if high >= agreement else "TRANSITION"
+        found.append(
+            LayerZone(
+                layer=layer,
+                zone=zone if measured.sequences >= MIN_SEQUENCES else "CANNOT TELL",
+                lowest_share=low,
+                highest_share=high,
+            )
+        )
+    return tuple(found)
+
+
+def zones(measured: Measured, layers: tuple[LayerZone, ...], parts: tuple[PartPlan, ...]) -> tuple[Zone, ...]:
+    """The zones that have layers, with what the plan stores of them."""
+    found = []
+    for word in ZONES:
+        members = tuple(item.layer for item in layers if item.zone == word)
+        rows = [row for row, part in enumerate(parts) if part.layer in members]
+        if members:
+            found.append(
+                Zone(
+                    zone=word,
+                    layers=members,
+                    parameters=sum(measured.cell.parts[row].parameters for row in rows),
+                    reference_bytes=sum(parts[row].reference_bytes for row in rows),
+                    plan_bytes=sum(parts[row].stored_bytes for row in rows),
+                )
+            )
+    return tuple(found)

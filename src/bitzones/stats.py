@@ -1,0 +1,221 @@
+"""How sure a number is, so that a report prints intervals and verdicts instead of adjectives.
+
+Thin, named fronts to scipy and numpy: proportions, paired proportions, a bootstrap over sequences. This module does not know what a model,
+a format or a layer is. scipy is imported where it is used: it takes longer than everything else that collecting a run needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from bitzones.records import Record
+
+__all__ = [
+    "ALPHA",
+    "CONFIDENCE",
+    "MIN_SEQUENCES",
+    "NO_WORSE_MARGIN",
+    "POWER",
+    "Interval",
+    "Verdict",
+    "above_chance",
+    "bootstrap_ratio",
+    "mcnemar_exact",
+    "paired_difference",
+    "percentile_interval",
+    "ratio_of_medians",
+    "resample_weights",
+    "smallest_drop",
+    "verdict",
+    "weighted_ratio",
+    "wilson_interval",
+]
+
+CONFIDENCE = 0.95
+"""Of every interval: the convention that readers assume when none is named."""
+
+ALPHA = 1 - CONFIDENCE
+"""A difference is called when its two-sided p-value is below this: the same 5% that the intervals leave out."""
+
+POWER = 0.8
+"""Of the smallest drop that a sample could have shown: the usual four chances in five."""
+
+NO_WORSE_MARGIN = 0.03
+"""'No worse' is said only where a loss above 3 points is excluded: a wider statement would excuse losses that users notice."""
+
+MIN_SEQUENCES = 20
+"""Below this many units a percentile bootstrap covers visibly less than it says (Davison & Hinkley 1997, ch. 5), so: cannot tell."""
+
+EXACT_CHANCE_ITEMS = 2000
+"""Above this many items the Poisson-binomial sum is replaced by its normal limit, which is then exact to more digits than are printed."""
+
+Floats = NDArray[np.float64]
+Word = Literal["worse", "no worse within", "better", "cannot tell"]
+
+
+class _Statistic(Record):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Interval(_Statistic):
+    """An estimate with its 95% interval, in the unit of the field that holds it."""
+
+    value: float
+    """The estimate from all the data."""
+    low: float
+    """Lower end of the 95% interval."""
+    high: float
+    """Upper end of the 95% interval."""
+
+
+class Verdict(_Statistic):
+    """One of four fixed answers: ``worse``, ``no worse within`` X, ``better``, ``cannot tell``."""
+
+    word: Word
+    """The answer."""
+    within: float | None = None
+    """The largest loss that the data do not exclude, as a share (0.012 is 1.2 points); only with 'no worse within'."""
+
+    def __str__(self) -> str:
+        if self.within is None:
+            return self.word
+        return f"{self.word} {math.ceil(self.within * 1000 - 1e-9) / 10:.1f} points"
+
+
+def _z(probability: float) -> float:
+    return NormalDist().inv_cdf(probability)
+
+
+def wilson_interval(k: int, n: int) -> Interval:
+    """Share k/n with its Wilson score 95% interval (Wilson 1927, JASA 22:209), which behaves at 0 and at 1.
+
+    Raises:
+        ValueError: n is not positive or k is not in 0..n.
+
+    >>> interval = wilson_interval(8, 10)
+    >>> round(interval.low, 3), round(interval.high, 3)
+    (0.49, 0.943)
+    """
+    if n <= 0 or not 0 <= k <= n:
+        raise ValueError(f"k={k} of n={n} is not a share")
+    share, z = k / n, _z(1 - ALPHA / 2)
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(value=share, low=max(0.0, centre - half) if k else 0.0, high=min(1.0, centre + half) if k < n else 1.0)
+
+
+def mcnemar_exact(lost: int, gained: int) -> float:
+    """Two-sided p-value of items lost and gained being equally likely: McNemar's test (1947, Psychometrika 12:153), exact binomial form."""
+    if lost + gained == 0:
+        return 1.0
+    from scipy.stats import binomtest  # noqa: PLC0415
+
+    return float(binomtest(min(lost, gained), lost + gained, 0.5).pvalue)
+
+
+def paired_difference(lost: int, gained: int, n: int) -> Interval:
+    """Difference of two paired shares, (gained - lost)/n, with the adjusted Wald 95% interval of Bonett & Price (2012, JEBS 37:479).
+
+    The interval is centred on (gained - lost)/(n + 2), which is why the estimate need not lie in its middle.
+    """
+    p_gained, p_lost = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    centre = p_gained - p_lost
+    half = _z(1 - ALPHA / 2) * math.sqrt((p_gained + p_lost - centre * centre) / (n + 2))
+    return Interval(value=(gained - lost) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half))
+
+
+def smallest_drop(n: int, gained: int = 0, power: float = POWER) -> float | None:
+    """The smallest true loss, as a share, that McNemar's test on n items calls ``worse`` with this power; None if there is none.
+
+    Paired design: with gains at the observed rate g, a loss d makes a share psi = d + 2g of the items change, and the sample for it is n =
+    (z[1-alpha/2] sqrt(psi) + z[power] sqrt(psi - d^2))^2 / d^2 (Connor 1987, Biometrics 43:207; Miettinen 1968). Solved for d.
+    """
+    g, z_alpha, z_power = gained / n, _z(1 - ALPHA / 2), _z(power)
+
+    def shortfall(d: float) -> float:
+        psi = d + 2 * g
+        return z_alpha * math.sqrt(psi) + z_power * math.sqrt(max(0.0, psi - d * d)) - d * math.sqrt(n)
+
+    most = 1 - g
+    if shortfall(most) > 0:
+        return None
+    from scipy.optimize import brentq  # noqa: PLC0415
+
+    return float(brentq(shortfall, 1e-9, most))
+
+
+def verdict(lost: int, gained: int, n: int, margin: float = NO_WORSE_MARGIN) -> Verdict:
+    """What n paired items can say about a change: items that were right and are now wrong (lost), and the reverse (gained).
+
+    ``worse`` and ``better`` need an exact McNemar p below `ALPHA`; ``no worse within X`` needs the 95% interval of the difference to
+    exclude any loss above ``margin``, and X is the largest loss it does not exclude; everything else is ``cannot tell``.
+
+    >>> str(verdict(lost=40, gained=5, n=500)), str(verdict(lost=2, gained=1, n=500)), str(verdict(lost=2, gained=0, n=20))
+    ('worse', 'no worse within 1.1 points', 'cannot tell')
+    """
+    if mcnemar_exact(lost, gained) < ALPHA:
+        return Verdict(word="worse" if lost > gained else "better")
+    largest_loss = max(0.0, -paired_difference(lost, gained, n).low)
+    return Verdict(word="no worse within", within=largest_loss) if largest_loss <= margin else Verdict(word="cannot tell")
+
+
+def above_chance(k: int, chances: Sequence[float]) -> float:
+    """One-sided p-value of k or more right by guessing, where item i is guessed with its own chance: the Poisson-binomial law.
+
+    Exact up to `EXACT_CHANCE_ITEMS` items, above that the normal limit with continuity correction.
+    """
+    n, mean, variance = len(chances), math.fsum(chances), math.fsum(p * (1 - p) for p in chances)
+    if n > EXACT_CHANCE_ITEMS and variance > 0:
+        return 1 - NormalDist(mean, math.sqrt(variance)).cdf(k - 0.5)
+    from scipy.stats import poisson_binom  # noqa: PLC0415
+
+    return float(np.clip(poisson_binom(list(chances)).sf(k - 1), 0.0, 1.0))
+
+
+def resample_weights(units: int, resamples: int, seed: int) -> Floats:
+    """How often each unit is drawn in each bootstrap resample: shape (resamples, units), every row sums to ``units``.
+
+    One matrix serves everything that was measured on the same units, so that all of it is resampled alike and differences are paired.
+    """
+    draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
+    return draws.astype(np.float64)
+
+
+def weighted_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Floats:
+    """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., units)."""
+    totals = weights @ denominators
+    sums = np.moveaxis(numerators @ weights.T, -1, 0)
+    return np.asarray(sums / totals.reshape((-1,) + (1,) * (numerators.ndim - 1)))
+
+
+def percentile_interval(value: float, resampled: Floats) -> Interval:
+    """The estimate with the percentile bootstrap 95% interval (Efron & Tibshirani 1993, ch. 13)."""
+    low, high = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(value=float(value), low=float(low), high=float(high))
+
+
+def bootstrap_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Interval:
+    """Ratio of sums, as nats per token, with a bootstrap 95% interval over the units (sequences) that were sampled together."""
+    value = float(numerators.sum() / denominators.sum())
+    return percentile_interval(value, weighted_ratio(weights, numerators, denominators))
+
+
+def ratio_of_medians(new: Sequence[float], old: Sequence[float], resamples: int, seed: int) -> Interval | None:
+    """Median of new rounds over median of old ones, with a bootstrap 95% interval; None where the old median is 0.
+
+    The rounds are taken as independent, which slow drift of a machine breaks: the interval is then too narrow.
+    """
+    rng = np.random.default_rng(seed)
+    a, b = np.asarray(new, dtype=np.float64), np.asarray(old, dtype=np.float64)
+    medians_a = np.median(rng.choice(a, size=(resamples, a.size)), axis=1)
+    medians_b = np.median(rng.choice(b, size=(resamples, b.size)), axis=1)
+    if np.median(b) == 0 or np.any(medians_b == 0):
+        return None
+    return percentile_interval(float(np.median(a) / np.median(b)), medians_a / medians_b)

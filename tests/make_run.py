@@ -1,0 +1,256 @@
+"""Run files for tests: valid by construction, with planted answers, no torch.
+
+``run_dict()`` is what a small run writes: 12 layers of which 0 and 5 are planted as sensitive and 3, 7 and 8 as robust.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitzones.profile import Budget, Calibration, Model, Profile, Task, Zones
+from bitzones.records import (
+    AccuracyCell,
+    AttentionStatistics,
+    DivergenceCell,
+    Environment,
+    FailedCell,
+    Figure,
+    LatencyCell,
+    LayersCell,
+    LayerStatistics,
+    MemoryCell,
+    ModelInfo,
+    Part,
+    PartSensitivity,
+    Record,
+    Run,
+    SensitivityCell,
+)
+
+PARAMETERS = 192 * 192
+BITS = {"qint8": 8.08, "qint4": 4.33, "qint2:hqq": 2.33}
+HARM = {"qint8": 0.001, "qint4": 0.02, "qint2:hqq": 0.3}
+VARIANTS = {"bf16": "bf16", "w8": "qint8", "w4": "qint4", "w2": "qint2:hqq"}
+SENSITIVE, ROBUST = (0, 5), (3, 7, 8)
+RIGHT = {"bf16": 440, "w8": 438, "w4": 415, "w2": 160}
+
+
+def profile(**changes: Any) -> Profile:
+    settings: dict[str, Any] = {
+        "schema": 1,
+        "formats": tuple(BITS),
+        "model": Model(source="embedded:tiny"),
+        "tasks": (Task(name="science_mini"), Task(name="word_problems_mini")),
+        "calibration": Calibration(),
+        "budget": Budget(average_bits=4.0),
+        "zones": Zones(resamples=50),
+    }
+    return Profile(**{**settings, **changes})
+
+
+def factor(layer: int) -> float:
+    return 20.0 if layer in SENSITIVE else 0.05 if layer in ROBUST else 1.0
+
+
+def sensitivity(layers: int = 12, sequences: int = 40, formats: Iterable[str] = tuple(BITS), groups: Iterable[str | None] = (None,)) -> SensitivityCell:
+    rng = np.random.default_rng(7)
+    tokens = rng.integers(20, 60, sequences)
+    parts, measurements = [], []
+    for layer in range(layers):
+        for group in groups:
+            name = f"layers.{layer}" + (f".{group}" if group else "")
+            modules = (f"model.{name}.q_proj", f"model.{name}.o_proj")
+            parts.append(Part(name=name, layer=layer, group=group, modules=modules, parameters=PARAMETERS, reference_bytes=2 * PARAMETERS))
+            for format_ in formats:
+                kl = HARM[format_] * factor(layer) * (1 + 0.01 * layer) * tokens * rng.lognormal(0, 0.3, sequences)
+                measurements.append(
+                    PartSensitivity(
+                        part=name,
+                        format=format_,
+                        stored_bytes=int(BITS[format_] * PARAMETERS / 8),
+                        group_sizes=(None, None) if format_ == "qint8" else (96, 96),
+                        kl_nats=tuple(kl.tolist()),
+                    )
+                )
+    return SensitivityCell(
+        variant="bf16",
+        method="exact",
+        calibration_sha256="c" * 64,
+        sequence_tokens=tuple(tokens.tolist()),
+        parts=tuple(parts),
+        measurements=tuple(measurements),
+    )
+
+
+def accuracy(task: str, variant: str, right: int, items: int = 500, chance: float = 0.25) -> AccuracyCell:
+    order = np.random.default_rng(len(task)).permutation(items)
+    correct = np.zeros(items, dtype=bool)
+    correct[order[:right]] = True
+    return AccuracyCell(
+        variant=variant,
+        task=task,
+        task_version=1,
+        task_sha256="t" * 64,
+        metric="acc" if chance else "exact_match",
+        item_ids=tuple(f"{task}-{index}" for index in range(items)),
+        correct=tuple(correct.tolist()),
+        predictions=("A",) * items,
+        chance=(chance,) * items,
+        tokens=items * 30,
+        seconds_s=2.5,
+    )
+
+
+def latency(variant: str, phase: Any, scale: float) -> LatencyCell:
+    rounds = 0.01 * scale * np.random.default_rng(3).lognormal(0, 0.05, 20)
+    tokens = 64 if phase == "prefill" else 16
+    return LatencyCell(
+        variant=variant,
+        phase=phase,
+        batch=1,
+        prompt_tokens=64,
+        tokens=tokens,
+        warmup_rounds=3,
+        rounds_s=tuple(rounds.tolist()),
+        kernels={} if variant == "bf16" else {"python": 84},
+    )
+
+
+def memory(variant: str, layers: int = 12) -> MemoryCell:
+    format_, head = VARIANTS[variant], 400_000
+    body = int(BITS.get(format_, 16) * PARAMETERS / 8) * layers
+    none = Figure(value=None, unit="bytes", status="unsupported")
+    return MemoryCell(
+        variant=variant,
+        stored_bytes=body + head,
+        stored_bytes_by_format={"bf16": head, format_: body} if format_ != "bf16" else {"bf16": head + body},
+        process_rss=Figure(value=5e8, unit="bytes", status="ok"),
+        process_peak_rss=Figure(value=6e8, unit="bytes", status="ok"),
+        device_allocated=none,
+        device_used=Figure(value=None, unit="bytes", status="no-permission"),
+    )
+
+
+def layers_cell(layers: int = 12) -> LayersCell:
+    found = []
+    for layer in range(layers):
+        attention = AttentionStatistics(
+            entropy_nats=1.0 + 0.1 * layer,
+            entropy_nats_by_head=(1.0, 1.0),
+            head_specialization=min(1.0, 0.1 + 0.08 * (layer % 8)),
+            reasoning_focus=0.2 + 0.02 * (layer % 10),
+            reasoning_focus_std=0.1,
+            reasoning_focus_sequences=40,
+        )
+        kurtosis = 45.0 if layer == 2 else 3.2
+        found.append(
+            LayerStatistics(
+                layer=layer, mean=0.01, std=1.0 + layer, magnitude=0.8, peak=9.0, sparsity=0.008, kurtosis=kurtosis, attention=attention
+            )
+        )
+    return LayersCell(variant="bf16", sequences=40, tokens=1600, layers=tuple(found))
+
+
+def divergence(sweep: SensitivityCell, variant: str, surplus: float) -> DivergenceCell:
+    """A whole variant of ``surplus`` times the sum of its parts."""
+    rows = [np.array(m.kl_nats) for m in sweep.measurements if m.format == VARIANTS[variant] and m.kl_nats is not None]
+    total = np.sum(rows, axis=0) * surplus
+    return DivergenceCell(
+        variant=variant, calibration_sha256=sweep.calibration_sha256, sequence_tokens=sweep.sequence_tokens, kl_nats=tuple(total.tolist())
+    )
+
+
+def cells(layers: int = 12, sequences: int = 40, groups: Iterable[str | None] = (None,)) -> list[Record]:
+    sweep = sensitivity(layers, sequences, groups=groups)
+    found: list[Record] = []
+    for variant, right in RIGHT.items():
+        found += [accuracy("science_mini", variant, right), accuracy("word_problems_mini", variant, right - 100, chance=0.0)]
+        found += [latency(variant, phase, 1.0 if variant == "bf16" else 1.5) for phase in ("prefill", "decode")]
+        found.append(memory(variant, layers))
+    found += [divergence(sweep, variant, surplus) for variant, surplus in (("w8", 1.0), ("w4", 1.2), ("w2", 1.8))]
+    return [*found, layers_cell(layers), sweep]
+
+
+def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None) -> dict[str, Any]:
+    run = Run(
+        bitzones="0.1.0",
+        profile=of or profile(),
+        model=ModelInfo(
+            source="embedded:tiny",
+            sha256="m" * 64,
+            architecture="LlamaForCausalLM",
+            parameters=5_000_000,
+            layers=12,
+            dtype="bfloat16",
+            compute_dtype="float32",
+            tied_embeddings=True,
+        ),
+        variants=VARIANTS,
+        environment=Environment(
+            python="3.11.7",
+            versions={"torch": "2.13.0", "transformers": "5.23.0", "optimum-quanto": "0.2.7"},
+            platform="Linux",
+            cpu="A CPU",
+            threads=2,
+            device="cpu",
+            device_name="A CPU",
+            quanto_extension="built",
+        ),
+    )
+    benchmarks = [
+        {
+            "fullname": f"bench/test_{getattr(cell, 'kind', 'cell')}.py::test[{index}]",
+            "stats": {"mean": 1.0},
+            "extra_info": {"bitzones": cell.model_dump(mode="json", by_alias=True)},
+        }
+        for index, cell in enumerate(cells() if found is None else found)
+    ]
+    return {
+        "machine_info": {},
+        "datetime": "2026-11-24T06:00:00+00:00",
+        "version": "5.2.0",
+        "benchmarks": benchmarks,
+        "bitzones": run.model_dump(mode="json", by_alias=True),
+    }
+
+
+def write(folder: Path, data: dict[str, Any] | None = None, name: str = "run.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(run_dict() if data is None else data), encoding="utf-8")
+    return path
+
+
+def hostile() -> dict[str, Any]:
+    """The same run with every string that is not checked made as hostile as it can be."""
+    data = copy.deepcopy(run_dict([*cells(), FailedCell(variant=NASTY, of="latency", detail=NASTY, reason=NASTY)]))
+    data["bitzones"]["model"] |= {"source": NASTY, "architecture": NASTY}
+    data["bitzones"]["profile"]["model"]["source"] = NASTY
+    data["bitzones"]["environment"] |= {"cpu": NASTY, "device_name": NASTY, "versions": {NASTY: NASTY}}
+    for benchmark in data["benchmarks"]:
+        cell = benchmark["extra_info"]["bitzones"]
+        benchmark["fullname"] = NASTY
+        if "task" in cell:
+            cell["task"] = cell["task"] + NASTY
+        if cell["variant"] == "w4":
+            cell["variant"] = "w4" + NASTY
+        if cell["kind"] == "latency":
+            cell["kernels"] = {NASTY: 3}
+        if cell["kind"] == "memory":
+            cell["device_used"]["status"] = NASTY
+        if cell["kind"] == "sensitivity":
+            cell["measurements"][5] |= {"kl_nats": None, "failure": NASTY}
+            rename = {part["name"]: part["name"] + NASTY for part in cell["parts"]}
+            for part in cell["parts"]:
+                part["name"] = rename[part["name"]]
+            for item in cell["measurements"]:
+                item["part"] = rename[item["part"]]
+    return data
+
+
+NASTY = 'a|b<script>alert(1)</script>`c`\n\n# h "q" \'s\' ]) --> end; %%{init}%% #35; [x](http://y) ```\x1b[31m\u202e&amp; $x$ @you **b** _i_ \\'
