@@ -1,4 +1,4 @@
-"""What the tests share: which files need torch, and which skips are not to be accepted.
+"""What the tests share: warnings are errors, which files need torch, and which skips are not to be accepted.
 
 The deciding side is tested on Pythons without torch. There a file that imports the measuring side, anywhere in it, is not collected; nobody
 has to keep a list. Where torch is, everything is.
@@ -21,6 +21,15 @@ import pytest
 MEASURING = ("torch", "transformers", "optimum", "datasets", "safetensors", "pytest_benchmark", "bitzones.measure", "bitzones.deploy")
 HAS_TORCH = find_spec("torch") is not None
 REQUIRED = frozenset(os.environ.get("BITZONES_REQUIRE", "").split())
+
+FILTER_WARNINGS = ("error",)
+"""As pytest's ``filterwarnings``, later ones win. An exception is written here, with its reason."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make warnings errors here and not in pyproject.toml, which a run of bench/ reads too."""
+    for line in FILTER_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
 
 
 @cache
