@@ -22,8 +22,10 @@ def _shape(cell: LatencyCell) -> tuple[str, int, int, int]:
 
 
 def latencies(cells: Iterable[LatencyCell], variants: dict[str, str], reference: str, seed: int) -> tuple[LatencyFigures, ...]:
-    """Median, spread and ratio to the reference at the same shape, of every latency cell."""
+    """Median, spread and ratio to the reference at the same shape, of every latency cell; one shape after the other."""
     cells = tuple(cells)
+    shapes = [_shape(cell) for cell in cells]
+    cells = tuple(sorted(cells, key=lambda cell: shapes.index(_shape(cell))))
     references = {_shape(cell): cell for cell in cells if cell.variant == reference}
     return tuple(_latency(cell, references.get(_shape(cell)), variants, seed) for cell in cells)
 

@@ -17,7 +17,7 @@ from bitzones.profile import format_bits
 from bitzones.records import Run
 from bitzones.stats import MIN_SEQUENCES
 
-__all__ = ["ZONES", "layer_zones", "part_plans", "plan_of", "ranges", "stability", "zones"]
+__all__ = ["ZONES", "extremes", "layer_zones", "part_plans", "plan_of", "ranges", "stability", "zones"]
 
 ZONES: tuple[ZoneWord, ...] = ("SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL")
 """In the order of reports."""
@@ -101,17 +101,21 @@ def part_plans(measured: Measured, menu: Menu, choice: Integers, choices: Intege
     )
 
 
-def _extremes(menu: Menu) -> tuple[list[int], list[int]]:
-    """Format indices that count as lowest, and as highest or reference; with one width only the reference is highest."""
-    bits = [format_bits(name) for name in menu.formats[:-1]]
-    lowest = [index for index, width in enumerate(bits) if width == min(bits)]
-    highest = [index for index, width in enumerate(bits) if width == max(bits) and index not in lowest]
-    return lowest, [*highest, len(bits)]
+def extremes(formats: tuple[str, ...], reference: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The formats that make a layer SAFE and those that make it CRITICAL; with one width only the reference does the latter.
+
+    >>> extremes(("qint8", "qint4", "qint2:hqq"), "bf16")
+    (('qint2:hqq',), ('qint8', 'bf16'))
+    """
+    bits = {name: format_bits(name) for name in formats}
+    lowest = tuple(name for name, width in bits.items() if width == min(bits.values()))
+    highest = tuple(name for name, width in bits.items() if width == max(bits.values()) and name not in lowest)
+    return lowest, (*highest, reference)
 
 
 def layer_zones(measured: Measured, menu: Menu, choices: Integers, agreement: float) -> tuple[LayerZone, ...]:
     """The zone of every layer, from the plans of all resamples."""
-    lowest, highest = _extremes(menu)
+    lowest, highest = ([menu.formats.index(name) for name in names] for names in extremes(menu.formats[:-1], menu.formats[-1]))
     found = []
     for layer, rows in layers_of(measured.cell.parts).items():
         low, high = (float(np.isin(choices[:, rows], wanted).all(axis=1).mean()) for wanted in (lowest, highest))

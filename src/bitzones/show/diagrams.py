@@ -1,0 +1,290 @@
+"""overview_diagram.md and technical_diagram.md: the model as a flow of layers, what to do with it, and the figures behind.
+
+GitHub renders the Mermaid in them. A zone is told by its word, its sign and its colour, never by colour alone. This module decides nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import groupby
+
+from bitzones.decide.analysis import Analysis
+from bitzones.decide.plan import LayerZone, ZoneWord
+from bitzones.decide.zones import ranges
+from bitzones.show.tables import bits, fold, markdown, megabytes, mermaid, nats, table
+
+__all__ = ["SINGLE_LAYERS", "overview", "technical"]
+
+SINGLE_LAYERS = 20
+"""A deeper model is drawn with neighbours of one zone folded into one node: more nodes in a column cannot be read without scrolling."""
+
+ROW = 4
+"""Nodes beside each other: as many as stay legible in GitHub's column."""
+
+CHART_LAYERS = 24
+"""A deeper model's charts are lines over a numbered axis: names of every layer would overlap, and so do Mermaid's bars on such an axis."""
+
+SMALLEST_TOP = 1e-9
+"""An axis has a length even where every value is 0."""
+
+SIGNS: dict[ZoneWord, str] = {"SAFE": "✔", "TRANSITION": "◐", "CRITICAL": "▲", "CANNOT TELL": "?"}
+
+STYLES: dict[ZoneWord, str] = {
+    "SAFE": "fill:#d7f0dc,stroke:#1a6b33,stroke-width:2px,color:#0c2f17",
+    "TRANSITION": "fill:#fff1c9,stroke:#8a6100,stroke-width:2px,stroke-dasharray:5 3,color:#3d2b00",
+    "CRITICAL": "fill:#ffdcd7,stroke:#a4161a,stroke-width:4px,color:#4a0a0c",
+    "CANNOT TELL": "fill:#e9ecef,stroke:#495057,stroke-width:2px,stroke-dasharray:2 2,color:#212529",
+}
+"""Dark text on a light ground, at least 7:1; the border's width and dashes differ too, for print without colour."""
+
+PLAIN = "fill:#f6f8fa,stroke:#57606a,color:#24292f"
+
+CHART_COLOUR = "#1f6feb"
+
+
+def _class(zone: ZoneWord) -> str:
+    return zone.lower().replace(" ", "_")
+
+
+def _block(lines: Iterator[str]) -> str:
+    return "\n".join(("```mermaid", *lines, "```"))
+
+
+def _styles() -> Iterator[str]:
+    for zone, style in STYLES.items():
+        yield f"  classDef {_class(zone)} {style}"
+    yield f"  classDef plain {PLAIN}"
+
+
+def overview(analysis: Analysis) -> str:
+    """The whole of overview_diagram.md."""
+    model = markdown(analysis.model.source) if analysis.model else "the model"
+    legend = table(
+        ("sign", "zone", "layers", "meaning"),
+        [(SIGNS[zone.zone], zone.zone, ranges(zone.layers), _meaning(zone.zone, analysis)) for zone in analysis.zones],
+        text=range(4),
+    )
+    folded = len(analysis.layer_zones) > SINGLE_LAYERS
+    return "\n\n".join(
+        (
+            f"# {model}: overview",
+            _layers_text(analysis, folded),
+            _block(_flow(analysis, folded)),
+            legend,
+            "## What to do",
+            _block(_recommendation(analysis)),
+            "[Summary](summary.md) · [technical diagram](technical_diagram.md)\n",
+        )
+    )
+
+
+def _layers_text(analysis: Analysis, folded: bool) -> str:
+    note = " Neighbours of one zone are folded into one node." if folded else ""
+    return (
+        f"## The layers\n\nTop to bottom as the model computes; rows are read left to right.{note} KL is what a layer alone does to the "
+        f"whole model at {analysis.formats[-1]}, in nats per token, n = {analysis.sequences} sequences."
+    )
+
+
+def _meaning(zone: ZoneWord, analysis: Analysis) -> str:
+    agreement = f"at least {analysis.profile.zones.agreement:.0%} of resampled plans"
+    return {
+        "SAFE": f"{agreement} store it in the lowest format",
+        "CRITICAL": f"{agreement} keep it at the highest format or at the reference",
+        "TRANSITION": "the plan's choice depends on the calibration sequences, or lies between the extremes",
+        "CANNOT TELL": "too few sequences to resample",
+    }[zone]
+
+
+def _runs(analysis: Analysis, folded: bool) -> list[tuple[ZoneWord, tuple[int, ...]]]:
+    if not folded:
+        return [(item.zone, (item.layer,)) for item in analysis.layer_zones]
+
+    def zone_of(item: LayerZone) -> ZoneWord:
+        return item.zone
+
+    return [(zone, tuple(item.layer for item in items)) for zone, items in groupby(analysis.layer_zones, key=zone_of)]
+
+
+def _flow(analysis: Analysis, folded: bool) -> Iterator[str]:
+    """Rows of a few nodes, one row below the other, so that a deep model is neither a thread nor a strip."""
+    runs = _runs(analysis, folded)
+    yield "flowchart TB"
+    yield '  embed["token embeddings<br/>not quantized"]:::plain'
+    rows = [list(range(start, min(start + ROW, len(runs)))) for start in range(0, len(runs), ROW)]
+    for number, row in enumerate(rows):
+        yield f'  subgraph row{number}[" "]'
+        yield "    direction LR"
+        for index in row:
+            zone, layers = runs[index]
+            yield f'    n{index}["{_label(analysis, zone, layers)}"]:::{_class(zone)}'
+        if len(row) > 1:
+            yield "    " + " --> ".join(f"n{index}" for index in row)
+        yield "  end"
+        yield f"  style row{number} fill:none,stroke:#8c959f,stroke-dasharray:1 4"
+    yield '  head["output head<br/>not quantized"]:::plain'
+    yield "  " + " --> ".join(("embed", *(f"row{number}" for number in range(len(rows))), "head"))
+    yield from _styles()
+
+
+def _label(analysis: Analysis, zone: ZoneWord, layers: tuple[int, ...]) -> str:
+    formats = sorted({part.format for part in analysis.parts if part.layer in layers})
+    ranks = {item.layer: item.kl.value for item in analysis.ranking}
+    values = [ranks[layer] for layer in layers if layer in ranks]
+    kl = "KL not measured" if not values else f"KL {min(values):.2g}" if len(values) == 1 else f"KL {min(values):.2g} to {max(values):.2g}"
+    name = f"layer {layers[0]}" if len(layers) == 1 else f"layers {ranges(layers)}"
+    return "<br/>".join((f"{SIGNS[zone]} {name}", zone, mermaid(", ".join(formats)), kl))
+
+
+def _recommendation(analysis: Analysis) -> Iterator[str]:
+    plan, layers = analysis.plan, {zone.zone: ranges(zone.layers) for zone in analysis.zones}
+    yield "flowchart TB"
+    counts = (f"{len(analysis.layer_zones)} layers", f"{len(analysis.formats)} formats", f"{analysis.sequences} sequences")
+    yield f'  run["measured:<br/>{"<br/>".join(counts)}"]:::plain'
+    yield f'  zones{{"which zone, at<br/>{plan.budget.average_bits:g} average bits?"}}:::plain'
+    yield "  run --> zones"
+    for zone, place in layers.items():
+        action = {
+            "SAFE": f"store in {mermaid(analysis.formats[-1])}",
+            "CRITICAL": "keep the most bits",
+            "TRANSITION": "follow the plan",
+            "CANNOT TELL": "measure more sequences",
+        }[zone]
+        yield f'  {_class(zone)}_do["{SIGNS[zone]} {zone}<br/>{_wrapped(place)}<br/>{action}"]:::{_class(zone)}'
+        yield f"  zones --> {_class(zone)}_do --> plan"
+    kl = plan.predicted_kl
+    size = f"{megabytes(plan.reference_bytes)} to {megabytes(plan.achieved.stored_bytes)}"
+    predicted = f"predicted KL {kl.value:.3g}<br/>({kl.low:.3g} to {kl.high:.3g})"
+    yield f'  plan["plan.json<br/>{plan.achieved.average_bits:.2f} bits per weight<br/>{size}<br/>{predicted}"]:::plain'
+    yield '  whole{"measured<br/>as a whole?"}:::plain'
+    yield "  plan --> whole"
+    if plan.measured_kl is None:
+        yield '  whole -- "not yet" --> before["measure the plan<br/>before it is shipped"]:::plain'
+    else:
+        yield f'  whole -- "yes" --> before["measured KL {plan.measured_kl.value:.3g}"]:::plain'
+    yield from _styles()
+
+
+def _wrapped(place: str, width: int = 24) -> str:
+    """Ranges of layers in lines that keep a node narrow."""
+    lines = [""]
+    for step in place.split(", "):
+        joined = f"{lines[-1]}, {step}" if lines[-1] else step
+        if len(joined) > width and lines[-1]:
+            lines[-1] += ","
+            lines.append(step)
+        else:
+            lines[-1] = joined
+    shown = lines if len(lines) <= ROW else [*lines[:ROW], "..."]
+    return ("layer " if place.isdigit() else "layers ") + "<br/>".join(shown)
+
+
+def technical(analysis: Analysis) -> str:
+    """The whole of technical_diagram.md."""
+    model = markdown(analysis.model.source) if analysis.model else "the model"
+    charts = [block for name in reversed(analysis.formats) if (block := _sensitivity_chart(analysis, name))]
+    sections = (
+        f"# {model}: technical diagrams",
+        "## From measurement to report",
+        _block(_pipeline(analysis)),
+        "## Sensitivity of every layer",
+        f"KL in nats per token when only that layer is stored in the format, n = {analysis.sequences} sequences; the scales differ.",
+        "Where a layer has several parts, their sum.",
+        *charts,
+        _sensitivity_table(analysis),
+        _accuracy_charts(analysis),
+        _kernels(analysis),
+        "[Summary](summary.md) · [overview diagram](overview_diagram.md)\n",
+    )
+    return "\n\n".join(section for section in sections if section)
+
+
+def _pipeline(analysis: Analysis) -> Iterator[str]:
+    counts = {
+        "accuracy": len(analysis.accuracy),
+        "latency": len(analysis.latency),
+        "memory": len(analysis.memory),
+        "statistics of layers": len(analysis.layers),
+        "sensitivities": len(analysis.sensitivity),
+        "whole variants": len(analysis.whole),
+        "failed": len(analysis.failures),
+    }
+    yield "flowchart TB"
+    yield f'  model["{mermaid(analysis.model.source) if analysis.model else "model"}"]:::plain'
+    yield f'  variants["variants: {mermaid(", ".join(analysis.variants))}"]:::plain'
+    yield f'  cells["{"<br/>".join(f"{count} {name}" for name, count in counts.items())}"]:::plain'
+    yield f'  boot["bootstrap over {analysis.sequences} sequences<br/>{analysis.profile.zones.resamples} plans"]:::plain'
+    yield '  out["zones, plan.json, analysis.json"]:::plain'
+    yield "  model --> variants --> cells --> boot --> out"
+    yield f"  classDef plain {PLAIN}"
+
+
+def _chart(title: str, axis: str, label: str, values: list[float], top: float, mark: str = "bar") -> Iterator[str]:
+    """A chart whose axis of values starts at 0, so that lengths compare."""
+    yield f'%%{{init: {{"themeVariables": {{"xyChart": {{"plotColorPalette": "{CHART_COLOUR}"}}}}}}}}%%'
+    yield "xychart-beta"
+    yield f'  title "{title}"'
+    yield f"  x-axis {axis}"
+    yield f'  y-axis "{label}" 0 --> {_decimal(top)}'
+    yield f"  {mark} [{', '.join(_decimal(value) for value in values)}]"
+
+
+def _decimal(value: float) -> str:
+    """A number as Mermaid reads it: without an exponent, four significant digits."""
+    places = max(0, 3 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{value:.{min(places, 15)}f}"
+
+
+def _sensitivity_chart(analysis: Analysis, name: str) -> str:
+    sums: dict[int, float] = {}
+    for item in analysis.sensitivity:
+        if item.format == name and item.kl is not None:
+            sums[item.layer] = sums.get(item.layer, 0.0) + item.kl.value
+    layers = [item.layer for item in analysis.layer_zones]
+    if not sums:
+        return ""
+    missing = [layer for layer in layers if layer not in sums]
+    few = len(layers) <= CHART_LAYERS
+    axis = f'"layer" [{", ".join(str(layer) for layer in layers)}]' if few else f'"layer" {layers[0]} --> {layers[-1]}'
+    values = [sums.get(layer, 0.0) for layer in layers]
+    top = 1.05 * max(*values, SMALLEST_TOP)
+    chart = _chart(f"KL at {mermaid(name)}", axis, "nats per token", values, top, "bar" if few else "line")
+    note = f"\n\nNot measured at {name} and drawn as 0: layers {ranges(tuple(missing))}." if missing else ""
+    return _block(chart) + note
+
+
+def _sensitivity_table(analysis: Analysis) -> str:
+    rows = [
+        (markdown(s.part), s.format, nats(s.kl) if s.failure is None else "failed", bits(s.bits), f"{s.stored_bytes:,}")
+        for s in analysis.sensitivity
+    ]
+    body = table(("part", "format", "KL [95%]", "bits", "stored bytes"), rows, text=(0, 1))
+    return fold("Every part and format", len(rows), body)
+
+
+def _accuracy_charts(analysis: Analysis) -> str:
+    charts = []
+    for task in dict.fromkeys(item.task for item in analysis.accuracy):
+        items = [item for item in analysis.accuracy if item.task == task]
+        axis = f'"variant" [{", ".join(_quoted(item.variant) for item in items)}]'
+        values = [100 * item.share.value for item in items]
+        charts.append(_block(_chart(f"{mermaid(task)}, n = {items[0].n}", axis, "accuracy in per cent", values, 100.0)))
+    note = "Intervals and verdicts stand in the [summary](summary.md)."
+    return "\n\n".join(("## Accuracy", note, *charts)) if charts else ""
+
+
+def _quoted(text: str) -> str:
+    return f'"{mermaid(text, 24)}"'
+
+
+def _kernels(analysis: Analysis) -> str:
+    rows = [
+        (markdown(item.variant), item.phase, markdown(name), str(count))
+        for item in analysis.latency
+        for name, count in item.kernels.items()
+    ]
+    if not rows:
+        return ""
+    note = "What computed the quantized products while latency was measured, by number of modules."
+    return f"## Kernels\n\n{note}\n\n" + table(("variant", "phase", "kernel", "modules"), rows, text=(0, 1, 2))

@@ -1,0 +1,111 @@
+"""The sections on what was measured as it is: memory, latency, attention, activations, and what failed.
+
+This module interprets nothing: words about a layer come from the analysis.
+"""
+
+from __future__ import annotations
+
+from bitzones.decide.analysis import Analysis
+from bitzones.show.tables import ABSENT, figure, fold, markdown, megabytes, milliseconds, percent, ratio, table
+
+__all__ = ["activations", "attention", "failures", "latency", "memory"]
+
+
+def memory(analysis: Analysis) -> str:
+    """Stored bytes of every variant, and what the machine says of the process."""
+    if not analysis.memory:
+        return "## Memory\n\nNot measured."
+    rows = [
+        (
+            markdown(item.variant),
+            megabytes(item.stored_bytes),
+            percent(item.share_of_reference),
+            ", ".join(f"{markdown(name)} {megabytes(count)}" for name, count in item.stored_bytes_by_format.items()),
+            *(figure(value) for value in item.process.values()),
+        )
+        for item in analysis.memory
+    ]
+    names = [markdown(name.replace("_", " ")) for name in analysis.memory[0].process]
+    note = (
+        "Stored bytes are read off the tensors of the whole model, embeddings included. The process's figures come from the operating "
+        "system and the device; where there is none, its status stands instead. MB are 10^6 bytes.\n\n"
+    )
+    return "## Memory\n\n" + note + table(("variant", "stored", "of reference", "by format", *names), rows, text=(0, 3))
+
+
+def latency(analysis: Analysis) -> str:
+    """Median, spread and ratio to the reference, of every phase."""
+    if not analysis.latency:
+        return "## Latency\n\nNot measured."
+    rows = [
+        (
+            f"{item.phase}, batch {item.batch}, prompt {item.prompt_tokens}",
+            markdown(item.variant),
+            milliseconds(item.median_s),
+            f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
+            milliseconds(item.p95_s),
+            milliseconds(item.median_s / item.tokens),
+            str(item.rounds),
+            ratio(item.ratio),
+        )
+        for item in analysis.latency
+    ]
+    head = ("phase", "variant", "median", "middle half", "p95", "median per token", "rounds", f"ratio to {analysis.reference} [95%]")
+    return "## Latency\n\nPer round; a ratio above 1 is slower than the reference.\n\n" + table(head, rows, text=(0, 1))
+
+
+def attention(analysis: Analysis) -> str:
+    """Attention statistics of every layer with an interpretation."""
+    if not analysis.layers:
+        return "## Attention\n\nNot measured."
+    rows = []
+    for item in analysis.layers:
+        a = item.attention
+        numbers = (
+            (
+                f"{a.entropy_nats:.2f}",
+                f"{a.head_specialization:.2f}",
+                _focus(a.reasoning_focus, a.reasoning_focus_std, a.reasoning_focus_sequences),
+            )
+            if a
+            else (ABSENT,) * 3
+        )
+        rows.append((str(item.layer), *numbers, markdown(item.interpretation, 10**3)))
+    note = (
+        f"Of the reference, over n = {analysis.layer_sequences} sequences ({analysis.layer_tokens:,} tokens): entropy in nats, head "
+        "specialization 1 - H/ln(visible keys), focus of the answer position on the question (mean ± standard deviation over sequences). "
+        "The interpretation names thresholds and describes; it claims no cause.\n\n"
+    )
+    head = ("layer", "entropy", "specialization", "focus", "interpretation")
+    return "## Attention\n\n" + note + fold("Every layer", len(rows), table(head, rows, text=(0, 4)))
+
+
+def _focus(value: float | None, spread: float | None, n: int) -> str:
+    if value is None:
+        return "not defined"
+    return f"{value:.2f}" + (f" ± {spread:.2f}" if spread is not None else "") + f" (n={n})"
+
+
+def activations(analysis: Analysis) -> str:
+    """Activation statistics of every layer."""
+    if not analysis.layers:
+        return ""
+    rows = [
+        (str(i.layer), *(f"{value:.3g}" for value in (i.mean, i.std, i.magnitude, i.peak)), percent(i.sparsity), f"{i.kurtosis:.3g}")
+        for i in analysis.layers
+    ]
+    note = (
+        f"Of each layer's output in the reference, over n = {analysis.layer_tokens:,} tokens. Magnitude is mean absolute value; "
+        "sparsity the share of values within 0.01 standard deviations of 0; kurtosis is 3 for a normal law.\n\n"
+    )
+    head = ("layer", "mean", "std", "magnitude", "peak", "sparsity", "kurtosis")
+    return "## Activations\n\n" + note + fold("Every layer", len(rows), table(head, rows))
+
+
+def failures(analysis: Analysis) -> str:
+    """Every cell and every measurement that failed, with its reason."""
+    cells = [(f.of, markdown(f.variant), markdown(f.detail), markdown(f.reason, 300)) for f in analysis.failures]
+    parts = [("sensitivity", s.format, markdown(s.part), markdown(s.failure, 300)) for s in analysis.sensitivity if s.failure is not None]
+    if not cells and not parts:
+        return "## Failed cells\n\nNone."
+    return "## Failed cells\n\n" + table(("cell", "variant or format", "detail", "reason"), cells + parts, text=range(4))
