@@ -3,7 +3,7 @@
 Writes ``src/bitzones/embedded/tiny/``: bf16 safetensors, tokenizer, config and the model card with what was used and what it scores.
 Everything is generated (``bitzones.embedded``), every seed is fixed; the same torch build on the same kind of CPU gives the same weights.
 
-    python scripts/train_tiny.py --steps 5000            # about an hour on two CPU cores
+    python scripts/train_tiny.py --steps 3600            # about an hour on one CPU core
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bitzones.embedded import science_mini, word_problems_mini
@@ -26,9 +26,11 @@ from bitzones.embedded import science_mini, word_problems_mini
 SEED = 20261124
 VOCABULARY = 768
 END = "<|end|>"
-QUESTION_WEIGHT = 0.1
+QUESTION_WEIGHT = 0.03
 """Weight of the loss on question tokens: enough to make the model a language model of them, little enough to spend the steps on answers."""
-MIXTURE = (("science", 0.3), ("words", 0.5), ("sums", 0.2))
+MIXTURE = (("science", 0.15), ("words", 0.45), ("sums", 0.4))
+SUMS = 3
+"""Bare sums in one document: short practice is cheap, and carrying takes some hundred thousand examples to learn."""
 POOL = 16
 """Batches drawn together and sorted by length, so that little is spent on padding."""
 
@@ -44,8 +46,12 @@ CONFIG = {
 }
 
 
-def documents(seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, answer) pairs in the mixture's proportions, in the prompt text of the tasks."""
+Document = list[tuple[str, str]]
+"""Turns of (prompt, answer)."""
+
+
+def documents(seed: int) -> Iterator[Document]:
+    """Endless documents in the mixture's proportions, in the prompt text of the tasks."""
     science = science_mini.stream(seed, "train")
     words = word_problems_mini.stream(seed, "train")
     sums = word_problems_mini.sums(seed)
@@ -56,13 +62,12 @@ def documents(seed: int) -> Iterator[tuple[str, str]]:
             case "science":
                 item = next(science)
                 answer = item["choices"]["text"][item["choices"]["label"].index(item["answerKey"])]
-                yield f"Question: {item['question']}\nAnswer:", f" {answer}"
+                yield [(f"Question: {item['question']}\nAnswer:", f" {answer}")]
             case "words":
                 problem = next(words)
-                yield f"Question: {problem['Body']} {problem['Question']}\nAnswer:", f" {float(problem['Answer']):.0f}"
+                yield [(f"Question: {problem['Body']} {problem['Question']}\nAnswer:", f" {float(problem['Answer']):.0f}")]
             case _:
-                question, total = next(sums)
-                yield f"Question: {question}\nAnswer:", f" {total}"
+                yield [(f"Question: {question}\nAnswer:", f" {total}") for question, total in islice(sums, SUMS)]
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
@@ -75,34 +80,39 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator((p + a for p, a in islice(documents(SEED), 20_000)), trainer)
+    tokenizer.train_from_iterator(("".join(p + a for p, a in document) for document in islice(documents(SEED), 20_000)), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END, bos_token=END)
 
 
+def encode(tokenizer: PreTrainedTokenizerFast, document: Document) -> tuple[list[int], list[float]]:
+    """Token ids and the weight of the loss on each: ``<end> prompt answer <end> prompt answer <end>``."""
+    end = tokenizer.eos_token_id
+    ids, weights = [end], [0.0]
+    for prompt, answer in document:
+        question, reply = tokenizer(prompt)["input_ids"], [*tokenizer(answer)["input_ids"], end]
+        ids += question + reply
+        weights += [QUESTION_WEIGHT] * len(question) + [1.0] * len(reply)
+    return ids, weights
+
+
 def batches(tokenizer: PreTrainedTokenizerFast, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Endless (input_ids, attention_mask, loss_weights), each ``size`` documents of about one length: ``<end> prompt answer <end>``."""
+    """Endless (input_ids, attention_mask, loss_weights), each of shape (size, length), of ``size`` documents of about one length."""
     stream = documents(SEED)
     rng = random.Random(SEED)
-    end = tokenizer.eos_token_id
     while True:
-        drawn = list(islice(stream, size * POOL))
-        prompts = tokenizer([p for p, _ in drawn])["input_ids"]
-        answers = tokenizer([a for _, a in drawn])["input_ids"]
-        rows = sorted(zip(prompts, answers, strict=True), key=lambda row: len(row[0]) + len(row[1]))
+        rows = sorted((encode(tokenizer, d) for d in islice(stream, size * POOL)), key=lambda row: len(row[0]))
         groups = [rows[i : i + size] for i in range(0, len(rows), size)]
         rng.shuffle(groups)
         for group in groups:
-            length = max(len(p) + len(a) for p, a in group) + 2
-            ids = torch.full((size, length), end)
+            length = max(len(ids) for ids, _ in group)
+            batch = torch.full((size, length), tokenizer.eos_token_id)
             mask = torch.zeros(size, length, dtype=torch.long)
-            weights = torch.zeros(size, length)
-            for row, (prompt, answer) in enumerate(group):
-                text = [end, *prompt, *answer, end]
-                ids[row, : len(text)] = torch.tensor(text)
-                mask[row, : len(text)] = 1
-                weights[row, 1 : len(prompt) + 1] = QUESTION_WEIGHT
-                weights[row, len(prompt) + 1 : len(text)] = 1.0
-            yield ids, mask, weights
+            loss_weights = torch.zeros(size, length)
+            for row, (ids, weights) in enumerate(group):
+                batch[row, : len(ids)] = torch.tensor(ids)
+                mask[row, : len(ids)] = 1
+                loss_weights[row, : len(ids)] = torch.tensor(weights)
+            yield batch, mask, loss_weights
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -149,8 +159,8 @@ def train(args: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(groups, lr=args.peak, betas=(0.9, 0.98), fused=True)
     started, tokens, average = time.time(), 0, None
     for step, (ids, mask, weights) in enumerate(islice(batches(tokenizer, args.batch), args.steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.peak)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = learning_rate(step, args.steps, args.peak)
         logits = model(ids, attention_mask=mask).logits[:, :-1]
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         loss = (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
@@ -172,21 +182,24 @@ def train(args: argparse.Namespace) -> None:
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, tokens: int, seconds: float) -> None:
     model = model.to(torch.bfloat16)
     model.save_pretrained(args.output)
-    tokenizer.save_pretrained(args.output)
-    scores = accuracy(model.float(), tokenizer, 500)
     record = {
         "seed": SEED, "steps": args.steps, "batch": args.batch, "peak_lr": args.peak, "tokens": tokens, "seconds": round(seconds),
-        "threads": torch.get_num_threads(), "torch": torch.__version__, "scores": scores, "parameters": model.num_parameters(),
+        "threads": torch.get_num_threads(), "torch": torch.__version__, "scores": accuracy(model.float(), tokenizer, 500),
+        "parameters": model.num_parameters(), "bytes": (args.output / "model.safetensors").stat().st_size,
     }  # fmt: skip
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, tokenizer.eos_token_id)]
+    )  # last: from here on the tokenizer opens every text as the model saw it in training
+    tokenizer.save_pretrained(args.output)
     (args.output / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--peak", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--peak", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--check", type=int, default=500, help="steps between accuracy checks")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "src/bitzones/embedded/tiny")
     train(parser.parse_args())

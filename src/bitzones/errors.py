@@ -9,7 +9,8 @@
         ├── ModelError               a model that cannot be loaded or quantized
         ├── TaskError                a task that is unknown, empty or malformed
         ├── DeviceError              a device that was asked for and is not there
-        └── NonFiniteError           a measurement came out as NaN or infinity
+        ├── NonFiniteError           a measurement came out as NaN or infinity
+        └── NotMeasuredError         this machine cannot give an honest number: said in the report, and no failure
 
 A bug raises anything else, and shows its traceback.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "MeasureError",
     "ModelError",
     "NonFiniteError",
+    "NotMeasuredError",
     "OutputError",
     "PlanError",
     "ProfileError",
@@ -71,3 +73,7 @@ class DeviceError(MeasureError):
 
 class NonFiniteError(MeasureError):
     """A measured quantity is NaN or infinite."""
+
+
+class NotMeasuredError(MeasureError):
+    """This machine cannot give an honest number for a cell."""

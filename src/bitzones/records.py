@@ -30,6 +30,7 @@ __all__ = [
     "LatencyCell",
     "LayerStatistics",
     "LayersCell",
+    "Measured",
     "MemoryCell",
     "ModelInfo",
     "Part",
@@ -98,13 +99,15 @@ class PartSensitivity(Record):
         return self
 
 
-class _Measured(Record):
+class Measured(Record):
+    """What every cell says of itself."""
+
     schema_number: Literal[1] = Field(default=1, alias="schema")
     variant: str
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
 
-class AccuracyCell(_Measured):
+class AccuracyCell(Measured):
     """Right and wrong, item by item, so that two variants or two runs can be paired later."""
 
     kind: Literal["accuracy"] = "accuracy"
@@ -131,7 +134,7 @@ class AccuracyCell(_Measured):
         return self
 
 
-class LatencyCell(_Measured):
+class LatencyCell(Measured):
     """Raw rounds of one phase at one shape; ``tokens`` is what one round processes (prefill) or produces (decode)."""
 
     kind: Literal["latency"] = "latency"
@@ -144,7 +147,7 @@ class LatencyCell(_Measured):
     kernels: dict[str, Count]
 
 
-class MemoryCell(_Measured):
+class MemoryCell(Measured):
     """Bytes of one variant: as stored (read off the tensors) and as the running process shows them."""
 
     kind: Literal["memory"] = "memory"
@@ -185,7 +188,7 @@ class LayerStatistics(Record):
     attention: AttentionStatistics | None
 
 
-class LayersCell(_Measured):
+class LayersCell(Measured):
     """Activation and attention statistics of every layer."""
 
     kind: Literal["layers"] = "layers"
@@ -194,7 +197,7 @@ class LayersCell(_Measured):
     layers: tuple[LayerStatistics, ...]
 
 
-class SensitivityCell(_Measured):
+class SensitivityCell(Measured):
     """KL(reference || model with only that part quantized) for every part and format; ``variant`` is the reference."""
 
     kind: Literal["sensitivity"] = "sensitivity"
@@ -220,7 +223,7 @@ class SensitivityCell(_Measured):
         return self
 
 
-class DivergenceCell(_Measured):
+class DivergenceCell(Measured):
     """KL(reference || variant) of a whole variant on the calibration set: what the separate sensitivities do not add up to."""
 
     kind: Literal["divergence"] = "divergence"
@@ -235,11 +238,15 @@ class DivergenceCell(_Measured):
         return self
 
 
-class FailedCell(_Measured):
-    """A cell that could not be measured: it stays in the run file, so that nothing goes missing silently."""
+class FailedCell(Measured):
+    """A cell without a result: it stays in the run file, so that nothing goes missing silently.
+
+    ``not measured`` is a cell that this machine cannot give; ``failed`` is one that should have come out and did not.
+    """
 
     kind: Literal["failed"] = "failed"
     of: Literal["accuracy", "latency", "memory", "layers", "sensitivity", "divergence"]
+    status: Literal["failed", "not measured"] = "failed"
     detail: str = ""
     reason: str
 

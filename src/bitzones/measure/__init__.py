@@ -1,0 +1,1 @@
+"""The measuring side: everything that needs torch, and nothing that decides."""

@@ -1,0 +1,215 @@
+"""Right or wrong on every item, by likelihood or by greedy generation, computed once: contexts are shared by their choices.
+
+This module receives a model and items; what an accuracy means (intervals, verdicts) is for the deciding side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from bitzones.errors import NonFiniteError
+from bitzones.measure.tasks import Item, TaskSet, first_number
+from bitzones.records import AccuracyCell
+
+__all__ = ["choice_log_likelihoods", "generate", "measure"]
+
+MAX_NEW_TOKENS = 16
+"""Room for a number and a few words before it; generation ends earlier at the model's end token."""
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class _Answered:
+    prediction: str
+    correct: bool
+    tokens: int
+
+
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: TaskSet,
+    variant: str,
+    batch: int,
+    progress: Progress = lambda done: None,
+) -> AccuracyCell:
+    """Score a task.
+
+    Raises:
+        NonFiniteError: a logit that decides is NaN or infinite.
+    """
+    started = perf_counter()
+    score = _score_choices if task.kind == "choice" else _score_numbers
+    answered = score(model, tokenizer, task.items, batch, progress)
+    return AccuracyCell(
+        variant=variant,
+        task=task.name,
+        task_version=task.version,
+        task_sha256=task.sha256,
+        metric="acc" if task.kind == "choice" else "exact_match",
+        item_ids=tuple(item.id for item in task.items),
+        correct=tuple(a.correct for a in answered),
+        predictions=tuple(a.prediction for a in answered),
+        chance=tuple(1 / len(item.choices) if item.choices else 0.0 for item in task.items),
+        dropped=task.dropped,
+        tokens=sum(a.tokens for a in answered),
+        seconds_s=perf_counter() - started,
+    )
+
+
+def _score_choices(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch: int, progress: Progress
+) -> list[_Answered]:
+    scored = choice_log_likelihoods(model, tokenizer, items, batch, progress)
+    answered = []
+    for item, (likelihoods, tokens) in zip(items, scored, strict=True):
+        best = max(range(len(likelihoods)), key=likelihoods.__getitem__)
+        answered.append(_Answered(item.choices[best].strip(), best == item.gold, tokens))
+    return answered
+
+
+def _score_numbers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch: int, progress: Progress
+) -> list[_Answered]:
+    answered = []
+    for item, (text, tokens) in zip(items, generate(model, tokenizer, [i.prompt for i in items], batch, progress), strict=True):
+        answered.append(_Answered(text.strip(), first_number(text) == float(item.answer), tokens))
+    return answered
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    place: int
+    context: list[int]
+    choices: list[list[int]]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, place: int, item: Item) -> _Encoded:
+    """Choice tokens are those of context and choice together beyond the context's, as lm-evaluation-harness takes them."""
+    context = tokenizer(item.prompt)["input_ids"]
+    return _Encoded(place, context, [tokenizer(item.prompt + choice)["input_ids"][len(context) :] for choice in item.choices])
+
+
+@torch.no_grad()
+def choice_log_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    batch: int,
+    progress: Progress = lambda done: None,
+) -> list[tuple[list[float], int]]:
+    """For each item the log-likelihood of every choice given the prompt, in nats, and the number of tokens computed.
+
+    Raises:
+        NonFiniteError: a likelihood is NaN or infinite.
+    """
+    encoded = sorted((_encode(tokenizer, n, item) for n, item in enumerate(items)), key=lambda e: (len(e.choices), len(e.context)))
+    results: list[tuple[list[float], int]] = [([], 0)] * len(items)
+    done = 0
+    for rows in _batched(encoded, batch):
+        likelihoods = _batch_likelihoods(model, rows).tolist()
+        for row in rows:
+            mine, likelihoods = likelihoods[: len(row.choices)], likelihoods[len(row.choices) :]
+            results[row.place] = (mine, len(row.context) + sum(len(choice) - 1 for choice in row.choices))
+        done += len(rows)
+        progress(done / len(items))
+    return results
+
+
+def _batched(encoded: Sequence[_Encoded], size: int) -> Iterator[list[_Encoded]]:
+    """At most ``size`` items at a time, all with the same number of choices."""
+    rows: list[_Encoded] = []
+    for item in encoded:
+        if rows and (len(rows) == size or len(item.choices) != len(rows[0].choices)):
+            yield rows
+            rows = []
+        rows.append(item)
+    if rows:
+        yield rows
+
+
+def _batch_likelihoods(model: PreTrainedModel, rows: Sequence[_Encoded]) -> torch.Tensor:
+    """Log-likelihood of every choice of every row, shape (rows * choices,): one pass over the contexts, one over what follows them."""
+    device, choices = model.device, [choice for row in rows for choice in row.choices]
+    ids, mask = _padded([row.context for row in rows], device, left=True)
+    context = model(input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=True, logits_to_keep=1)
+    each = len(rows[0].choices)
+    first = context.logits[:, -1].float().log_softmax(-1).repeat_interleave(each, 0)
+    targets, scored = _padded(choices, device, left=False)
+    total = first.gather(1, targets[:, :1]).squeeze(1)
+    if targets.shape[1] > 1:
+        cache = context.past_key_values
+        cache.batch_repeat_interleave(each)
+        before = mask.repeat_interleave(each, 0)
+        seen = torch.cat([before, scored[:, :-1]], 1)
+        positions = _positions(seen)[:, before.shape[1] :]
+        rest = model(input_ids=targets[:, :-1], attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True)
+        following = rest.logits.float().log_softmax(-1).gather(2, targets[:, 1:, None]).squeeze(2)
+        total = total + torch.where(scored[:, 1:].bool(), following, 0.0).sum(1)
+    if not torch.isfinite(total).all():
+        raise NonFiniteError("the log-likelihood of an answer is NaN or infinite")
+    return total
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and mask, shape (rows, longest)."""
+    length = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(length - len(row), length) if left else slice(0, len(row))
+        ids[number, place] = torch.tensor(row)
+        mask[number, place] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Position of every real token among the real tokens, so that padding moves nothing."""
+    return (mask.cumsum(1) - 1).clamp_min(0)
+
+
+class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers is only partly typed
+    """Refuses logits from which greedy decoding would silently pick token 0."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not torch.isfinite(scores).all():
+            raise NonFiniteError("the logits of a generated token are NaN or infinite")
+        return scores
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    batch: int,
+    progress: Progress = lambda done: None,
+) -> list[tuple[str, int]]:
+    """For each prompt the greedily generated text, special tokens left out, and the number of tokens read and written.
+
+    Raises:
+        NonFiniteError: a logit is NaN or infinite.
+    """
+    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda n: len(encoded[n]))
+    results: list[tuple[str, int]] = [("", 0)] * len(prompts)
+    end = model.generation_config.eos_token_id if model.generation_config.eos_token_id is not None else tokenizer.eos_token_id
+    stops = end if isinstance(end, list) else [end]
+    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=stops[0])
+    for start in range(0, len(order), batch):
+        places = order[start : start + batch]
+        ids, mask = _padded([encoded[n] for n in places], model.device, left=True)
+        out = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([_Finite()])
+        )[:, ids.shape[1] :].tolist()
+        for place, tokens in zip(places, out, strict=True):
+            written = next((n + 1 for n, token in enumerate(tokens) if token in stops), len(tokens))
+            results[place] = (tokenizer.decode(tokens[:written], skip_special_tokens=True), len(encoded[place]) + written)
+        progress((start + len(places)) / len(order))
+    return results

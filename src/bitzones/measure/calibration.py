@@ -1,0 +1,95 @@
+"""The sequences on which sensitivity and statistics are measured: training items with their answers, never what accuracy is scored on.
+
+This module gives padded batches of tokens; it does not know what is measured on them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from bitzones.errors import TaskError
+from bitzones.measure.tasks import TaskSet
+
+__all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "build"]
+
+
+@dataclass(frozen=True)
+class CalibrationSequence:
+    """One item as tokens. ``answer_position`` predicts the first token of the answer; ``content`` are positions of the question's content."""
+
+    ids: tuple[int, ...]
+    answer_position: int
+    content: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """All sequences, in a fixed order, and the hash of their tokens."""
+
+    sequences: tuple[CalibrationSequence, ...]
+
+    @property
+    def sequence_tokens(self) -> tuple[int, ...]:
+        """Scored tokens of each sequence: all of them."""
+        return tuple(len(sequence.ids) for sequence in self.sequences)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(repr([sequence.ids for sequence in self.sequences]).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences of about one length: ``ids`` and ``mask`` of shape (sequences, length), ``index`` their places in the set."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+    index: tuple[int, ...]
+    sequences: tuple[CalibrationSequence, ...]
+
+
+def build(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[TaskSet], tokens: int) -> Calibration:
+    """Whole items of the given train splits, in turn from each task, until at least ``tokens`` tokens.
+
+    Raises:
+        TaskError: the splits together hold fewer tokens.
+    """
+    turns = chain.from_iterable(zip_longest(*(task.items for task in tasks)))
+    sequences: list[CalibrationSequence] = []
+    total = 0
+    for item in turns:
+        if item is None:
+            continue
+        prompt = tokenizer(item.prompt)["input_ids"]
+        whole = tokenizer(item.prompt + item.answer, return_offsets_mapping=True)
+        content = [n for n, span in enumerate(whole["offset_mapping"]) if any(_overlap(span, part) for part in item.content)]
+        sequences.append(CalibrationSequence(tuple(whole["input_ids"]), len(prompt) - 1, tuple(content)))
+        total += len(whole["input_ids"])
+        if total >= tokens:
+            return Calibration(tuple(sequences))
+    raise TaskError(f"calibration asks for {tokens} tokens and the train splits hold {total}: lower calibration.tokens or add a task")
+
+
+def _overlap(first: tuple[int, int], second: tuple[int, int]) -> bool:
+    return first[0] < second[1] and second[0] < first[1]
+
+
+def batches(calibration: Calibration, size: int, device: torch.device) -> Iterator[Batch]:
+    """Batches of at most ``size`` sequences by ascending length, so that little is spent on padding."""
+    order = sorted(range(len(calibration.sequences)), key=lambda n: len(calibration.sequences[n].ids))
+    for start in range(0, len(order), size):
+        index = order[start : start + size]
+        rows = [calibration.sequences[n] for n in index]
+        length = max(len(row.ids) for row in rows)
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        mask = torch.zeros(len(rows), length, dtype=torch.long)
+        for row, sequence in enumerate(rows):
+            ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
+            mask[row, : len(sequence.ids)] = 1
+        yield Batch(ids.to(device), mask.to(device), tuple(index), tuple(rows))

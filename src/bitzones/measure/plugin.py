@@ -1,0 +1,185 @@
+"""The pytest side of a run: options, parameters, fixtures, and cells that stay in the JSON even when they fail.
+
+pytest-benchmark writes its JSON at the end and drops what raised; so a failing cell is kept here as a `FailedCell` with its reason, the run
+goes on, and pytest still ends non-zero. This module does not measure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bitzones import profile
+from bitzones.errors import BitzonesError, MeasureError, NotMeasuredError
+from bitzones.records import FailedCell, Measured
+
+if TYPE_CHECKING:
+    from bitzones.measure.latency import Timed
+    from bitzones.measure.session import Session
+
+T = TypeVar("T")
+Kind = Literal["accuracy", "latency", "memory", "layers", "sensitivity", "divergence"]
+
+PROFILE = pytest.StashKey[profile.Profile]()
+SESSION = pytest.StashKey["Session"]()
+PROGRESS = pytest.StashKey[Callable[[float], None]]()
+
+PHASES = ("prefill", "decode")
+KEY = "bitzones"
+"""Where our values lie in the JSON: top level and ``extra_info`` of every benchmark."""
+
+REASON_LENGTH = 300
+"""Characters of an exception's message that a run file keeps."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("bitzones")
+    group.addoption(
+        "--bitzones-profile",
+        metavar="NAME|PATH",
+        default=None,
+        help=f"what to run: {', '.join(profile.available())}, or a TOML file (default: $BITZONES_PROFILE, else {profile.DEFAULT})",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name = config.getoption("--bitzones-profile") or os.environ.get("BITZONES_PROFILE") or profile.DEFAULT
+    try:
+        config.stash[PROFILE] = profile.load(name)
+    except BitzonesError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = metafunc.config.stash[PROFILE]
+    values = {
+        "variant": list(profile.variant_formats(chosen)),
+        "quantized": list(profile.variant_formats(chosen))[1:],
+        "task": [task.name for task in chosen.tasks],
+        "phase": list(PHASES),
+    }
+    for name, options in values.items():  # in this order, so that the variant leads the id: w4-science_mini
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, options)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Variant by variant, so that each is quantized once; what needs all variants comes last."""
+    order = {name: number for number, name in enumerate(profile.variant_formats(config.stash[PROFILE]))}
+
+    def place(item: pytest.Item) -> int:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        return order.get(params.get("variant", params.get("quantized")), len(order))
+
+    items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def session(pytestconfig: pytest.Config) -> "Session":
+    """What the run has loaded (`bitzones.measure.session.Session`)."""
+    from bitzones.measure.session import Session  # torch only when something is measured
+
+    reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
+
+    def notify(message: str) -> None:
+        if reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"bitzones: {message}")
+
+    made = Session(pytestconfig.stash[PROFILE], notify)
+    try:
+        made.variants  # noqa: B018  (loads the model: without one there is no run, and one line is better than every cell failing)
+    except MeasureError as error:
+        pytest.exit(f"bitzones: {error}", returncode=2)
+    pytestconfig.stash[SESSION] = made
+    return made
+
+
+class Recorder:
+    """Runs one cell under pytest-benchmark and stores what comes out in its ``extra_info``."""
+
+    def __init__(self, benchmark: BenchmarkFixture, of: Kind, variant: str, detail: str, progress: Callable[[float], None]) -> None:
+        self.benchmark = benchmark
+        self.of = of
+        self.variant = variant
+        self.detail = detail
+        self.progress = progress
+
+    def measure(self, prepare: Callable[[], T], work: Callable[[T], Measured]) -> None:
+        """Time ``work`` once on what ``prepare`` gives, which is not timed, and store its cell."""
+        with self._recording():
+            self._store(self.benchmark.pedantic(work, args=(prepare(),), rounds=1, iterations=1))
+
+    def time(
+        self, prepare: Callable[[], Timed], rounds: int, warmup_rounds: int, finish: Callable[[Timed, list[float]], Measured]
+    ) -> None:
+        """Time ``rounds`` rounds, each on a fresh setup that is not timed, and store the cell that ``finish`` makes of the raw rounds."""
+        with self._recording():
+            timed = prepare()
+            self.benchmark.pedantic(
+                timed.run, setup=lambda: (timed.setup(), {}), rounds=rounds, iterations=1, warmup_rounds=warmup_rounds
+            )
+            if self.benchmark.stats is not None:  # None under --benchmark-disable: nothing was timed
+                self._store(finish(timed, list(self.benchmark.stats.stats.data)))
+
+    def _store(self, cell: Measured) -> None:
+        self.benchmark.extra_info[KEY] = cell.model_dump(mode="json")
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        try:
+            yield
+        except NotMeasuredError as error:
+            self._keep("not measured", str(error))
+            pytest.skip(str(error))
+        except BitzonesError as error:
+            self._keep("failed", str(error))
+            pytest.fail(str(error), pytrace=False)
+        except Exception as error:
+            self._keep("failed", reason(error))
+            raise
+
+    def _keep(self, status: Literal["failed", "not measured"], why: str) -> None:
+        """Have pytest-benchmark keep this benchmark although it has no result."""
+        if self.benchmark.stats is None:
+            self.benchmark._mode = None
+            self.benchmark.pedantic(lambda: None)
+        elif not self.benchmark.stats.stats.data:
+            self.benchmark.stats.update(0.0)
+        self.benchmark.has_error = False
+        self._store(FailedCell(variant=self.variant, of=self.of, detail=self.detail, status=status, reason=why))
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line for the run file: memory that ran out is called so, whatever raised it."""
+    from bitzones.measure.device import is_out_of_memory
+
+    message = " ".join(str(error).split())[:REASON_LENGTH]
+    return f"out of memory: {message}" if is_out_of_memory(error) else f"{type(error).__name__}: {message}"
+
+
+@pytest.fixture
+def cell(benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> Callable[..., Recorder]:
+    """``cell("accuracy", variant, detail=task)``: the recorder of this benchmark's cell."""
+    progress = pytestconfig.stash.get(PROGRESS, lambda done: None)
+
+    def make(of: Kind, variant: str, detail: str = "") -> Recorder:
+        benchmark.group = f"{of} {detail}".strip()
+        return Recorder(benchmark, of, variant, detail, progress)
+
+    return make
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    if made := config.stash.get(SESSION, None):
+        machine_info[KEY] = made.environment().model_dump(mode="json")
+
+
+def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
+    if made := config.stash.get(SESSION, None):
+        output_json[KEY] = made.run().model_dump(mode="json")

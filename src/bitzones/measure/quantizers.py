@@ -1,0 +1,212 @@
+"""The only place that talks to optimum-quanto, because quanto fails silently and what was quantized must be what was asked for.
+
+What goes wrong without it: a mistyped name quantizes nothing; quantizing a frozen module again leaves the old integers under a new name; a
+second ``quantize()`` matches its own modules. So `quantize` takes exact module names, refuses what is already quantized, and reads the
+result off the tensors. It does not know about layers, plans or measurements.
+"""
+
+from __future__ import annotations
+
+import glob
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from optimum import quanto
+from optimum.quanto.library import get_extension
+from optimum.quanto.library.unpack import unpack as unpack_in_python
+from optimum.quanto.nn import QModuleMixin
+from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
+from optimum.quanto.tensor.packed import PackedTensor
+
+from bitzones.errors import ModelError
+from bitzones.profile import format_bits, format_optimizer
+
+__all__ = [
+    "Packed",
+    "cast",
+    "dense",
+    "extension_failure",
+    "group_size",
+    "is_quantizable",
+    "kernel",
+    "needs_unpacking",
+    "packed_weights",
+    "quantize",
+    "set_compute_dtype",
+    "stored_bytes",
+    "verify",
+]
+
+Packed = quanto.QTensor
+"""A quantized weight as quanto stores it: packed integers, scales and shifts."""
+
+_OPTIMIZERS: dict[str, Callable[[], quanto.Optimizer]] = {
+    "absmax": quanto.AbsmaxOptimizer,
+    "max": quanto.MaxOptimizer,
+    "hqq": quanto.HqqOptimizer,
+}
+
+_extension_state: dict[str, str | None] = {}
+_fallbacks: list[torch.library.Library] = []
+
+
+def is_quantizable(module: torch.nn.Module) -> bool:
+    """Whether quanto has a quantized counterpart for a module's weight: linear layers, not yet quantized."""
+    return isinstance(module, torch.nn.Linear) and not isinstance(module, QModuleMixin)
+
+
+def quantize(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
+    """Quantize and freeze, in place, each named module to its format.
+
+    Args:
+        model: a model of which no module is quantized yet.
+        assignment: module name -> format, as in ``{"model.layers.0.mlp.down_proj": "qint2:hqq"}``.
+
+    Raises:
+        ModelError: a name that the model does not have or that quanto cannot quantize, a model that is quantized already, or a weight that
+            did not come out in its format.
+    """
+    _check_before(model, assignment)
+    extension_failure()  # quanto unpacks while it searches for scales
+    by_format: defaultdict[str, list[str]] = defaultdict(list)
+    for name, format_name in assignment.items():
+        by_format[format_name].append(name)
+    for format_name, names in by_format.items():
+        quanto.quantize(
+            model,
+            weights=f"qint{format_bits(format_name)}",
+            optimizer=_OPTIMIZERS[format_optimizer(format_name)](),
+            include=[glob.escape(name) for name in names],
+        )
+    quanto.freeze(model)
+    verify(model, assignment)
+
+
+def _check_before(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
+    modules = dict(model.named_modules())
+    if not assignment:
+        raise ModelError("nothing to quantize: no module was named")
+    quantized = [name for name, module in modules.items() if isinstance(module, QModuleMixin)]
+    if quantized:
+        raise ModelError(f"the model is quantized already ({quantized[0]} and {len(quantized) - 1} more): start from a fresh copy")
+    for name in assignment:
+        if name not in modules:
+            raise ModelError(f"the model has no module {name!r}: nothing would be quantized")
+        if not is_quantizable(modules[name]):
+            raise ModelError(f"module {name!r} is a {type(modules[name]).__name__}: not quantizable by quanto")
+
+
+def verify(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
+    """Read off the tensors that exactly the named modules are frozen in their formats.
+
+    Raises:
+        ModelError: naming the first module that is not.
+    """
+    weights = packed_weights(model)
+    for name, format_name in assignment.items():
+        expected = f"qint{format_bits(format_name)}"
+        found = weights[name].qtype.name if name in weights else "not quantized"
+        if found != expected:
+            raise ModelError(f"module {name!r} should be {expected} and is {found}")
+    if extra := sorted(set(weights) - set(assignment)):
+        raise ModelError(f"module {extra[0]!r} is quantized and was not asked for")
+
+
+def packed_weights(model: torch.nn.Module) -> dict[str, Packed]:
+    """Module name -> frozen quantized weight, packed, as it would be stored."""
+    named = model.named_modules()
+    return {name: m.weight.data for name, m in named if isinstance(m, QModuleMixin) and isinstance(m.weight, quanto.QTensor)}
+
+
+def stored_bytes(weight: torch.Tensor) -> int:
+    """Bytes that storing a weight takes: packed integers, scales and shifts, read off the tensors, never bits times parameters."""
+    if isinstance(weight, WeightQBitsTensor):
+        plain = weight if type(weight) is WeightQBitsTensor else weight.weight_qbits_tensor()
+        return stored_bytes(plain._data) + stored_bytes(plain._scale) + stored_bytes(plain._shift)
+    if isinstance(weight, WeightQBytesTensor):
+        return stored_bytes(weight._data) + stored_bytes(weight._scale)
+    if isinstance(weight, PackedTensor):
+        return stored_bytes(weight._data)
+    return weight.numel() * weight.element_size()
+
+
+def group_size(weight: torch.Tensor) -> int | None:
+    """Weights that share a scale along the input features, or None where a whole row does."""
+    size: int | None = getattr(weight, "_group_size", None)
+    return size
+
+
+def kernel(module: torch.nn.Module) -> str:
+    """What computes a module's product: the class of its weight tensor, since quanto chooses kernels by it."""
+    return type(module.weight.data).__name__ if isinstance(module, QModuleMixin) else "dense"
+
+
+def needs_unpacking(module: torch.nn.Module) -> bool:
+    """Whether a module's weight is several integers to a byte."""
+    return isinstance(module, QModuleMixin) and isinstance(module.weight, WeightQBitsTensor)
+
+
+def cast(weight: Packed, dtype: torch.dtype) -> Packed:
+    """The same integers with scales (and shifts) widened to ``dtype``; quanto's own ``to`` refuses to change a dtype."""
+    if isinstance(weight, WeightQBytesTensor):
+        scale = weight._scale.to(dtype)
+        return WeightQBytesTensor(weight.qtype, weight.axis, weight.size(), weight.stride(), weight._data, scale, weight.activation_qtype)
+    plain = weight if type(weight) is WeightQBitsTensor else weight.weight_qbits_tensor()
+    scale, shift = plain._scale.to(dtype), plain._shift
+    shift = shift.to(dtype) if shift.dtype.is_floating_point else shift
+    return WeightQBitsTensor(
+        plain.qtype, plain.axis, plain._group_size, plain.size(), plain.stride(), plain._data, scale, shift
+    )  # packed: integers as they are
+
+
+def dense(weight: Packed, dtype: torch.dtype) -> torch.Tensor:
+    """The values that a quantized weight stands for, shape as before quantization, computed in ``dtype``."""
+    values: torch.Tensor = cast(weight, dtype).dequantize()
+    return values
+
+
+def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Make a model compute in ``dtype``, in place: quantized weights keep their integers, all else is widened."""
+    for name, weight in packed_weights(model).items():
+        model.get_submodule(name).weight = torch.nn.Parameter(cast(weight, dtype), requires_grad=False)
+    for module in model.modules():
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and tensor.is_floating_point() and not isinstance(tensor, quanto.QTensor):
+                tensor.data = tensor.data.to(dtype)
+
+
+def extension_failure(notify: Callable[[str], None] = lambda message: None) -> str | None:
+    """None where quanto's C++ unpacking works on this machine, else why not, in one line; compiles it at the first call.
+
+    Compiling takes about a minute, needs a C++ compiler and ninja, and happens once per installation: call this before anything is timed.
+    """
+    if "cpp" not in _extension_state:
+        _extension_state["cpp"] = _build(notify)
+    return _extension_state["cpp"]
+
+
+def _build(notify: Callable[[str], None]) -> str | None:
+    extension = get_extension("quanto_cpp")
+    if not list(Path(extension.build_directory).glob("*.so")):
+        notify("compiling quanto's C++ extension (once per installation, about a minute)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns about compiler versions, quanto about rebuilding
+            extension.lib.unpack(torch.zeros(4, 4, dtype=torch.uint8), 4)
+    except Exception as error:  # torch raises RuntimeError, OSError, ImportError or CalledProcessError, by what is missing
+        _unpack_in_python()
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        return f"quanto's C++ extension cannot be built ({lines[0][:200]}); install g++ and ninja, and let its folder be writable"
+    return None
+
+
+def _unpack_in_python() -> None:
+    """Let quanto unpack by its own Python function: the same integers, but no time worth reporting."""
+    library = torch.library.Library("quanto", "IMPL")  # noqa: TOR901  (kept alive below: its registrations end with it)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the compiled kernel's registration is overridden: that is the purpose
+        library.impl("unpack", unpack_in_python, "CPU")
+    _fallbacks.append(library)
