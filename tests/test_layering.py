@@ -21,6 +21,7 @@ TORCH = ("torch", "transformers", "optimum", "accelerate", "datasets", "safetens
 SHARED = ("bitzones.records", "bitzones.errors", "bitzones.stats", "bitzones.profile", "bitzones.environment")
 DECIDING = ("bitzones.decide", "bitzones.show")
 MEASURING = ("bitzones.measure", "bitzones.deploy")
+COMMANDS = ("bitzones.cli", "bitzones.doctor", "bitzones.__main__")
 
 Tree = dict[str, str]
 
@@ -42,8 +43,8 @@ RULES = (
     Rule("decide does not know how it is shown", ("bitzones.decide",), ("bitzones.show",)),
     Rule("measuring does not know what is decided", ("bitzones.measure",), (*DECIDING, "bitzones.deploy", "bitzones.cli")),
     Rule("deploying needs a plan, not a report", ("bitzones.deploy",), ("bitzones.show", "bitzones.cli")),
-    Rule("the command line imports no torch", ("bitzones.cli", "bitzones.__main__"), TORCH),
-    Rule("the command line measures only when asked to", ("bitzones.cli", "bitzones.__main__"), MEASURING, at_top=True),
+    Rule("the command line imports no torch", COMMANDS, TORCH),
+    Rule("the command line measures only when asked to", COMMANDS, MEASURING, at_top=True),
     Rule("generators are plain Python", ("bitzones.embedded",), (*TORCH, *DECIDING, *MEASURING, "bitzones.cli")),
     Rule("the package itself imports nothing heavy", ("bitzones.__init__",), (*TORCH, "bitzones")),
     Rule("one module knows quanto", ("bitzones",), ("optimum",), except_for=("bitzones.measure.quantizers",)),
@@ -134,7 +135,7 @@ def names(body: ast.Module) -> tuple[set[str], set[str], list[str] | None]:
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
                 bound.add(name)
-                public |= {name} if not name.startswith("_") else set()
+                public |= {name} if not (name.startswith("_") or is_registered(node)) else set()
             case ast.Import() | ast.ImportFrom():
                 bound |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
             case ast.Assign(targets=[ast.Name(id="__all__")]):
@@ -144,6 +145,12 @@ def names(body: ast.Module) -> tuple[set[str], set[str], list[str] | None]:
             case ast.AnnAssign(target=ast.Name(id=name)):
                 bound.add(name)
     return bound, public, listed
+
+
+def is_registered(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    """Whether a framework finds it by itself: a command, a fixture, a hook of pytest."""
+    makers = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return node.name.startswith("pytest_") or any(maker.startswith(("app.", "pytest.fixture")) for maker in makers)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +252,8 @@ def test_an_untrue_all_is_found(source: str, problem: str) -> None:
 
 def test_a_true_all_passes() -> None:
     source = "from os import path\nimport sys\n__all__ = ['A', 'f', 'path']\nA: int = 1\ndef f(): ...\ndef _g(): ..."
-    assert untrue_all({"m": source, "empty": "", "private": "def _f(): ..."}) == []
+    registered = "@app.command()\ndef run(): ...\n@pytest.fixture\ndef cell(): ...\ndef pytest_configure(): ..."
+    assert untrue_all({"m": source, "empty": "", "private": "def _f(): ...", "registered": registered}) == []
 
 
 @pytest.mark.parametrize(
