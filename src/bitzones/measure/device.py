@@ -18,6 +18,8 @@ from bitzones.records import Figure
 __all__ = [
     "allocated_bytes",
     "compute_dtype",
+    "cuda_names",
+    "dtype_of",
     "device_used_bytes",
     "free",
     "is_out_of_memory",
@@ -84,6 +86,11 @@ def name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return cpu_name()
+
+
+def cuda_names() -> list[str]:
+    """Names of the CUDA devices that torch sees."""
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
 def free(device: torch.device) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pytest
@@ -28,6 +29,9 @@ Kind = Literal["accuracy", "latency", "memory", "layers", "sensitivity", "diverg
 PROFILE = pytest.StashKey[profile.Profile]()
 SESSION = pytest.StashKey["Session"]()
 PROGRESS = pytest.StashKey[Callable[[float], None]]()
+"""Told the share of the present cell that is done."""
+NOTIFY = pytest.StashKey[Callable[[str], None]]()
+"""Told, in a line, of anything that takes long and is not a cell."""
 
 PHASES = ("prefill", "decode")
 KEY = "bitzones"
@@ -79,19 +83,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=place)
 
 
+def _write_line(config: pytest.Config, message: str) -> None:
+    """Say something between the dots that pytest prints."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(f"bitzones: {message}")
+
+
 @pytest.fixture(scope="session")
 def session(pytestconfig: pytest.Config) -> "Session":
     """What the run has loaded (`bitzones.measure.session.Session`)."""
     from bitzones.measure.session import Session  # torch only when something is measured
 
-    reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
-
-    def notify(message: str) -> None:
-        if reporter is not None:
-            reporter.ensure_newline()
-            reporter.write_line(f"bitzones: {message}")
-
-    made = Session(pytestconfig.stash[PROFILE], notify)
+    made = Session(pytestconfig.stash[PROFILE], pytestconfig.stash.get(NOTIFY, partial(_write_line, pytestconfig)))
     try:
         made.variants  # noqa: B018  (loads the model: without one there is no run, and one line is better than every cell failing)
     except MeasureError as error:

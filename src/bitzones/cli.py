@@ -1,0 +1,119 @@
+"""The command line: measure, decide, show. Commands import what they need when they run, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitzones import __version__
+from bitzones.errors import BitzonesError
+
+__all__ = ["app", "main"]
+
+EXIT_FAILED_CELLS = 1
+"""The report is there, but some cells did not come out."""
+EXIT_USER_ERROR = 2
+"""Something the user can mend, said in one line."""
+
+app = typer.Typer(
+    name="bitzones",
+    help="Which layers of a causal language model survive 2 bits? Measured, not guessed.",
+    epilog="First time: 'bitzones doctor', then 'bitzones run'. The same in two steps: "
+    "'pytest bench/ --benchmark-json=run.json', then 'bitzones collect run.json -o report/'.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report; made if it is not there.", metavar="FOLDER")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+    if version:
+        typer.echo(f"bitzones {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(metavar="PROFILE", help="A profile that comes with bitzones, or a TOML file.")] = "tiny",
+    output: Output = Path("report"),
+) -> None:
+    """Measure a profile, decide, and write the report: the whole chain.
+
+    Writes FOLDER/run.json (every measurement), FOLDER/summary.md (read this first), two diagrams, analysis.json and plan.json. Exits with 1
+    where cells failed: the report is written and names them.
+
+    Example: bitzones run tiny -o report/
+    """
+    from bitzones import profile
+
+    profile.load(name)  # a mistake in the profile is said before torch is loaded
+    from bitzones.measure import runner
+
+    measured = runner.measure(name, output)
+    _collect(measured.run_file, output)
+    if measured.failed:
+        typer.echo(f"{measured.failed} cells failed: the report names them, {measured.log} has the details", err=True)
+    if measured.failed or measured.interrupted:
+        raise typer.Exit(EXIT_FAILED_CELLS)
+
+
+@app.command()
+def collect(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="What 'pytest bench/ --benchmark-json=RUN.json' wrote.")],
+    output: Output = Path("report"),
+) -> None:
+    """Decide and show: turn a run file into a summary, two diagrams, a plan and analysis.json. Needs no torch.
+
+    Example: bitzones collect run.json -o report/
+    """
+    _collect(run_file, output)
+
+
+def _collect(run_file: Path, output: Path) -> None:
+    from bitzones.decide import collect as decide
+    from bitzones.show import report, summary
+
+    analysis = decide.analyse(decide.read_run(run_file))
+    written = report.write_report(analysis, output)
+    for line in summary.headline(analysis):
+        typer.echo(line)
+    typer.echo(f"report: {written[0]}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can measure, and what to do where it cannot.
+
+    Prints versions, devices and whether quanto's C++ extension can be built, building it if need be (about a minute, once).
+    """
+    from bitzones import doctor as examination
+
+    for finding in examination.examine():
+        typer.echo(f"{finding.what:<20} {finding.found}")
+        if finding.advice:
+            typer.echo(f"{'':<20} -> {finding.advice}")
+
+
+@app.command()
+def profiles() -> None:
+    """List the profiles that come with bitzones."""
+    from bitzones import profile
+
+    for name in profile.available():
+        typer.echo(f"{name:<16} {profile.load(name).description}")
+
+
+def main() -> None:
+    """Entry point: an error that the user can mend is one line on standard error and exit code 2."""
+    try:
+        app()
+    except BitzonesError as error:
+        sys.stderr.write(f"bitzones: {error}\n")
+        sys.exit(EXIT_USER_ERROR)
