@@ -38,6 +38,10 @@ BITS = {"qint8": 8.08, "qint4": 4.33, "qint2:hqq": 2.33}
 HARM = {"qint8": 0.001, "qint4": 0.02, "qint2:hqq": 0.3}
 VARIANTS = {"bf16": "bf16", "w8": "qint8", "w4": "qint4", "w2": "qint2:hqq"}
 SENSITIVE, ROBUST = (0, 5), (3, 7, 8)
+NASTY = (
+    "a|b<script>alert(1)</script>`c`\n\n# h \"q\" 's' ]) --> end; %%{init}%% #35; "
+    "[x](http://y) ```\x1b[31m\u202e&amp; $x$ @you **b** _i_ \\"
+)
 RIGHT = {"bf16": 440, "w8": 438, "w4": 415, "w2": 160}
 
 
@@ -58,7 +62,9 @@ def factor(layer: int) -> float:
     return 20.0 if layer in SENSITIVE else 0.05 if layer in ROBUST else 1.0
 
 
-def sensitivity(layers: int = 12, sequences: int = 40, formats: Iterable[str] = tuple(BITS), groups: Iterable[str | None] = (None,)) -> SensitivityCell:
+def sensitivity(
+    layers: int = 12, sequences: int = 40, formats: Iterable[str] = tuple(BITS), groups: Iterable[str | None] = (None,)
+) -> SensitivityCell:
     rng = np.random.default_rng(7)
     tokens = rng.integers(20, 60, sequences)
     parts, measurements = [], []
@@ -178,6 +184,8 @@ def cells(layers: int = 12, sequences: int = 40, groups: Iterable[str | None] = 
 
 
 def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None) -> dict[str, Any]:
+    found = cells() if found is None else list(found)
+    layers = next((len(cell.layers) for cell in found if isinstance(cell, LayersCell)), 12)
     run = Run(
         bitzones="0.1.0",
         profile=of or profile(),
@@ -186,7 +194,7 @@ def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None) -
             sha256="m" * 64,
             architecture="LlamaForCausalLM",
             parameters=5_000_000,
-            layers=12,
+            layers=layers,
             dtype="bfloat16",
             compute_dtype="float32",
             tied_embeddings=True,
@@ -209,7 +217,7 @@ def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None) -
             "stats": {"mean": 1.0},
             "extra_info": {"bitzones": cell.model_dump(mode="json", by_alias=True)},
         }
-        for index, cell in enumerate(cells() if found is None else found)
+        for index, cell in enumerate(found)
     ]
     return {
         "machine_info": {},
@@ -253,4 +261,27 @@ def hostile() -> dict[str, Any]:
     return data
 
 
-NASTY = 'a|b<script>alert(1)</script>`c`\n\n# h "q" \'s\' ]) --> end; %%{init}%% #35; [x](http://y) ```\x1b[31m\u202e&amp; $x$ @you **b** _i_ \\'
+def small() -> list[Record]:
+    """The golden run: 4 layers, 24 sequences, 40 items, one failed cell and one failed measurement."""
+    sweep = sensitivity(4, 24)
+    failed = sweep.measurements[5].model_copy(update={"kl_nats": None, "failure": "NonFiniteError: NaN in the logits"})
+    sweep = sweep.model_copy(update={"measurements": (*sweep.measurements[:5], failed, *sweep.measurements[6:])})
+    found: list[Record] = []
+    for variant, right in (("bf16", 34), ("w8", 34), ("w4", 31), ("w2", 12)):
+        found += [accuracy("science_mini", variant, right, items=40), latency(variant, "decode", 1.0), memory(variant, 4)]
+    found.append(FailedCell(variant="w2", of="latency", detail="prefill", reason="out of memory"))
+    return [*found, divergence(sensitivity(4, 24), "w4", 1.2), layers_cell(4), sweep]
+
+
+def golden() -> None:
+    """Rewrite tests/golden: look at the difference before it is committed."""
+    from bitzones.decide.collect import analyse, read_run
+    from bitzones.show.report import write_report
+
+    folder = Path(__file__).parent / "golden"
+    folder.mkdir(exist_ok=True)
+    write_report(analyse(read_run(write(folder, run_dict(small())))), folder)
+
+
+if __name__ == "__main__":
+    golden()

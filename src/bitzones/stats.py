@@ -20,6 +20,7 @@ from bitzones.records import Record
 __all__ = [
     "ALPHA",
     "CONFIDENCE",
+    "FEWEST_LOSSES",
     "MIN_SEQUENCES",
     "NO_WORSE_MARGIN",
     "POWER",
@@ -52,6 +53,9 @@ NO_WORSE_MARGIN = 0.03
 
 MIN_SEQUENCES = 20
 """Below this many units a percentile bootstrap covers visibly less than it says (Davison & Hinkley 1997, ch. 5), so: cannot tell."""
+
+FEWEST_LOSSES = 6
+"""Losses without a gain that McNemar's exact test calls: 2 * 0.5^6 is 3%, 2 * 0.5^5 is 6%."""
 
 EXACT_CHANCE_ITEMS = 2000
 """Above this many items the Poisson-binomial sum is replaced by its normal limit, which is then exact to more digits than are printed."""
@@ -135,7 +139,8 @@ def smallest_drop(n: int, gained: int = 0, power: float = POWER) -> float | None
     """The smallest true loss, as a share, that McNemar's test on n items calls ``worse`` with this power; None if there is none.
 
     Paired design: with gains at the observed rate g, a loss d makes a share psi = d + 2g of the items change, and the sample for it is n =
-    (z[1-alpha/2] sqrt(psi) + z[power] sqrt(psi - d^2))^2 / d^2 (Connor 1987, Biometrics 43:207; Miettinen 1968). Solved for d.
+    (z[1-alpha/2] sqrt(psi) + z[power] sqrt(psi - d^2))^2 / d^2 (Connor 1987, Biometrics 43:207; Miettinen 1968). Solved for d. The exact
+    test needs `FEWEST_LOSSES` even without gains, so d is never below what gives that many with this power (a Beta quantile).
     """
     g, z_alpha, z_power = gained / n, _z(1 - ALPHA / 2), _z(power)
 
@@ -144,11 +149,13 @@ def smallest_drop(n: int, gained: int = 0, power: float = POWER) -> float | None
         return z_alpha * math.sqrt(psi) + z_power * math.sqrt(max(0.0, psi - d * d)) - d * math.sqrt(n)
 
     most = 1 - g
-    if shortfall(most) > 0:
+    if n < FEWEST_LOSSES or shortfall(most) > 0:
         return None
     from scipy.optimize import brentq  # noqa: PLC0415
+    from scipy.special import betaincinv  # noqa: PLC0415
 
-    return float(brentq(shortfall, 1e-9, most))
+    least = float(betaincinv(FEWEST_LOSSES, n - FEWEST_LOSSES + 1, power))
+    return max(least, float(brentq(shortfall, 1e-9, most)))
 
 
 def verdict(lost: int, gained: int, n: int, margin: float = NO_WORSE_MARGIN) -> Verdict:

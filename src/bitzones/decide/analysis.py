@@ -199,9 +199,11 @@ class LayerReading(Decided):
 
 
 class Failure(Decided):
-    """A cell that could not be measured."""
+    """A cell without a result."""
 
     variant: str
+    status: str
+    """``failed``, or ``not measured`` where the machine cannot give an honest number."""
     of: str
     detail: str
     reason: str

@@ -213,6 +213,10 @@ def _sweep_of(run_file: RunFile) -> SensitivityCell:
     raise _error(run_file.path, f"no sensitivity cell, so neither zones nor a plan can be made: {why}")
 
 
+def _failure(cell: FailedCell) -> Failure:
+    return Failure(variant=cell.variant, status=cell.status, of=cell.of, detail=cell.detail, reason=cell.reason)
+
+
 def _reference_layers(cells: Iterable[LayersCell], reference: str) -> LayersCell | None:
     return next((cell for cell in cells if cell.variant == reference), None)
 
@@ -260,7 +264,7 @@ def analyse(run_file: RunFile) -> Analysis:
         layers=attention.layer_readings(layers),
         layer_sequences=layers.sequences if layers else 0,
         layer_tokens=layers.tokens if layers else 0,
-        failures=tuple(Failure(variant=f.variant, of=f.of, detail=f.detail, reason=f.reason) for f in run_file.of(FailedCell)),
+        failures=tuple(_failure(cell) for cell in run_file.of(FailedCell)),
         foreign_benchmarks=run_file.foreign,
         cannot_tell=(),
     )

@@ -84,6 +84,6 @@ def _missing(analysis: Analysis) -> Iterator[str]:
     if analysis.latency:
         yield "Latency elsewhere: the rounds come from one process on one machine, and their intervals cover no other."
     if analysis.failures:
-        yield f"What {len(analysis.failures)} failed cells would have shown; they are listed with their reasons."
+        yield f"What {len(analysis.failures)} cells without a result would have shown; they are listed with their reasons."
     if analysis.layers:
         yield "Why a layer is sensitive: activation and attention statistics describe the reference, and no cause is claimed."

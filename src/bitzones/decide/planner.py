@@ -1,9 +1,10 @@
 """Which format for which part, so that the predicted KL is least within a byte budget.
 
-A multiple-choice knapsack: every part takes exactly one of the formats offered to it. Two steps, both exact. First a Lagrangian bound for
-all resamples at once (Sinha & Zoltners 1979, Oper. Res. 27:503): options that no plan better than a known one can hold are struck out. Then
-`scipy.optimize.milp` decides what is left, which is little. This module does not know what a layer is, how a KL was measured, or that
-separate KLs do not add up: it minimizes the sum it is given.
+A multiple-choice knapsack: every part takes exactly one of the formats offered to it. Every step is exact. A Lagrangian bound, for all
+resamples at once, strikes out options that no plan better than a known one can hold (Sinha & Zoltners 1979, Oper. Res. 27:503). What is
+left is enumerated where few partial plans are worth keeping (Nemhauser & Ullmann 1969, Manag. Sci. 15:494): ten times faster than a solver
+on a bootstrap's many small problems. Else `scipy.optimize.milp` decides. This module does not know what a layer is, how a KL was measured,
+or that separate KLs do not add up: it minimizes the sum it is given.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ BISECTIONS = 60
 
 SLACK = 1e-12
 """Relative room left to rounding when an option is struck out: far above the error of a float sum, far below any measured difference."""
+
+MOST_PLANS = 5000
+"""Partial plans that are enumerated before the solver takes over: about where both take as long."""
 
 OBJECTIVE_SCALE = 1e3
 """What the dearest option costs in HiGHS' objective: it stops within an absolute 1e-6, which is then 1e-9 of that option."""
@@ -94,7 +98,7 @@ def solve_many(menu: Menu, kl: Floats, budget: int) -> Integers:
     """The best plan for every resample r of ``kl[r, p, f]``: format indices of shape (resamples, parts).
 
     The bytes of a plan never exceed the budget. Ties: within a part the format of fewer bytes; between parts that cannot be told apart
-    (same bytes, same KL) the earlier one gets the fewer bytes; else HiGHS decides, alike for the same input.
+    (same bytes, same KL) the earlier one gets the fewer bytes; else the order of the parts decides, alike for the same input.
 
     Raises:
         ValueError: the budget is below `Menu.least_bytes`.
@@ -105,7 +109,7 @@ def solve_many(menu: Menu, kl: Floats, budget: int) -> Integers:
     choices, bound, reduced = _relax(costs, menu.stored_bytes, budget)
     choices = _improve(choices, costs, menu.stored_bytes, budget)
     known = _pick(costs, choices).sum(axis=1)
-    open_ = reduced <= (known - bound + SLACK * known)[:, None, None]
+    open_ = (reduced <= (known - bound + SLACK * known)[:, None, None]) & np.isfinite(costs)
     for row in range(len(choices)):
         choices[row] = _finish(choices[row], costs[row], menu.stored_bytes, open_[row], budget)
         choices[row] = _untie(choices[row], costs[row], menu.stored_bytes)
@@ -168,10 +172,43 @@ def _improve(choices: Integers, costs: Floats, sizes: Integers, budget: int) -> 
 
 def _finish(known: Integers, costs: Floats, sizes: Integers, open_: Flags, budget: int) -> Integers:
     """The best plan among the options still open, or the known one where nothing beats it."""
-    options = np.flatnonzero(open_ & np.isfinite(costs))
-    part = options // costs.shape[1]
-    if len(options) <= len(known):
+    if open_.sum() <= len(known):
         return known
+    found = _enumerate(costs, sizes, open_, budget)
+    if found is None:
+        found = _programme(known, costs, sizes, open_, budget)
+    fits = _pick(sizes, found).sum() <= budget
+    return found if fits and _pick(costs, found).sum() < _pick(costs, known).sum() else known
+
+
+def _enumerate(costs: Floats, sizes: Integers, open_: Flags, budget: int) -> Integers | None:
+    """The best plan by keeping, part after part, every partial plan that no other beats in both bytes and KL; None where those get many."""
+    needed = np.where(open_, sizes, np.iinfo(np.int64).max).min(axis=1)
+    room = budget - (needed.sum() - needed.cumsum())  # what this part and those before it may take
+    used, cost = np.zeros(1, dtype=np.int64), np.zeros(1)
+    steps: list[tuple[Integers, Integers]] = []
+    for part, allowed in enumerate(open_):
+        options = np.flatnonzero(allowed)
+        used, cost = (used[:, None] + sizes[part, options]).ravel(), (cost[:, None] + costs[part, options]).ravel()
+        order = np.lexsort((cost, used))
+        order = order[used[order] <= room[part]]
+        best_before = np.minimum.accumulate(np.append(np.inf, cost[order]))[:-1]
+        kept = order[cost[order] < best_before]
+        if len(kept) > MOST_PLANS:
+            return None
+        steps.append((kept // len(options), options[kept % len(options)]))
+        used, cost = used[kept], cost[kept]
+    found, at = np.empty(len(open_), dtype=np.int64), len(cost) - 1  # more bytes only where the KL is lower: the last is the best
+    for part in range(len(open_) - 1, -1, -1):
+        before, option = steps[part]
+        found[part], at = option[at], before[at]
+    return found
+
+
+def _programme(known: Integers, costs: Floats, sizes: Integers, open_: Flags, budget: int) -> Integers:
+    """The best plan as an integer linear programme, or the known one where HiGHS gives none."""
+    options = np.flatnonzero(open_)
+    part = options // costs.shape[1]
     from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415
     from scipy.sparse import csr_array  # noqa: PLC0415
 
@@ -191,8 +228,7 @@ def _finish(known: Integers, costs: Floats, sizes: Integers, open_: Flags, budge
     found = known.copy()
     taken = options[result.x > 0.5]
     found[taken // costs.shape[1]] = taken % costs.shape[1]
-    fits = _pick(sizes, found).sum() <= budget
-    return found if fits and _pick(costs, found).sum() < _pick(costs, known).sum() else known
+    return found
 
 
 def _untie(choice: Integers, costs: Floats, sizes: Integers) -> Integers:

@@ -81,9 +81,9 @@ def accuracy(analysis: Analysis) -> str:
     if not analysis.accuracy:
         return "## Accuracy\n\nNot measured."
     head = ("task", "variant", "format", "right", "accuracy [95%]", "chance", "above chance", "time", "tokens/s")
-    return "\n\n".join(
-        ("## Accuracy", table(head, map(_accuracy_row, analysis.accuracy), text=(0, 1, 2)), _against(analysis.accuracy), _dropped(analysis))
-    )
+    rows = table(head, map(_accuracy_row, analysis.accuracy), text=(0, 1, 2))
+    sections = ("## Accuracy", rows, _against(analysis.accuracy), _dropped(analysis))
+    return "\n\n".join(section for section in sections if section)
 
 
 def _accuracy_row(item: Accuracy) -> tuple[str, ...]:

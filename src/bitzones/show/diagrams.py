@@ -208,7 +208,7 @@ def _pipeline(analysis: Analysis) -> Iterator[str]:
         "statistics of layers": len(analysis.layers),
         "sensitivities": len(analysis.sensitivity),
         "whole variants": len(analysis.whole),
-        "failed": len(analysis.failures),
+        "without a result": len(analysis.failures),
     }
     yield "flowchart TB"
     yield f'  model["{mermaid(analysis.model.source) if analysis.model else "model"}"]:::plain'

@@ -104,8 +104,12 @@ def activations(analysis: Analysis) -> str:
 
 def failures(analysis: Analysis) -> str:
     """Every cell and every measurement that failed, with its reason."""
-    cells = [(f.of, markdown(f.variant), markdown(f.detail), markdown(f.reason, 300)) for f in analysis.failures]
-    parts = [("sensitivity", s.format, markdown(s.part), markdown(s.failure, 300)) for s in analysis.sensitivity if s.failure is not None]
+    cells = [(f.of, markdown(f.variant), markdown(f.detail), markdown(f.status), markdown(f.reason, 300)) for f in analysis.failures]
+    parts = [
+        ("sensitivity", s.format, markdown(s.part), "failed", markdown(s.failure, 300))
+        for s in analysis.sensitivity
+        if s.failure is not None
+    ]
     if not cells and not parts:
-        return "## Failed cells\n\nNone."
-    return "## Failed cells\n\n" + table(("cell", "variant or format", "detail", "reason"), cells + parts, text=range(4))
+        return "## Failed cells\n\nNone: every cell has a result."
+    return "## Failed cells\n\n" + table(("cell", "variant or format", "detail", "status", "reason"), cells + parts, text=range(5))

@@ -1,0 +1,165 @@
+"""Zones follow their definition: planted layers are found, too few sequences say nothing, and no layer is safe by default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from make_run import ROBUST, SENSITIVE, profile, run_dict, sensitivity, write
+
+from bitzones.decide.analysis import Analysis
+from bitzones.decide.collect import analyse, read_run
+from bitzones.decide.planner import menu_of
+from bitzones.decide.sensitivity import measured_of, ranking
+from bitzones.decide.zones import extremes, layer_zones, ranges
+from bitzones.profile import Budget
+from bitzones.records import SensitivityCell
+
+FORMATS = ("qint8", "qint4", "qint2:hqq")
+
+
+def analysis_of(tmp_path: Path, cell: SensitivityCell, bits: float = 4.0, formats: tuple[str, ...] = FORMATS) -> Analysis:
+    of = profile(budget=Budget(average_bits=bits), formats=formats)
+    return analyse(read_run(write(tmp_path, run_dict([cell], of))))
+
+
+def zone_of(analysis: Analysis) -> dict[int, str]:
+    return {item.layer: item.zone for item in analysis.layer_zones}
+
+
+def test_planted_layers_are_found(tmp_path: Path) -> None:
+    analysis = analysis_of(tmp_path, sensitivity())
+    zones = zone_of(analysis)
+    assert [layer for layer, zone in zones.items() if zone == "SAFE"] == list(ROBUST)
+    assert all(zones[layer] != "SAFE" for layer in SENSITIVE)
+    assert {item.layer for item in analysis.ranking[:2]} == set(SENSITIVE)
+    assert {item.layer for item in analysis.ranking[-3:]} == set(ROBUST)
+
+
+def test_zones_are_sets_and_sum_to_the_plan(tmp_path: Path) -> None:
+    analysis = analysis_of(tmp_path, sensitivity())
+    assert sorted(layer for zone in analysis.zones for layer in zone.layers) == list(range(12))
+    assert sum(zone.plan_bytes for zone in analysis.zones) == analysis.plan.achieved.stored_bytes
+    assert sum(zone.reference_bytes for zone in analysis.zones) == analysis.plan.reference_bytes
+    assert analysis.plan.achieved.stored_bytes <= analysis.plan.budget.stored_bytes
+    for part in analysis.parts:
+        assert sum(part.shares.values()) == pytest.approx(1.0)
+
+
+def test_a_budget_for_the_lowest_format_alone_puts_all_layers_there(tmp_path: Path) -> None:
+    """SAFE is relative to a budget: where nothing else fits, every layer is, whatever its KL."""
+    assert set(zone_of(analysis_of(tmp_path, sensitivity(), 2.34)).values()) == {"SAFE"}
+
+
+def test_staying_at_the_reference_is_critical(tmp_path: Path) -> None:
+    analysis = analysis_of(tmp_path, sensitivity(), 16.0)
+    assert set(analysis.plan.parts.values()) == {"bf16"}
+    assert set(zone_of(analysis).values()) == {"CRITICAL"}
+    assert analysis.plan.predicted_kl.value == 0
+    assert analysis.plan.group_sizes == {}
+
+
+def test_no_layer_is_safe_is_an_answer(tmp_path: Path) -> None:
+    analysis = analysis_of(tmp_path, sensitivity(), 8.09)
+    assert "SAFE" not in {zone.zone for zone in analysis.zones}
+
+
+def test_too_few_sequences_cannot_tell(tmp_path: Path) -> None:
+    few, enough = (analysis_of(tmp_path, sensitivity(sequences=n)) for n in (19, 20))
+    assert set(zone_of(few).values()) == {"CANNOT TELL"}
+    assert not any(item.told_from_next for item in few.ranking)
+    assert few.cannot_tell[0].startswith("Zones and the order of layers: cannot tell")
+    assert "CANNOT TELL" not in zone_of(enough).values()
+
+
+def test_agreement_is_a_share_of_all_resamples_and_of_all_parts() -> None:
+    cell = sensitivity(layers=2, groups=("attn", "mlp"))
+    measured, menu = measured_of(cell, FORMATS, 50, 0), menu_of(cell, FORMATS, "bf16")
+    plans = np.full((10, 4), 2)
+    plans[0, 1] = 1  # one part of layer 0 in one plan of ten
+    plans[:2, 3] = 0  # one part of layer 1 in two
+    first, second = layer_zones(measured, menu, plans, agreement=0.9)
+    assert (first.zone, first.lowest_share) == ("SAFE", 0.9)
+    assert (second.zone, second.lowest_share) == ("TRANSITION", 0.8)
+    plans[:] = [0, 3, 0, 1]
+    first, second = layer_zones(measured, menu, plans, agreement=0.9)
+    assert (first.zone, first.highest_share, second.zone) == ("CRITICAL", 1.0, "TRANSITION")
+
+
+def test_one_format_is_lowest_and_only_the_reference_highest(tmp_path: Path) -> None:
+    assert extremes(("qint4",), "bf16") == (("qint4",), ("bf16",))
+    zones = zone_of(analysis_of(tmp_path, sensitivity(formats=("qint4",)), 10.0, ("qint4",)))
+    assert "SAFE" in zones.values()
+    assert all(zones[layer] == "CRITICAL" for layer in SENSITIVE)
+
+
+def test_a_layer_that_failed_at_the_lowest_format_is_never_safe(tmp_path: Path) -> None:
+    cell = sensitivity()
+    at = 3 * 3 + 2
+    failed = cell.measurements[at].model_copy(update={"kl_nats": None, "failure": "NaN"})
+    cell = cell.model_copy(update={"measurements": (*cell.measurements[:at], failed, *cell.measurements[at + 1 :])})
+    analysis = analysis_of(tmp_path, cell, 4.0)
+    assert zone_of(analysis)[3] != "SAFE"
+    assert 3 not in {item.layer for item in analysis.ranking}
+    assert "qint2:hqq" not in next(part for part in analysis.parts if part.layer == 3).shares
+
+
+def test_intervals_hold_the_estimate_and_shrink_with_sequences(tmp_path: Path) -> None:
+    few, many = (analysis_of(tmp_path, sensitivity(sequences=n)) for n in (24, 240))
+    widths = []
+    for analysis in (few, many):
+        found = [item.kl for item in analysis.sensitivity if item.kl is not None]
+        assert all(kl.low <= kl.value <= kl.high for kl in found)
+        widths.append(np.mean([(kl.high - kl.low) / kl.value for kl in found]))
+    assert widths[1] < widths[0] / 2
+
+
+def test_sensitivity_is_per_token_and_ignores_empty_sequences() -> None:
+    cell = sensitivity(layers=1, sequences=3)
+    first = cell.measurements[0].model_copy(update={"kl_nats": (1.0, 2.0, 0.0)})
+    cell = cell.model_copy(update={"sequence_tokens": (10, 5, 0), "measurements": (first,)})
+    measured = measured_of(cell, FORMATS, 50, 0)
+    assert measured.sequences == 2
+    assert measured.mean[0, 0] == pytest.approx(3 / 15)
+    assert np.isfinite(measured.resampled).all()
+    assert set(np.unique(measured.resampled[:, 0, 0].round(6))) <= {0.1, 0.2, 0.4}
+
+
+def test_order_is_told_only_where_pairs_differ() -> None:
+    cell = sensitivity(layers=3)
+    base = np.array(cell.measurements[2].kl_nats)
+    noisy = base * np.random.default_rng(1).lognormal(0, 0.5, len(base))
+    kls = {0: 10 * base, 1: noisy * base.sum() / noisy.sum() * 1.001, 2: base}
+    measurements = tuple(m.model_copy(update={"kl_nats": tuple(kls[index // 3].tolist())}) for index, m in enumerate(cell.measurements))
+    first, second, third = ranking(measured_of(cell.model_copy(update={"measurements": measurements}), FORMATS, 50, 0))
+    assert (first.layer, first.told_from_next, first.best_rank, first.worst_rank) == (0, True, 1, 1)
+    assert (second.told_from_next, second.best_rank, second.worst_rank) == (False, 2, 3)
+    assert third.told_from_next is None
+
+
+def test_plan_names_every_module_and_what_made_it(tmp_path: Path) -> None:
+    plan = analysis_of(tmp_path, sensitivity()).plan
+    assert len(plan.assignment) == 24
+    assert plan.assignment["model.layers.3.q_proj"] == plan.parts["layers.3"] == "qint2:hqq"
+    assert plan.group_sizes["model.layers.3.q_proj"] == 96
+    assert plan.model is not None
+    assert (plan.model.source, plan.model.sha256) == ("embedded:tiny", "m" * 64)
+    assert plan.measured_kl is None
+    assert plan.predicted_kl.low < plan.predicted_kl.value < plan.predicted_kl.high
+
+
+def test_the_order_of_measurements_changes_nothing(tmp_path: Path) -> None:
+    cell = sensitivity()
+    turned = cell.model_copy(update={"measurements": cell.measurements[::-1]})
+    assert analysis_of(tmp_path, cell) == analysis_of(tmp_path, turned)
+
+
+@given(st.sets(st.integers(0, 40)))
+def test_ranges_name_exactly_their_layers(layers: set[int]) -> None:
+    text = ranges(tuple(layers))
+    ends = [step.split("-") for step in text.split(", ")] if layers else []
+    assert {layer for end in ends for layer in range(int(end[0]), int(end[-1]) + 1)} == layers
+    assert len(ends) == sum(layer - 1 not in layers for layer in layers)
