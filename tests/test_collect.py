@@ -245,6 +245,22 @@ def test_pairs_go_by_item_not_by_place(tmp_path: Path) -> None:
     assert (against.lost, against.gained) == (0, 0)
 
 
+def test_a_reference_at_zero_can_lose_nothing(tmp_path: Path) -> None:
+    found = [accuracy("word_problems_mini", variant, right, 60, chance=0.0) for variant, right in (("bf16", 1), ("w4", 0))]
+    analysis = analyse(read_run(write(tmp_path, run_dict([*found, sensitivity()]))))
+    against = analysis.accuracy[1].against
+    assert against is not None
+    assert (against.smallest_drop, against.verdict.word) == (None, "cannot tell")
+    assert any("60 items can show no loss" in line for line in analysis.cannot_tell)
+
+
+def test_few_rounds_are_said(tmp_path: Path, data: Data) -> None:
+    assert not any("rounds are fewer" in line for line in analyse(read_run(write(tmp_path, data))).cannot_tell)
+    cell = cell_of(data, "latency")
+    cell["rounds_s"] = cell["rounds_s"][:5]
+    assert any("5 rounds are fewer than 20" in line for line in analyse(read_run(write(tmp_path, data))).cannot_tell)
+
+
 def test_same_file_same_analysis(tmp_path: Path, data: Data) -> None:
     path = write(tmp_path, data)
     assert analyse(read_run(path)).model_dump_json() == analyse(read_run(path)).model_dump_json()

@@ -46,11 +46,12 @@ def _paired(cell: AccuracyCell, reference: AccuracyCell) -> Paired:
     before = dict(zip(reference.item_ids, reference.correct, strict=True))
     pairs = [(before[item], now) for item, now in zip(cell.item_ids, cell.correct, strict=True)]
     lost, gained = pairs.count((True, False)), pairs.count((False, True))
+    drop, right = smallest_drop(len(pairs), gained), sum(reference.correct) / len(pairs)
     return Paired(
         lost=lost,
         gained=gained,
         p_value=mcnemar_exact(lost, gained),
         difference=paired_difference(lost, gained, len(pairs)),
-        smallest_drop=smallest_drop(len(pairs), gained),
+        smallest_drop=drop if drop is not None and drop <= right else None,  # nobody can lose more than they have
         verdict=verdict(lost, gained, len(pairs)),
     )

@@ -66,7 +66,8 @@ class Paired(Decided):
     difference: Interval
     """Variant minus reference, as a share of the items."""
     smallest_drop: float | None
-    """The smallest true loss, as a share, that these items would have shown at 80% power; null where they could have shown none."""
+    """The smallest true loss, as a share, that these items would have shown at 80% power; null where they could have shown none,
+    or where the reference has fewer right than that."""
     verdict: Verdict
     """What follows, in fixed words."""
 

@@ -81,6 +81,9 @@ def _missing(analysis: Analysis) -> Iterator[str]:
     ):
         if not found:
             yield f"Anything about {name}: the run holds no such cell."
+    rounds = min((item.rounds for item in analysis.latency), default=MIN_SEQUENCES)
+    if rounds < MIN_SEQUENCES:
+        yield f"How much latency varies: {rounds} rounds are fewer than {MIN_SEQUENCES}, so its intervals are too narrow."
     if analysis.latency:
         yield "Latency elsewhere: the rounds come from one process on one machine, and their intervals cover no other."
     if analysis.failures:

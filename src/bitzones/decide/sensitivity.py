@@ -16,7 +16,7 @@ from bitzones.decide.analysis import LayerRank, PartReading, WholeVariant
 from bitzones.records import DivergenceCell, Part, SensitivityCell
 from bitzones.stats import ALPHA, MIN_SEQUENCES, Interval, bootstrap_ratio, percentile_interval, resample_weights, weighted_ratio
 
-__all__ = ["INTERVAL_RESAMPLES", "Measured", "measured_of", "ranking", "readings", "whole_variants"]
+__all__ = ["INTERVAL_RESAMPLES", "Measured", "layers_of", "measured_of", "ranking", "readings", "whole_variants"]
 
 INTERVAL_RESAMPLES = 2000
 """Bootstrap resamples behind an interval: 50 of them lie beyond each end, enough for the two digits that are printed."""

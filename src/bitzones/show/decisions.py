@@ -167,7 +167,7 @@ def whole(analysis: Analysis) -> str:
     rows.append(("the plan", nats(plan.predicted_kl), "not measured" if plan.measured_kl is None else nats(plan.measured_kl), ABSENT))
     return (
         "## Do the separate sensitivities add up?\n\n"
-        f"KL in nats per token, n = {analysis.sequences} sequences, 95% intervals. A ratio whose interval lies above 1 means that a "
-        "sum, and so the plan's prediction, is too low.\n\n"
+        f"KL in nats per token, n = {analysis.sequences} sequences, 95% intervals. A ratio whose interval lies above 1 means that the "
+        "sum is too low, one below 1 that it is too high; the plan's prediction is such a sum.\n\n"
         + table(("variant", "sum of the parts", "measured as a whole", "measured / sum"), rows)
     )
