@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from optimum import quanto
 from optimum.quanto.library import get_extension
-from optimum.quanto.library.unpack import unpack as unpack_in_python
 from optimum.quanto.nn import QModuleMixin
 from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
 from optimum.quanto.tensor.packed import PackedTensor
@@ -116,15 +115,20 @@ def verify(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
 
 
 def packed_weights(model: torch.nn.Module) -> dict[str, Packed]:
-    """Module name -> frozen quantized weight, packed, as it would be stored."""
+    """Module name -> frozen quantized weight, packed as it would be stored: without what a kernel makes of it in memory."""
     named = model.named_modules()
-    return {name: m.weight.data for name, m in named if isinstance(m, QModuleMixin) and isinstance(m.weight, quanto.QTensor)}
+    return {n: _as_stored(m.weight.data) for n, m in named if isinstance(m, QModuleMixin) and isinstance(m.weight, quanto.QTensor)}
+
+
+def _as_stored(weight: Packed) -> Packed:
+    """The packing that quanto writes to a file; kernels on bfloat16 and CUDA have others, and lose a little of the shift (TinyGemm)."""
+    return weight.weight_qbits_tensor() if isinstance(weight, WeightQBitsTensor) and type(weight) is not WeightQBitsTensor else weight
 
 
 def stored_bytes(weight: torch.Tensor) -> int:
     """Bytes that storing a weight takes: packed integers, scales and shifts, read off the tensors, never bits times parameters."""
     if isinstance(weight, WeightQBitsTensor):
-        plain = weight if type(weight) is WeightQBitsTensor else weight.weight_qbits_tensor()
+        plain = _as_stored(weight)
         return stored_bytes(plain._data) + stored_bytes(plain._scale) + stored_bytes(plain._shift)
     if isinstance(weight, WeightQBytesTensor):
         return stored_bytes(weight._data) + stored_bytes(weight._scale)
@@ -154,7 +158,7 @@ def cast(weight: Packed, dtype: torch.dtype) -> Packed:
     if isinstance(weight, WeightQBytesTensor):
         scale = weight._scale.to(dtype)
         return WeightQBytesTensor(weight.qtype, weight.axis, weight.size(), weight.stride(), weight._data, scale, weight.activation_qtype)
-    plain = weight if type(weight) is WeightQBitsTensor else weight.weight_qbits_tensor()
+    plain = _as_stored(weight)
     scale, shift = plain._scale.to(dtype), plain._shift
     shift = shift.to(dtype) if shift.dtype.is_floating_point else shift
     return WeightQBitsTensor(
@@ -204,9 +208,18 @@ def _build(notify: Callable[[str], None]) -> str | None:
 
 
 def _unpack_in_python() -> None:
-    """Let quanto unpack by its own Python function: the same integers, but no time worth reporting."""
-    library = torch.library.Library("quanto", "IMPL")  # noqa: TOR901  (kept alive below: its registrations end with it)
+    """Let torch's own operations unpack: the same integers, but no time worth reporting."""
+    library = torch.library.Library("quanto", "IMPL")  # noqa: TOR901  (kept below: its registrations end with it)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that the compiled kernel's registration is overridden: that is the purpose
-        library.impl("unpack", unpack_in_python, "CPU")
+        library.impl("unpack", unpack, "CPU")
     _fallbacks.append(library)
+
+
+def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    """Integers of 2 or 4 bits out of bytes, as quanto packs them: all lowest bits first, shape (rows * 8 / bits, ...), uint8.
+
+    >>> unpack(torch.tensor([0b1110_0100], dtype=torch.uint8), 2).tolist()
+    [0, 1, 2, 3]
+    """
+    return torch.cat([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)])
