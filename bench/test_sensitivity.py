@@ -6,7 +6,7 @@ from bitzones.measure import sensitivity
 def test_divergence(cell, session, quantized):
     cell("divergence", quantized).measure(
         lambda: (session.model(session.reference_id), session.model(quantized)),
-        lambda models: sensitivity.divergence_cell(quantized, *models, session.calibration, session.calibration_batches()),
+        lambda pair: sensitivity.divergence_cell(quantized, pair[0], pair[1], session.calibration, session.calibration_batches()),
     )
 
 

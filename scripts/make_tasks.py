@@ -1,6 +1,6 @@
 """Write the embedded task sets as parquet in the hub's layout, so that what is shipped can be made again byte for byte in content.
 
-    python scripts/make_tasks.py            # writes src/bitzones/embedded/data/NAME/{train,test}-00000-of-00001.parquet
+python scripts/make_tasks.py            # writes src/bitzones/embedded/data/NAME/{train,test}-00000-of-00001.parquet
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 
 
 def items(name: str, split: Literal["train", "test"]) -> list[dict[str, Any]]:
-    generator = {"science_mini": science_mini.generate, "word_problems_mini": word_problems_mini.generate}[name]
-    return [dict(item) for item in generator(SEED, split, ITEMS)]
+    generated = (science_mini if name == "science_mini" else word_problems_mini).generate(SEED, split, ITEMS)
+    return [dict(item) for item in generated]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Writes ``src/bitzones/embedded/tiny/``: bf16 safetensors, tokenizer, config and the model card with what was used and what it scores.
 Everything is generated (``bitzones.embedded``), every seed is fixed; the same torch build on the same kind of CPU gives the same weights.
 
-    python scripts/train_tiny.py --steps 3600            # about an hour on one CPU core
+    python scripts/train_tiny.py --steps 3600            # about half an hour on two CPU cores
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -28,13 +29,13 @@ VOCABULARY = 768
 END = "<|end|>"
 QUESTION_WEIGHT = 0.03
 """Weight of the loss on question tokens: enough to make the model a language model of them, little enough to spend the steps on answers."""
-MIXTURE = (("science", 0.15), ("words", 0.45), ("sums", 0.4))
-SUMS = 3
-"""Bare sums in one document: short practice is cheap, and carrying takes some hundred thousand examples to learn."""
+MIXTURE = (("science", 0.25), ("words", 0.35), ("sums", 0.4))
+SUMS = 6
+"""Bare sums in one document: short practice is cheap, and carrying takes about a hundred thousand examples to learn."""
 POOL = 16
 """Batches drawn together and sorted by length, so that little is spent on padding."""
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "intermediate_size": 384,
     "num_hidden_layers": 12,
@@ -42,8 +43,9 @@ CONFIG = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
-    "rope_theta": 10000.0,
+    "initializer_range": 0.06,
 }
+"""An initial spread of 0.06, near 1/sqrt(192), learned carrying in 600 steps where 0.02 showed none of it (LOG.md)."""
 
 
 Document = list[tuple[str, str]]
@@ -56,7 +58,7 @@ def documents(seed: int) -> Iterator[Document]:
     words = word_problems_mini.stream(seed, "train")
     sums = word_problems_mini.sums(seed)
     rng = random.Random(f"mixture/{seed}")
-    kinds, shares = zip(*MIXTURE, strict=True)
+    kinds, shares = [kind for kind, _ in MIXTURE], [share for _, share in MIXTURE]
     while True:
         match rng.choices(kinds, shares)[0]:
             case "science":
@@ -67,7 +69,7 @@ def documents(seed: int) -> Iterator[Document]:
                 problem = next(words)
                 yield [(f"Question: {problem['Body']} {problem['Question']}\nAnswer:", f" {float(problem['Answer']):.0f}")]
             case _:
-                yield [(f"Question: {question}\nAnswer:", f" {total}") for question, total in islice(sums, SUMS)]
+                yield list(islice(sums, SUMS))
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
@@ -139,9 +141,10 @@ def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, count:
     for problem in word_problems_mini.generate(0, "test", count):
         prompt = tokenizer(f"Question: {problem['Body']} {problem['Question']}\nAnswer:")["input_ids"]
         ids = torch.tensor([[tokenizer.eos_token_id, *prompt]])
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=0)
-        text = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
-        solved += text == f"{float(problem['Answer']):.0f}"
+        generating: Any = model  # its mixin is typed for another protocol
+        out = generating.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, pad_token_id=0)
+        text = str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        solved += text.strip() == f"{float(problem['Answer']):.0f}"
     model.train()
     return {"science_mini": hits / count, "word_problems_mini": solved / count}
 
@@ -180,7 +183,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace, tokens: int, seconds: float) -> None:
-    model = model.to(torch.bfloat16)
+    model.bfloat16()
     model.save_pretrained(args.output)
     record = {
         "seed": SEED, "steps": args.steps, "batch": args.batch, "peak_lr": args.peak, "tokens": tokens, "seconds": round(seconds),
@@ -198,8 +201,8 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argp
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=3600)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--peak", type=float, default=3e-3, help="peak learning rate")
+    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--peak", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--check", type=int, default=500, help="steps between accuracy checks")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "src/bitzones/embedded/tiny")
     train(parser.parse_args())

@@ -23,7 +23,7 @@ def test_exactly_the_named_modules_are_frozen_in_their_format(format_name: str) 
     model = tiny_models.llama()
     quantizers.quantize(model, {DOWN: format_name})
     packed = quantizers.packed_weights(model)
-    assert {name: weight.qtype.name for name, weight in packed.items()} == {DOWN: format_name.split(":")[0]}
+    assert {name: weight.qtype.name for name, weight in packed.items()} == {DOWN: format_name.partition(":")[0]}
     assert len(packed[DOWN].dequantize().unique()) > 2
     assert type(model.get_submodule(QUERY)) is torch.nn.Linear
 

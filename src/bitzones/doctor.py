@@ -32,7 +32,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("processor", f"{environment.cpu_name()}, {os.cpu_count()} logical cores")
     missing = [name for name in NEEDED if not _is_there(name)]
     if missing:
-        yield Finding("measuring", f"not possible: {', '.join(missing)} missing", "pip install 'bitzones[measure]'; reports need none of these")
+        yield Finding("measuring", f"not possible: {', '.join(missing)} missing", "pip install 'bitzones[measure]'; a report needs none")
         return
     yield from _devices()
     yield from _compiler()
@@ -53,7 +53,7 @@ def _devices() -> Iterator[Finding]:
     for number, name in enumerate(names):
         yield Finding(f"cuda:{number}", name)
     if not names:
-        yield Finding("CUDA", "no device", "none is needed; for a GPU install a CUDA build of torch and run where nvidia-smi lists one")
+        yield Finding("CUDA", "no device", "none is needed; for a GPU, a CUDA build of torch where nvidia-smi lists one")
 
 
 def _compiler() -> Iterator[Finding]:

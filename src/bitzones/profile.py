@@ -26,6 +26,8 @@ __all__ = [
     "Task",
     "Zones",
     "available",
+    "format_bits",
+    "format_optimizer",
     "load",
     "locate",
     "variant_formats",
@@ -56,8 +58,8 @@ class _Section(BaseModel):
 class Model(_Section):
     """Which model, how it is stored, and what computes it.
 
-    ``dtype`` is what the reference is stored in and what scales and shifts are made in. ``compute_dtype`` is what the arithmetic is done in:
-    ``auto`` is ``dtype`` on CUDA and float32 on a CPU, where most have no fast 16-bit matrix product; widening is exact.
+    ``dtype`` is what the reference is stored in and what scales and shifts are made in. ``compute_dtype`` is what the arithmetic is
+    done in: ``auto`` is ``dtype`` on CUDA and float32 on a CPU, where most have no fast 16-bit matrix product; widening is exact.
     """
 
     source: str = Field(min_length=1)

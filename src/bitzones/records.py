@@ -292,5 +292,3 @@ class Run(Record):
     variants: dict[str, str]
     environment: Environment | None
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
-

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
+__all__ = ["CHOICES", "RELATIONS", "Choices", "Relation", "ScienceItem", "generate", "stream"]
+
 Split = Literal["train", "test"]
 
 TEST_TEMPLATES = 3
@@ -27,11 +29,15 @@ LABELS = ("A", "B", "C", "D")
 
 
 class Choices(TypedDict):
+    """The answers offered, and their labels."""
+
     text: list[str]
     label: list[str]
 
 
 class ScienceItem(TypedDict):
+    """One item in ARC's schema."""
+
     id: str
     question: str
     choices: Choices

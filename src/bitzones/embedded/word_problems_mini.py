@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal, TypedDict
 
+__all__ = ["TEST_NUMBERS", "TRAIN_NUMBERS", "Template", "WordProblem", "generate", "stream", "sums", "templates"]
+
 Split = Literal["train", "test"]
 
-SMALLEST, LARGEST = 2, 79
+SMALLEST, LARGEST = 2, 49
 """Bounds of the numbers written in a problem."""
 
 LARGEST_ANSWER = 99
 """Two digits are enough to make carrying matter, and keep the problem learnable by a tiny model."""
 
-TEST_NUMBERS = tuple(sorted(random.Random("word_problems_mini/numbers").sample(range(10, LARGEST + 1), 14)))
+TEST_NUMBERS = tuple(sorted(random.Random("word_problems_mini/numbers").sample(range(10, LARGEST + 1), 8)))
 """Numbers of the test split, one two-digit number in five: a single digit that was never seen alone could not be known."""
 
 TRAIN_NUMBERS = tuple(n for n in range(SMALLEST, LARGEST + 1) if n not in TEST_NUMBERS)
@@ -35,6 +37,8 @@ DISTRACTOR_SHARE = 0.25
 
 
 class WordProblem(TypedDict):
+    """One item in SVAMP's schema."""
+
     ID: str
     Body: str
     Question: str
@@ -105,7 +109,9 @@ _DISTRACTORS = (
     "There were {z} people in the town.",
 )
 _NAMES = tuple("Mary John Paul Anna Tom Lucy Mike Sara Dan Emma Jack Rosa Bill Jane Alan Nina Luke Ella".split())
-_THINGS = tuple("apples pencils books stickers marbles cards shells cookies coins flowers eggs stamps balloons oranges crayons stones".split())
+_THINGS = tuple(
+    "apples pencils books stickers marbles cards shells cookies coins flowers eggs stamps balloons oranges crayons stones".split()
+)
 
 
 def _all_templates() -> list[Template]:
@@ -170,11 +176,10 @@ def generate(seed: int, split: Split, count: int) -> list[WordProblem]:
     return [{**p, "ID": f"words-{split}-{n:04d}"} for n, p in enumerate(seen.values())]
 
 
-def sums(seed: int) -> Iterator[tuple[str, int]]:
-    """Endless bare sums from the training numbers, as (question, answer): practice for the trainer, in no split."""
+def sums(seed: int) -> Iterator[tuple[str, str]]:
+    """Endless bare sums of the training numbers, as (``12+7=``, ``19``): practice for the trainer, in no split."""
     rng = random.Random(f"word_problems_mini/sums/{seed}")
     while True:
         sign = rng.choice("+-")
         x, y = _operands(rng, sign, TRAIN_NUMBERS)
-        word = "plus" if sign == "+" else "minus"
-        yield f"What is {x} {word} {y}?", x + y if sign == "+" else x - y
+        yield f"{x}{sign}{y}=", str(x + y if sign == "+" else x - y)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -142,7 +143,7 @@ def _batch_likelihoods(model: PreTrainedModel, rows: Sequence[_Encoded]) -> torc
     each = len(rows[0].choices)
     first = context.logits[:, -1].float().log_softmax(-1).repeat_interleave(each, 0)
     targets, scored = _padded(choices, device, left=False)
-    total = first.gather(1, targets[:, :1]).squeeze(1)
+    total: torch.Tensor = first.gather(1, targets[:, :1]).squeeze(1)
     if targets.shape[1] > 1:
         cache = context.past_key_values
         cache.batch_repeat_interleave(each)
@@ -174,7 +175,7 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(1) - 1).clamp_min(0)
 
 
-class _Finite(LogitsProcessor):  # type: ignore[misc]  # transformers is only partly typed
+class _Finite(LogitsProcessor):
     """Refuses logits from which greedy decoding would silently pick token 0."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -205,11 +206,12 @@ def generate(
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
         ids, mask = _padded([encoded[n] for n in places], model.device, left=True)
-        out = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([_Finite()])
-        )[:, ids.shape[1] :].tolist()
-        for place, tokens in zip(places, out, strict=True):
+        checks = LogitsProcessorList([_Finite()])
+        generating: Any = model  # its mixin is typed for another protocol
+        out = generating.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=checks)
+        for place, tokens in zip(places, out[:, ids.shape[1] :].tolist(), strict=True):
             written = next((n + 1 for n, token in enumerate(tokens) if token in stops), len(tokens))
-            results[place] = (tokenizer.decode(tokens[:written], skip_special_tokens=True), len(encoded[place]) + written)
+            text = tokenizer.decode(tokens[:written], skip_special_tokens=True)
+            results[place] = (str(text), len(encoded[place]) + written)
         progress((start + len(places)) / len(order))
     return results

@@ -21,7 +21,7 @@ __all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "build"]
 
 @dataclass(frozen=True)
 class CalibrationSequence:
-    """One item as tokens. ``answer_position`` predicts the first token of the answer; ``content`` are positions of the question's content."""
+    """One item as tokens. ``answer_position`` predicts the answer's first token; ``content`` are positions of the question's content."""
 
     ids: tuple[int, ...]
     answer_position: int

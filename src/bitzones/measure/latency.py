@@ -19,7 +19,7 @@ from bitzones.measure import device as devices
 from bitzones.measure import models, quantizers
 from bitzones.records import LatencyCell
 
-__all__ = ["Timed", "cell", "decode", "prefill", "prepare"]
+__all__ = ["Timed", "cell", "decode", "kernels", "prefill", "prepare"]
 
 
 @dataclass(frozen=True)

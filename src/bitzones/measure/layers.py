@@ -5,6 +5,7 @@ Padding never counts. This module describes; whether a statistic says anything a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from bitzones.errors import NonFiniteError
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.records import AttentionStatistics, LayersCell, LayerStatistics
 
-__all__ = ["SPARSE_BELOW", "ActivationMoments", "AttentionTotals", "cell", "measure"]
+__all__ = ["SPARSE_BELOW", "ActivationMoments", "AttentionTotals", "cell", "measure", "reasoning_focus"]
 
 SPARSE_BELOW = 0.01
 """A value counts as zero below this share of the layer's standard deviation: exact zeros do not occur after a residual sum."""
@@ -60,14 +61,14 @@ class ActivationMoments:
     @property
     def std(self) -> float:
         """Population standard deviation."""
-        return max(0.0, float(self.powers[1]) / self.count - self.mean**2) ** 0.5
+        return math.sqrt(max(0.0, float(self.powers[1]) / self.count - self.mean**2))
 
     @property
     def kurtosis(self) -> float:
         """Fourth central moment over the squared variance (Pearson): 3 for a normal law, 0 where all values are equal."""
         m1, m2, m3, m4 = (self.powers / self.count).tolist()
         central = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
-        return float(max(0.0, central) / self.std**4) if self.std else 0.0
+        return max(0.0, central) / float(self.std**4) if self.std else 0.0
 
 
 class AttentionTotals:

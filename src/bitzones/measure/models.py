@@ -1,7 +1,7 @@
 """Loading a model and finding its layers, so that measuring functions receive a model and never load one.
 
-Layers and the modules in them are found by structure: the longest list of like-classed blocks is the list of decoder layers, and what quanto
-can quantize inside one of them belongs to it. This module does not know about tasks or measurements.
+Layers and the modules in them are found by structure: the longest list of like-classed blocks is the list of decoder layers, and what
+quanto can quantize inside one of them belongs to it. This module does not know about tasks or measurements.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones import embedded, profile
@@ -20,7 +21,7 @@ from bitzones.measure import quantizers
 from bitzones.measure.device import dtype_of
 from bitzones.records import ModelInfo, Part
 
-__all__ = ["Loaded", "decoder_layers", "layer_parts", "load", "quantizable_modules"]
+__all__ = ["Loaded", "decoder_layers", "layer_parts", "load", "model_bytes", "quantizable_modules", "tied_embeddings"]
 
 _HASH_BLOCK_BYTES = 1 << 20
 
@@ -62,15 +63,16 @@ def load(settings: profile.Model, device: torch.device) -> Loaded:
     folder = _folder(settings.source)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
-        raise ModelError(f"model {settings.source!r}: no *.safetensors in {folder}; other weight files are not loaded, since they can run code")
+        raise ModelError(f"model {settings.source!r}: no *.safetensors in {folder}; weights of other kinds can run code and are not loaded")
     options = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(settings.dtype), use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model {settings.source!r} cannot be loaded: {str(error)[:300]}") from error
-    model.eval().requires_grad_(False)
-    return Loaded(model.to(device), tokenizer, settings.source, _sha256(weights))
+    model.eval().requires_grad_(requires_grad=False)
+    torch.nn.Module.to(model, device)
+    return Loaded(model, tokenizer, settings.source, _sha256(weights))
 
 
 def _folder(source: str) -> Path:
@@ -140,7 +142,7 @@ def layer_parts(model: torch.nn.Module) -> tuple[Part, ...]:
     parts = []
     for number, name in enumerate(decoder_layers(model)):
         names = tuple(module for module, layer in modules.items() if layer == number)
-        weights = [model.get_submodule(module).weight for module in names]
+        weights = [model.get_parameter(f"{module}.weight") for module in names]
         if names:
             parts.append(
                 Part(

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from bitzones.measure.latency import Timed
     from bitzones.measure.session import Session
 
+__all__ = ["KEY", "NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
+
 T = TypeVar("T")
 Kind = Literal["accuracy", "latency", "memory", "layers", "sensitivity", "divergence"]
 
@@ -78,7 +80,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def place(item: pytest.Item) -> int:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        return order.get(params.get("variant", params.get("quantized")), len(order))
+        return order.get(str(params.get("variant", params.get("quantized"))), len(order))
 
     items.sort(key=place)
 
@@ -92,7 +94,7 @@ def _write_line(config: pytest.Config, message: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def session(pytestconfig: pytest.Config) -> "Session":
+def session(pytestconfig: pytest.Config) -> Session:
     """What the run has loaded (`bitzones.measure.session.Session`)."""
     from bitzones.measure.session import Session  # torch only when something is measured
 
@@ -120,15 +122,11 @@ class Recorder:
         with self._recording():
             self._store(self.benchmark.pedantic(work, args=(prepare(),), rounds=1, iterations=1))
 
-    def time(
-        self, prepare: Callable[[], Timed], rounds: int, warmup_rounds: int, finish: Callable[[Timed, list[float]], Measured]
-    ) -> None:
+    def time(self, prepare: Callable[[], Timed], rounds: int, warmup_rounds: int, finish: Callable[[Timed, list[float]], Measured]) -> None:
         """Time ``rounds`` rounds, each on a fresh setup that is not timed, and store the cell that ``finish`` makes of the raw rounds."""
         with self._recording():
             timed = prepare()
-            self.benchmark.pedantic(
-                timed.run, setup=lambda: (timed.setup(), {}), rounds=rounds, iterations=1, warmup_rounds=warmup_rounds
-            )
+            self.benchmark.pedantic(timed.run, setup=lambda: (timed.setup(), {}), rounds=rounds, iterations=1, warmup_rounds=warmup_rounds)
             if self.benchmark.stats is not None:  # None under --benchmark-disable: nothing was timed
                 self._store(finish(timed, list(self.benchmark.stats.stats.data)))
 

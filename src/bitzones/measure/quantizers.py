@@ -12,6 +12,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from optimum import quanto
@@ -36,10 +37,11 @@ __all__ = [
     "quantize",
     "set_compute_dtype",
     "stored_bytes",
+    "unpack",
     "verify",
 ]
 
-Packed = quanto.QTensor
+Packed: TypeAlias = quanto.QTensor
 """A quantized weight as quanto stores it: packed integers, scales and shifts."""
 
 _OPTIMIZERS: dict[str, Callable[[], quanto.Optimizer]] = {
@@ -177,7 +179,7 @@ def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
     for name, weight in packed_weights(model).items():
         model.get_submodule(name).weight = torch.nn.Parameter(cast(weight, dtype), requires_grad=False)
     for module in model.modules():
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+        for tensor in [*module._parameters.values(), *module._buffers.values()]:
             if tensor is not None and tensor.is_floating_point() and not isinstance(tensor, quanto.QTensor):
                 tensor.data = tensor.data.to(dtype)
 
@@ -200,7 +202,7 @@ def _build(notify: Callable[[str], None]) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about compiler versions, quanto about rebuilding
             extension.lib.unpack(torch.zeros(4, 4, dtype=torch.uint8), 4)
-    except Exception as error:  # torch raises RuntimeError, OSError, ImportError or CalledProcessError, by what is missing
+    except Exception as error:  # noqa: BLE001  (torch raises RuntimeError, OSError, ImportError or CalledProcessError, by what is missing)
         _unpack_in_python()
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         return f"quanto's C++ extension cannot be built ({lines[0][:200]}); install g++ and ninja, and let its folder be writable"

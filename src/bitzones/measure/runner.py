@@ -41,7 +41,7 @@ class _Bar:
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[PROGRESS] = self._within
-        config.stash[NOTIFY] = lambda message: self._progress.console.print(message)
+        config.stash[NOTIFY] = self._progress.console.print
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self._progress.update(self._bar, total=len(session.items))
@@ -52,7 +52,9 @@ class _Bar:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
             self.failed += 1
-            self._progress.console.print(f"failed: {report.nodeid.rpartition('::')[2]}: {report.longreprtext.splitlines()[-1]}", markup=False)
+            self._progress.console.print(
+                f"failed: {report.nodeid.rpartition('::')[2]}: {report.longreprtext.splitlines()[-1]}", markup=False
+            )
         if report.when == "teardown":
             self._done += 1
             self._progress.update(self._bar, completed=self._done)
@@ -106,7 +108,13 @@ def measure(profile: str, folder: Path) -> Measured:
 def _progress() -> Progress:
     """A bar on the real standard error, which pytest's capture does not reach."""
     console = Console(file=os.fdopen(os.dup(2), "w"))
-    columns = (TextColumn("{task.description:<28}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<28}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console)
 
 

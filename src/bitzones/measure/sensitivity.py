@@ -1,8 +1,8 @@
 """What quantizing one part does to the whole model, measured end to end: KL(reference || changed), in nats.
 
 Method ``exact``: one reference pass per batch keeps the hidden states that enter every layer; each (part, format) then swaps in the values
-of the quantized weights and runs only the layers from the changed one on. Nothing before the change is computed again, and memory is bounded
-by a batch. This module receives a model and weights; it does not know how they were quantized.
+of the quantized weights and runs only the layers from the changed one on. Nothing before the change is computed again, and memory is
+bounded by a batch. This module receives a model and weights; it does not know how they were quantized.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def exact(
         sequences: how many sequences the batches hold together.
 
     Returns:
-        For each candidate the KL of each sequence in nats (summed over its tokens, in the set's order), or None where the changed model gave
-        NaN or infinity.
+        For each candidate the KL of each sequence in nats (summed over its tokens, in the set's order), or None where the changed model
+        gave NaN or infinity.
 
     Raises:
         NonFiniteError: the reference itself gives NaN or infinity.

@@ -41,7 +41,7 @@ class Session:
 
     @cached_property
     def variants(self) -> Variants:
-        """All variants; quanto's extension is compiled and the seeds are set before the model is loaded, and so before anything is timed."""
+        """All variants. Quanto's extension is compiled and the seeds are set first, and so before anything is timed."""
         quantizers.extension_failure(self._notify)
         devices.seed_everything(self.profile.seed)
         loaded = models.load(self.profile.model, self.device)

@@ -1,7 +1,7 @@
 """Tasks: where items come from and what text a model reads, so that a score names exactly what was asked.
 
-Two schemas: multiple choice as in ARC (prompt ``Question: ...\\nAnswer:``, the text of lm-evaluation-harness's ``arc_easy``) and word
-problems as in SVAMP (same prompt, free generation, first number counts). This module does not know about models: it gives text.
+Two schemas: multiple choice as in ARC (prompt ``Question: ...``, newline, ``Answer:``: the text of lm-evaluation-harness's ``arc_easy``)
+and word problems as in SVAMP (same prompt, free generation, first number counts). This module does not know about models: it gives text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from bitzones import embedded
 from bitzones.errors import TaskError
 
-__all__ = ["TASK_NAMES", "Item", "TaskSet", "first_number", "load"]
+__all__ = ["TASK_NAMES", "Item", "TaskSet", "first_number", "load", "parse"]
 
 Split = Literal["train", "test"]
 

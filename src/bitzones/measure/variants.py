@@ -68,4 +68,5 @@ class Variants:
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
         quantizers.set_compute_dtype(model, self.compute_dtype)
-        return model.eval()
+        model.eval()
+        return model
