@@ -27,9 +27,8 @@ def gigaflops(dtype: torch.dtype) -> list[float]:
 
 
 if __name__ == "__main__":
-    print(
-        f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, ({ROWS} x {INNER}) @ ({INNER} x {COLUMNS}), n = {ROUNDS}"
-    )
+    print(f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"({ROWS} x {INNER}) @ ({INNER} x {COLUMNS}), n = {ROUNDS} rounds")
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         rounds = gigaflops(dtype)
         print(f"{dtype}: median {median(rounds):.1f} GFLOP/s, {min(rounds):.1f} to {max(rounds):.1f}")

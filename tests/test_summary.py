@@ -148,7 +148,8 @@ def test_three_lines_for_the_last_screen(analysis: Analysis) -> None:
     zones, plan, verdicts = headline(analysis)
     assert zones.startswith("Zones of 12 layers at 4 average bits: 3 SAFE (3, 7-8)")
     assert "not measured as a whole" in plan
-    assert "w2 on science_mini 160/500 worse" in verdicts
+    assert "science_mini n=500" in verdicts
+    assert "w2 32.0% worse" in verdicts
     assert not any("\n" in line for line in (zones, plan, verdicts))
 
 

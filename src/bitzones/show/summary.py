@@ -46,12 +46,16 @@ def _plan_line(analysis: Analysis) -> str:
 
 
 def _accuracy_line(analysis: Analysis) -> str:
-    said = [f"{plain(a.variant)} on {plain(a.task)} {a.k}/{a.n} {a.against.verdict}" for a in analysis.accuracy if a.against]
-    return (
-        f"Accuracy against {analysis.reference}: {'; '.join(said)}"
-        if said
-        else "Accuracy: cannot tell, no variant was paired with the reference"
-    )
+    if not any(reading.against for reading in analysis.accuracy):
+        return "Accuracy: cannot tell, no variant was paired with the reference"
+    sizes = {reading.task: reading.n for reading in analysis.accuracy}
+    by_variant: dict[str, list[str]] = {}
+    for reading in analysis.accuracy:
+        verdict = f" {reading.against.verdict}" if reading.against else ""
+        by_variant.setdefault(plain(reading.variant), []).append(f"{reading.k / reading.n:.1%}{verdict}")
+    tasks = ", ".join(f"{plain(task)} n={n}" for task, n in sizes.items())
+    variants = "; ".join(f"{variant} {', '.join(said)}" for variant, said in by_variant.items())
+    return f"Accuracy ({tasks}): {variants}"
 
 
 def summary(analysis: Analysis) -> str:
