@@ -38,6 +38,7 @@ class _Bar:
         self._bar = progress.add_task("loading", total=None)
         self._done = 0
         self.failed = 0
+        self.stopped = ""
 
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[PROGRESS] = self._within
@@ -58,6 +59,9 @@ class _Bar:
         if report.when == "teardown":
             self._done += 1
             self._progress.update(self._bar, completed=self._done)
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self.stopped = str(excinfo.value).removeprefix("bitzones: ")
 
     def _within(self, share: float) -> None:
         self._progress.update(self._bar, completed=self._done + share)
@@ -100,7 +104,7 @@ def measure(profile: str, folder: Path) -> Measured:
         with contextlib.redirect_stdout(handle), contextlib.redirect_stderr(handle):
             code = pytest.main(arguments, plugins=[bar])
     if not partial.is_file():
-        raise MeasureError(f"nothing was measured: {_last_line(log)} (all of pytest's output: {log})")
+        raise MeasureError(bar.stopped or f"nothing was measured: {_last_line(log)} (all of pytest's output: {log})")
     partial.replace(run_file)
     return Measured(run_file, log, bar.failed, code == pytest.ExitCode.INTERRUPTED)
 

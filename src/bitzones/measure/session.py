@@ -41,10 +41,10 @@ class Session:
 
     @cached_property
     def variants(self) -> Variants:
-        """All variants. Quanto's extension is compiled and the seeds are set first, and so before anything is timed."""
-        quantizers.extension_failure(self._notify)
+        """All variants. Quanto's extension is compiled here too, once it is known that there is a model, and before anything is timed."""
         devices.seed_everything(self.profile.seed)
         loaded = models.load(self.profile.model, self.device)
+        quantizers.extension_failure(self._notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
         return Variants(loaded, self.formats, self.device, dtype)
 
