@@ -6,7 +6,7 @@ This module gives padded batches of tokens; it does not know what is measured on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -54,8 +54,10 @@ class Batch:
     sequences: tuple[CalibrationSequence, ...]
 
 
-def build(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[TaskSet], tokens: int) -> Calibration:
+def build(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[TaskSet], tokens: int, scored: Collection[str] = frozenset()) -> Calibration:
     """Whole items of the given train splits, in turn from each task, until at least ``tokens`` tokens.
+
+    Items whose prompt is among ``scored`` are passed over: what a plan is made from is never what it is judged on.
 
     Raises:
         TaskError: the splits together hold fewer tokens.
@@ -64,7 +66,7 @@ def build(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[TaskSet], tokens: 
     sequences: list[CalibrationSequence] = []
     total = 0
     for item in turns:
-        if item is None:
+        if item is None or item.prompt in scored:
             continue
         prompt = tokenizer(item.prompt)["input_ids"]
         whole = tokenizer(item.prompt + item.answer, return_offsets_mapping=True)

@@ -73,9 +73,10 @@ class Session:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Sequences from the train splits: disjoint from what is scored."""
+        """Sequences from the train splits, without what is scored."""
         train = [tasks.load(task.name, "train") for task in self.profile.tasks]
-        return calibration.build(self.tokenizer, train, self.profile.calibration.tokens)
+        scored = {item.prompt for task in self.profile.tasks for item in self.task(task.name).items}
+        return calibration.build(self.tokenizer, train, self.profile.calibration.tokens, scored)
 
     def calibration_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.calibration, self.profile.calibration.batch, self.device)
