@@ -1,0 +1,75 @@
+"""Commands run in processes of their own that find torch already imported: a fork of a clean server, since an import takes seconds.
+
+A child starts with nothing of bitzones and nothing of the tests loaded, its own working folder and environment, as a new process would.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PRELOADED = tuple(
+    """torch transformers.models.llama.modeling_llama transformers.generation transformers.models.auto.modeling_auto
+    transformers.models.auto.tokenization_auto optimum.quanto pyarrow.parquet pandas scipy.stats scipy.optimize pydantic rich.progress
+    typer hypothesis""".split()
+)
+LONGEST_S = 150
+"""Where quanto's extension is not built yet the first child compiles it, which takes about a minute."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@cache
+def _server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+def _child(kind: str, arguments: Sequence[str], folder: str, environment: Mapping[str, str], out: str, err: str) -> None:
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    os.chdir(folder)
+    os.environ.update(environment)
+    sys.argv = [kind, *arguments]
+    try:
+        if kind == "pytest":
+            runpy.run_module("pytest", run_name="__main__", alter_sys=True)
+        else:
+            from bitzones.cli import main
+
+            main()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def run(kind: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Done:
+    """Run ``bitzones`` or ``pytest`` with arguments, in a folder."""
+    with tempfile.TemporaryDirectory() as place:
+        out, err = Path(place, "out"), Path(place, "err")
+        given = (kind, tuple(arguments), str(folder), dict(environment or {}), str(out), str(err))
+        process = _server().Process(target=_child, args=given)
+        process.start()
+        process.join(LONGEST_S)
+        if process.exitcode is None:
+            process.kill()
+            raise AssertionError(f"{kind} {' '.join(arguments)} did not end in {LONGEST_S} s:\n{out.read_text()}\n{err.read_text()}")
+        return Done(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))

@@ -1,0 +1,210 @@
+"""``bitzones run`` from a profile to a report, and what the user sees when it cannot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import processes
+import pytest
+import tiny_models
+import torch
+
+from bitzones.decide.analysis import repeatable
+from bitzones.errors import MeasureError
+from bitzones.measure import runner
+
+REPORT = {"run.json", "pytest.log", "summary.md", "overview_diagram.md", "technical_diagram.md", "analysis.json", "plan.json"}
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    done: processes.Done
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+
+def bitzones(*arguments: str, folder: Path, **environment: str) -> processes.Done:
+    return processes.run("bitzones", arguments, folder, environment)
+
+
+def one_line(done: processes.Done, code: int = 2) -> str:
+    """The only line that a user's mistake prints."""
+    assert done.code == code, done.err
+    lines = done.err.strip().splitlines()
+    said = [line for line in lines if line.startswith("bitzones: ")]
+    assert len(said) == 1, done.err
+    assert lines[-1] == said[0]
+    assert "Traceback" not in done.err + done.out
+    return said[0]
+
+
+SMALL = {
+    "tasks": '[[tasks]]\nname = "science_mini"\nlimit = 4\n[[tasks]]\nname = "word_problems_mini"\nlimit = 4',
+    "calibration": "[calibration]\ntokens = 900\nbatch = 8",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runner")
+    tiny_models.save(folder / "model")
+    (folder / "good.toml").write_text(tiny_models.profile_text(str(folder / "model"), **SMALL), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def good(place: Path) -> Run:
+    return Run(place / "report", bitzones("run", "good.toml", "-o", "report", folder=place))
+
+
+@pytest.fixture(scope="module")
+def overflowing(place: Path) -> Run:
+    """A model whose 4- and 2-bit scales overflow in one layer: the weights that do it are multiplied by zero, so the reference works."""
+    model = tiny_models.llama(torch.bfloat16)
+    model.get_submodule("model.layers.1.input_layernorm").weight[:2] = 0
+    model.get_submodule("model.layers.1.self_attn.q_proj").weight[0, :2] = torch.tensor([3e38, -3e38])
+    tiny_models.save(place / "overflowing", model)
+    text = tiny_models.profile_text(str(place / "overflowing"), budget="[budget]\naverage_bits = 12.0", **SMALL)
+    (place / "overflowing.toml").write_text(text, encoding="utf-8")
+    return Run(place / "partly", bitzones("run", "overflowing.toml", "-o", "partly", folder=place))
+
+
+def test_a_run_writes_the_whole_report_and_nothing_half_written(good: Run) -> None:
+    assert good.done.code == 0, good.done.err
+    assert {path.name for path in good.folder.iterdir()} == REPORT
+    assert all(path.stat().st_size > 0 for path in good.folder.iterdir())
+    assert (good.folder / "summary.md").read_text(encoding="utf-8").startswith("# bitzones: ")
+    for name in ("overview_diagram.md", "technical_diagram.md"):
+        assert "```mermaid" in (good.folder / name).read_text(encoding="utf-8")
+
+
+def test_the_last_screen_says_three_lines_and_where_the_report_is(good: Run) -> None:
+    lines = good.done.out.strip().splitlines()
+    assert len(lines) == 4
+    assert lines[3] == "report: report/summary.md"
+    summary = (good.folder / "summary.md").read_text(encoding="utf-8")
+    assert sum(line.startswith("- ") for line in summary.splitlines()[:8]) == 3
+
+
+def test_the_bar_counts_cells_to_the_end(good: Run) -> None:
+    cells = len(good.read("run.json")["benchmarks"])
+    assert cells == 4 * 2 + 4 * 2 + 4 + 1 + 3 + 1  # accuracy, latency, memory, layers, divergence, sensitivity
+    assert f"{cells}/{cells}" in good.done.err
+
+
+def test_the_numbers_of_the_report_are_the_measured_ones(good: Run) -> None:
+    cells = [benchmark["extra_info"]["bitzones"] for benchmark in good.read("run.json")["benchmarks"]]
+    correct = {(c["task"], c["variant"]): sum(c["correct"]) for c in cells if c["kind"] == "accuracy"}
+    assert {(a["task"], a["variant"]): a["k"] for a in good.read("analysis.json")["accuracy"]} == correct
+    (sensitivity,) = [c for c in cells if c["kind"] == "sensitivity"]
+    kl = {(m["part"], m["format"]): sum(m["kl_nats"]) for m in sensitivity["measurements"]}
+    assert len(kl) == tiny_models.LAYERS * 3
+    for part in sensitivity["parts"]:
+        assert 0 < kl[part["name"], "qint8"] < kl[part["name"], "qint4"] < kl[part["name"], "qint2:hqq"]
+
+
+def test_two_runs_of_one_profile_decide_the_same(good: Run, place: Path) -> None:
+    """The second by pytest and ``bitzones collect``, the two-step way, with the profile from the environment."""
+    measured = processes.run(
+        "pytest",
+        [str(runner.bench_folder()), "--benchmark-json=again.json", "-q", "-p", "no:cacheprovider"],
+        place,
+        {"BITZONES_PROFILE": "good.toml"},
+    )
+    assert measured.code == 0, measured.out
+    collected = bitzones("collect", "again.json", "-o", "again", folder=place)
+    assert collected.code == 0, collected.err
+    again = Run(place / "again", collected).read("analysis.json")
+    assert again["profile"] == good.read("analysis.json")["profile"]
+    first, second = repeatable(good.read("analysis.json")), repeatable(again)
+    assert first == second
+    assert first["zones"]
+
+
+def test_failed_cells_are_named_and_the_report_is_written_all_the_same(overflowing: Run) -> None:
+    assert overflowing.done.code == 1, overflowing.done.err
+    assert {path.name for path in overflowing.folder.iterdir()} == REPORT
+    assert "6 cells failed: the report names them" in " ".join(overflowing.done.err.split())
+    cells = [benchmark["extra_info"]["bitzones"] for benchmark in overflowing.read("run.json")["benchmarks"]]
+    failed = {(c["of"], c["variant"], c["detail"]) for c in cells if c["kind"] == "failed"}
+    tasks = ("science_mini", "word_problems_mini")
+    assert failed == {(of, v, d) for v in ("w4", "w2") for of, d in [("divergence", ""), *(("accuracy", task) for task in tasks)]}
+    assert len(cells) == 25
+    summary = (overflowing.folder / "summary.md").read_text(encoding="utf-8")
+    assert "the log-likelihood of an answer is NaN or infinite" in summary
+
+
+def test_a_part_that_cannot_be_measured_is_said_and_the_others_are_measured(overflowing: Run) -> None:
+    cells = [benchmark["extra_info"]["bitzones"] for benchmark in overflowing.read("run.json")["benchmarks"]]
+    (sensitivity,) = [c for c in cells if c["kind"] == "sensitivity"]
+    failed = {(m["part"], m["format"]) for m in sensitivity["measurements"] if m["failure"]}
+    assert failed == {("model.layers.1", "qint4"), ("model.layers.1", "qint2:hqq")}
+    assert all(m["kl_nats"] is None for m in sensitivity["measurements"] if m["failure"])
+
+
+# --- mistakes
+
+
+MISTAKES = [
+    ("unknown", "", "no profile is named 'unknown' (there are: "),
+    ("wrong.toml", "calibration.tokns", "wrong.toml: unknown key calibration.tokns; did you mean tokens?"),
+    ("wrong.toml", "latency.rounds", "wrong.toml: latency.rounds = 'many'"),
+]
+
+
+def wrong_profile(folder: Path, key: str) -> None:
+    changes = {
+        "": {},
+        "calibration.tokns": {"calibration": "[calibration]\ntokns = 5"},
+        "latency.rounds": {"latency": '[latency]\nrounds = "many"'},
+    }[key]
+    (folder / "wrong.toml").write_text(tiny_models.profile_text("/nowhere", **changes), encoding="utf-8")
+
+
+@pytest.mark.parametrize(("name", "key", "said"), MISTAKES)
+def test_a_wrong_profile_is_one_line_for_bitzones(name: str, key: str, said: str, tmp_path: Path) -> None:
+    wrong_profile(tmp_path, key)
+    assert said in one_line(bitzones("run", name, "-o", "report", folder=tmp_path))
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(("name", "key", "said"), MISTAKES)
+def test_a_wrong_profile_is_one_line_for_pytest(name: str, key: str, said: str, tmp_path: Path) -> None:
+    wrong_profile(tmp_path, key)
+    done = processes.run("pytest", [str(runner.bench_folder()), f"--bitzones-profile={name}"], tmp_path)
+    assert done.code == 4, done.out + done.err
+    (line,) = [line for line in (done.out + done.err).splitlines() if line.strip()]
+    assert line.startswith("ERROR: ")
+    assert said in line
+
+
+def test_a_profile_in_the_environment_is_overruled_by_the_option(tmp_path: Path) -> None:
+    done = processes.run("pytest", [str(runner.bench_folder()), "--bitzones-profile=unknown"], tmp_path, {"BITZONES_PROFILE": "other"})
+    assert "'unknown'" in done.out + done.err
+    done = processes.run("pytest", [str(runner.bench_folder())], tmp_path, {"BITZONES_PROFILE": "other"})
+    assert (done.code, "'other'" in done.out + done.err) == (4, True)
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "profile.toml").write_text(tiny_models.profile_text("/nowhere/model"), encoding="utf-8")
+    said = one_line(bitzones("run", "profile.toml", "-o", "report", folder=tmp_path))
+    assert "'/nowhere/model' is not understood" in said
+    assert {path.name for path in (tmp_path / "report").iterdir()} <= {"pytest.log"}
+
+
+def test_a_file_in_place_of_the_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("mine", encoding="utf-8")
+    assert "cannot be written" in one_line(bitzones("run", "tiny", "-o", "report", folder=tmp_path))
+    assert (tmp_path / "report").read_text(encoding="utf-8") == "mine"
+
+
+def test_benches_are_found_in_a_checkout_and_their_absence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (runner.bench_folder() / "test_accuracy.py").is_file()
+    monkeypatch.setattr(runner, "__file__", "/nowhere/bitzones/measure/runner.py")
+    with pytest.raises(MeasureError, match="benches are missing"):
+        runner.bench_folder()
