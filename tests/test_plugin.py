@@ -1,0 +1,130 @@
+"""What a run of the benches leaves in the JSON: every cell under a readable id, the failed ones with their reason."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import processes
+import pytest
+import tiny_models
+import torch
+from pydantic import TypeAdapter
+
+from bitzones.measure import plugin, runner
+from bitzones.records import Cell, Environment, Run
+
+BENCH = str(runner.bench_folder())
+VARIANTS, TASKS = ("bf16", "w8", "w4", "w2"), ("science_mini", "word_problems_mini")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of which one token that no text holds has a NaN: only what reads logits can notice."""
+    folder = tmp_path_factory.mktemp("plugin")
+    model = tiny_models.llama(torch.bfloat16)
+    model.model.embed_tokens.weight[256, 0] = math.nan
+    tiny_models.save(folder / "model", model)
+    (folder / "profile.toml").write_text(tiny_models.profile_text(str(folder / "model")), encoding="utf-8")
+    return folder
+
+
+def test_cells_have_readable_ids_variant_by_variant(place: Path) -> None:
+    done = processes.run("pytest", [BENCH, "--bitzones-profile=profile.toml", "--collect-only", "-q", "-p", "no:cacheprovider"], place)
+    ids = [line.rpartition("::")[2] for line in done.out.splitlines() if "::" in line]
+    expected = []
+    for variant in VARIANTS:
+        expected += [f"test_accuracy[{variant}-{task}]" for task in TASKS]
+        expected += [f"test_latency[{variant}-{phase}]" for phase in ("prefill", "decode")]
+        expected += [f"test_memory[{variant}]", *([f"test_divergence[{variant}]"] if variant != "bf16" else [])]
+    assert ids == [*expected, "test_layers", "test_sensitivity_exact"]
+
+
+@pytest.fixture(scope="module")
+def ended(place: Path) -> processes.Done:
+    chosen = ["-k", "accuracy and (bf16 or w4) or memory or layers or sensitivity_exact or latency and w4"]
+    arguments = [BENCH, "--bitzones-profile=profile.toml", "--benchmark-json=run.json", "-p", "no:cacheprovider", *chosen]
+    return processes.run("pytest", arguments, place)
+
+
+@pytest.fixture(scope="module")
+def data(ended: processes.Done, place: Path) -> Any:
+    return json.loads((place / "run.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def cells(data: Any) -> dict[str, Any]:
+    found = {benchmark["name"]: benchmark["extra_info"]["bitzones"] for benchmark in data["benchmarks"]}
+    for cell in found.values():
+        TypeAdapter[Any](Cell).validate_python(cell)
+    return found
+
+
+def test_a_run_with_failed_cells_goes_on_and_ends_with_1(ended: processes.Done, cells: dict[str, Any]) -> None:
+    assert ended.code == 1, ended.out
+    assert len(cells) == 2 * 2 + 4 + 1 + 1 + 2
+    assert "5 failed, 7 passed" in ended.out
+
+
+def test_failed_cells_say_why(cells: dict[str, Any]) -> None:
+    failed = {
+        name: (cell["of"], cell["variant"], cell["detail"], cell["reason"]) for name, cell in cells.items() if cell["kind"] == "failed"
+    }
+    likelihood, token = "the log-likelihood of an answer is NaN or infinite", "the logits of a generated token are NaN or infinite"
+    reference = "the reference's own logits are NaN or infinite: nothing can be compared with it"
+    assert failed == {
+        "test_accuracy[bf16-science_mini]": ("accuracy", "bf16", "science_mini", likelihood),
+        "test_accuracy[w4-science_mini]": ("accuracy", "w4", "science_mini", likelihood),
+        "test_accuracy[bf16-word_problems_mini]": ("accuracy", "bf16", "word_problems_mini", token),
+        "test_accuracy[w4-word_problems_mini]": ("accuracy", "w4", "word_problems_mini", token),
+        "test_sensitivity_exact": ("sensitivity", "bf16", "exact", reference),
+    }
+
+
+def test_the_other_cells_are_measured(cells: dict[str, Any]) -> None:
+    assert [layer["layer"] for layer in cells["test_layers"]["layers"]] == list(range(tiny_models.LAYERS))
+    stored = [cells[f"test_memory[{variant}]"]["stored_bytes"] for variant in VARIANTS]
+    assert stored == sorted(stored, reverse=True)
+    assert len(set(stored)) == 4
+    decode = cells["test_latency[w4-decode]"]
+    assert (decode["tokens"], len(decode["rounds_s"]), decode["warmup_rounds"]) == (2, 3, 1)
+    assert sum(decode["kernels"].values()) == tiny_models.LAYERS * 7
+    assert "dense" not in decode["kernels"]
+
+
+def test_latency_keeps_the_rounds_that_pytest_benchmark_timed(data: Any, cells: dict[str, Any]) -> None:
+    for name in ("test_latency[w4-prefill]", "test_latency[w4-decode]"):
+        (benchmark,) = [b for b in data["benchmarks"] if b["name"] == name]
+        assert benchmark["stats"]["rounds"] == 3
+        assert benchmark["stats"]["iterations"] == 1
+        assert benchmark["stats"]["min"] == min(cells[name]["rounds_s"])
+        assert benchmark["stats"]["max"] == max(cells[name]["rounds_s"])
+
+
+def test_the_run_and_the_machine_are_recorded(data: Any) -> None:
+    run = Run.model_validate(data["bitzones"])
+    assert run.model is not None
+    assert run.environment is not None
+    assert run.variants == dict(zip(VARIANTS, ("bf16", "qint8", "qint4", "qint2:hqq"), strict=True))
+    assert (run.model.layers, run.model.dtype, run.model.compute_dtype) == (tiny_models.LAYERS, "bfloat16", "float32")
+    assert run.model.tied_embeddings
+    machine = Environment.model_validate(data["machine_info"]["bitzones"])
+    assert machine == run.environment
+    assert {"torch", "transformers", "optimum-quanto"} <= set(machine.versions)
+    assert data["bitzones"]["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ValueError("one\n  two"), "ValueError: one two"),
+        (torch.OutOfMemoryError("tried to allocate"), "out of memory: tried to allocate"),
+        (MemoryError("none left"), "out of memory: none left"),
+        (RuntimeError("CPU: can't allocate memory: 5 bytes"), "out of memory: CPU: can't allocate memory: 5 bytes"),
+        (ValueError("x" * 1000), "ValueError: " + "x" * plugin.REASON_LENGTH),
+    ],
+)
+def test_a_reason_is_one_line_and_names_memory(error: Exception, said: str) -> None:
+    assert plugin.reason(error) == said
