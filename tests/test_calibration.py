@@ -1,0 +1,73 @@
+"""Which tokens sensitivity is measured on, and that padding is marked."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+import torch
+
+from bitzones.errors import TaskError
+from bitzones.measure import calibration
+from bitzones.measure.calibration import Calibration
+from bitzones.measure.tasks import Item, TaskSet
+
+TOKENIZER = tiny_models.tokenizer()
+WORDS = TaskSet("words", 1, "choice", tuple(Item(f"w{n}", f"Q{n}:", " yes", (" yes", " no")) for n in range(3)))
+PROMPT = "Tom had 12 pens and 5.\nAnswer:"
+NUMBERS = TaskSet("numbers", 1, "number", tuple(Item(f"n{n}", PROMPT, f" {n}7", content=((8, 10), (20, 21))) for n in range(5)))
+
+
+def texts(of: Calibration) -> list[str]:
+    return [TOKENIZER.decode(sequence.ids, skip_special_tokens=True) for sequence in of.sequences]
+
+
+def test_tasks_take_turns_and_the_longer_one_goes_on_alone() -> None:
+    words, numbers = [f"Q{n}: yes" for n in range(3)], [f"{PROMPT} {n}7" for n in range(5)]
+    expected = [words[0], numbers[0], words[1], numbers[1], words[2], numbers[2], numbers[3], numbers[4]]
+    total = 8 + sum(map(len, expected))
+    assert texts(calibration.build(TOKENIZER, [WORDS, NUMBERS], total)) == expected
+
+
+def test_whole_items_until_the_tokens_are_reached() -> None:
+    one = 1 + len(PROMPT) + 3
+    assert calibration.build(TOKENIZER, [NUMBERS], one).sequence_tokens == (one,)
+    assert calibration.build(TOKENIZER, [NUMBERS], one + 1).sequence_tokens == (one, one)
+
+
+def test_too_few_tokens_are_an_error_that_says_how_many_there_are() -> None:
+    held = 5 * (1 + len(PROMPT) + 3)
+    with pytest.raises(TaskError, match=f"asks for {held + 1} tokens and the train splits hold {held}"):
+        calibration.build(TOKENIZER, [NUMBERS], held + 1)
+    assert sum(calibration.build(TOKENIZER, [NUMBERS], held).sequence_tokens) == held
+
+
+def test_positions_are_those_of_the_answer_and_the_content() -> None:
+    (sequence,) = calibration.build(TOKENIZER, [NUMBERS], 1).sequences
+    assert TOKENIZER.decode(sequence.ids[sequence.answer_position + 1 :]) == " 07"
+    assert TOKENIZER.decode([sequence.ids[sequence.answer_position]]) == ":"
+    assert [TOKENIZER.decode([sequence.ids[n]]) for n in sequence.content] == ["1", "2", "5"]
+    (without,) = calibration.build(TOKENIZER, [WORDS], 1).sequences
+    assert without.content == ()
+
+
+def test_the_hash_is_that_of_the_tokens() -> None:
+    first, again, other = (calibration.build(TOKENIZER, tasks, 50) for tasks in ([NUMBERS], [NUMBERS], [WORDS, NUMBERS]))
+    assert first.sha256 == again.sha256 != other.sha256
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_batches_hold_every_sequence_once_and_mask_padding(size: int) -> None:
+    whole = calibration.build(TOKENIZER, [WORDS, NUMBERS], 180)
+    seen: list[int] = []
+    for batch in calibration.batches(whole, size, torch.device("cpu")):
+        assert len(batch.index) <= size
+        assert batch.ids.shape == batch.mask.shape == (len(batch.index), max(len(s.ids) for s in batch.sequences))
+        for row, (index, sequence) in enumerate(zip(batch.index, batch.sequences, strict=True)):
+            assert sequence is whole.sequences[index]
+            length = len(sequence.ids)
+            assert tuple(batch.ids[row, :length].tolist()) == sequence.ids
+            assert batch.mask[row].tolist() == [1] * length + [0] * (batch.mask.shape[1] - length)
+        seen += batch.index
+    assert sorted(seen) == list(range(len(whole.sequences)))
+    lengths = [len(whole.sequences[n].ids) for n in seen]
+    assert lengths == sorted(lengths)
