@@ -1,0 +1,115 @@
+"""A profile's mistakes are one line each, and its variants have the ids that everything else is named by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bitzones import profile
+from bitzones.errors import ProfileError
+
+GOOD = {
+    "schema": "schema = 1",
+    "formats": 'formats = ["qint8", "qint4", "qint2:hqq"]',
+    "model": '[model]\nsource = "embedded:tiny"',
+    "tasks": '[[tasks]]\nname = "science_mini"',
+}
+
+
+def write(folder: Path, **changes: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text("\n".join({**GOOD, **changes}.values()) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def refused(path: str) -> str:
+    with pytest.raises(ProfileError) as caught:
+        profile.load(path)
+    said = str(caught.value)
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"more": "[latency]\nround = 5"}, "unknown key latency.round; did you mean rounds? allowed here: batch, new_tokens, "),
+        ({"schema": "schema = 1\nformat = []"}, "unknown key format; did you mean formats?"),
+        ({"tasks": '[[tasks]]\nname = "x"\nlimits = 3'}, "unknown key tasks.0.limits; did you mean limit?"),
+        ({"schema": ""}, "key schema is missing"),
+        ({"model": ""}, "key model is missing"),
+        ({"model": "[model]"}, "key model.source is missing"),
+        ({"schema": "schema = 2"}, "schema = 2: input should be 1"),
+        ({"more": '[latency]\nrounds = "5"'}, "latency.rounds = '5': input should be a valid integer"),
+        ({"more": "[latency]\nrounds = 1"}, "latency.rounds = 1: input should be greater than or equal to 2"),
+        ({"more": "[budget]\naverage_bits = nan"}, "budget.average_bits = nan"),
+        ({"more": "[zones]\nagreement = 0.5"}, "zones.agreement = 0.5: input should be greater than 0.5"),
+        ({"formats": "formats = []"}, "formats = []: tuple should have at least 1 item"),
+        ({"formats": 'formats = ["qint3"]'}, "formats.0 = 'qint3': not a format; allowed: qint8, qint4, qint2"),
+        ({"formats": 'formats = ["qint8:hqq"]'}, "formats.0 = 'qint8:hqq': not a format"),
+        ({"formats": 'formats = ["qint4", "qint4:max"]'}, "formats: qint4 stands twice"),
+        ({"tasks": '[[tasks]]\nname = "a"\n[[tasks]]\nname = "a"'}, "tasks: a stands twice"),
+        ({"tasks": "tasks = []", "model": "", "end": GOOD["model"]}, "tasks = []: tuple should have at least 1 item"),
+        ({"model": '[model]\nsource = "x"\ndevice = "gpu"'}, "model.device = 'gpu': string should match pattern"),
+        ({"model": '[model]\nsource = "x"\ndtype = "int8"'}, "model.dtype = 'int8': input should be 'bfloat16', 'float16' or 'float32'"),
+        ({"schema": "schema = "}, "not valid TOML"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_with_file_key_and_what_is_allowed(changes: dict[str, str], said: str, tmp_path: Path) -> None:
+    path = write(tmp_path, **changes)
+    assert refused(path).startswith(f"{path}: {said}")
+
+
+def test_further_mistakes_are_counted(tmp_path: Path) -> None:
+    assert refused(write(tmp_path, more="[latency]\nrounds = 1\nbatch = 0")).endswith("(and 1 more)")
+
+
+def test_what_is_not_text_is_not_toml(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes(b"\xff\xfe\x00")
+    assert "not valid TOML" in refused(str(tmp_path / "mine.toml"))
+
+
+def test_a_profile_that_is_not_there_lists_those_that_are() -> None:
+    assert "tiny" in profile.available()
+    names = ", ".join(profile.available())
+    assert refused("tinny") == f"no profile is named 'tinny'; did you mean tiny? (there are: {names}; a path must end in .toml)"
+    assert refused("nowhere/mine.toml") == f"nowhere/mine.toml: no such profile file; give a path that exists or one of: {names}"
+
+
+def test_every_shipped_profile_loads() -> None:
+    for name in profile.available():
+        assert profile.load(name).description
+
+
+def test_the_default_measures_every_width_on_both_tasks() -> None:
+    tiny = profile.load(profile.DEFAULT)
+    assert profile.variant_formats(tiny) == {"bf16": "bf16", "w8": "qint8", "w4": "qint4", "w2": "qint2:hqq"}
+    assert [(task.name, task.limit) for task in tiny.tasks] == [("science_mini", 500), ("word_problems_mini", 500)]
+    assert tiny.model.source == "embedded:tiny"
+
+
+def test_formats_of_one_width_name_their_optimizer(tmp_path: Path) -> None:
+    path = write(tmp_path, formats='formats = ["qint2:hqq", "qint2", "qint4:max"]', model='[model]\nsource = "x"\ndtype = "float32"')
+    assert profile.variant_formats(profile.load(path)) == {"f32": "f32", "w4": "qint4", "w2-max": "qint2", "w2-hqq": "qint2:hqq"}
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "optimizer"),
+    [("qint8", 8, "absmax"), ("qint4", 4, "max"), ("qint4:hqq", 4, "hqq"), ("qint2", 2, "max"), ("qint2:hqq", 2, "hqq")],
+)
+def test_bits_and_optimizer_of_a_format(name: str, bits: int, optimizer: str) -> None:
+    assert (profile.format_bits(name), profile.format_optimizer(name)) == (bits, optimizer)
+
+
+@pytest.mark.parametrize("read", [profile.format_bits, profile.format_optimizer])
+def test_what_is_no_format_is_an_error(read: object) -> None:
+    assert callable(read)
+    with pytest.raises(ValueError, match="'bf16' is not a format"):
+        read("bf16")
+
+
+def test_the_hash_is_that_of_the_settings(tmp_path: Path) -> None:
+    first = profile.load(write(tmp_path)).sha256
+    assert profile.load(write(tmp_path, schema="# a comment\nschema = 1")).sha256 == first
+    assert profile.load(write(tmp_path, schema="schema = 1\nseed = 1")).sha256 != first
