@@ -1,0 +1,96 @@
+"""A device that was asked for is there or it is said, and the dtype of the arithmetic follows the device."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from bitzones.environment import cpu_name
+from bitzones.errors import DeviceError
+from bitzones.measure import device
+
+CPU = torch.device("cpu")
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+
+
+def test_cpu_is_cpu() -> None:
+    assert device.resolve("cpu") == CPU
+    assert device.name_of(CPU) == cpu_name()
+    device.synchronize(CPU)
+    device.free(CPU)
+
+
+@no_cuda
+def test_auto_without_cuda_is_cpu() -> None:
+    assert device.resolve("auto") == CPU
+    assert device.cuda_names() == []
+
+
+@no_cuda
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_cuda_that_is_not_there_is_one_line_that_says_what_to_do(name: str) -> None:
+    with pytest.raises(DeviceError, match=rf"device '{name}' was asked for, but .*; use device = 'auto' or 'cpu'"):
+        device.resolve(name)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_is_found_and_counted() -> None:
+    assert device.resolve("auto") == device.resolve("cuda") == torch.device("cuda", 0)
+    assert device.name_of(device.resolve("auto")) == device.cuda_names()[0]
+    with pytest.raises(DeviceError, match="there are only cuda:0 to"):
+        device.resolve("cuda:99")
+    assert device.allocated_bytes(torch.device("cuda", 0)).status == "ok"
+    assert device.device_used_bytes(torch.device("cuda", 0)).value
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "stored", "expected"),
+    [
+        ("cpu", "auto", torch.bfloat16, torch.float32),
+        ("cpu", "auto", torch.float16, torch.float32),
+        ("cuda", "auto", torch.bfloat16, torch.bfloat16),
+        ("cuda", "auto", torch.float16, torch.float16),
+        ("cpu", "bfloat16", torch.bfloat16, torch.bfloat16),
+        ("cuda", "float32", torch.bfloat16, torch.float32),
+    ],
+)
+def test_the_dtype_of_the_arithmetic(kind: str, asked: str, stored: torch.dtype, expected: torch.dtype) -> None:
+    assert device.compute_dtype(torch.device(kind), asked, stored) == expected
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), float(torch.rand(1))  # noqa: NPY002
+
+
+def test_every_generator_is_seeded() -> None:
+    device.seed_everything(5)
+    first = draw()
+    device.seed_everything(5)
+    again = draw()
+    device.seed_everything(6)
+    other = draw()
+    assert first == again
+    assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("error", "out"),
+    [
+        (torch.OutOfMemoryError("x"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_memory_that_ran_out_is_recognized(error: Exception, out: bool) -> None:
+    assert device.is_out_of_memory(error) is out
+
+
+def test_a_real_allocation_that_is_too_large_is_recognized() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50, dtype=torch.uint8)
+    assert device.is_out_of_memory(caught.value)
