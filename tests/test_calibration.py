@@ -71,3 +71,11 @@ def test_batches_hold_every_sequence_once_and_mask_padding(size: int) -> None:
     assert sorted(seen) == list(range(len(whole.sequences)))
     lengths = [len(whole.sequences[n].ids) for n in seen]
     assert lengths == sorted(lengths)
+
+
+def test_what_is_scored_is_passed_over() -> None:
+    tokens = 8
+    assert texts(calibration.build(TOKENIZER, [WORDS], tokens)) == ["Q0: yes"]
+    assert texts(calibration.build(TOKENIZER, [WORDS], tokens, scored={"Q0:", "Q1:"})) == ["Q2: yes"]
+    with pytest.raises(TaskError, match="hold 0"):
+        calibration.build(TOKENIZER, [WORDS], tokens, scored={item.prompt for item in WORDS.items})
