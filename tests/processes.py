@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from functools import cache
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -34,15 +34,11 @@ class Done:
     err: str
 
 
+@cache
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
-    forkserver.ensure_running()
     return context
-
-
-_SERVER = _server()
-"""Started when a test file is collected, so that it imports while other tests run; it ends with this process."""
 
 
 def _child(kind: str, arguments: Sequence[str], folder: str, environment: Mapping[str, str], out: str, err: str) -> None:
@@ -69,7 +65,7 @@ def run(kind: str, arguments: Sequence[str], folder: Path, environment: Mapping[
     with tempfile.TemporaryDirectory() as place:
         out, err = Path(place, "out"), Path(place, "err")
         given = (kind, tuple(arguments), str(folder), dict(environment or {}), str(out), str(err))
-        process = _SERVER.Process(target=_child, args=given)
+        process = _server().Process(target=_child, args=given)
         process.start()
         process.join(LONGEST_S)
         if process.exitcode is None:
