@@ -91,10 +91,14 @@ class _Encoded:
     choices: list[list[int]]
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, place: int, item: Item) -> _Encoded:
+def _encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[_Encoded]:
     """Choice tokens are those of context and choice together beyond the context's, as lm-evaluation-harness takes them."""
-    context = tokenizer(item.prompt)["input_ids"]
-    return _Encoded(place, context, [tokenizer(item.prompt + choice)["input_ids"][len(context) :] for choice in item.choices])
+    contexts = tokenizer([item.prompt for item in items])["input_ids"]
+    wholes = iter(tokenizer([item.prompt + choice for item in items for choice in item.choices])["input_ids"])
+    return [
+        _Encoded(place, context, [next(wholes)[len(context) :] for _ in item.choices])
+        for place, (item, context) in enumerate(zip(items, contexts, strict=True))
+    ]
 
 
 @torch.no_grad()
@@ -110,7 +114,7 @@ def choice_log_likelihoods(
     Raises:
         NonFiniteError: a likelihood is NaN or infinite.
     """
-    encoded = sorted((_encode(tokenizer, n, item) for n, item in enumerate(items)), key=lambda e: (len(e.choices), len(e.context)))
+    encoded = sorted(_encode(tokenizer, items), key=lambda e: (len(e.choices), len(e.context)))
     results: list[tuple[list[float], int]] = [([], 0)] * len(items)
     done = 0
     for rows in _batched(encoded, batch):
@@ -197,7 +201,7 @@ def generate(
     Raises:
         NonFiniteError: a logit is NaN or infinite.
     """
-    encoded = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    encoded = tokenizer(list(prompts))["input_ids"]
     order = sorted(range(len(prompts)), key=lambda n: len(encoded[n]))
     results: list[tuple[str, int]] = [("", 0)] * len(prompts)
     end = model.generation_config.eos_token_id if model.generation_config.eos_token_id is not None else tokenizer.eos_token_id
