@@ -54,7 +54,7 @@ def resolve(name: str) -> torch.device:
 def compute_dtype(device: torch.device, asked: str, stored: torch.dtype) -> torch.dtype:
     """The dtype of the arithmetic: what was asked for, or for ``auto`` the stored dtype on CUDA and float32 on a CPU.
 
-    A 16-bit matrix product on a CPU without AVX512-BF16 or AMX ran 60 times slower than float32 (LOG.md); widening loses nothing.
+    A 16-bit matrix product on a CPU without AVX512-BF16 or AMX ran some 70 times slower than float32 (LOG.md); widening loses nothing.
     """
     if asked != "auto":
         return dtype_of(asked)
