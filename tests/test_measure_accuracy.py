@@ -7,7 +7,7 @@ import math
 import pytest
 import tiny_models
 import torch
-from transformers import LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 
 from bitzones.errors import NonFiniteError
 from bitzones.measure import accuracy
@@ -30,13 +30,13 @@ def model() -> LlamaForCausalLM:
     return tiny_models.llama()
 
 
-def plain_likelihood(model: LlamaForCausalLM, item: Item, choice: str) -> float:
+def plain_likelihood(model: PreTrainedModel, item: Item, choice: str) -> float:
     context, whole = TOKENIZER(item.prompt)["input_ids"], TOKENIZER(item.prompt + choice)["input_ids"]
     log_p = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
     return sum(float(log_p[n - 1, whole[n]]) for n in range(len(context), len(whole)))
 
 
-def plain_greedy(model: LlamaForCausalLM, prompt: str, most: int = accuracy.MAX_NEW_TOKENS) -> list[int]:
+def plain_greedy(model: PreTrainedModel, prompt: str, most: int = accuracy.MAX_NEW_TOKENS) -> list[int]:
     ids = TOKENIZER(prompt)["input_ids"]
     written: list[int] = []
     while len(written) < most and (not written or written[-1] != END):
@@ -51,6 +51,19 @@ def test_likelihoods_are_those_of_whole_sequences(model: LlamaForCausalLM, batch
         assert likelihoods == pytest.approx([plain_likelihood(model, item, choice) for choice in item.choices], abs=1e-3, rel=1e-4)
         letters = sum(map(len, item.choices))
         assert tokens == 1 + len(item.prompt) + letters - len(item.choices)  # one token a letter; the last of a choice is never read
+
+
+def test_padding_moves_no_position_of_a_model_that_counts_them() -> None:
+    """A Llama sees only distances, so it would not notice; GPT-2 has a vector for every place."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=257, n_embd=32, n_layer=2, n_head=2, n_positions=256, bos_token_id=0, eos_token_id=0, initializer_range=0.3
+    )
+    counting = GPT2LMHeadModel(config).eval().requires_grad_(False)
+    for item, (likelihoods, _) in zip(ITEMS, accuracy.choice_log_likelihoods(counting, TOKENIZER, ITEMS, 5), strict=True):
+        assert likelihoods == pytest.approx([plain_likelihood(counting, item, choice) for choice in item.choices], abs=1e-3, rel=1e-4)
+    for prompt, (text, _) in zip(PROMPTS, accuracy.generate(counting, TOKENIZER, PROMPTS, 3), strict=True):
+        assert text == TOKENIZER.decode(plain_greedy(counting, prompt), skip_special_tokens=True)
 
 
 def test_the_choice_of_the_cell_is_the_likeliest(model: LlamaForCausalLM) -> None:
