@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 MEASURING = ("torch", "transformers", "optimum", "datasets", "safetensors", "pytest_benchmark", "bitzones.measure", "bitzones.deploy")
 HAS_TORCH = find_spec("torch") is not None
@@ -24,6 +25,11 @@ REQUIRED = frozenset(os.environ.get("BITZONES_REQUIRE", "").split())
 
 FILTER_WARNINGS = ("error",)
 """As pytest's ``filterwarnings``, later ones win. An exception is written here, with its reason."""
+
+
+settings.register_profile("bitzones", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("bitzones")
+"""No test is timed, and a gate does not depend on luck: the search for new examples goes on where people work."""
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -31,6 +31,9 @@ MOST_PLANS = 5000
 OBJECTIVE_SCALE = 1e3
 """What the dearest option costs in HiGHS' objective: it stops within an absolute 1e-6, which is then 1e-9 of that option."""
 
+LEAST_COST = 1e-300
+"""Below this all options cost the same: a scale that lifted them would overflow."""
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -217,7 +220,7 @@ def _programme(known: Integers, costs: Floats, sizes: Integers, open_: Flags, bu
     unit = max(1, int(np.gcd.reduce(size)))
     one_each = csr_array((np.ones(len(options)), (part, columns)), shape=(len(known), len(options)))
     result = milp(
-        cost * (OBJECTIVE_SCALE / max(cost.max(), np.finfo(float).tiny)),
+        cost * (OBJECTIVE_SCALE / max(cost.max(), LEAST_COST)),
         constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(size / unit, 0, budget // unit)],
         integrality=np.ones(len(options), dtype=np.int64),
         bounds=Bounds(0, 1),
