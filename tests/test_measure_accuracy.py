@@ -99,6 +99,15 @@ def test_generation_is_the_plain_greedy_loop(model: LlamaForCausalLM, batch: int
         assert tokens == 1 + len(prompt) + len(written)
 
 
+def test_generation_is_greedy_whatever_the_model_is_configured_to_do() -> None:
+    model = tiny_models.llama()
+    plain = accuracy.generate(model, TOKENIZER, PROMPTS, 3)
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.suppress_tokens = [5]
+    assert accuracy.generate(model, TOKENIZER, PROMPTS, 3) == plain
+    assert model.generation_config.repetition_penalty == 5.0
+
+
 def scripted(text: str) -> LlamaForCausalLM:
     """A model that knows only the place it is at: after a token t it writes the next letter of ``text``, then the end token for ever."""
     model = tiny_models.llama(layers=1, tied=False)

@@ -106,6 +106,23 @@ def test_a_widened_model_computes_with_the_dense_values(format_name: str) -> Non
     assert not torch.allclose(plain, by_hand(ids).logits, atol=1e-3)
 
 
+def test_what_a_model_keeps_wide_stays_wide_and_kernels_stay() -> None:
+    """Rotary frequencies are float32 in a bfloat16 model; 4-bit weights with groups of 128 get a kernel's own packing."""
+    model = tiny_models.llama(torch.bfloat16)
+    model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq.float()
+    quantizers.quantize(model, {DOWN: "qint4"})
+    weight = model.get_submodule(DOWN).weight
+    quantizers.set_compute_dtype(model, torch.bfloat16)
+    assert model.get_submodule(DOWN).weight is weight
+    quantizers.set_compute_dtype(model, torch.float32)
+    assert model.get_submodule(DOWN).weight.dtype == torch.float32
+    narrow = tiny_models.llama(torch.float32)
+    narrow.model.rotary_emb.inv_freq = narrow.model.rotary_emb.inv_freq.double()
+    quantizers.set_compute_dtype(narrow, torch.bfloat16)
+    assert narrow.model.embed_tokens.weight.dtype == torch.bfloat16
+    assert narrow.model.rotary_emb.inv_freq.dtype == torch.float64
+
+
 def test_a_mistyped_name_is_an_error_and_quantizes_nothing() -> None:
     model = tiny_models.llama()
     with pytest.raises(ModelError, match=r"no module 'model.layers.0.mlp.donw_proj'"):

@@ -147,6 +147,7 @@ def test_method_and_limits_are_there(text: str) -> None:
 def test_three_lines_for_the_last_screen(analysis: Analysis) -> None:
     zones, plan, verdicts = headline(analysis)
     assert zones.startswith("Zones of 12 layers at 4 average bits: 3 SAFE (3, 7-8)")
+    assert "; never at the fewest bits: 0" in zones
     assert "not measured as a whole" in plan
     assert "science_mini n=500" in verdicts
     assert "w2 32.0% worse" in verdicts

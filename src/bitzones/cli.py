@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bitzones import __version__
-from bitzones.errors import BitzonesError
+from bitzones.errors import BitzonesError, MeasureError
 
 __all__ = ["app", "main"]
 
@@ -54,13 +54,15 @@ def run(
     from bitzones import profile
 
     profile.load(name)  # a mistake in the profile is said before torch is loaded
-    from bitzones.measure import runner
+    try:
+        from bitzones.measure import runner
+    except ModuleNotFoundError as error:
+        raise MeasureError(f"measuring needs the package {error.name}: pip install 'bitzones[measure]'") from error
 
     measured = runner.measure(name, output)
     _collect(measured.run_file, output)
     if measured.failed:
         typer.echo(f"{measured.failed} cells failed: the report names them, {measured.log} has the details", err=True)
-    if measured.failed or measured.interrupted:
         raise typer.Exit(EXIT_FAILED_CELLS)
 
 

@@ -103,7 +103,7 @@ class Budget(_Section):
 class Zones(_Section):
     """How zones are drawn: ``resamples`` bootstrap plans; a layer is SAFE or CRITICAL where ``agreement`` of them say so."""
 
-    resamples: int = Field(default=200, ge=20)
+    resamples: int = Field(default=2000, ge=20, le=2000)
     agreement: float = Field(default=0.9, gt=0.5, le=1.0)
 
 
@@ -112,7 +112,7 @@ class Profile(_Section):
 
     schema_number: Literal[1] = Field(alias="schema")
     description: str = ""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     formats: tuple[FormatName, ...] = Field(min_length=1, strict=False)
     model: Model
     tasks: tuple[Task, ...] = Field(min_length=1, strict=False)

@@ -44,6 +44,10 @@ def _sensitivity(analysis: Analysis) -> Iterator[str]:
 
 def _plan(analysis: Analysis) -> Iterator[str]:
     yield "The plan's KL and accuracy as a whole: its KL is predicted as a sum of separate sensitivities and was not measured."
+    yield (
+        "Whether a SAFE layer does no harm: it is what the budget squeezes first, and what the whole plan does to accuracy was not "
+        "measured."
+    )
     told = [item for item in analysis.whole if item.ratio is not None]
     for item in told:
         if item.ratio is not None and not item.ratio.low <= 1 <= item.ratio.high:

@@ -210,12 +210,22 @@ def generate(
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
         ids, mask = _padded([encoded[n] for n in places], model.device, left=True)
-        checks = LogitsProcessorList([_Finite()])
-        generating: Any = model  # its mixin is typed for another protocol
-        out = generating.generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=checks)
+        out = _greedy(model, ids, mask, config)
         for place, tokens in zip(places, out[:, ids.shape[1] :].tolist(), strict=True):
             written = next((n + 1 for n, token in enumerate(tokens) if token in stops), len(tokens))
             text = tokenizer.decode(tokens[:written], skip_special_tokens=True)
             results[place] = (str(text), len(encoded[place]) + written)
         progress((start + len(places)) / len(order))
     return results
+
+
+def _greedy(model: Any, ids: torch.Tensor, mask: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
+    """Plain greedy decoding: what a model's own configuration adds to it (penalties, suppressed tokens) would not be the model's answer."""
+    own, model.generation_config = model.generation_config, config
+    try:
+        out: torch.Tensor = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([_Finite()])
+        )
+        return out
+    finally:
+        model.generation_config = own

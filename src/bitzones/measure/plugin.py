@@ -100,7 +100,9 @@ def session(pytestconfig: pytest.Config) -> Session:
 
     made = Session(pytestconfig.stash[PROFILE], pytestconfig.stash.get(NOTIFY, partial(_write_line, pytestconfig)))
     try:
-        made.variants  # noqa: B018  (loads the model: without one there is no run, and one line is better than every cell failing)
+        for task in made.profile.tasks:
+            made.task(task.name)
+        made.variants  # noqa: B018  (without a task or a model there is no run, and one line is better than every cell failing)
     except MeasureError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made

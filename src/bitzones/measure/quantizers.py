@@ -175,12 +175,18 @@ def dense(weight: Packed, dtype: torch.dtype) -> torch.Tensor:
 
 
 def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Make a model compute in ``dtype``, in place: quantized weights keep their integers, all else is widened."""
-    for name, weight in packed_weights(model).items():
-        model.get_submodule(name).weight = torch.nn.Parameter(cast(weight, dtype), requires_grad=False)
+    """Make a model compute in ``dtype``, in place; quantized weights keep their integers.
+
+    Only what is in the model's own dtype changes: what a model keeps wider (rotary frequencies, some norms) stays as wide. Where nothing
+    has to change, nothing is rebuilt, and quanto's choice of kernels stands.
+    """
+    plain = [p for p in model.parameters() if not isinstance(p, quanto.QTensor)]
+    stored = plain[0].dtype if plain else dtype
     for module in model.modules():
+        if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor) and module.weight.dtype != dtype:
+            module.weight = torch.nn.Parameter(cast(module.weight.data, dtype), requires_grad=False)
         for tensor in [*module._parameters.values(), *module._buffers.values()]:
-            if tensor is not None and tensor.is_floating_point() and not isinstance(tensor, quanto.QTensor):
+            if tensor is not None and tensor.dtype == stored and not isinstance(tensor, quanto.QTensor):
                 tensor.data = tensor.data.to(dtype)
 
 

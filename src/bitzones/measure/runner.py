@@ -27,7 +27,6 @@ class Measured:
     run_file: Path
     log: Path
     failed: int
-    interrupted: bool
 
 
 class _Bar:
@@ -86,6 +85,7 @@ def measure(profile: str, folder: Path) -> Measured:
     run_file, partial, log = folder / "run.json", folder / ".run.json.partial", folder / "pytest.log"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
         handle = log.open("w", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
@@ -105,8 +105,11 @@ def measure(profile: str, folder: Path) -> Measured:
             code = pytest.main(arguments, plugins=[bar])
     if not partial.is_file():
         raise MeasureError(bar.stopped or f"nothing was measured: {_last_line(log)} (all of pytest's output: {log})")
+    if code == pytest.ExitCode.INTERRUPTED:  # the last cell decides the zones: what is there makes no report, and replaces none
+        interrupted = partial.replace(folder / "run.interrupted.json")
+        raise MeasureError(f"interrupted: the cells that were finished are in {interrupted}; an earlier report is as it was")
     partial.replace(run_file)
-    return Measured(run_file, log, bar.failed, code == pytest.ExitCode.INTERRUPTED)
+    return Measured(run_file, log, bar.failed)
 
 
 def _progress() -> Progress:

@@ -86,7 +86,7 @@ def _number_item(row: Mapping[str, Any]) -> Item:
         raise ValueError("no body or no question")
     prompt = f"Question: {body} {question}\nAnswer:"
     content = tuple(match.span() for match in _NUMBER.finditer(prompt))
-    return Item(str(row["ID"]), prompt, f" {float(row['Answer']):g}", content=content)
+    return Item(str(row["ID"]), prompt, f" {float(row['Answer']):.15g}", content=content)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ def zones(analysis: Analysis) -> str:
         "## Zones\n\n"
         f"A layer is SAFE where all its parts are at {' or '.join(lowest)} in at least {settings.agreement:.0%} of {settings.resamples} "
         f"plans, each solved on a resample of the n = {analysis.sequences} calibration sequences; CRITICAL where all are at "
-        f"{' or '.join(highest)} in as many; else TRANSITION. Bytes are stored bytes, scales and shifts counted.\n\n"
+        f"{' or '.join(highest)} in as many; else TRANSITION. "
+        "SAFE says what this budget squeezes first, not that accuracy survives: the tighter the "
+        "budget, the more layers are squeezed. Bytes are stored bytes, scales and shifts counted.\n\n"
         + table(("zone", "layers", "count", analysis.reference, "plan", "saved", "saved share"), rows, text=(0, 1))
         + answer
     )

@@ -28,7 +28,8 @@ def memory(analysis: Analysis) -> str:
     names = [markdown(name.replace("_", " ")) for name in analysis.memory[0].process]
     note = (
         "Stored bytes are read off the tensors of the whole model, embeddings included. The process's figures come from the operating "
-        "system and the device; where there is none, its status stands instead. MB are 10^6 bytes.\n\n"
+        "system and the device; where there is none, its status stands instead. They are of the process that also holds the reference, "
+        "and its peak is the highest so far in the run. MB are 10^6 bytes.\n\n"
     )
     return "## Memory\n\n" + note + table(("variant", "stored", "of reference", "by format", *names), rows, text=(0, 3))
 
@@ -51,7 +52,10 @@ def latency(analysis: Analysis) -> str:
         for item in analysis.latency
     ]
     head = ("phase", "variant", "median", "middle half", "p95", "median per token", "rounds", f"ratio to {analysis.reference} [95%]")
-    return "## Latency\n\nPer round; a ratio above 1 is slower than the reference.\n\n" + table(head, rows, text=(0, 1))
+    return (
+        "## Latency\n\nPer round; a ratio above 1 is slower than the reference. Its interval covers the rounds of this process only: "
+        "variants are timed one after another, and another run can lie outside it.\n\n" + table(head, rows, text=(0, 1))
+    )
 
 
 def attention(analysis: Analysis) -> str:
