@@ -31,7 +31,7 @@ def _zones_line(analysis: Analysis) -> str:
         f"{len(zones[word])} {word} ({ranges(zones[word])})" if word in zones else f"no layer is {word}"
         for word in ("SAFE", "TRANSITION", "CRITICAL")
     ]
-    never = [layer.layer for layer in analysis.layer_zones if layer.lowest_share <= 1 - analysis.profile.zones.agreement]
+    never = tuple(layer.layer for layer in analysis.layer_zones if layer.lowest_share <= 1 - analysis.profile.zones.agreement)
     kept = f"; never at the fewest bits: {ranges(never)}" if never else ""
     return f"Zones of {total} layers at {analysis.plan.budget.average_bits:g} average bits: {', '.join(said)}{kept}"
 
