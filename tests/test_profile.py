@@ -38,6 +38,8 @@ def refused(path: str) -> str:
         ({"schema": "schema = 1\nformat = []"}, "unknown key format; did you mean formats?"),
         ({"tasks": '[[tasks]]\nname = "x"\nlimits = 3'}, "unknown key tasks.0.limits; did you mean limit?"),
         ({"schema": ""}, "key schema is missing"),
+        ({"schema": "schema = 1\nseed = 4294967296"}, "seed = 4294967296: "),
+        ({"more": "[budget]\naverage_bits = 2.0"}, "budget.average_bits = 2: no plan is that small; the fewest bits of the formats are 2"),
         ({"model": ""}, "key model is missing"),
         ({"model": "[model]"}, "key model.source is missing"),
         ({"schema": "schema = 2"}, "schema = 2: input should be 1"),

@@ -128,6 +128,12 @@ class Profile(_Section):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{key}: {', '.join(twice)} stands twice")
+        fewest = min(format_bits(name) for name in self.formats)
+        if self.budget.average_bits <= fewest:
+            raise ValueError(
+                f"budget.average_bits = {self.budget.average_bits:g}: no plan is that small; the fewest bits of the formats are {fewest}, "
+                "and scales are stored besides"
+            )
         return self
 
     @property

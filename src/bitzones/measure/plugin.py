@@ -148,6 +148,9 @@ class Recorder:
         except Exception as error:
             self._keep("failed", reason(error))
             raise
+        except KeyboardInterrupt:  # pytest-benchmark would fall over a benchmark without a round, and write nothing at all
+            self._keep("failed", "interrupted")
+            raise
 
     def _keep(self, status: Literal["failed", "not measured"], why: str) -> None:
         """Have pytest-benchmark keep this benchmark although it has no result."""
