@@ -200,7 +200,7 @@ def test_an_error_cannot_move_the_cursor(tmp_path: Path, data: Data) -> None:
 
 
 def test_an_infeasible_budget_names_the_range(tmp_path: Path) -> None:
-    run_file = read_run(write(tmp_path, run_dict([sensitivity()], profile(budget=Budget(average_bits=1.0)))))
+    run_file = read_run(write(tmp_path, run_dict([sensitivity()], profile(budget=Budget(average_bits=2.1)))))
     with pytest.raises(PlanError, match=r"from 2\.3\d+ to 16\.000"):
         analyse(run_file)
 
