@@ -104,3 +104,12 @@ def test_an_interruption_leaves_nothing_half_written(analysis: Analysis, tmp_pat
     with pytest.raises(KeyboardInterrupt):
         write_report(analysis, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_place_that_cannot_be_taken_leaves_the_earlier_report_whole(analysis: Analysis, tmp_path: Path) -> None:
+    (tmp_path / "summary.md").write_text("earlier")
+    (tmp_path / "technical_diagram.md").mkdir()
+    with pytest.raises(OutputError, match=r"technical_diagram\.md is a folder|Is a directory"):
+        write_report(analysis, tmp_path)
+    assert (tmp_path / "summary.md").read_text() == "earlier"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["summary.md", "technical_diagram.md"]

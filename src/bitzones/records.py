@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bitzones.profile import Profile
 
 __all__ = [
+    "KEY",
     "SCHEMA",
     "AccuracyCell",
     "AttentionStatistics",
@@ -41,6 +42,9 @@ __all__ = [
 ]
 
 SCHEMA = 1
+
+KEY = "bitzones"
+"""Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
 
 Count = Annotated[int, Field(ge=0)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -19,6 +19,7 @@ from bitzones.decide.analysis import Analysis, Failure
 from bitzones.errors import PlanError, RunFileError
 from bitzones.profile import REFERENCE_NAMES, variant_formats
 from bitzones.records import (
+    KEY,
     SCHEMA,
     AccuracyCell,
     Cell,
@@ -33,8 +34,6 @@ from bitzones.records import (
 )
 
 __all__ = ["RunFile", "analyse", "read_run"]
-
-KEY = "bitzones"
 
 MOST_BYTES = 2**50
 """A part of a pebibyte or more is a mistake, and sums of such would leave 64-bit integers."""

@@ -5,7 +5,7 @@ This module receives a model and items; what an accuracy means (intervals, verdi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.errors import NonFiniteError
+from bitzones.measure.padding import padded, positions
+from bitzones.measure.progress import Progress, silent
 from bitzones.measure.tasks import Item, TaskSet, first_number
 from bitzones.records import AccuracyCell
 
@@ -21,8 +23,6 @@ __all__ = ["choice_log_likelihoods", "generate", "measure"]
 
 MAX_NEW_TOKENS = 16
 """Room for a number and a few words before it; generation ends earlier at the model's end token."""
-
-Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def measure(
     task: TaskSet,
     variant: str,
     batch: int,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> AccuracyCell:
     """Score a task.
 
@@ -107,7 +107,7 @@ def choice_log_likelihoods(
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Item],
     batch: int,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> list[tuple[list[float], int]]:
     """For each item the log-likelihood of every choice given the prompt, in nats, and the number of tokens computed.
 
@@ -142,41 +142,24 @@ def _batched(encoded: Sequence[_Encoded], size: int) -> Iterator[list[_Encoded]]
 def _batch_likelihoods(model: PreTrainedModel, rows: Sequence[_Encoded]) -> torch.Tensor:
     """Log-likelihood of every choice of every row, shape (rows * choices,): one pass over the contexts, one over what follows them."""
     device, choices = model.device, [choice for row in rows for choice in row.choices]
-    ids, mask = _padded([row.context for row in rows], device, left=True)
-    context = model(input_ids=ids, attention_mask=mask, position_ids=_positions(mask), use_cache=True, logits_to_keep=1)
+    ids, mask = padded([row.context for row in rows], device, left=True)
+    context = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
     each = len(rows[0].choices)
     first = context.logits[:, -1].float().log_softmax(-1).repeat_interleave(each, 0)
-    targets, scored = _padded(choices, device, left=False)
+    targets, scored = padded(choices, device, left=False)
     total: torch.Tensor = first.gather(1, targets[:, :1]).squeeze(1)
     if targets.shape[1] > 1:
         cache = context.past_key_values
         cache.batch_repeat_interleave(each)
         before = mask.repeat_interleave(each, 0)
         seen = torch.cat([before, scored[:, :-1]], 1)
-        positions = _positions(seen)[:, before.shape[1] :]
-        rest = model(input_ids=targets[:, :-1], attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True)
+        places = positions(seen)[:, before.shape[1] :]
+        rest = model(input_ids=targets[:, :-1], attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True)
         following = rest.logits.float().log_softmax(-1).gather(2, targets[:, 1:, None]).squeeze(2)
         total = total + torch.where(scored[:, 1:].bool(), following, 0.0).sum(1)
     if not torch.isfinite(total).all():
         raise NonFiniteError("the log-likelihood of an answer is NaN or infinite")
     return total
-
-
-def _padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask, shape (rows, longest)."""
-    length = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    mask = torch.zeros(len(rows), length, dtype=torch.long)
-    for number, row in enumerate(rows):
-        place = slice(length - len(row), length) if left else slice(0, len(row))
-        ids[number, place] = torch.tensor(row)
-        mask[number, place] = 1
-    return ids.to(device), mask.to(device)
-
-
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """Position of every real token among the real tokens, so that padding moves nothing."""
-    return (mask.cumsum(1) - 1).clamp_min(0)
 
 
 class _Finite(LogitsProcessor):
@@ -194,7 +177,7 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     batch: int,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> list[tuple[str, int]]:
     """For each prompt the greedily generated text, special tokens left out, and the number of tokens read and written.
 
@@ -209,7 +192,7 @@ def generate(
     config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=stops[0])
     for start in range(0, len(order), batch):
         places = order[start : start + batch]
-        ids, mask = _padded([encoded[n] for n in places], model.device, left=True)
+        ids, mask = padded([encoded[n] for n in places], model.device, left=True)
         out = _greedy(model, ids, mask, config)
         for place, tokens in zip(places, out[:, ids.shape[1] :].tolist(), strict=True):
             written = next((n + 1 for n, token in enumerate(tokens) if token in stops), len(tokens))

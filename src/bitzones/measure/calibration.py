@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from bitzones.errors import TaskError
+from bitzones.measure.padding import padded
 from bitzones.measure.tasks import TaskSet
 
 __all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "build"]
@@ -88,10 +89,5 @@ def batches(calibration: Calibration, size: int, device: torch.device) -> Iterat
     for start in range(0, len(order), size):
         index = order[start : start + size]
         rows = [calibration.sequences[n] for n in index]
-        length = max(len(row.ids) for row in rows)
-        ids = torch.zeros(len(rows), length, dtype=torch.long)
-        mask = torch.zeros(len(rows), length, dtype=torch.long)
-        for row, sequence in enumerate(rows):
-            ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-            mask[row, : len(sequence.ids)] = 1
-        yield Batch(ids.to(device), mask.to(device), tuple(index), tuple(rows))
+        ids, mask = padded([row.ids for row in rows], device, left=False)
+        yield Batch(ids, mask, tuple(index), tuple(rows))

@@ -17,28 +17,26 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bitzones import profile
 from bitzones.errors import BitzonesError, MeasureError, NotMeasuredError
-from bitzones.records import FailedCell, Measured
+from bitzones.measure.progress import Progress, silent
+from bitzones.records import KEY, FailedCell, Measured
 
 if TYPE_CHECKING:
     from bitzones.measure.latency import Timed
     from bitzones.measure.session import Session
 
-__all__ = ["KEY", "NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
+__all__ = ["NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
 
 T = TypeVar("T")
 Kind = Literal["accuracy", "latency", "memory", "layers", "sensitivity", "divergence"]
 
 PROFILE = pytest.StashKey[profile.Profile]()
 SESSION = pytest.StashKey["Session"]()
-PROGRESS = pytest.StashKey[Callable[[float], None]]()
-"""Told the share of the present cell that is done."""
+PROGRESS = pytest.StashKey[Progress]()
+"""Told how far the present cell is."""
 NOTIFY = pytest.StashKey[Callable[[str], None]]()
 """Told, in a line, of anything that takes long and is not a cell."""
 
 PHASES = ("prefill", "decode")
-KEY = "bitzones"
-"""Where our values lie in the JSON: top level and ``extra_info`` of every benchmark."""
-
 REASON_LENGTH = 300
 """Characters of an exception's message that a run file keeps."""
 
@@ -100,9 +98,10 @@ def session(pytestconfig: pytest.Config) -> Session:
 
     made = Session(pytestconfig.stash[PROFILE], pytestconfig.stash.get(NOTIFY, partial(_write_line, pytestconfig)))
     try:
-        for task in made.profile.tasks:
-            made.task(task.name)
-        made.variants  # noqa: B018  (without a task or a model there is no run, and one line is better than every cell failing)
+        _ = (
+            made.scored,
+            made.variants,
+        )  # loaded now: without a task or a model there is no run, and one line is better than every cell failing
     except MeasureError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made
@@ -112,7 +111,7 @@ def session(pytestconfig: pytest.Config) -> Session:
 class Recorder:
     """Runs one cell under pytest-benchmark and stores what comes out in its ``extra_info``."""
 
-    def __init__(self, benchmark: BenchmarkFixture, of: Kind, variant: str, detail: str, progress: Callable[[float], None]) -> None:
+    def __init__(self, benchmark: BenchmarkFixture, of: Kind, variant: str, detail: str, progress: Progress) -> None:
         self.benchmark = benchmark
         self.of = of
         self.variant = variant
@@ -174,7 +173,7 @@ def reason(error: BaseException) -> str:
 @pytest.fixture
 def cell(benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> Callable[..., Recorder]:
     """``cell("accuracy", variant, detail=task)``: the recorder of this benchmark's cell."""
-    progress = pytestconfig.stash.get(PROGRESS, lambda done: None)
+    progress = pytestconfig.stash.get(PROGRESS, silent)
 
     def make(of: Kind, variant: str, detail: str = "") -> Recorder:
         benchmark.group = f"{of} {detail}".strip()

@@ -163,9 +163,7 @@ def cast(weight: Packed, dtype: torch.dtype) -> Packed:
     plain = _as_stored(weight)
     scale, shift = plain._scale.to(dtype), plain._shift
     shift = shift.to(dtype) if shift.dtype.is_floating_point else shift
-    return WeightQBitsTensor(
-        plain.qtype, plain.axis, plain._group_size, plain.size(), plain.stride(), plain._data, scale, shift
-    )  # packed: integers as they are
+    return WeightQBitsTensor(plain.qtype, plain.axis, plain._group_size, plain.size(), plain.stride(), plain._data, scale, shift)
 
 
 def dense(weight: Packed, dtype: torch.dtype) -> torch.Tensor:

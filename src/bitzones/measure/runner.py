@@ -17,11 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bitzones.errors import MeasureError, OutputError
 from bitzones.measure.plugin import NOTIFY, PROGRESS
 
-__all__ = ["Measured", "bench_folder", "measure"]
+__all__ = ["Outcome", "bench_folder", "measure"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Outcome:
     """What a run left: the run file, the log of pytest's own output, and how many cells did not come out."""
 
     run_file: Path
@@ -75,7 +75,7 @@ def bench_folder() -> Path:
     raise MeasureError("the benches are missing from this installation; reinstall bitzones")
 
 
-def measure(profile: str, folder: Path) -> Measured:
+def measure(profile: str, folder: Path) -> Outcome:
     """Run every bench of a profile and write ``run.json`` and ``pytest.log`` into ``folder``.
 
     Raises:
@@ -109,7 +109,7 @@ def measure(profile: str, folder: Path) -> Measured:
         interrupted = partial.replace(folder / "run.interrupted.json")
         raise MeasureError(f"interrupted: the cells that were finished are in {interrupted}; an earlier report is as it was")
     partial.replace(run_file)
-    return Measured(run_file, log, bar.failed)
+    return Outcome(run_file, log, bar.failed)
 
 
 def _progress() -> Progress:

@@ -7,7 +7,7 @@ bounded by a batch. This module receives a model and weights; it does not know h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +17,11 @@ import torch
 from bitzones.errors import NonFiniteError
 from bitzones.measure import models, quantizers
 from bitzones.measure.calibration import Batch, Calibration
+from bitzones.measure.progress import Progress, silent
 from bitzones.measure.variants import Variants
 from bitzones.records import DivergenceCell, Part, PartSensitivity, SensitivityCell
 
 __all__ = ["Candidate", "divergence_cell", "exact", "exact_cell", "kl_nats", "swapped", "whole"]
-
-Progress = Callable[[float], None]
-"""Told the share of the work that is done, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def exact(
     candidates: Sequence[Candidate],
     batches: Iterable[Batch],
     sequences: int,
-    progress: Progress = lambda done: None,
+    progress: Progress = silent,
 ) -> list[list[float] | None]:
     """KL of every candidate to the model as it is.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,10 +30,7 @@ class Session:
 
     def __init__(self, profile: Profile, notify: Callable[[str], None] = lambda message: None) -> None:
         self.profile = profile
-        self.formats = variant_formats(profile)
-        self.reference_id = next(iter(self.formats))
         self._notify = notify
-        self._tasks = cache(self._load_task)
 
     @cached_property
     def device(self) -> torch.device:
@@ -46,7 +43,12 @@ class Session:
         loaded = models.load(self.profile.model, self.device)
         quantizers.extension_failure(self._notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
-        return Variants(loaded, self.formats, self.device, dtype)
+        return Variants(loaded, variant_formats(self.profile), self.device, dtype)
+
+    @property
+    def reference_id(self) -> str:
+        """The reference's variant id."""
+        return self.variants.reference_id
 
     def model(self, variant: str) -> PreTrainedModel:
         return self.variants.model(variant)
@@ -60,36 +62,33 @@ class Session:
         """The reference's decoder layers."""
         return list(models.decoder_layers(self.variants.reference).values())
 
-    def task(self, name: str) -> TaskSet:
-        """The items that are scored."""
-        return self._tasks(name)
-
-    def _load_task(self, name: str) -> TaskSet:
-        limit = next(task.limit for task in self.profile.tasks if task.name == name)
-        return tasks.load(name, "test", limit)
+    @cached_property
+    def scored(self) -> dict[str, TaskSet]:
+        """Task name -> the items that are scored."""
+        return {task.name: tasks.load(task.name, "test", task.limit) for task in self.profile.tasks}
 
     def task_batch(self, name: str) -> int:
+        """Items of a task that are scored at a time."""
         return next(task.batch for task in self.profile.tasks if task.name == name)
 
     @cached_property
     def calibration(self) -> Calibration:
         """Sequences from the train splits, without what is scored."""
         train = [tasks.load(task.name, "train") for task in self.profile.tasks]
-        scored = {item.prompt for task in self.profile.tasks for item in self.task(task.name).items}
+        scored = {item.prompt for task in self.scored.values() for item in task.items}
         return calibration.build(self.tokenizer, train, self.profile.calibration.tokens, scored)
 
     def calibration_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.calibration, self.profile.calibration.batch, self.device)
 
     def run(self) -> records.Run:
-        """What the run file says of the whole run; the model only if it could be loaded."""
-        loaded = "variants" in self.__dict__
+        """What the run file says of the whole run."""
         return records.Run(
             bitzones=bitzones.__version__,
             profile=self.profile,
-            model=self.variants.loaded.info(self.variants.compute_dtype) if loaded else None,
-            variants=self.formats,
-            environment=self.environment() if loaded else None,
+            model=self.variants.loaded.info(self.variants.compute_dtype),
+            variants=self.variants.formats,
+            environment=self.environment(),
         )
 
     def environment(self) -> records.Environment:

@@ -6,8 +6,10 @@ what stands in them.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from bitzones.decide.analysis import Analysis
@@ -40,6 +42,7 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
             beside = folder / f".{name}.{os.getpid()}.part"
             written[beside] = folder / name
             _write(beside, text)
+        _check_free(written.values())
         for beside, place in written.items():
             beside.replace(place)
     except OSError as error:
@@ -49,6 +52,13 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
         _remove(written)
         raise
     return list(written.values())
+
+
+def _check_free(places: Iterable[Path]) -> None:
+    """Find out before the first file is moved that none can take a place: all of them or none."""
+    for place in places:
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{place.name} is a folder")
 
 
 def _json(record: Record) -> str:
