@@ -98,10 +98,8 @@ def session(pytestconfig: pytest.Config) -> Session:
 
     made = Session(pytestconfig.stash[PROFILE], pytestconfig.stash.get(NOTIFY, partial(_write_line, pytestconfig)))
     try:
-        _ = (
-            made.scored,
-            made.variants,
-        )  # loaded now: without a task or a model there is no run, and one line is better than every cell failing
+        # Loaded now: one line says that there is no task or no model, instead of every cell failing.
+        _ = made.scored, made.variants
     except MeasureError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made
