@@ -15,7 +15,7 @@ import torch
 
 from bitzones import embedded, profile
 from bitzones.embedded import science_mini, word_problems_mini
-from bitzones.measure import accuracy, models, tasks
+from bitzones.measure import accuracy, models, structure, tasks
 
 NAMES = ("science_mini", "word_problems_mini")
 Split = Literal["train", "test"]
@@ -169,7 +169,7 @@ def loaded() -> models.Loaded:
 
 def test_the_embedded_model_is_small_and_has_enough_layers(loaded: models.Loaded) -> None:
     assert sum(path.stat().st_size for path in embedded.TINY.rglob("*") if path.is_file()) <= 12_000_000
-    assert len(models.decoder_layers(loaded.model)) >= 12
+    assert len(structure.decoder_layers(loaded.model)) >= 12
     assert {path.suffix for path in embedded.TINY.iterdir()} <= {".json", ".safetensors", ".md", ".txt"}
     assert (embedded.TINY / "README.md").is_file()
 

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from bitzones import profile
-from bitzones.measure import latency, models, quantizers
+from bitzones.measure import latency, quantizers, structure
 
 SHAPE = profile.Latency(batch=2, prompt_tokens=5, new_tokens=3, rounds=4, warmup_rounds=2)
 
@@ -82,7 +82,7 @@ def test_kernels_are_counted_over_the_layers_only() -> None:
 @pytest.mark.parametrize("format_name", ["qint8", "qint4", "qint2:hqq"])
 def test_quantized_models_decode_too(format_name: str) -> None:
     model = tiny_models.llama(layers=1)
-    quantizers.quantize(model, dict.fromkeys(models.quantizable_modules(model), format_name))
+    quantizers.quantize(model, dict.fromkeys(structure.quantizable_modules(model), format_name))
     timed = latency.prepare("decode", model, SHAPE, seed=3)
     assert timed.run(*timed.setup()).shape == (2, 1)
     assert sum(timed.kernels.values()) == 7

@@ -13,7 +13,7 @@ from scipy import stats
 from transformers import LlamaForCausalLM
 
 from bitzones.errors import NonFiniteError
-from bitzones.measure import calibration, layers, models
+from bitzones.measure import calibration, layers, structure
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.measure.layers import ActivationMoments, AttentionTotals
 from bitzones.records import LayerStatistics
@@ -171,7 +171,7 @@ def model() -> LlamaForCausalLM:
 
 
 def measured(model: LlamaForCausalLM, size: int, of: Calibration) -> tuple[LayerStatistics, ...]:
-    return layers.measure(model, list(models.decoder_layers(model).values()), batches(size, of))
+    return layers.measure(model, list(structure.decoder_layers(model).values()), batches(size, of))
 
 
 def test_measure_equals_what_transformers_returns() -> None:
@@ -225,7 +225,7 @@ def test_batches_and_padding_change_nothing(model: LlamaForCausalLM) -> None:
 
 def test_every_layer_is_there_and_the_layers_differ(model: LlamaForCausalLM) -> None:
     of = sequences()
-    cell = layers.cell("bf16", model, list(models.decoder_layers(model).values()), batches(3, of), of)
+    cell = layers.cell("bf16", model, list(structure.decoder_layers(model).values()), batches(3, of), of)
     assert [layer.layer for layer in cell.layers] == list(range(tiny_models.LAYERS))
     assert (cell.variant, cell.sequences, cell.tokens) == ("bf16", 3, sum(LENGTHS))
     assert len({layer.std for layer in cell.layers}) == tiny_models.LAYERS

@@ -13,7 +13,7 @@ import torch
 from optimum import quanto
 
 from bitzones.errors import ModelError
-from bitzones.measure import models, quantizers
+from bitzones.measure import quantizers, structure
 
 DOWN, QUERY = "model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"
 
@@ -94,7 +94,7 @@ def test_widening_keeps_every_integer(format_name: str) -> None:
 def test_a_widened_model_computes_with_the_dense_values(format_name: str) -> None:
     ids = torch.arange(1, 21).reshape(2, 10)
     quantized, by_hand = tiny_models.llama(torch.bfloat16), tiny_models.llama(torch.bfloat16)
-    names = models.quantizable_modules(quantized)
+    names = structure.quantizable_modules(quantized)
     quantizers.quantize(quantized, dict.fromkeys(names, format_name))
     packed = quantizers.packed_weights(quantized)
     quantizers.set_compute_dtype(quantized, torch.float32)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from bitzones.errors import NonFiniteError
-from bitzones.measure import calibration, models, quantizers, sensitivity
+from bitzones.measure import calibration, models, quantizers, sensitivity, structure
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
@@ -40,7 +40,7 @@ def batches(size: int = 3) -> Iterator[Batch]:
 
 
 def decoder(model: LlamaForCausalLM) -> list[torch.nn.Module]:
-    return list(models.decoder_layers(model).values())
+    return list(structure.decoder_layers(model).values())
 
 
 def noisy(model: LlamaForCausalLM, *names: str, share: float = 0.3) -> dict[str, torch.Tensor]:

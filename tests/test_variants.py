@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.measure import memory, models, quantizers
+from bitzones.measure import memory, models, quantizers, structure
 from bitzones.measure.variants import Variants
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def test_at_most_one_quantized_model_is_alive() -> None:
 
 def test_each_is_quantized_from_a_fresh_copy_to_its_own_format() -> None:
     variants = made()
-    names = set(models.quantizable_modules(variants.reference))
+    names = set(structure.quantizable_modules(variants.reference))
     for variant in ("w2", "w8", "w4", "w2"):
         model = variants.model(variant)
         found = {name: weight.qtype.name for name, weight in quantizers.packed_weights(model).items()}

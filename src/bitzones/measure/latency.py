@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from bitzones import profile
 from bitzones.errors import NotMeasuredError
 from bitzones.measure import device as devices
-from bitzones.measure import models, quantizers
+from bitzones.measure import quantizers, structure
 from bitzones.records import LatencyCell
 
 __all__ = ["Timed", "cell", "decode", "kernels", "prefill", "prepare"]
@@ -62,7 +62,7 @@ def cell(variant: str, phase: Literal["prefill", "decode"], shape: profile.Laten
 
 def kernels(model: PreTrainedModel) -> dict[str, int]:
     """How many linear modules of the decoder layers each kind of weight, and so each kernel, computes."""
-    layers = models.decoder_layers(model).values()
+    layers = structure.decoder_layers(model).values()
     linear = (m for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear))
     return dict(Counter(quantizers.kernel(module) for module in linear))
 

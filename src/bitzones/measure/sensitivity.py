@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from bitzones.errors import NonFiniteError
-from bitzones.measure import models, quantizers
+from bitzones.measure import quantizers, structure
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.variants import Variants
@@ -187,7 +187,7 @@ def divergence_cell(
 
 def exact_cell(variants: Variants, calibration: Calibration, batches: Iterable[Batch], progress: Progress) -> SensitivityCell:
     """The record of `exact` for every decoder layer and every format of the run."""
-    parts = models.layer_parts(variants.loaded.model)
+    parts = structure.layer_parts(variants.loaded.model)
     quantized = [variant for variant in variants.formats if variant != variants.reference_id]
     dense = {
         variant: {name: quantizers.dense(weight, variants.compute_dtype) for name, weight in variants.packed(variant).items()}
@@ -196,7 +196,7 @@ def exact_cell(variants: Variants, calibration: Calibration, batches: Iterable[B
     pairs = [(part, variant) for part in parts for variant in quantized]
     results = exact(
         variants.reference,
-        list(models.decoder_layers(variants.reference).values()),
+        list(structure.decoder_layers(variants.reference).values()),
         [Candidate(part.layer, {name: dense[variant][name] for name in part.modules}) for part, variant in pairs],
         batches,
         len(calibration.sequences),

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import bitzones
 from bitzones import environment, records
-from bitzones.measure import calibration, models, quantizers, tasks
+from bitzones.measure import calibration, models, quantizers, structure, tasks
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.tasks import TaskSet
@@ -60,7 +60,7 @@ class Session:
     @cached_property
     def layers(self) -> Sequence[torch.nn.Module]:
         """The reference's decoder layers."""
-        return list(models.decoder_layers(self.variants.reference).values())
+        return list(structure.decoder_layers(self.variants.reference).values())
 
     @cached_property
     def scored(self) -> dict[str, TaskSet]:

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.measure import device as devices
-from bitzones.measure import models, quantizers
+from bitzones.measure import models, quantizers, structure
 from bitzones.measure.quantizers import Packed
 
 __all__ = ["Variants"]
@@ -58,11 +58,11 @@ class Variants:
 
     def stored_bytes(self, variant: str) -> int:
         """Bytes of the whole model as it would be stored: packed weights, and all else in the model's own dtype."""
-        return models.model_bytes(self.loaded.model, self.packed(variant))
+        return structure.model_bytes(self.loaded.model, self.packed(variant))
 
     def _build(self, variant: str) -> PreTrainedModel:
         model = copy.deepcopy(self.loaded.model)
-        quantizers.quantize(model, dict.fromkeys(models.quantizable_modules(model), self.formats[variant]))
+        quantizers.quantize(model, dict.fromkeys(structure.quantizable_modules(model), self.formats[variant]))
         self._packed[variant] = quantizers.packed_weights(model)
         return self._ready(model)
 
