@@ -73,7 +73,10 @@ class Figure(Record):
 
 
 class Part(Record):
-    """What one decision covers: the modules that are quantized together."""
+    """What one decision covers: the modules that are quantized together.
+
+    ``weight_kurtosis`` is the fourth standardized moment of all its weights, 3 for a normal law; null where it was not computed.
+    """
 
     name: str
     layer: Count
@@ -81,13 +84,14 @@ class Part(Record):
     modules: tuple[str, ...]
     parameters: Count
     reference_bytes: Count
+    weight_kurtosis: NonNegative | None = None
 
 
 class PartSensitivity(Record):
     """The KL that quantizing one part to one format does to the whole model.
 
     ``kl_nats`` is the sum over the scored tokens of each calibration sequence, in the order of `SensitivityCell.sequence_tokens`; null with
-    a ``failure`` where it could not be measured.
+    a ``failure`` where it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the part's weights.
     """
 
     part: str
@@ -95,6 +99,7 @@ class PartSensitivity(Record):
     stored_bytes: Count
     group_sizes: tuple[int | None, ...]
     kl_nats: tuple[NonNegative, ...] | None
+    weight_error: NonNegative | None = None
     failure: str | None = None
 
     @model_validator(mode="after")
