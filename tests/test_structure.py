@@ -55,6 +55,12 @@ def test_conv1d_is_said_to_be_out_of_quanto_s_reach() -> None:
         structure.quantizable_modules(gpt2())
 
 
+def test_what_quanto_cannot_quantize_is_counted_by_kind() -> None:
+    inside = 4 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
+    assert structure.not_quantizable(gpt2()) == {"Conv1D": inside}
+    assert structure.not_quantizable(tiny_models.llama()) == {}
+
+
 def test_quantizable_modules_are_the_linear_ones_inside_the_layers() -> None:
     found = structure.quantizable_modules(tiny_models.llama())
     inside = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
@@ -68,14 +74,6 @@ def test_tied_embeddings(tied: bool) -> None:
 
 
 # --- bytes
-
-
-def test_parts_by_hand() -> None:
-    parts = structure.layer_parts(tiny_models.llama(torch.bfloat16))
-    width, inner = tiny_models.WIDTH, tiny_models.INNER
-    parameters = 2 * width * width + 2 * width * width // 3 + 3 * width * inner
-    assert [(part.name, part.layer) for part in parts] == [(f"model.layers.{n}", n) for n in range(tiny_models.LAYERS)]
-    assert {(len(part.modules), part.parameters, part.reference_bytes) for part in parts} == {(7, parameters, 2 * parameters)}
 
 
 @pytest.mark.parametrize("tied", [True, False])

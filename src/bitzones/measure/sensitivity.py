@@ -17,6 +17,7 @@ import torch
 from bitzones.errors import NonFiniteError
 from bitzones.measure import quantizers, structure
 from bitzones.measure.calibration import Batch, Calibration
+from bitzones.measure.parts import model_parts
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.variants import Variants
 from bitzones.records import DivergenceCell, Part, PartSensitivity, SensitivityCell
@@ -187,7 +188,7 @@ def divergence_cell(
 
 def exact_cell(variants: Variants, calibration: Calibration, batches: Iterable[Batch], progress: Progress) -> SensitivityCell:
     """The record of `exact` for every decoder layer and every format of the run."""
-    parts = structure.layer_parts(variants.loaded.model)
+    parts = model_parts(variants.loaded.model)
     quantized = [variant for variant in variants.formats if variant != variants.reference_id]
     dense = {
         variant: {name: quantizers.dense(weight, variants.compute_dtype) for name, weight in variants.packed(variant).items()}

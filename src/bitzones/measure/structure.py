@@ -6,6 +6,7 @@ module receives a model; it does not know where it came from or what is measured
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -13,9 +14,8 @@ from transformers import PreTrainedModel
 
 from bitzones.errors import ModelError
 from bitzones.measure import quantizers
-from bitzones.records import Part
 
-__all__ = ["decoder_layers", "layer_parts", "model_bytes", "quantizable_modules", "tied_embeddings"]
+__all__ = ["decoder_layers", "model_bytes", "not_quantizable", "quantizable_modules", "tied_embeddings"]
 
 
 def tied_embeddings(model: PreTrainedModel) -> bool:
@@ -62,24 +62,18 @@ def quantizable_modules(model: torch.nn.Module) -> dict[str, int]:
     return found
 
 
-def layer_parts(model: torch.nn.Module) -> tuple[Part, ...]:
-    """One `Part` per decoder layer that has something to quantize; bytes are those of the weights in the model's own dtype."""
-    modules = quantizable_modules(model)
-    parts = []
-    for number, name in enumerate(decoder_layers(model)):
-        names = tuple(module for module, layer in modules.items() if layer == number)
-        weights = [model.get_parameter(f"{module}.weight") for module in names]
-        if names:
-            parts.append(
-                Part(
-                    name=name,
-                    layer=number,
-                    modules=names,
-                    parameters=sum(w.numel() for w in weights),
-                    reference_bytes=sum(quantizers.stored_bytes(w) for w in weights),
-                )
-            )
-    return tuple(parts)
+def not_quantizable(model: torch.nn.Module) -> dict[str, int]:
+    """Kind of module -> parameters of the matrices inside the decoder layers that quanto has no quantized counterpart for.
+
+    Such as the fused experts of a mixture (three-dimensional parameters) or GPT-2's ``Conv1D``: they stay as they are.
+    """
+    found: Counter[str] = Counter()
+    for layer in decoder_layers(model).values():
+        for module in layer.modules():
+            matrices = [p for p in module.parameters(recurse=False) if p.ndim > 1]
+            if matrices and not quantizers.is_quantizable(module):
+                found[type(module).__name__] += sum(p.numel() for p in matrices)
+    return dict(found)
 
 
 def model_bytes(model: torch.nn.Module, packed: Mapping[str, torch.Tensor]) -> int:
