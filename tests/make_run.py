@@ -42,6 +42,7 @@ NASTY = (
     "a|b<script>alert(1)</script>`c`\n\n# h \"q\" 's' ]) --> end; %%{init}%% #35; "
     "[x](http://y) ```\x1b[31m\u202e&amp; $x$ @you **b** _i_ \\"
 )
+LOST_NATS = {"w8": 0.0005, "w4": 0.1, "w2": 1.0}
 RIGHT = {"bf16": 440, "w8": 438, "w4": 415, "w2": 160}
 
 
@@ -94,23 +95,39 @@ def sensitivity(
     )
 
 
-def accuracy(task: str, variant: str, right: int, items: int = 500, chance: float = 0.25) -> AccuracyCell:
-    order = np.random.default_rng(len(task)).permutation(items)
-    correct = np.zeros(items, dtype=bool)
-    correct[order[:right]] = True
+def accuracy(task: str, variant: str, right: int, items: int = 500, chance: float = 0.25, worse: float | None = None) -> AccuracyCell:
+    """The first ``right`` items of a fixed order are right; ``worse`` nats per answer token more than the reference (`LOST_NATS`).
+
+    With ``chance`` the right answers are A to D in turn, and `acc_norm` has 4 items fewer right; without it they are numbers.
+    """
+    rng, lost = np.random.default_rng(len(task)), LOST_NATS.get(variant, 0.0) if worse is None else worse
+    order, tokens = rng.permutation(items), rng.integers(1, 4, items)
+    nll = tokens * (rng.gamma(2.0, 0.1, items) + lost * rng.gamma(2.0, 0.5, items))
+    correct, normalized = (tuple(np.isin(np.arange(items), order[:k]).tolist()) for k in (right, max(0, right - 4)))
     return AccuracyCell(
         variant=variant,
         task=task,
         task_version=1,
         task_sha256="t" * 64,
+        origin=f"embedded:{task}, test split",
         metric="acc" if chance else "exact_match",
         item_ids=tuple(f"{task}-{index}" for index in range(items)),
-        correct=tuple(correct.tolist()),
-        predictions=("A",) * items,
+        correct=correct,
+        predictions=_answers(correct, variant, bool(chance)),
+        correct_normalized=normalized if chance else None,
+        predictions_normalized=_answers(normalized, variant, True) if chance else None,
+        gold_nll_nats=tuple(nll.tolist()),
+        gold_tokens=tuple(tokens.tolist()),
         chance=(chance,) * items,
         tokens=items * 30,
         seconds_s=2.5,
     )
+
+
+def _answers(correct: tuple[bool, ...], variant: str, letters: bool) -> tuple[str, ...]:
+    """Right answers are alike in all variants; of those that two variants have wrong, w4 and w2 give others than the reference."""
+    away = [0 if right else 1 + {"w4": 1, "w2": 2}.get(variant, 0) for right in correct]
+    return tuple("ABCD"[(index + step) % 4] if letters else str(index + step) for index, step in enumerate(away))
 
 
 def latency(variant: str, phase: Any, scale: float) -> LatencyCell:

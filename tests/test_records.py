@@ -36,7 +36,7 @@ def test_a_cell_comes_back_from_json_as_it_was(kind: str) -> None:
     record = CELL.validate_python(cell(kind))
     text = record.model_dump_json()
     assert CELL.validate_json(text) == record
-    assert '"schema":1' in text
+    assert '"schema":2' in text
     assert "schema_number" not in text
 
 
@@ -47,7 +47,7 @@ def test_an_unknown_key_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_schema_is_refused(kind: str) -> None:
-    assert "Input should be 1" in refused({**cell(kind), "schema": 2})
+    assert "Input should be 2" in refused({**cell(kind), "schema": 1})
 
 
 def test_a_kind_that_is_not_known_is_refused() -> None:
@@ -76,7 +76,19 @@ def test_a_figure_is_null_unless_it_is_ok(value: float | None, status: str) -> N
     assert Figure(value=0.0, unit="bytes", status="ok").value == 0.0
 
 
-@pytest.mark.parametrize("key", ["item_ids", "correct", "predictions", "chance"])
+COLUMNS = (
+    "item_ids",
+    "correct",
+    "predictions",
+    "chance",
+    "gold_nll_nats",
+    "gold_tokens",
+    "correct_normalized",
+    "predictions_normalized",
+)
+
+
+@pytest.mark.parametrize("key", COLUMNS)
 def test_items_of_different_lengths_are_refused(key: str) -> None:
     accuracy = cell("accuracy")
     assert "differ in length" in refused({**accuracy, key: accuracy[key][1:]})
@@ -84,8 +96,8 @@ def test_items_of_different_lengths_are_refused(key: str) -> None:
 
 def test_no_items_and_repeated_items_are_refused() -> None:
     accuracy = cell("accuracy")
-    empty: dict[str, Any] = {"item_ids": [], "correct": [], "predictions": [], "chance": []}
-    assert "no items" in refused({**accuracy, **empty})
+    assert "no items" in refused({**accuracy, **{key: [] for key in COLUMNS}})
+    assert "no answer has a token" in refused({**accuracy, "gold_tokens": [0] * len(accuracy["item_ids"])})
     ids = accuracy["item_ids"]
     assert "an item id stands twice" in refused({**accuracy, "item_ids": [ids[1], *ids[1:]]})
 
@@ -113,4 +125,4 @@ def test_a_part_is_measured_or_failed(change: dict[str, Any]) -> None:
 def test_a_run_comes_back_from_json_as_it_was() -> None:
     run = Run.model_validate(make_run.run_dict()["bitzones"])
     assert Run.model_validate_json(run.model_dump_json()) == run
-    assert run.model_dump(mode="json")["schema"] == run.model_dump(mode="json")["profile"]["schema"] == 1
+    assert (run.model_dump(mode="json")["schema"], run.model_dump(mode="json")["profile"]["schema"]) == (2, 1)

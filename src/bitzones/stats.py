@@ -28,6 +28,7 @@ __all__ = [
     "Verdict",
     "above_chance",
     "bootstrap_ratio",
+    "holm",
     "mcnemar_exact",
     "paired_difference",
     "percentile_interval",
@@ -122,6 +123,22 @@ def mcnemar_exact(lost: int, gained: int) -> float:
     from scipy.stats import binomtest  # noqa: PLC0415
 
     return float(binomtest(min(lost, gained), lost + gained, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """P-values adjusted for being several (Holm 1979, Scand. J. Statist. 6:65), in the order given.
+
+    With m tests the i-th smallest p is multiplied by m - i + 1 and never falls below the one before it: calling all that stay below alpha
+    is wrong anywhere in the family with a chance of at most alpha, whatever the tests have to do with each other.
+
+    >>> [round(p, 3) for p in holm((0.04, 0.01, 0.03))]
+    [0.06, 0.03, 0.06]
+    """
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return tuple(adjusted)
 
 
 def paired_difference(lost: int, gained: int, n: int) -> Interval:
