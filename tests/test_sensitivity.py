@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from bitzones.errors import NonFiniteError
-from bitzones.measure import calibration, models, quantizers, sensitivity, structure
+from bitzones.measure import calibration, divergence, models, quantizers, sensitivity, structure
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
+from bitzones.measure.parts import model_parts
+from bitzones.measure.progress import Progress, silent
 from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
 from bitzones.records import SensitivityCell
@@ -63,6 +65,18 @@ def by_hand(model: LlamaForCausalLM, weights: dict[str, torch.Tensor]) -> list[f
     return found
 
 
+def exact(
+    model: LlamaForCausalLM,
+    layers: list[torch.nn.Module],
+    candidates: list[Candidate],
+    found: Iterator[Batch],
+    count: int,
+    progress: Progress = silent,
+) -> list[list[float] | None]:
+    """The candidates of a sweep that stands on the model itself."""
+    return sensitivity.exact(model, layers, candidates, found, count, progress).candidates
+
+
 @pytest.fixture(scope="module")
 def model() -> LlamaForCausalLM:
     return tiny_models.llama()
@@ -76,16 +90,16 @@ def test_kl_known_answer_and_padding_is_excluded() -> None:
     log_q = torch.tensor([[[0.25, 0.75], [0.1, 0.9]]]).log()
     first = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
     second = 0.9 * math.log(9) + 0.1 * math.log(1 / 9)
-    assert sensitivity.kl_nats(log_p, log_q, torch.tensor([[1, 0]])).tolist() == pytest.approx([first], rel=1e-5)
-    assert sensitivity.kl_nats(log_p, log_q, torch.tensor([[1, 1]])).tolist() == pytest.approx([first + second], rel=1e-5)
-    assert sensitivity.kl_nats(log_p, log_q + 5.0, torch.tensor([[1, 1]])).tolist() == pytest.approx([first + second], rel=1e-4)
+    assert divergence.kl_nats(log_p, log_q, torch.tensor([[1, 0]])).tolist() == pytest.approx([first], rel=1e-5)
+    assert divergence.kl_nats(log_p, log_q, torch.tensor([[1, 1]])).tolist() == pytest.approx([first + second], rel=1e-5)
+    assert divergence.kl_nats(log_p, log_q + 5.0, torch.tensor([[1, 1]])).tolist() == pytest.approx([first + second], rel=1e-4)
 
 
 def test_kl_is_per_sequence_and_nan_in_padding_does_not_spread() -> None:
     log_p = torch.tensor([[[0.5, 0.5]], [[0.5, 0.5]]]).log()
     log_q = torch.tensor([[[0.25, 0.75]], [[math.nan, math.nan]]]).log()
-    assert sensitivity.kl_nats(log_p, log_q, torch.tensor([[1], [0]])).tolist() == pytest.approx([0.143841, 0.0], rel=1e-4)
-    assert math.isnan(sensitivity.kl_nats(log_p, log_q, torch.tensor([[1], [1]]))[1])
+    assert divergence.kl_nats(log_p, log_q, torch.tensor([[1], [0]])).tolist() == pytest.approx([0.143841, 0.0], rel=1e-4)
+    assert math.isnan(divergence.kl_nats(log_p, log_q, torch.tensor([[1], [1]]))[1])
 
 
 @given(st.lists(st.lists(st.floats(-20, 20, width=32), min_size=4, max_size=4), min_size=2, max_size=6))
@@ -93,9 +107,9 @@ def test_kl_is_never_negative_and_zero_for_equals(rows: list[list[float]]) -> No
     logits = torch.tensor([rows])
     mask = torch.ones(1, len(rows), dtype=torch.long)
     log_p = logits.log_softmax(-1)
-    assert float(sensitivity.kl_nats(log_p, logits, mask)) == pytest.approx(0.0, abs=1e-5)
-    assert float(sensitivity.kl_nats(log_p, logits.flip(1), mask)) >= 0.0
-    assert float(sensitivity.kl_nats(log_p, logits.flip(-1), mask)) >= 0.0
+    assert float(divergence.kl_nats(log_p, logits, mask)) == pytest.approx(0.0, abs=1e-5)
+    assert float(divergence.kl_nats(log_p, logits.flip(1), mask)) >= 0.0
+    assert float(divergence.kl_nats(log_p, logits.flip(-1), mask)) >= 0.0
 
 
 # --- the exact method
@@ -104,7 +118,7 @@ def test_kl_is_never_negative_and_zero_for_equals(rows: list[list[float]]) -> No
 @pytest.mark.parametrize("layer", range(tiny_models.LAYERS))
 def test_exact_equals_a_full_forward_with_the_same_weights(model: LlamaForCausalLM, layer: int) -> None:
     weights = noisy(model, f"model.layers.{layer}.mlp.down_proj", f"model.layers.{layer}.self_attn.k_proj")
-    (found,) = sensitivity.exact(model, decoder(model), [Candidate(layer, weights)], batches(), len(LENGTHS))
+    (found,) = exact(model, decoder(model), [Candidate(layer, weights)], batches(), len(LENGTHS))
     expected = by_hand(model, weights)
     assert min(expected) > 1e-3
     assert found == pytest.approx(expected, rel=1e-3)
@@ -117,7 +131,7 @@ def test_candidates_are_each_measured_alone_and_may_span_layers(model: LlamaForC
         (1, noisy(model, "model.layers.1.self_attn.o_proj")),
         (0, noisy(model, "model.layers.1.self_attn.o_proj")),  # entering too early costs time and changes nothing
     ]
-    found = sensitivity.exact(model, decoder(model), [Candidate(*change) for change in changes], batches(), len(LENGTHS))
+    found = exact(model, decoder(model), [Candidate(*change) for change in changes], batches(), len(LENGTHS))
     for (_, weights), values in zip(changes, found, strict=True):
         assert values == pytest.approx(by_hand(model, weights), rel=1e-3)
     assert found[2] == pytest.approx(found[3], rel=1e-4)
@@ -125,7 +139,7 @@ def test_candidates_are_each_measured_alone_and_may_span_layers(model: LlamaForC
 
 def test_unchanged_weights_give_zero(model: LlamaForCausalLM) -> None:
     name = "model.layers.1.mlp.up_proj"
-    (found,) = sensitivity.exact(model, decoder(model), [Candidate(1, {name: model.get_submodule(name).weight.clone()})], batches(), 4)
+    (found,) = exact(model, decoder(model), [Candidate(1, {name: model.get_submodule(name).weight.clone()})], batches(), 4)
     assert found == pytest.approx([0.0] * 4, abs=1e-5)
 
 
@@ -136,7 +150,7 @@ def test_layers_before_the_change_are_not_run_again(model: LlamaForCausalLM) -> 
     ]
     candidates = [Candidate(n, noisy(model, f"model.layers.{n}.mlp.up_proj")) for n in (0, 2, 2)]
     try:
-        sensitivity.exact(model, decoder(model), candidates, batches(size=2), len(LENGTHS))
+        exact(model, decoder(model), candidates, batches(size=2), len(LENGTHS))
     finally:
         for handle in handles:
             handle.remove()
@@ -161,7 +175,7 @@ def assert_untouched(model: LlamaForCausalLM, before: dict[str, tuple[int, torch
 def test_the_model_is_the_same_afterwards_bit_for_bit() -> None:
     model = tiny_models.llama()
     before, logits = state(model), model(torch.tensor([[1, 2, 3]])).logits
-    sensitivity.exact(model, decoder(model), [Candidate(n, noisy(model, f"model.layers.{n}.mlp.up_proj")) for n in range(3)], batches(), 4)
+    exact(model, decoder(model), [Candidate(n, noisy(model, f"model.layers.{n}.mlp.up_proj")) for n in range(3)], batches(), 4)
     assert_untouched(model, before)
     assert torch.equal(model(torch.tensor([[1, 2, 3]])).logits, logits)
 
@@ -182,7 +196,7 @@ def test_the_model_is_the_same_after_an_interruption(error: type[BaseException],
     handle = model.lm_head.register_forward_pre_hook(interrupt)
     candidates = [Candidate(n, noisy(model, f"model.layers.{n}.mlp.up_proj")) for n in (1, 2)]
     with pytest.raises(error):
-        sensitivity.exact(model, decoder(model), candidates, batches(), len(LENGTHS))
+        exact(model, decoder(model), candidates, batches(), len(LENGTHS))
     handle.remove()
     assert calls == forward
     assert_untouched(model, before)
@@ -195,7 +209,7 @@ def test_a_swap_of_the_wrong_shape_is_refused_and_undone() -> None:
     wrong = {"model.layers.0.mlp.down_proj": torch.zeros(3, 3)}
     with (
         pytest.raises(ValueError, match=r"down_proj: weight of shape \(192, 384\) cannot become \(3, 3\)"),
-        sensitivity.swapped(model, {**good, **wrong}),
+        divergence.swapped(model, {**good, **wrong}),
     ):
         pass
     assert_untouched(model, before)
@@ -205,7 +219,7 @@ def test_a_candidate_that_gives_nan_is_none_and_the_others_are_measured(model: L
     good = noisy(model, "model.layers.1.mlp.up_proj")
     bad = {name: torch.full_like(values, math.nan) for name, values in good.items()}
     layers = decoder(model)
-    found = sensitivity.exact(model, layers, [Candidate(1, good), Candidate(1, bad), Candidate(1, good)], batches(), len(LENGTHS))
+    found = exact(model, layers, [Candidate(1, good), Candidate(1, bad), Candidate(1, good)], batches(), len(LENGTHS))
     assert found[1] is None
     assert found[0] == found[2] == pytest.approx(by_hand(model, good), rel=1e-3)
 
@@ -214,17 +228,17 @@ def test_a_reference_that_gives_nan_is_an_error() -> None:
     model, quiet = tiny_models.llama(), tiny_models.llama()
     model.model.norm.weight[0] = math.inf
     with pytest.raises(NonFiniteError, match="reference's own logits"):
-        sensitivity.exact(model, decoder(model), [], batches(), len(LENGTHS))
+        exact(model, decoder(model), [], batches(), len(LENGTHS))
     with pytest.raises(NonFiniteError, match="reference's own logits"):
-        sensitivity.whole(model, quiet, batches(), len(LENGTHS))
+        divergence.whole(model, quiet, batches(), len(LENGTHS))
     with pytest.raises(NonFiniteError, match="quantized model's logits"):
-        sensitivity.whole(quiet, model, batches(), len(LENGTHS))
+        divergence.whole(quiet, model, batches(), len(LENGTHS))
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_batches_and_padding_change_nothing(model: LlamaForCausalLM, size: int) -> None:
     weights = noisy(model, "model.layers.0.self_attn.q_proj")
-    (found,) = sensitivity.exact(model, decoder(model), [Candidate(0, weights)], batches(size), len(LENGTHS))
+    (found,) = exact(model, decoder(model), [Candidate(0, weights)], batches(size), len(LENGTHS))
     assert found == pytest.approx(by_hand(model, weights), rel=1e-3)
 
 
@@ -232,11 +246,39 @@ def test_progress_rises_to_one(model: LlamaForCausalLM) -> None:
     said: list[float] = []
     candidates = [Candidate(n, noisy(model, f"model.layers.{n}.mlp.up_proj")) for n in (0, 1)]
     ordered = Calibration(tuple(sorted(CALIBRATION.sequences, key=lambda s: len(s.ids))))
-    sensitivity.exact(model, decoder(model), candidates, calibration.batches(ordered, 2, CPU), len(LENGTHS), said.append)
+    exact(model, decoder(model), candidates, calibration.batches(ordered, 2, CPU), len(LENGTHS), said.append)
     assert said == pytest.approx([0.25, 0.5, 0.75, 1.0])
 
 
 # --- the records
+
+
+# --- around a base
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_a_sweep_on_a_base_equals_a_full_forward_with_both_changes(model: LlamaForCausalLM, layer: int) -> None:
+    base = noisy(model, "model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj")
+    change = noisy(model, f"model.layers.{layer}.mlp.down_proj")
+    sweep = sensitivity.exact(model, decoder(model), [Candidate(layer, change)], batches(), len(LENGTHS), base=base)
+    assert sweep.base == pytest.approx(by_hand(model, base), rel=1e-4)
+    assert sweep.candidates[0] == pytest.approx(by_hand(model, {**base, **change}), rel=1e-4)
+
+
+def test_a_candidate_replaces_what_the_base_has(model: LlamaForCausalLM) -> None:
+    name = "model.layers.1.mlp.up_proj"
+    back = {name: model.get_submodule(name).weight.clone()}
+    sweep = sensitivity.exact(model, decoder(model), [Candidate(1, back)], batches(), len(LENGTHS), base=noisy(model, name))
+    assert min(sweep.base) > 0
+    assert sweep.candidates[0] == pytest.approx([0.0] * len(LENGTHS), abs=1e-5)
+
+
+def test_a_base_is_taken_back_when_a_candidate_cannot_be_swapped(model: LlamaForCausalLM) -> None:
+    before = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    wrong = Candidate(1, {"model.layers.1.mlp.up_proj": torch.zeros(2, 2)})
+    with pytest.raises(ValueError, match="cannot become"):
+        sensitivity.exact(model, decoder(model), [wrong], batches(), len(LENGTHS), base=noisy(model, "model.layers.0.mlp.up_proj"))
+    assert {name: parameter.data_ptr() for name, parameter in model.named_parameters()} == before
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +289,8 @@ def variants() -> Variants:
 
 @pytest.fixture(scope="module")
 def cell(variants: Variants) -> SensitivityCell:
-    return sensitivity.exact_cell(variants, CALIBRATION, batches(4), lambda done: None)
+    parts = model_parts(variants.loaded.model, "layer")
+    return sensitivity.exact_cell(variants, parts, "layer", CALIBRATION, batches(4), lambda done: None)
 
 
 @pytest.mark.parametrize("variant", ["w8", "w4", "w2"])
@@ -255,8 +298,8 @@ def test_a_candidate_of_all_layers_is_the_quantized_model(variants: Variants, va
     reference = variants.reference
     assert isinstance(reference, LlamaForCausalLM)
     weights = {name: quantizers.dense(weight, torch.float32) for name, weight in variants.packed(variant).items()}
-    (swapped,) = sensitivity.exact(reference, decoder(reference), [Candidate(0, weights)], batches(), len(LENGTHS))
-    whole = sensitivity.divergence_cell(variant, reference, variants.model(variant), CALIBRATION, batches())
+    (swapped,) = exact(reference, decoder(reference), [Candidate(0, weights)], batches(), len(LENGTHS))
+    whole = divergence.divergence_cell(variant, reference, variants.model(variant), CALIBRATION, batches())
     assert swapped == pytest.approx(whole.kl_nats, rel=2e-3, abs=1e-5)
     assert min(whole.kl_nats) > 0
     assert whole.sequence_tokens == LENGTHS
@@ -306,3 +349,25 @@ def test_the_cell_is_measured_on_the_quantized_values(variants: Variants, cell: 
     packed = {name: weight for name, weight in variants.packed("w2").items() if name.startswith("model.layers.1.")}
     expected = by_hand(variants.reference, {name: quantizers.dense(weight, torch.float32) for name, weight in packed.items()})
     assert measured.kl_nats == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_error_of_the_weights_alone(variants: Variants, cell: SensitivityCell) -> None:
+    measured = next(m for m in cell.measurements if (m.part, m.format) == ("model.layers.1", "qint4"))
+    names = next(part.modules for part in cell.parts if part.name == "model.layers.1")
+    weights = torch.cat([variants.reference.get_parameter(f"{name}.weight").flatten() for name in names]).double()
+    values = torch.cat([quantizers.dense(variants.packed("w4")[name], torch.float32).flatten() for name in names]).double()
+    assert measured.weight_error == pytest.approx(float((weights - values).norm() / weights.norm()), rel=1e-5)
+    by_format = {m.format: m.weight_error or 0.0 for m in cell.measurements if m.part == "model.layers.1"}
+    assert 0 < by_format["qint8"] < by_format["qint4"] < by_format["qint2:hqq"] < 1
+
+
+def test_parts_can_be_groups(variants: Variants) -> None:
+    parts = model_parts(variants.loaded.model, "group", [1])
+    found = sensitivity.exact_cell(variants, parts, "group", CALIBRATION, batches(4), lambda done: None)
+    assert found.granularity == "group"
+    assert {part.group for part in found.parts} == {"attn.qkv", "attn.o", "mlp.gate_up", "mlp.down"}
+    measured = next(m for m in found.measurements if (m.part, m.format) == ("model.layers.1.mlp.gate_up", "qint2:hqq"))
+    names = [f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up")]
+    weights = {name: quantizers.dense(variants.packed("w2")[name], torch.float32) for name in names}
+    assert isinstance(variants.reference, LlamaForCausalLM)
+    assert measured.kl_nats == pytest.approx(by_hand(variants.reference, weights), rel=1e-3)

@@ -17,6 +17,7 @@ from bitzones.records import Figure
 
 __all__ = [
     "allocated_bytes",
+    "cache_elements",
     "compute_dtype",
     "cuda_names",
     "device_used_bytes",
@@ -30,6 +31,13 @@ __all__ = [
     "seed_everything",
     "synchronize",
 ]
+
+
+CPU_CACHE_ELEMENTS = 2**17
+"""Half a megabyte of float32: less than the second-level cache of a core, with room for what is made of it."""
+
+CUDA_CHUNK_ELEMENTS = 2**26
+"""A quarter of a gigabyte of float32: enough to occupy a GPU, small beside the logits of a batch."""
 
 
 def resolve(name: str) -> torch.device:
@@ -59,6 +67,11 @@ def compute_dtype(device: torch.device, asked: str, stored: torch.dtype) -> torc
     if asked != "auto":
         return dtype_of(asked)
     return stored if device.type == "cuda" else torch.float32
+
+
+def cache_elements(device: torch.device) -> int:
+    """Numbers that are best worked on at a time where nothing else limits it."""
+    return CUDA_CHUNK_ELEMENTS if device.type == "cuda" else CPU_CACHE_ELEMENTS
 
 
 def dtype_of(name: str) -> torch.dtype:

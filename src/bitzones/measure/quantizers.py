@@ -38,6 +38,7 @@ __all__ = [
     "set_compute_dtype",
     "stored_bytes",
     "unpack",
+    "values",
     "verify",
 ]
 
@@ -170,6 +171,11 @@ def dense(weight: Packed, dtype: torch.dtype) -> torch.Tensor:
     """The values that a quantized weight stands for, shape as before quantization, computed in ``dtype``."""
     values: torch.Tensor = cast(weight, dtype).dequantize()
     return values
+
+
+def values(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A weight as dense values: what a quantized one stands for, and another one as it is."""
+    return dense(weight, dtype) if isinstance(weight, quanto.QTensor) else weight
 
 
 def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:

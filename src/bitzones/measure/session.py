@@ -13,6 +13,7 @@ from bitzones import environment, records
 from bitzones.measure import calibration, models, quantizers, structure, tasks
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration
+from bitzones.measure.parts import Granularity, model_parts
 from bitzones.measure.tasks import TaskSet
 from bitzones.measure.variants import Variants
 from bitzones.profile import Profile, variant_formats
@@ -61,6 +62,16 @@ class Session:
     def layers(self) -> Sequence[torch.nn.Module]:
         """The reference's decoder layers."""
         return list(structure.decoder_layers(self.variants.reference).values())
+
+    @property
+    def granularity(self) -> Granularity:
+        """What is decided together."""
+        return self.profile.sensitivity.granularity
+
+    @cached_property
+    def parts(self) -> tuple[records.Part, ...]:
+        """What is decided separately."""
+        return model_parts(self.variants.loaded.model, self.granularity, self.profile.sensitivity.layers)
 
     @cached_property
     def scored(self) -> dict[str, TaskSet]:
