@@ -29,6 +29,7 @@ __all__ = [
     "Environment",
     "FailedCell",
     "Figure",
+    "FisherCell",
     "LatencyCell",
     "LayerStatistics",
     "LayersCell",
@@ -36,6 +37,7 @@ __all__ = [
     "MemoryCell",
     "ModelInfo",
     "Part",
+    "PartScores",
     "PartSensitivity",
     "Record",
     "Run",
@@ -254,6 +256,38 @@ class SensitivityCell(Measured):
         return self
 
 
+class PartScores(Record):
+    """The scores a of one part at one format: sample by sample, and in each sequence by sequence. mean(a^2)/2 is about its KL in nats."""
+
+    part: str
+    format: str
+    nats: tuple[float, ...]
+
+
+class FisherCell(Measured):
+    """A second-order estimate of the KL of every part and format; sums of scores over parts estimate plans, interactions included."""
+
+    kind: Literal["fisher"] = "fisher"
+    calibration_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    samples: int = Field(ge=1)
+    parts: tuple[Part, ...] = Field(min_length=1)
+    scores: tuple[PartScores, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FisherCell:
+        names, wanted = {part.name for part in self.parts}, self.samples * len(self.sequence_tokens)
+        pairs = [(item.part, item.format) for item in self.scores]
+        if len(set(pairs)) < len(pairs):
+            raise ValueError("a part stands twice at one format")
+        for item in self.scores:
+            if item.part not in names:
+                raise ValueError(f"{item.part} is not one of the parts")
+            if len(item.nats) != wanted:
+                raise ValueError(f"{item.part} at {item.format} has {len(item.nats)} scores; samples times sequences are {wanted}")
+        return self
+
+
 class DivergenceCell(Measured):
     """KL(reference || variant) of a whole variant on the calibration set: what the separate sensitivities do not add up to."""
 
@@ -276,14 +310,15 @@ class FailedCell(Measured):
     """
 
     kind: Literal["failed"] = "failed"
-    of: Literal["accuracy", "latency", "memory", "layers", "sensitivity", "divergence"]
+    of: Literal["accuracy", "latency", "memory", "layers", "sensitivity", "fisher", "divergence"]
     status: Literal["failed", "not measured"] = "failed"
     detail: str = ""
     reason: str
 
 
 Cell = Annotated[
-    AccuracyCell | LatencyCell | MemoryCell | LayersCell | SensitivityCell | DivergenceCell | FailedCell, Field(discriminator="kind")
+    AccuracyCell | LatencyCell | MemoryCell | LayersCell | SensitivityCell | FisherCell | DivergenceCell | FailedCell,
+    Field(discriminator="kind"),
 ]
 
 

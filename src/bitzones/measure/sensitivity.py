@@ -28,7 +28,7 @@ __all__ = ["Candidate", "Sweep", "exact", "exact_cell"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change to measure: ``weights`` (module name -> quantized weight, or dense values) of modules none of which lies before ``layer``."""
+    """A change to measure: ``weights`` of modules none of which lies before ``layer``, quantized or dense, by module name."""
 
     layer: int
     weights: Mapping[str, torch.Tensor]
