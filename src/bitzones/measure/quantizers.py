@@ -20,6 +20,8 @@ from optimum.quanto.library import get_extension
 from optimum.quanto.nn import QModuleMixin
 from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
 from optimum.quanto.tensor.packed import PackedTensor
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from bitzones.errors import ModelError
 from bitzones.profile import format_bits, format_optimizer
@@ -35,6 +37,9 @@ __all__ = [
     "needs_unpacking",
     "packed_weights",
     "quantize",
+    "reload",
+    "repack_as_reloaded",
+    "save",
     "set_compute_dtype",
     "stored_bytes",
     "unpack",
@@ -235,3 +240,46 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     [0, 1, 2, 3]
     """
     return torch.cat([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)])
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Write a quantized model as quanto does: safetensors, ``config.json`` and ``quanto_qmap.json``, and a README.md where there is none.
+
+    Raises:
+        ModelError: no module of the model is quantized.
+        OSError: the folder cannot be written.
+    """
+    try:
+        quanto.QuantizedModelForCausalLM(model).save_pretrained(folder)
+    except ValueError as error:
+        raise ModelError(f"quanto cannot save the model: {str(error)[:300]}") from error
+
+
+def reload(folder: Path) -> PreTrainedModel:
+    """The model that ``QuantizedModelForCausalLM.from_pretrained(folder)`` gives anybody, on the CPU; no code in the folder is run.
+
+    quanto loads with ``strict=False``: a tensor that no file holds is left with whatever was in memory. So what comes back has to be
+    compared, with `verify` and by what it computes.
+
+    Raises:
+        ModelError: quanto cannot load it.
+    """
+    extension_failure()
+    try:
+        model = quanto.QuantizedModelForCausalLM.from_pretrained(folder, trust_remote_code=False, local_files_only=True)._wrapped
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: quanto cannot load this: {str(error)[:300]}") from error
+    assert isinstance(model, PreTrainedModel)
+    return model.requires_grad_(requires_grad=False)
+
+
+def repack_as_reloaded(model: torch.nn.Module) -> None:
+    """Give every weight, in place, the packing that it has after a save and a `reload`, on the device where it is.
+
+    A kernel's packing (TinyGemm) can lose a little of a shift each time it is made, where the values of a group lie on one side of zero. A
+    model that was just quantized has been through it once, a reloaded one twice; after this both have.
+    """
+    for module in model.modules():
+        if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor):
+            device = module.weight.device
+            module.weight = torch.nn.Parameter(_as_stored(module.weight.data).to("cpu").optimize().to(device), requires_grad=False)
