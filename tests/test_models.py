@@ -9,7 +9,7 @@ import tiny_models
 import torch
 from transformers import LlamaForCausalLM
 
-from bitzones import embedded, profile
+from bitzones import profile
 from bitzones.errors import ModelError
 from bitzones.measure import models
 
@@ -82,11 +82,6 @@ def test_weights_that_could_run_code_are_not_loaded(folder: Path, tmp_path: Path
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("source", ["embedded:other", "/nowhere/at/all", "gpt2"])
-def test_a_source_that_is_not_understood_is_said(source: str) -> None:
-    assert refused(source).startswith(f"model source '{source}' is not understood: give embedded:tiny or a folder")
-
-
 def test_safetensors_that_are_not_are_said(folder: Path, tmp_path: Path) -> None:
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes()[:1000] if file.suffix == ".safetensors" else file.read_bytes())
@@ -96,7 +91,3 @@ def test_safetensors_that_are_not_are_said(folder: Path, tmp_path: Path) -> None
 def test_a_folder_without_a_config_is_said(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     assert "cannot be loaded" in refused(tmp_path)
-
-
-def test_the_embedded_model_has_a_name() -> None:
-    assert models._folder("embedded:tiny") == embedded.TINY

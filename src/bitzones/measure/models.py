@@ -1,27 +1,29 @@
 """Loading a model, so that measuring functions receive a model and never load one.
 
-This module does not know about tasks or measurements.
+This module does not know about tasks or measurements, and not where files come from (`bitzones.measure.sources`).
 """
 
 from __future__ import annotations
 
-import hashlib
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from bitzones import embedded, profile
-from bitzones.errors import ModelError
+from bitzones import profile
+from bitzones.errors import ModelError, NotMeasuredError
+from bitzones.measure import sources, structure
 from bitzones.measure.device import dtype_of
-from bitzones.measure.structure import decoder_layers, tied_embeddings
 from bitzones.records import ModelInfo
 
 __all__ = ["Loaded", "load"]
 
-_HASH_BLOCK_BYTES = 1 << 20
+_RANDOM_SEED = 0
+"""Of drawn weights: two runs of one architecture measure the same model."""
 
 
 @dataclass(frozen=True)
@@ -29,62 +31,104 @@ class Loaded:
     """A model as it is stored, in evaluation mode, with its tokenizer: what every variant is a fresh copy of."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    own_tokenizer: PreTrainedTokenizerBase | None
     source: str
     sha256: str
+    revision: str | None = None
+    random_weights: bool = False
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer.
+
+        Raises:
+            NotMeasuredError: the weights are random, and what they make of a text says nothing.
+        """
+        if self.own_tokenizer is None:
+            raise NotMeasuredError(
+                f"the weights of {self.source} are random: accuracy and sensitivity would mean nothing, "
+                "only latency and memory are measured"
+            )
+        return self.own_tokenizer
 
     def info(self, compute_dtype: torch.dtype) -> ModelInfo:
         """What the run file says about the model."""
         model = self.model
         return ModelInfo(
             source=self.source,
+            revision=self.revision,
             sha256=self.sha256,
+            random_weights=self.random_weights,
             architecture=type(model).__name__,
             parameters=sum(p.numel() for p in model.parameters()),
-            layers=len(decoder_layers(model)),
+            layers=len(structure.decoder_layers(model)),
             dtype=str(model.dtype).removeprefix("torch."),
             compute_dtype=str(compute_dtype).removeprefix("torch."),
-            tied_embeddings=tied_embeddings(model),
+            tied_embeddings=structure.tied_embeddings(model),
+            not_quantizable=structure.not_quantizable(model),
         )
 
 
-def load(settings: profile.Model, device: torch.device) -> Loaded:
-    """Load a model in its stored dtype.
+def load(settings: profile.Model, device: torch.device, notify: Callable[[str], None] = sources.silent) -> Loaded:
+    """Load a model, dense, in the dtype that it is to be stored in.
 
     Args:
-        settings: ``embedded:tiny``, or a local folder with ``config.json`` and safetensors.
+        settings: its source (`bitzones.profile.Model`).
         device: where the weights go.
+        notify: told, in a line, of anything that takes long, such as a download.
 
     Raises:
-        ModelError: the source is not understood, is not there, has no safetensors, or cannot be loaded.
+        ModelError: the source is not understood, is not there, is not whole or another than its hash says, has no safetensors, cannot be
+            loaded, or lacks weights that the architecture has.
     """
-    folder = _folder(settings.source)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ModelError(f"model {settings.source!r}: no *.safetensors in {folder}; weights of other kinds can run code and are not loaded")
-    options = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
+    files, dtype = sources.locate(settings, notify), dtype_of(settings.dtype)
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
+    if files.kind == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"model {settings.source!r}: GGUF files are read with the gguf package: pip install 'bitzones[measure]'")
+    tokenizer: PreTrainedTokenizerBase | None = None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype_of(settings.dtype), use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"model {settings.source!r} cannot be loaded: {str(error)[:300]}") from error
+        if files.kind == "config":
+            model = _draw(files.path, dtype, device, options)
+        else:
+            folder = files.path if files.kind == "safetensors" else files.path.parent
+            gguf = {"gguf_file": files.path.name} if files.kind == "gguf" else {}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **gguf, **options)
+            model = _read(folder, dtype, {**gguf, **options})
+    except ModelError as error:
+        raise ModelError(f"model {settings.source!r}: {error}") from error
+    except Exception as error:  # tokenizers raises bare Exceptions on broken files, and transformers nearly anything
+        whole = " (is the file whole?)" if files.kind == "gguf" else ""
+        raise ModelError(f"model {settings.source!r} cannot be loaded{whole}: {type(error).__name__}: {str(error)[:300]}") from error
+    if tokenizer is not None and not tokenizer.is_fast:
+        raise ModelError(
+            f"model {settings.source!r}: its tokenizer ({type(tokenizer).__name__}) does not say where a token stands in a text"
+        )
     model.eval().requires_grad_(requires_grad=False)
     torch.nn.Module.to(model, device)
-    return Loaded(model, tokenizer, settings.source, _sha256(weights))
+    return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, random_weights=files.kind == "config")
 
 
-def _folder(source: str) -> Path:
-    if source == "embedded:tiny":
-        return embedded.TINY
-    if (folder := Path(source)).is_dir():
-        return folder
-    raise ModelError(f"model source {source!r} is not understood: give embedded:tiny or a folder with config.json and safetensors")
+def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
+    """Stored weights, every one of them; those of a GGUF file are unpacked."""
+    # Left to itself transformers may keep the blocks of a GGUF packed, where quanto cannot quantize them.
+    kind = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in options else {"use_safetensors": True}
+    read: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kind, **options)
+    model: PreTrainedModel = read[0]
+    if missing := sorted(read[1]["missing_keys"]):
+        raise ModelError(f"its files lack {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; they would be random")
+    if packed := [name for name, p in model.named_parameters() if type(p) is not torch.nn.Parameter or not p.is_floating_point()]:
+        raise ModelError(f"{len(packed)} of its weights are stored quantized, such as {packed[0]}; give the model as it was before")
+    if absent := [name for name, p in model.named_parameters() if p.is_meta]:
+        raise ModelError(f"{len(absent)} of its weights were not read, such as {absent[0]}")
+    if model.dtype != dtype:
+        raise ModelError(f"it came as {model.dtype} where {dtype} was asked for")
+    return model
 
 
-def _sha256(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as handle:
-            while block := handle.read(_HASH_BLOCK_BYTES):
-                digest.update(block)
-    return digest.hexdigest()
+def _draw(config: Path, dtype: torch.dtype, device: torch.device, options: dict[str, Any]) -> PreTrainedModel:
+    """The architecture of a configuration, with weights drawn where they are to lie: a large model need not fit the host's memory."""
+    settings = AutoConfig.from_pretrained(config.parent if config.name == "config.json" else config, **options)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+        torch.manual_seed(_RANDOM_SEED)
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=options["trust_remote_code"])
+    return made
