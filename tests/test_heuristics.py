@@ -195,6 +195,25 @@ def test_sensitivity_without_order_cannot_tell() -> None:
     assert (item.spearman, item.verdict, item.reason) == (None, "cannot tell", "all layers are equally sensitive")
 
 
+@pytest.mark.parametrize(
+    ("seed", "width", "reason"),
+    [(9, 30, "the correlation is not told from none (adjusted p = "), (8, 20, "the interval of the correlation reaches down to 0.1")],
+)
+def test_a_middling_order_cannot_tell(seed: int, width: float, reason: str) -> None:
+    """Correlations of 0.25, no wonder by chance, and of 0.43, which chance does not explain but which may be next to none."""
+    score = (np.array(RISING) + np.random.default_rng(seed).normal(0, width, 30)).clip(0.1).tolist()
+    item = read("weight kurtosis", measured(RISING, kurtosis=score), None, TOP)
+    assert item.spearman is not None
+    assert item.spearman.low < 0.1 < 0.5 < item.spearman.high
+    assert item.verdict == "cannot tell"
+    assert item.reason.startswith(reason)
+
+
+def test_weight_error_is_that_of_the_lowest_format() -> None:
+    item = read("weight error", measured(RISING, error=[value / 100 for value in RISING]), None, TOP)
+    assert (item.layers, item.verdict) == (30, "holds")
+
+
 def test_ties_share_the_last_place() -> None:
     score = [1.0] * 20 + [2.0] * 8 + [3.0] * 2
     item = read("weight kurtosis", measured(RISING, kurtosis=score), None, TOP)
@@ -254,6 +273,14 @@ def test_flags_at_base_rate_are_not_told_from_chance() -> None:
     assert item.reason.startswith("not told from a random set")
 
 
+def test_flags_below_base_rate_do_not_hold() -> None:
+    """72 of 80 are critical; the rule flags 40, and all eight that are not critical are among them."""
+    values = [0.2 if layer < 40 else 0.1 for layer in range(80)]
+    item = read("sparsity above 15%", measured(range(1, 81)), layers(80, sparsity=values), frozenset(range(8, 80)))
+    assert item.precision == wilson_interval(32, 40)
+    assert (item.verdict, item.reason) == ("does not hold", "a random set of equal size does better")
+
+
 def test_first_half_safe_is_about_where_critical_layers_lie() -> None:
     """All six in the second half: right, though most of that half is not critical. All six in the first half: wrong."""
     right = read("first half safe", measured(RISING), None, TOP)
@@ -272,8 +299,8 @@ def test_position_is_counted_in_the_whole_model(total: int, half: int, quarter: 
 
 
 def test_a_sweep_over_some_layers_keeps_their_place() -> None:
-    source = measured([1.0, 2.0, 3.0], numbers=(0, 10, 25))
-    assert read("first half safe", source, None, frozenset(), 30).flagged == (25,)
+    source = measured([1.0, 2.0, 3.0], numbers=(0, 10, 16))
+    assert read("first half safe", source, None, frozenset(), 30).flagged == (16,)
     assert read("first half safe", source, layers(60), frozenset()).flagged == ()
 
 

@@ -68,16 +68,15 @@ class RuleReading(Decided):
     """How many of these layers are critical."""
     spearman: Interval | None
     """Correlation of the ranks of the rule's statistic, signed so that more means more sensitive, with those of sensitivity at the format
-    with the fewest bits; null where either is the same in all layers, or with too few layers
-    or sequences."""
+    with the fewest bits; null where either is the same in all layers, or with too few layers or sequences."""
     p: float | None
     """One-sided: of so high a correlation without any (rules that order), or of so many critical layers among as many random ones (rules
     that name layers: the hypergeometric law, Fisher's exact test); null where there is nothing to test or too little to test it on."""
     p_adjusted: float | None
     """After Holm's correction for all rules that have a p-value."""
     flagged: tuple[int, ...]
-    """The layers that the rule takes for critical; of a rule that orders, the top ones, as many as are critical, and more where
-    the last are tied."""
+    """The layers that the rule takes for critical; of one that orders, its top ones, as many as are critical and those tied with the
+    last."""
     precision: Interval | None
     """Share of flagged layers that are critical, Wilson interval; null where none is flagged."""
     recall: Interval | None
