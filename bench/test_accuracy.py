@@ -7,5 +7,5 @@ def test_accuracy(cell, session, variant, task):
     record = cell("accuracy", variant, detail=task)
     record.measure(
         lambda: session.model(variant),
-        lambda model: accuracy.measure(model, session.tokenizer, session.scored[task], variant, session.task_batch(task), record.progress),
+        lambda model: accuracy.measure(model, session.tokenizer, session.asked[task], variant, session.task_batch(task), record.progress),
     )

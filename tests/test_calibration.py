@@ -9,12 +9,12 @@ import torch
 from bitzones.errors import TaskError
 from bitzones.measure import calibration
 from bitzones.measure.calibration import Calibration
-from bitzones.measure.tasks import Item, TaskSet
+from bitzones.measure.tasks import Item
 
 TOKENIZER = tiny_models.tokenizer()
-WORDS = TaskSet("words", 1, "choice", tuple(Item(f"w{n}", f"Q{n}:", " yes", (" yes", " no")) for n in range(3)))
+WORDS = tuple(Item(f"w{n}", f"Q{n}:", " yes", (" yes", " no")) for n in range(3))
 PROMPT = "Tom had 12 pens and 5.\nAnswer:"
-NUMBERS = TaskSet("numbers", 1, "number", tuple(Item(f"n{n}", PROMPT, f" {n}7", content=((8, 10), (20, 21))) for n in range(5)))
+NUMBERS = tuple(Item(f"n{n}", PROMPT, f" {n}7", content=((8, 10), (20, 21))) for n in range(5))
 
 
 def texts(of: Calibration) -> list[str]:
@@ -36,7 +36,7 @@ def test_whole_items_until_the_tokens_are_reached() -> None:
 
 def test_too_few_tokens_are_an_error_that_says_how_many_there_are() -> None:
     held = 5 * (1 + len(PROMPT) + 3)
-    with pytest.raises(TaskError, match=f"asks for {held + 1} tokens and the train splits hold {held}"):
+    with pytest.raises(TaskError, match=f"asks for {held + 1} tokens and the train splits hold {held} that are not scored"):
         calibration.build(TOKENIZER, [NUMBERS], held + 1)
     assert sum(calibration.build(TOKENIZER, [NUMBERS], held).sequence_tokens) == held
 
@@ -76,6 +76,6 @@ def test_batches_hold_every_sequence_once_and_mask_padding(size: int) -> None:
 def test_what_is_scored_is_passed_over() -> None:
     tokens = 8
     assert texts(calibration.build(TOKENIZER, [WORDS], tokens)) == ["Q0: yes"]
-    assert texts(calibration.build(TOKENIZER, [WORDS], tokens, scored={"Q0:", "Q1:"})) == ["Q2: yes"]
+    assert texts(calibration.build(TOKENIZER, [WORDS], tokens, seen={"Q0:", "Q1:"})) == ["Q2: yes"]
     with pytest.raises(TaskError, match="hold 0"):
-        calibration.build(TOKENIZER, [WORDS], tokens, scored={item.prompt for item in WORDS.items})
+        calibration.build(TOKENIZER, [WORDS], tokens, seen={item.prompt for item in WORDS})

@@ -1,35 +1,35 @@
-"""Right or wrong on every item, by likelihood or by greedy generation, computed once: contexts are shared by their choices.
+"""Right and wrong on every item of a task, by likelihood or by greedy generation, and how likely the right answer was.
 
-This module receives a model and items; what an accuracy means (intervals, verdicts) is for the deciding side.
+``acc`` and ``acc_norm`` are those of lm-evaluation-harness for ``arc_easy``: the choice of the highest log-likelihood, and of the highest
+log-likelihood by character of the choice without the space before it; the first of equals. Generated answers are right where their first
+number is the right one (`tasks.first_number`). What an accuracy means (intervals, verdicts) is for the deciding side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
-import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bitzones.errors import NonFiniteError
-from bitzones.measure.padding import padded, positions
+from bitzones.measure.generation import answers
+from bitzones.measure.likelihood import Choices, choice_log_likelihoods
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.tasks import Item, TaskSet, first_number
 from bitzones.records import AccuracyCell
 
-__all__ = ["choice_log_likelihoods", "generate", "measure"]
-
-MAX_NEW_TOKENS = 16
-"""Room for a number and a few words before it; generation ends earlier at the model's end token."""
+__all__ = ["best", "best_by_character", "measure"]
 
 
 @dataclass(frozen=True)
 class _Answered:
     prediction: str
     correct: bool
+    gold_nll: float
+    gold_tokens: int
     tokens: int
+    normalized: tuple[str, bool] | None = None
 
 
 def measure(
@@ -40,23 +40,32 @@ def measure(
     batch: int,
     progress: Progress = silent,
 ) -> AccuracyCell:
-    """Score a task.
+    """Score a task as `prompts.asked` gave it.
 
     Raises:
         NonFiniteError: a logit that decides is NaN or infinite.
+        TaskError: an item does not fit the model.
     """
     started = perf_counter()
     score = _score_choices if task.kind == "choice" else _score_numbers
-    answered = score(model, tokenizer, task.items, batch, progress)
+    answered = score(model, tokenizer, task, batch, progress)
+    normalized = [a.normalized for a in answered if a.normalized is not None]
     return AccuracyCell(
         variant=variant,
         task=task.name,
         task_version=task.version,
         task_sha256=task.sha256,
+        origin=task.origin,
+        fewshot=len(task.shots),
+        chat_template=task.chat_template,
         metric="acc" if task.kind == "choice" else "exact_match",
         item_ids=tuple(item.id for item in task.items),
         correct=tuple(a.correct for a in answered),
         predictions=tuple(a.prediction for a in answered),
+        correct_normalized=tuple(correct for _, correct in normalized) or None,
+        predictions_normalized=tuple(prediction for prediction, _ in normalized) or None,
+        gold_nll_nats=tuple(a.gold_nll for a in answered),
+        gold_tokens=tuple(a.gold_tokens for a in answered),
         chance=tuple(1 / len(item.choices) if item.choices else 0.0 for item in task.items),
         dropped=task.dropped,
         tokens=sum(a.tokens for a in answered),
@@ -64,151 +73,49 @@ def measure(
     )
 
 
+def best(log_likelihoods: Sequence[float]) -> int:
+    """Index of the likeliest choice, the first of equals."""
+    return max(range(len(log_likelihoods)), key=log_likelihoods.__getitem__)
+
+
+def best_by_character(log_likelihoods: Sequence[float], choices: Sequence[str]) -> int:
+    """Index of the choice of the highest log-likelihood by character, the space before a choice not counted; the first of equals.
+
+    >>> best([-4.0, -5.0]), best_by_character([-4.0, -5.0], [" cat", " mammal"])
+    (0, 1)
+    """
+    return best([total / len(choice.removeprefix(" ")) for total, choice in zip(log_likelihoods, choices, strict=True)])
+
+
 def _score_choices(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch: int, progress: Progress
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskSet, batch: int, progress: Progress
 ) -> list[_Answered]:
-    scored = choice_log_likelihoods(model, tokenizer, items, batch, progress)
-    answered = []
-    for item, (likelihoods, tokens) in zip(items, scored, strict=True):
-        best = max(range(len(likelihoods)), key=likelihoods.__getitem__)
-        answered.append(_Answered(item.choices[best].strip(), best == item.gold, tokens))
-    return answered
+    scored = choice_log_likelihoods(model, tokenizer, task.items, batch, progress, special_tokens=not task.chat_template)
+    return [_chosen(item, choices) for item, choices in zip(task.items, scored, strict=True)]
+
+
+def _chosen(item: Item, choices: Choices) -> _Answered:
+    first, second = best(choices.log_likelihoods), best_by_character(choices.log_likelihoods, item.choices)
+    return _Answered(
+        prediction=item.choices[first].strip(),
+        correct=first == item.gold,
+        gold_nll=_nll(choices.log_likelihoods[item.gold]),
+        gold_tokens=choices.lengths[item.gold],
+        tokens=choices.tokens,
+        normalized=(item.choices[second].strip(), second == item.gold),
+    )
 
 
 def _score_numbers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item], batch: int, progress: Progress
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskSet, batch: int, progress: Progress
 ) -> list[_Answered]:
-    answered = []
-    for item, (text, tokens) in zip(items, generate(model, tokenizer, [i.prompt for i in items], batch, progress), strict=True):
-        answered.append(_Answered(text.strip(), first_number(text) == float(item.answer), tokens))
-    return answered
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    place: int
-    context: list[int]
-    choices: list[list[int]]
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[_Encoded]:
-    """Choice tokens are those of context and choice together beyond the context's, as lm-evaluation-harness takes them."""
-    contexts = tokenizer([item.prompt for item in items])["input_ids"]
-    wholes = iter(tokenizer([item.prompt + choice for item in items for choice in item.choices])["input_ids"])
+    written = answers(model, tokenizer, task.items, batch, progress, special_tokens=not task.chat_template)
     return [
-        _Encoded(place, context, [next(wholes)[len(context) :] for _ in item.choices])
-        for place, (item, context) in enumerate(zip(items, contexts, strict=True))
+        _Answered(a.text.strip(), first_number(a.text) == float(item.answer), _nll(a.gold_log_likelihood), a.gold_tokens, a.tokens)
+        for item, a in zip(task.items, written, strict=True)
     ]
 
 
-@torch.no_grad()
-def choice_log_likelihoods(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    items: Sequence[Item],
-    batch: int,
-    progress: Progress = silent,
-) -> list[tuple[list[float], int]]:
-    """For each item the log-likelihood of every choice given the prompt, in nats, and the number of tokens computed.
-
-    Raises:
-        NonFiniteError: a likelihood is NaN or infinite.
-    """
-    encoded = sorted(_encode(tokenizer, items), key=lambda e: (len(e.choices), len(e.context)))
-    results: list[tuple[list[float], int]] = [([], 0)] * len(items)
-    done = 0
-    for rows in _batched(encoded, batch):
-        likelihoods = _batch_likelihoods(model, rows).tolist()
-        for row in rows:
-            mine, likelihoods = likelihoods[: len(row.choices)], likelihoods[len(row.choices) :]
-            results[row.place] = (mine, len(row.context) + sum(len(choice) - 1 for choice in row.choices))
-        done += len(rows)
-        progress(done / len(items))
-    return results
-
-
-def _batched(encoded: Sequence[_Encoded], size: int) -> Iterator[list[_Encoded]]:
-    """At most ``size`` items at a time, all with the same number of choices."""
-    rows: list[_Encoded] = []
-    for item in encoded:
-        if rows and (len(rows) == size or len(item.choices) != len(rows[0].choices)):
-            yield rows
-            rows = []
-        rows.append(item)
-    if rows:
-        yield rows
-
-
-def _batch_likelihoods(model: PreTrainedModel, rows: Sequence[_Encoded]) -> torch.Tensor:
-    """Log-likelihood of every choice of every row, shape (rows * choices,): one pass over the contexts, one over what follows them."""
-    device, choices = model.device, [choice for row in rows for choice in row.choices]
-    ids, mask = padded([row.context for row in rows], device, left=True)
-    context = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, logits_to_keep=1)
-    each = len(rows[0].choices)
-    first = context.logits[:, -1].float().log_softmax(-1).repeat_interleave(each, 0)
-    targets, scored = padded(choices, device, left=False)
-    total: torch.Tensor = first.gather(1, targets[:, :1]).squeeze(1)
-    if targets.shape[1] > 1:
-        cache = context.past_key_values
-        cache.batch_repeat_interleave(each)
-        before = mask.repeat_interleave(each, 0)
-        seen = torch.cat([before, scored[:, :-1]], 1)
-        places = positions(seen)[:, before.shape[1] :]
-        rest = model(input_ids=targets[:, :-1], attention_mask=seen, position_ids=places, past_key_values=cache, use_cache=True)
-        following = rest.logits.float().log_softmax(-1).gather(2, targets[:, 1:, None]).squeeze(2)
-        total = total + torch.where(scored[:, 1:].bool(), following, 0.0).sum(1)
-    if not torch.isfinite(total).all():
-        raise NonFiniteError("the log-likelihood of an answer is NaN or infinite")
-    return total
-
-
-class _Finite(LogitsProcessor):
-    """Refuses logits from which greedy decoding would silently pick token 0."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not torch.isfinite(scores).all():
-            raise NonFiniteError("the logits of a generated token are NaN or infinite")
-        return scores
-
-
-@torch.no_grad()
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    batch: int,
-    progress: Progress = silent,
-) -> list[tuple[str, int]]:
-    """For each prompt the greedily generated text, special tokens left out, and the number of tokens read and written.
-
-    Raises:
-        NonFiniteError: a logit is NaN or infinite.
-    """
-    encoded = tokenizer(list(prompts))["input_ids"]
-    order = sorted(range(len(prompts)), key=lambda n: len(encoded[n]))
-    results: list[tuple[str, int]] = [("", 0)] * len(prompts)
-    end = model.generation_config.eos_token_id if model.generation_config.eos_token_id is not None else tokenizer.eos_token_id
-    stops = end if isinstance(end, list) else [end]
-    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=stops[0])
-    for start in range(0, len(order), batch):
-        places = order[start : start + batch]
-        ids, mask = padded([encoded[n] for n in places], model.device, left=True)
-        out = _greedy(model, ids, mask, config)
-        for place, tokens in zip(places, out[:, ids.shape[1] :].tolist(), strict=True):
-            written = next((n + 1 for n, token in enumerate(tokens) if token in stops), len(tokens))
-            text = tokenizer.decode(tokens[:written], skip_special_tokens=True)
-            results[place] = (str(text), len(encoded[place]) + written)
-        progress((start + len(places)) / len(order))
-    return results
-
-
-def _greedy(model: Any, ids: torch.Tensor, mask: torch.Tensor, config: GenerationConfig) -> torch.Tensor:
-    """Plain greedy decoding: what a model's own configuration adds to it (penalties, suppressed tokens) would not be the model's answer."""
-    own, model.generation_config = model.generation_config, config
-    try:
-        out: torch.Tensor = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([_Finite()])
-        )
-        return out
-    finally:
-        model.generation_config = own
+def _nll(log_likelihood: float) -> float:
+    """Negative log-likelihood; rounding may lift the likelihood of a sure answer a hair above 1."""
+    return max(0.0, -log_likelihood)

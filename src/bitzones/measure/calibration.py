@@ -6,7 +6,7 @@ This module gives padded batches of tokens; it does not know what is measured on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bitzones.errors import TaskError
 from bitzones.measure.padding import padded
-from bitzones.measure.tasks import TaskSet
+from bitzones.measure.tasks import Item
 
 __all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "build"]
 
@@ -55,19 +55,22 @@ class Batch:
     sequences: tuple[CalibrationSequence, ...]
 
 
-def build(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[TaskSet], tokens: int, scored: Collection[str] = frozenset()) -> Calibration:
-    """Whole items of the given train splits, in turn from each task, until at least ``tokens`` tokens.
+def build(
+    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item]], tokens: int, seen: Collection[str] = frozenset()
+) -> Calibration:
+    """Whole items of the given tasks, in turn from each, until at least ``tokens`` tokens; no more items are read than that takes.
 
-    Items whose prompt is among ``scored`` are passed over: what a plan is made from is never what it is judged on.
+    Items are read as they stand in the train split: without other items before them, and without a chat template. Those whose prompt is
+    among ``seen`` are passed over: what is scored, as a plan is never judged on what it is made from, and what stands solved before it.
 
     Raises:
-        TaskError: the splits together hold fewer tokens.
+        TaskError: the tasks together hold fewer tokens.
     """
-    turns = chain.from_iterable(zip_longest(*(task.items for task in tasks)))
+    turns = chain.from_iterable(zip_longest(*tasks))
     sequences: list[CalibrationSequence] = []
     total = 0
     for item in turns:
-        if item is None or item.prompt in scored:
+        if item is None or item.prompt in seen:
             continue
         prompt = tokenizer(item.prompt)["input_ids"]
         whole = tokenizer(item.prompt + item.answer, return_offsets_mapping=True)
@@ -76,7 +79,10 @@ def build(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[TaskSet], tokens: 
         total += len(whole["input_ids"])
         if total >= tokens:
             return Calibration(tuple(sequences))
-    raise TaskError(f"calibration asks for {tokens} tokens and the train splits hold {total}: lower calibration.tokens or add a task")
+    raise TaskError(
+        f"calibration asks for {tokens} tokens and the train splits hold {total} that are not scored: lower calibration.tokens, "
+        "or limit where a task is one file, or add a task"
+    )
 
 
 def _overlap(first: tuple[int, int], second: tuple[int, int]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 
 import torch
@@ -10,7 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import bitzones
 from bitzones import environment, records
-from bitzones.measure import calibration, models, quantizers, structure, tasks
+from bitzones.errors import NotMeasuredError
+from bitzones.measure import calibration, models, prompts, quantizers, structure, tasks
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.parts import Granularity, model_parts
@@ -41,7 +43,10 @@ class Session:
     def variants(self) -> Variants:
         """All variants. Quanto's extension is compiled here too, once it is known that there is a model, and before anything is timed."""
         devices.seed_everything(self.profile.seed)
-        loaded = models.load(self.profile.model, self.device)
+        loaded = models.load(self.profile.model, self.device, self._notify)
+        if any(task.chat_template for task in self.profile.tasks):
+            with suppress(NotMeasuredError):  # random weights have no tokenizer: cells refuse them one by one
+                prompts.check_template(loaded.tokenizer)
         quantizers.extension_failure(self._notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
         return Variants(loaded, variant_formats(self.profile), self.device, dtype)
@@ -75,8 +80,24 @@ class Session:
 
     @cached_property
     def scored(self) -> dict[str, TaskSet]:
-        """Task name -> the items that are scored."""
-        return {task.name: tasks.load(task.name, "test", task.limit) for task in self.profile.tasks}
+        """Task name -> the items that are scored, as the data set has them: no model is needed to see that they are there."""
+        return {
+            task.name: tasks.load(
+                task.name,
+                limit=task.limit,
+                path=task.path,
+                take=task.take,
+                seed=self.profile.seed,
+                fewshot=task.fewshot,
+                chat_template=task.chat_template,
+            )
+            for task in self.profile.tasks
+        }
+
+    @cached_property
+    def asked(self) -> dict[str, TaskSet]:
+        """Task name -> the items that are scored, as the model reads them."""
+        return {name: prompts.asked(task, self.tokenizer) for name, task in self.scored.items()}
 
     def task_batch(self, name: str) -> int:
         """Items of a task that are scored at a time."""
@@ -84,10 +105,10 @@ class Session:
 
     @cached_property
     def calibration(self) -> Calibration:
-        """Sequences from the train splits, without what is scored."""
-        train = [tasks.load(task.name, "train") for task in self.profile.tasks]
-        scored = {item.prompt for task in self.scored.values() for item in task.items}
-        return calibration.build(self.tokenizer, train, self.profile.calibration.tokens, scored)
+        """Sequences from the train splits, without what is scored and without what stands before it."""
+        train = [tasks.training(task.name, task.path) for task in self.profile.tasks]
+        seen = {item.prompt for task in self.scored.values() for item in (*task.items, *task.shots)}
+        return calibration.build(self.tokenizer, train, self.profile.calibration.tokens, seen)
 
     def calibration_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.calibration, self.profile.calibration.batch, self.device)

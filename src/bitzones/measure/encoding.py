@@ -1,0 +1,80 @@
+"""Texts as tokens, in batches of about one length, a window at a time, so that what is in memory does not grow with the task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bitzones.errors import TaskError
+
+__all__ = ["Encoded", "Text", "encoded"]
+
+WINDOW_BATCHES = 16
+"""Batches whose texts are tokens at a time: enough to sort them by length."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is read for one item: a ``context``, and the ``answers`` that may follow it."""
+
+    item: str
+    context: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A `Text` in tokens; ``place`` is its number among the texts."""
+
+    place: int
+    context: list[int]
+    answers: list[list[int]]
+
+
+def encoded(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], batch: int, *, special_tokens: bool, spare: int = 0
+) -> Iterator[list[Encoded]]:
+    """All texts, in batches.
+
+    An answer's tokens are those of context and answer together beyond as many as the context has by itself, as lm-evaluation-harness takes
+    them: where the two would merge into one token, the model is asked what it would be asked there.
+
+    Args:
+        model: says how many positions it has.
+        tokenizer: the model's own.
+        texts: what is read.
+        batch: how many at a time.
+        special_tokens: whether the tokenizer adds those that it opens a text with.
+        spare: positions that are needed after a context, whatever its answers.
+
+    Raises:
+        TaskError: a text is longer than the model has positions, or an answer has no token of its own.
+    """
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for start in range(0, len(texts), batch * WINDOW_BATCHES):
+        window = texts[start : start + batch * WINDOW_BATCHES]
+        rows = sorted(_encode(tokenizer, window, start, special_tokens), key=lambda row: len(row.context))
+        for row in rows:
+            _require(row, texts[row.place].item, room, spare)
+        yield from (rows[n : n + batch] for n in range(0, len(rows), batch))
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], first: int, special_tokens: bool) -> list[Encoded]:
+    contexts = tokenizer([text.context for text in texts], add_special_tokens=special_tokens)["input_ids"]
+    joined = [text.context + answer for text in texts for answer in text.answers]
+    wholes = iter(tokenizer(joined, add_special_tokens=special_tokens)["input_ids"])
+    return [
+        Encoded(place, context, [next(wholes)[len(context) :] for _ in text.answers])
+        for place, (text, context) in enumerate(zip(texts, contexts, strict=True), first)
+    ]
+
+
+def _require(row: Encoded, item: str, room: int | None, spare: int) -> None:
+    """Nothing is cut off to fit: a cut question is another question."""
+    if not all(row.answers):
+        raise TaskError(f"item {item!r}: an answer has no token of its own after its prompt in this model's tokenizer")
+    needed = len(row.context) + max(spare, *(len(answer) for answer in row.answers))
+    if room is not None and needed > room:
+        raise TaskError(f"item {item!r} takes {needed} tokens and the model has {room} positions: lower fewshot, or leave the item out")

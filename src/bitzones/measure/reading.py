@@ -1,0 +1,140 @@
+"""How likely a model finds what follows a context: the context is read once, and all that may follow shares its key-value cache.
+
+Sharing needs a cache that is nothing but the keys and values of every token, whole or in a sliding window, and a model that can be told
+where its tokens stand. For any other (recurrent states, positions counted by the model itself) whole sequences are read, one by one and
+without padding: slower, and never wrong. Logits are made at scored positions only.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from bitzones.errors import NonFiniteError
+from bitzones.measure.padding import padded, positions
+
+__all__ = ["Context", "Continuation", "continued", "log_likelihoods", "read", "require_finite", "whole"]
+
+Tokens = Sequence[int]
+
+FORWARD_TOKENS = 64
+"""A pass costs about as much as this many tokens besides its tokens: what padding may cost before rows get a pass of their own."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Contexts that were read, padded on the left: ``mask`` (contexts, longest), and ``logits`` after each (contexts, vocabulary), float32.
+
+    `continued` leaves ``cache`` as it is, so a context can be continued as often as one likes.
+    """
+
+    cache: DynamicCache
+    mask: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What follows the context of number ``context``: tokens ``given`` to the model, and the one of ``targets`` scored after each."""
+
+    context: int
+    given: Tokens
+    targets: Tokens
+
+
+def read(model: PreTrainedModel, contexts: Sequence[Tokens]) -> Context | None:
+    """Read contexts of one token or more; None where the model's cache cannot be shared."""
+    if not _can_be_told(model):
+        return None
+    ids, mask = padded(contexts, model.device, left=True)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, **_last_logits(model, 1))
+    if not _is_shareable(out.past_key_values):
+        return None
+    return Context(out.past_key_values, mask, out.logits[:, -1].float())
+
+
+def continued(model: PreTrainedModel, context: Context, continuations: Sequence[Continuation]) -> torch.Tensor:
+    """Log-likelihood of the targets of each continuation, in nats, shape (continuations,)."""
+    total = torch.zeros(len(continuations), device=model.device)
+    order = sorted((n for n, c in enumerate(continuations) if c.targets), key=lambda n: len(continuations[n].targets))
+    for places in _passes(order, [len(c.targets) for c in continuations]):
+        total[places] = _one_pass(model, context, [continuations[n] for n in places])
+    return total
+
+
+def whole(model: PreTrainedModel, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> torch.Tensor:
+    """Log-likelihood of each row of targets after its context, in nats, by reading whole sequences: the plain way, for any causal model."""
+    totals = []
+    for before, after in zip(contexts, targets, strict=True):
+        ids = torch.tensor([[*before, *after][:-1]], device=model.device)
+        logits = model(input_ids=ids, use_cache=False, **_last_logits(model, len(after))).logits[:, -len(after) :]
+        totals.append(log_likelihoods(logits, torch.tensor([after], device=model.device)).sum())
+    return torch.stack(totals)
+
+
+def log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each target, in nats, shape as ``targets``; logits have one dimension more, the vocabulary."""
+    logits = logits.float()
+    return logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+
+def require_finite(likelihoods: torch.Tensor) -> None:
+    """See that likelihoods are numbers.
+
+    Raises:
+        NonFiniteError: one is NaN or infinite.
+    """
+    if not torch.isfinite(likelihoods).all():
+        raise NonFiniteError("the log-likelihood of an answer is NaN or infinite")
+
+
+def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuation]) -> torch.Tensor:
+    index = torch.tensor([row.context for row in rows], device=model.device)
+    given, scored = padded([row.given for row in rows], model.device, left=False)
+    targets, _ = padded([row.targets for row in rows], model.device, left=False)
+    before = context.mask[index]
+    seen = torch.cat([before, scored], 1)
+    places = positions(seen)[:, before.shape[1] :]
+    out = model(input_ids=given, attention_mask=seen, position_ids=places, past_key_values=_rows_of(context.cache, index), use_cache=True)
+    return torch.where(scored.bool(), log_likelihoods(out.logits, targets), 0.0).sum(1)
+
+
+def _passes(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows by ascending length in runs: a longer row begins a new pass where padding the rows before it would cost more than a pass."""
+    rows: list[int] = []
+    for place in order:
+        if rows and sum(lengths[place] - lengths[row] for row in rows) > FORWARD_TOKENS:
+            yield rows
+            rows = []
+        rows.append(place)
+    if rows:
+        yield rows
+
+
+def _rows_of(cache: DynamicCache, index: torch.Tensor) -> DynamicCache:
+    """A cache of its own for some rows: layers of this kind bind new tensors when they grow or are selected from, and the old stay."""
+    picked = copy.copy(cache)
+    picked.layers = [copy.copy(layer) for layer in cache.layers]
+    picked.batch_select_indices(index)
+    return picked
+
+
+def _can_be_told(model: PreTrainedModel) -> bool:
+    takes = inspect.signature(model.forward).parameters
+    return {"attention_mask", "position_ids", "past_key_values"} <= set(takes) and not getattr(model, "_is_stateful", False)
+
+
+def _is_shareable(cache: Any) -> bool:
+    return type(cache) is DynamicCache and all(type(layer) in {DynamicLayer, DynamicSlidingWindowLayer} for layer in cache.layers)
+
+
+def _last_logits(model: PreTrainedModel, count: int) -> dict[str, int]:
+    """The argument that keeps a model from making logits that nobody reads, where it has one."""
+    return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
