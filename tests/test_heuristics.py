@@ -186,7 +186,7 @@ def test_p_values_are_corrected_over_the_rules_that_are_tested() -> None:
 
 def test_a_statistic_without_order_is_nothing_to_test() -> None:
     item = read("weight kurtosis", measured(RISING, kurtosis=[3.0] * 30), None, TOP)
-    assert (item.spearman, item.p, item.flagged, item.precision) == (None, None, (), None)
+    assert (item.spearman, item.p, item.flagged, item.precision, item.recall) == (None, None, (), None, None)
     assert (item.verdict, item.reason) == ("nothing to test", "weight kurtosis is the same in every layer")
 
 

@@ -31,7 +31,7 @@ def reading(**changes: object) -> RuleReading:
 
 def missing(rule: str) -> RuleReading:
     nothing = dict.fromkeys(("spearman", "p", "p_adjusted", "precision", "recall", "base_rate"))
-    return reading(rule=rule, claim=rule, layers=0, critical=0, flagged=(), verdict="not measured", reason="no value", **nothing)
+    return reading(rule=rule, claim="unknown", layers=0, critical=0, flagged=(), verdict="not measured", reason="no value", **nothing)
 
 
 def row(text: str, start: str) -> list[str]:
@@ -40,8 +40,8 @@ def row(text: str, start: str) -> list[str]:
 
 
 def test_a_row_says_everything_that_was_found() -> None:
-    assert row(rules([reading()]), "the heavier") == [
-        "the heavier the tails, the more sensitive",
+    assert row(rules([reading()]), "weight kurtosis") == [
+        "weight kurtosis: the heavier the tails, the more sensitive",
         "0.80 [0.55, 0.91]",
         "< 0.0001",
         "3-5, 9",
@@ -50,11 +50,11 @@ def test_a_row_says_everything_that_was_found() -> None:
         "50% [19%, 81%]",
         "**holds**",
     ]
-    assert row(rules([reading(p_adjusted=0.0234)]), "the heavier")[2] == "0.023"
+    assert row(rules([reading(p_adjusted=0.0234)]), "weight kurtosis")[2] == "0.023"
 
 
 def test_what_is_missing_is_never_a_number() -> None:
-    assert row(rules([missing("entropy")]), "entropy") == ["entropy", "-", "-", "-", "-", "-", "-", "**not measured**"]
+    assert row(rules([missing("entropy")]), "entropy") == ["entropy: unknown", "-", "-", "-", "-", "-", "-", "**not measured**"]
 
 
 def test_the_answer_comes_first_and_names_names() -> None:

@@ -80,7 +80,7 @@ class RuleReading(Decided):
     precision: Interval | None
     """Share of flagged layers that are critical, Wilson interval; null where none is flagged."""
     recall: Interval | None
-    """Share of critical layers that are flagged, Wilson interval; null where none is critical."""
+    """Share of critical layers that are flagged, Wilson interval; null where none is critical, or where the rule puts no layer first."""
     base_rate: float | None
     """Share of all layers that are critical: the precision of a random set; null without layers."""
     verdict: RuleVerdict
@@ -126,7 +126,8 @@ class _Facts:
 
     @property
     def recall(self) -> Interval | None:
-        return wilson_interval(self.hits, len(self.critical)) if self.critical else None
+        told = self.names or self.flagged
+        return wilson_interval(self.hits, len(self.critical)) if self.critical and told else None
 
     @property
     def base_rate(self) -> float | None:

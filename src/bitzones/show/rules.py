@@ -45,7 +45,7 @@ def _answer(readings: Sequence[RuleReading]) -> str:
 
 def _row(item: RuleReading) -> tuple[str, ...]:
     return (
-        markdown(item.claim),
+        f"{markdown(item.rule)}: {markdown(item.claim)}",
         ratio(item.spearman),
         ABSENT if item.p_adjusted is None else "< 0.0001" if item.p_adjusted < 1e-4 else f"{item.p_adjusted:.2g}",
         ranges(item.flagged) if item.flagged else ABSENT,
