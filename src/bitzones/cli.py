@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +18,8 @@ __all__ = ["app", "main"]
 
 EXIT_FAILED_CELLS = 1
 """The report is there, but some cells did not come out."""
+EXIT_DIFFERS = 1
+"""A deployed folder is not what it was when it was made."""
 EXIT_USER_ERROR = 2
 """Something the user can mend, said in one line."""
 
@@ -28,6 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report; made if it is not there.", metavar="FOLDER")]
 
@@ -87,6 +94,78 @@ def _collect(run_file: Path, output: Path) -> None:
     for line in summary.headline(analysis):
         typer.echo(line)
     typer.echo(f"report: {written[0]}")
+
+
+@app.command()
+def apply(
+    plan: Annotated[Path | None, typer.Argument(metavar="PLAN.json", help="What 'bitzones collect' or 'bitzones run' wrote.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to make.", metavar="FOLDER")] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", help="Make nothing: is this folder what it was when it was made?", metavar="FOLDER")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Where the plan's model is now, if not where the plan says.", metavar="SOURCE")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto: where to quantize and to compare.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier 'bitzones apply'.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's own code run, if the plan asks.")] = False,
+) -> None:
+    """Deploy: quantize the plan's model and write a folder that any user of quanto can load, reloaded and compared before it is there.
+
+    With --check: exits with 1 where the folder is not what it was, or computes something else, and with 2 where that cannot be told.
+
+    Example: bitzones apply report/plan.json -o model/
+    """
+    if not DEVICE.fullmatch(device):
+        raise typer.BadParameter(f"{device!r} is not a device: cpu, cuda, cuda:N or auto", param_hint="--device")
+    if check is not None:
+        if plan is not None or output is not None:
+            raise typer.BadParameter("--check makes nothing: it goes without PLAN.json and -o", param_hint="--check")
+        _check(check, device)
+    elif plan is None or output is None:
+        raise typer.BadParameter("give PLAN.json and -o FOLDER, or --check FOLDER", param_hint="PLAN.json")
+    else:
+        from bitzones.deploy.plan_file import read_plan
+
+        plan_file = read_plan(plan)  # a mistake in the plan is said before torch is loaded
+        with _needs_measuring():
+            from bitzones.deploy import apply as deploy
+            from bitzones.measure import device as devices
+        applied = deploy.apply(
+            plan_file,
+            output,
+            devices.resolve(device),
+            source=model,
+            trust_remote_code=trust_remote_code,
+            force=force,
+            notify=_say,
+        )
+        for line in applied.lines():
+            typer.echo(line)
+
+
+def _check(folder: Path, device: str) -> None:
+    with _needs_measuring():
+        from bitzones.deploy import check as deployed
+        from bitzones.measure import device as devices
+
+    if (difference := deployed.check(folder, devices.resolve(device), _say)) is not None:
+        typer.echo(f"bitzones: {difference}", err=True)
+        raise typer.Exit(EXIT_DIFFERS)
+    typer.echo(f"{folder}: as it was made: files, formats, group sizes and what it computes")
+
+
+@contextmanager
+def _needs_measuring() -> Iterator[None]:
+    """Imports of the measuring side: what is missing is said in one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MeasureError(f"this needs the package {error.name}: pip install 'bitzones[measure]'") from error
+
+
+def _say(message: str) -> None:
+    """How far it is, where somebody is looking."""
+    if sys.stderr.isatty():
+        typer.echo(message, err=True)
 
 
 @app.command()
