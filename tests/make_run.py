@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bitzones.decide.analysis import Analysis, Decision
 from bitzones.profile import Budget, Calibration, Model, Profile, Task, Zones
 from bitzones.records import (
     AccuracyCell,
@@ -64,7 +65,7 @@ def factor(layer: int) -> float:
 
 
 def sensitivity(
-    layers: int = 12, sequences: int = 40, formats: Iterable[str] = tuple(BITS), groups: Iterable[str | None] = (None,)
+    layers: int = 12, sequences: int = 40, formats: Iterable[str] = tuple(BITS), groups: Sequence[str | None] = (None,)
 ) -> SensitivityCell:
     rng = np.random.default_rng(7)
     tokens = rng.integers(20, 60, sequences)
@@ -72,7 +73,7 @@ def sensitivity(
     for layer in range(layers):
         for group in groups:
             name = f"layers.{layer}" + (f".{group}" if group else "")
-            modules = (f"model.{name}.q_proj", f"model.{name}.o_proj")
+            modules = tuple(f"model.{name}.{module}" for module in ("q_proj", "o_proj"))
             parts.append(Part(name=name, layer=layer, group=group, modules=modules, parameters=PARAMETERS, reference_bytes=2 * PARAMETERS))
             for format_ in formats:
                 kl = HARM[format_] * factor(layer) * (1 + 0.01 * layer) * tokens * rng.lognormal(0, 0.3, sequences)
@@ -88,6 +89,7 @@ def sensitivity(
     return SensitivityCell(
         variant="bf16",
         method="exact",
+        granularity="group" if groups[0] else "layer",
         calibration_sha256="c" * 64,
         sequence_tokens=tuple(tokens.tolist()),
         parts=tuple(parts),
@@ -102,7 +104,8 @@ def accuracy(task: str, variant: str, right: int, items: int = 500, chance: floa
     """
     rng, lost = np.random.default_rng(len(task)), LOST_NATS.get(variant, 0.0) if worse is None else worse
     order, tokens = rng.permutation(items), rng.integers(1, 4, items)
-    nll = tokens * (rng.gamma(2.0, 0.1, items) + lost * rng.gamma(2.0, 0.5, items))
+    noise = 0.02 * np.random.default_rng(len(variant) + ord(variant[-1])).standard_normal(items) * (variant != "bf16")
+    nll = tokens * (rng.gamma(2.0, 0.1, items) * (1 + noise.clip(-0.9)) + lost * rng.gamma(2.0, 0.5, items))
     correct, normalized = (tuple(np.isin(np.arange(items), order[:k]).tolist()) for k in (right, max(0, right - 4)))
     return AccuracyCell(
         variant=variant,
@@ -189,7 +192,7 @@ def divergence(sweep: SensitivityCell, variant: str, surplus: float) -> Divergen
     )
 
 
-def cells(layers: int = 12, sequences: int = 40, groups: Iterable[str | None] = (None,)) -> list[Record]:
+def cells(layers: int = 12, sequences: int = 40, groups: Sequence[str | None] = (None,)) -> list[Record]:
     sweep = sensitivity(layers, sequences, groups=groups)
     found: list[Record] = []
     for variant, right in RIGHT.items():
@@ -200,21 +203,33 @@ def cells(layers: int = 12, sequences: int = 40, groups: Iterable[str | None] = 
     return [*found, layers_cell(layers), sweep]
 
 
-def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None) -> dict[str, Any]:
+def decided(analysis: Analysis) -> Decision:
+    assert analysis.decision is not None, analysis.no_decision
+    return analysis.decision
+
+
+def without(kind: type[Record], found: Iterable[Record] | None = None) -> list[Record]:
+    """A partial run: the cells of a run but those of one kind."""
+    return [cell for cell in (cells() if found is None else found) if not isinstance(cell, kind)]
+
+
+def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None, **model: Any) -> dict[str, Any]:
+    """A run of these cells; the model has as many layers as the cells know of, unless ``model`` says so or anything else of it."""
     found = cells() if found is None else list(found)
-    layers = next((len(cell.layers) for cell in found if isinstance(cell, LayersCell)), 12)
+    numbers = [len(cell.layers) for cell in found if isinstance(cell, LayersCell)]
+    numbers += [1 + max(part.layer for part in cell.parts) for cell in found if isinstance(cell, SensitivityCell)]
+    facts: dict[str, Any] = {"source": "embedded:tiny", "layers": max(numbers, default=12), **model}
     run = Run(
         bitzones="0.1.0",
         profile=of or profile(),
         model=ModelInfo(
-            source="embedded:tiny",
             sha256="m" * 64,
             architecture="LlamaForCausalLM",
             parameters=5_000_000,
-            layers=layers,
             dtype="bfloat16",
             compute_dtype="float32",
             tied_embeddings=True,
+            **facts,
         ),
         variants=VARIANTS,
         environment=Environment(
@@ -254,14 +269,14 @@ def write(folder: Path, data: dict[str, Any] | None = None, name: str = "run.jso
 def hostile() -> dict[str, Any]:
     """The same run with every string that is not checked made as hostile as it can be."""
     data = copy.deepcopy(run_dict([*cells(), FailedCell(variant=NASTY, of="latency", detail=NASTY, reason=NASTY)]))
-    data["bitzones"]["model"] |= {"source": NASTY, "architecture": NASTY}
+    data["bitzones"]["model"] |= {"source": NASTY, "architecture": NASTY, "revision": NASTY, "not_quantizable": {NASTY: 7}}
     data["bitzones"]["profile"]["model"]["source"] = NASTY
     data["bitzones"]["environment"] |= {"cpu": NASTY, "device_name": NASTY, "versions": {NASTY: NASTY}}
     for benchmark in data["benchmarks"]:
         cell = benchmark["extra_info"]["bitzones"]
         benchmark["fullname"] = NASTY
         if "task" in cell:
-            cell["task"] = cell["task"] + NASTY
+            cell |= {"task": cell["task"] + NASTY, "origin": NASTY, "task_sha256": NASTY}
         if cell["variant"] == "w4":
             cell["variant"] = "w4" + NASTY
         if cell["kind"] == "latency":

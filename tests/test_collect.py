@@ -14,13 +14,13 @@ from typing import Any
 
 import make_run
 import pytest
-from make_run import accuracy, cells, profile, run_dict, sensitivity, write
+from make_run import accuracy, cells, decided, profile, run_dict, sensitivity, without, write
 
-from bitzones.decide.analysis import PROCESS_KEYS, TIME_KEYS, Analysis, repeatable
+from bitzones.decide.analysis import PROCESS_KEYS, TIME_KEYS, Analysis, Likelihood, repeatable
 from bitzones.decide.collect import analyse, read_run
-from bitzones.errors import PlanError, RunFileError
+from bitzones.errors import RunFileError
 from bitzones.profile import Budget
-from bitzones.records import AccuracyCell, FailedCell, SensitivityCell
+from bitzones.records import AccuracyCell, FailedCell, Record, SensitivityCell
 
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = [name for name, field in AccuracyCell.model_fields.items() if str(field.annotation).startswith("tuple[")]
@@ -123,6 +123,14 @@ def other_calibration(data: Data) -> None:
     cell_of(data, "divergence")["calibration_sha256"] = "x"
 
 
+def other_manner(data: Data) -> None:
+    cell_of(data, "accuracy")["fewshot"] = 5
+
+
+def other_answers(data: Data) -> None:
+    cell_of(data, "accuracy")["gold_tokens"][0] += 1
+
+
 def unknown_format(data: Data) -> None:
     cell_of(data, "sensitivity")["measurements"][0]["format"] = "qint3"
 
@@ -169,6 +177,8 @@ def two_sweeps(data: Data) -> None:
         (no_cells, "the run is empty"),
         (other_items, "task science_mini: .* asked other items"),
         (other_task, "task science_mini: .* asked other items"),
+        (other_manner, "task science_mini: .* asked in another way"),
+        (other_answers, "task science_mini: .* asked in another way"),
         (other_calibration, "other calibration sequences"),
         (unknown_format, "qint3.*not one of the profile's"),
         (part_twice, "a part stands twice"),
@@ -185,13 +195,6 @@ def test_a_spoiled_cell_is_named(tmp_path: Path, data: Data, spoil: Callable[[Da
     assert re.search(said, refused(tmp_path, data))
 
 
-def test_without_sensitivity_there_is_one_line_with_the_reason(tmp_path: Path) -> None:
-    rest = [cell for cell in cells() if not isinstance(cell, SensitivityCell)]
-    assert "no sensitivity cell" in refused(tmp_path, run_dict(rest))
-    failed = FailedCell(variant="bf16", of="sensitivity", reason="out of memory")
-    assert "it failed: out of memory" in refused(tmp_path, run_dict([*rest, failed]))
-
-
 def test_an_error_cannot_move_the_cursor(tmp_path: Path, data: Data) -> None:
     data["benchmarks"][0]["fullname"] = "a\x1b[2J\nb\ud800"
     data["benchmarks"][0]["extra_info"]["bitzones"]["tokens"] = "many"
@@ -200,15 +203,62 @@ def test_an_error_cannot_move_the_cursor(tmp_path: Path, data: Data) -> None:
     assert message.encode()
 
 
-def test_an_infeasible_budget_names_the_range(tmp_path: Path) -> None:
-    run_file = read_run(write(tmp_path, run_dict([sensitivity()], profile(budget=Budget(average_bits=2.1)))))
-    with pytest.raises(PlanError, match=r"from 2\.3\d+ to 16\.000"):
-        analyse(run_file)
+def test_an_infeasible_budget_is_no_plan_and_names_the_range(tmp_path: Path) -> None:
+    found = analyse(read_run(write(tmp_path, run_dict(of=profile(budget=Budget(average_bits=2.1))))))
+    assert found.decision is None
+    assert found.no_decision is not None
+    assert re.search(r"the budget cannot be met; .*2\.1 average bits.* from 2\.3\d+ to 16\.000", found.no_decision)
+    assert (len(found.ranking), len(found.whole), len(found.accuracy)) == (12, 3, 12)
+
+
+@pytest.mark.parametrize(
+    ("more", "model", "reason"),
+    [
+        ([], {}, "no sensitivity was measured (was bench/test_sensitivity.py deselected?)"),
+        ([FailedCell(variant="bf16", of="sensitivity", reason="out of memory")], {}, "sensitivity failed: out of memory"),
+        (
+            [FailedCell(variant="bf16", of="sensitivity", status="not measured", reason="random weights")],
+            {},
+            "sensitivity not measured: random weights",
+        ),
+        ([], {"random_weights": True}, "the model's weights are random, and the sensitivity of such says nothing"),
+    ],
+)
+def test_without_sensitivity_all_else_is_reported(tmp_path: Path, more: list[Record], model: Data, reason: str) -> None:
+    found = analyse(read_run(write(tmp_path, run_dict([*without(SensitivityCell), *more], **model))))
+    assert (found.decision, found.no_decision) == (None, reason)
+    assert (found.sensitivity, found.ranking, found.granularity) == ((), (), None)
+    assert (len(found.accuracy), len(found.latency), len(found.memory), len(found.layers)) == (12, 8, 4, 12)
+    assert [(w.variant, w.added, w.ratio) for w in found.whole] == [("w8", None, None), ("w4", None, None), ("w2", None, None)]
+    assert found.cannot_tell[0] == f"Which layers are safe, and what to store them in: no plan was made, for {reason}."
+
+
+def test_whole_variants_without_a_sweep_are_as_with_one(tmp_path: Path) -> None:
+    both = [analyse(read_run(write(tmp_path, run_dict(found)))) for found in (cells(), without(SensitivityCell))]
+    assert [w.measured for w in both[0].whole] == [w.measured for w in both[1].whole]
+
+
+def test_a_run_of_failures_alone_is_refused(tmp_path: Path) -> None:
+    failures = [FailedCell(variant="bf16", of=of, reason="no kernel") for of in ("sensitivity", "memory")]
+    assert "no cell has a result, so there is nothing to report; the first of 2: no kernel" in refused(tmp_path, run_dict(failures))
+
+
+def test_layers_that_were_not_swept_are_known(tmp_path: Path) -> None:
+    found = analyse(read_run(write(tmp_path, run_dict([sensitivity(layers=3)], layers=6))))
+    assert found.unswept == (3, 4, 5)
+    assert any(line.startswith("What layers 3-5 would lose: not swept") for line in found.cannot_tell)
+    assert analyse(read_run(write(tmp_path, run_dict([sensitivity(layers=3)], layers=3)))).unswept == ()
+
+
+def test_what_quanto_cannot_quantize_is_said(tmp_path: Path) -> None:
+    found = analyse(read_run(write(tmp_path, run_dict(not_quantizable={"Conv1D": 28_311_552}))))
+    assert any(line.startswith("What Conv1D would lose: quanto has no quantized counterpart") for line in found.cannot_tell)
+    assert any("28,311,552 parameters" in line for line in found.cannot_tell)
 
 
 def test_sensitivity_alone_is_enough(tmp_path: Path) -> None:
     analysis = analyse(read_run(write(tmp_path, run_dict([sensitivity()]))))
-    assert analysis.zones
+    assert decided(analysis).zones
     assert (analysis.accuracy, analysis.latency, analysis.memory, analysis.layers, analysis.whole) == ((), (), (), (), ())
     for name in ("accuracy", "latency", "memory", "attention"):
         assert any(f"{name}" in line and "no such cell" in line for line in analysis.cannot_tell)
@@ -225,6 +275,16 @@ def test_figures_of_a_run_known_by_construction(tmp_path: Path, data: Data) -> N
     assert (w2.k, w2.n, w2.chance, w2.format) == (160, 500, 0.25, "qint2:hqq")
     assert w2.against is not None
     assert (w2.against.lost, w2.against.gained, w2.against.verdict.word) == (280, 0, "worse")
+    assert (w2.metric, w2.against.changed, w2.against.tests) == ("acc", 60, 3)
+    assert [(a.task, a.metric) for a in analysis.accuracy[::4]] == [
+        ("science_mini", "acc"),
+        ("science_mini", "acc_norm"),
+        ("word_problems_mini", "exact_match"),
+    ]
+    normalized = next(a for a in analysis.accuracy if (a.metric, a.variant) == ("acc_norm", "w2"))
+    assert normalized.against is not None
+    assert (normalized.k, normalized.against.lost, normalized.against.changed) == (156, 280, 64)
+    assert all((a.above_chance_p is None) == (a.chance == 0) for a in analysis.accuracy)
     assert [whole.variant for whole in analysis.whole] == ["w8", "w4", "w2"]
     assert [whole.ratio.value for whole in analysis.whole if whole.ratio] == pytest.approx([1.0, 1.2, 1.8])
     decode = next(item for item in analysis.latency if (item.phase, item.variant) == ("decode", "w4"))
@@ -243,7 +303,77 @@ def test_pairs_go_by_item_not_by_place(tmp_path: Path) -> None:
     )
     against = found.accuracy[1].against
     assert against is not None
-    assert (against.lost, against.gained) == (0, 0)
+    assert (against.lost, against.gained, against.changed) == (0, 0, 0)
+    assert found.likelihood[1].against is not None
+    assert found.likelihood[1].against.difference.value == pytest.approx(0.0005, abs=0.001)
+
+
+def likelihood_of(tmp_path: Path, items: int, worse: float, variant: str = "w4") -> Likelihood:
+    found = [accuracy("science_mini", name, items // 2, items, worse=lost) for name, lost in (("bf16", 0.0), (variant, worse))]
+    return analyse(read_run(write(tmp_path, run_dict(found)))).likelihood[1]
+
+
+def test_likelihood_is_per_answer_token_and_paired(tmp_path: Path) -> None:
+    one, other = (accuracy("science_mini", name, 30, 60) for name in ("bf16", "w4"))
+    found = likelihood_of(tmp_path, 60, 0.1)
+    tokens = sum(one.gold_tokens)
+    assert (found.n, found.tokens) == (60, tokens)
+    assert found.nll.value == pytest.approx(sum(other.gold_nll_nats) / tokens)
+    assert found.against is not None
+    difference = found.against.difference
+    assert difference.value == pytest.approx((sum(other.gold_nll_nats) - sum(one.gold_nll_nats)) / tokens)
+    assert difference.interval is not None
+    assert found.nll.interval is not None
+    assert difference.interval.high - difference.interval.low < (found.nll.interval.high - found.nll.interval.low) / 2, "not paired"
+
+
+@pytest.mark.parametrize(
+    ("items", "worse", "word"),
+    [(1000, 0.1, "worse"), (1000, 0.0, "no worse within"), (19, 0.1, "cannot tell"), (20, 0.1, "worse")],
+)
+def test_verdicts_on_likelihood(tmp_path: Path, items: int, worse: float, word: str) -> None:
+    found = likelihood_of(tmp_path, items, worse)
+    assert found.against is not None
+    assert found.against.verdict.word == word
+    assert (found.nll.interval is None) == (found.against.p_value is None) == (items < 20)
+
+
+def test_items_without_an_answer_token_say_nothing(tmp_path: Path) -> None:
+    found = [accuracy("science_mini", name, 30, 60) for name in ("bf16", "w4")]
+    spoiled = [
+        cell.model_copy(update={"gold_tokens": (0, *cell.gold_tokens[1:]), "gold_nll_nats": (9e9, *cell.gold_nll_nats[1:])})
+        for cell in found
+    ]
+    analysis = analyse(read_run(write(tmp_path, run_dict(spoiled))))
+    assert [item.n for item in analysis.likelihood] == [59, 59]
+    assert all(item.nll.value < 10 for item in analysis.likelihood)
+
+
+def test_holm_corrects_over_the_variants_of_one_task_and_metric(tmp_path: Path) -> None:
+    """Seven losses are p = 0.016: called where w4 is alone, and not where it is one of four."""
+    words = []
+    for others in ([], ["w8", "w2", "w3"]):
+        found = [accuracy("science_mini", "bf16", 300), *(accuracy("science_mini", name, 300) for name in others)]
+        found.append(accuracy("science_mini", "w4", 293))
+        analysis = analyse(read_run(write(tmp_path, run_dict(found))))
+        paired = next(a.against for a in analysis.accuracy if (a.variant, a.metric) == ("w4", "acc"))
+        assert paired is not None
+        assert paired.p_value == pytest.approx(2 * 0.5**7)
+        assert paired.p_adjusted == pytest.approx(paired.p_value * (1 + len(others)))
+        assert paired.tests == 1 + len(others)
+        words.append((paired.verdict.word, paired.smallest_drop))
+    assert [word for word, _ in words] == ["worse", "no worse within"]
+    assert words[0][1] < words[1][1]
+
+
+def test_flips_both_ways_and_answers_that_stay_wrong(tmp_path: Path) -> None:
+    base = accuracy("science_mini", "bf16", 2, 6)
+    before = {"correct": (True, True, False, False, False, False), "predictions": ("A", "B", "A", "A", "A", "A")}
+    after = {"correct": (True, False, True, False, False, False), "predictions": ("A", "C", "C", "A", "B", "C")}
+    found = [AccuracyCell(**{**base.model_dump(by_alias=True), **what}) for what in (before, {**after, "variant": "w4"})]
+    paired = analyse(read_run(write(tmp_path, run_dict(found)))).accuracy[1].against
+    assert paired is not None
+    assert (paired.lost, paired.gained, paired.changed, paired.difference.value) == (1, 1, 2, 0.0)
 
 
 def test_a_reference_at_zero_can_lose_nothing(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import mermaidx
 import pytest
-from make_run import cells, hostile, run_dict, sensitivity, small, write
+from make_run import cells, decided, hostile, run_dict, sensitivity, small, without, write
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
+from bitzones.records import SensitivityCell
+from bitzones.show.decisions import mix
 from bitzones.show.diagrams import STYLES, overview, technical
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,6 +25,7 @@ def analyses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Analysis]:
     folder = tmp_path_factory.mktemp("runs")
     found = {str(layers): run_dict(cells(layers)) for layers in (12, 30, 80)}
     found |= {"hostile": hostile(), "groups": run_dict([sensitivity(4, groups=("attn.qkv", "mlp.down"))])}
+    found["planless"] = run_dict(without(SensitivityCell))
     return {name: analyse(read_run(write(folder, data, f"{name}.json"))) for name, data in found.items()}
 
 
@@ -60,10 +63,28 @@ def test_overview_parses_and_renders(analyses: dict[str, Analysis], name: str) -
         assert "SAFE" in svg(source)
 
 
+def test_without_a_plan_the_overview_says_why(analyses: dict[str, Analysis]) -> None:
+    text = overview(analyses["planless"])
+    assert "**No plan:** no sensitivity was measured" in text
+    assert blocks(text) == []
+    drawings = blocks(technical(analyses["planless"]))
+    assert "no plan" in svg(drawings[0])
+    assert not any("KL at" in source for source in drawings)
+
+
+def test_a_layer_s_node_names_the_mix_of_its_groups(analyses: dict[str, Analysis]) -> None:
+    flow = blocks(overview(analyses["groups"]))[0]
+    assert "<svg" in svg(flow)
+    for item in decided(analyses["groups"]).layer_zones:
+        label = re.search(rf"layer {item.layer}<br/>{item.zone}<br/>(.*?)<br/>", flow)
+        assert label is not None
+        assert label[1] == mix(item.formats, "groups")
+
+
 @pytest.mark.parametrize("name", ["80", "hostile"])
 def test_technical_parses_and_renders(analyses: dict[str, Analysis], name: str) -> None:
     drawings = blocks(technical(analyses[name]))
-    assert len(drawings) == 1 + 3 + 2
+    assert len(drawings) == 1 + 3 + 3
     chosen = (drawings[0], drawings[1], drawings[-1]) if name == "hostile" else drawings[1:2]  # one of each sort: drawing takes a second
     for source in chosen:
         assert len(source) < GITHUB_CHARACTERS
@@ -72,7 +93,7 @@ def test_technical_parses_and_renders(analyses: dict[str, Analysis], name: str) 
 
 def test_every_layer_is_a_node_with_its_zone_in_words(analyses: dict[str, Analysis]) -> None:
     flow = blocks(overview(analyses["12"]))[0]
-    for item in analyses["12"].layer_zones:
+    for item in decided(analyses["12"]).layer_zones:
         assert re.search(rf'n{item.layer}\["\S layer {item.layer}<br/>{item.zone}<br/>', flow)
     assert 'n5["▲ layer 5<br/>CRITICAL<br/>qint8<br/>KL 6.5"]:::critical' in flow
 
@@ -111,7 +132,7 @@ def test_a_layer_s_parts_are_summed_and_its_formats_listed(analyses: dict[str, A
 
 def test_what_failed_is_said_and_not_drawn_as_measured(tmp_path: Path) -> None:
     text = technical(analyse(read_run(write(tmp_path, run_dict(small())))))
-    assert "Not measured at qint2:hqq and drawn as 0: layers 1." in text
+    assert "Not measured at qint2:hqq, or not in all parts, and drawn as 0 or too low: layers 1." in text
 
 
 def test_the_recommendation_asks_for_a_measurement(analyses: dict[str, Analysis]) -> None:

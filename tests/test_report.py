@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 import pytest
-from make_run import hostile, run_dict, small, write
+from make_run import decided, hostile, run_dict, small, without, write
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
 from bitzones.decide.plan import PLAN_FORMAT, Plan
 from bitzones.errors import OutputError
+from bitzones.records import SensitivityCell
 from bitzones.show import report
 from bitzones.show.report import write_report
 
@@ -32,16 +33,50 @@ def test_five_files_and_nothing_else(analysis: Analysis, tmp_path: Path) -> None
     assert all(path.stat().st_size for path in paths)
 
 
+@pytest.fixture(scope="module")
+def planless(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return analyse(read_run(write(tmp_path_factory.mktemp("run"), run_dict(without(SensitivityCell, small())))))
+
+
+def test_without_a_plan_there_are_four_files_and_no_earlier_plan(analysis: Analysis, planless: Analysis, tmp_path: Path) -> None:
+    write_report(analysis, tmp_path)
+    assert (tmp_path / "plan.json").is_file()
+    assert [path.name for path in write_report(planless, tmp_path)] == NAMES[:-1]
+    assert {path.name for path in tmp_path.iterdir()} == set(NAMES[:-1])
+    assert Analysis.model_validate_json((tmp_path / "analysis.json").read_text(encoding="utf-8")) == planless
+    assert [path.name for path in write_report(analysis, tmp_path)] == NAMES
+
+
+def test_an_earlier_plan_stays_where_the_report_cannot_be_written(
+    planless: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "plan.json").write_text("earlier", encoding="utf-8")
+    monkeypatch.setattr(report, "_write", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_report(planless, tmp_path)
+    assert (tmp_path / "plan.json").read_text(encoding="utf-8") == "earlier"
+
+
+def test_a_folder_in_the_plan_s_place_is_left_alone(planless: Analysis, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(OutputError, match=r"plan\.json is a folder"):
+        write_report(planless, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_json_reads_back_as_what_it_was(analysis: Analysis, tmp_path: Path) -> None:
     write_report(analysis, tmp_path)
     assert Analysis.model_validate_json((tmp_path / "analysis.json").read_text(encoding="utf-8")) == analysis
-    assert Plan.model_validate_json((tmp_path / "plan.json").read_text(encoding="utf-8")) == analysis.plan
+    assert Plan.model_validate_json((tmp_path / "plan.json").read_text(encoding="utf-8")) == decided(analysis).plan
 
 
 def test_plan_json_has_what_applying_it_needs(analysis: Analysis, tmp_path: Path) -> None:
     write_report(analysis, tmp_path)
     plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
-    assert (plan["format"], plan["schema"], plan["reference"]) == (PLAN_FORMAT, 1, "bf16")
+    assert (plan["format"], plan["schema"], plan["reference"]) == (PLAN_FORMAT, 2, "bf16")
     assert plan["achieved"]["stored_bytes"] <= plan["budget"]["stored_bytes"]
     assert set(plan["predicted_kl"]) == {"value", "low", "high"}
     assert plan["assignment"]["model.layers.3.o_proj"] == plan["parts"]["layers.3"]

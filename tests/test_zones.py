@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make_run import ROBUST, SENSITIVE, profile, run_dict, sensitivity, write
+from make_run import ROBUST, SENSITIVE, decided, profile, run_dict, sensitivity, write
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
@@ -27,7 +27,7 @@ def analysis_of(tmp_path: Path, cell: SensitivityCell, bits: float = 4.0, format
 
 
 def zone_of(analysis: Analysis) -> dict[int, str]:
-    return {item.layer: item.zone for item in analysis.layer_zones}
+    return {item.layer: item.zone for item in decided(analysis).layer_zones}
 
 
 def test_planted_layers_are_found(tmp_path: Path) -> None:
@@ -41,11 +41,11 @@ def test_planted_layers_are_found(tmp_path: Path) -> None:
 
 def test_zones_are_sets_and_sum_to_the_plan(tmp_path: Path) -> None:
     analysis = analysis_of(tmp_path, sensitivity())
-    assert sorted(layer for zone in analysis.zones for layer in zone.layers) == list(range(12))
-    assert sum(zone.plan_bytes for zone in analysis.zones) == analysis.plan.achieved.stored_bytes
-    assert sum(zone.reference_bytes for zone in analysis.zones) == analysis.plan.reference_bytes
-    assert analysis.plan.achieved.stored_bytes <= analysis.plan.budget.stored_bytes
-    for part in analysis.parts:
+    assert sorted(layer for zone in decided(analysis).zones for layer in zone.layers) == list(range(12))
+    assert sum(zone.plan_bytes for zone in decided(analysis).zones) == decided(analysis).plan.achieved.stored_bytes
+    assert sum(zone.reference_bytes for zone in decided(analysis).zones) == decided(analysis).plan.reference_bytes
+    assert decided(analysis).plan.achieved.stored_bytes <= decided(analysis).plan.budget.stored_bytes
+    for part in decided(analysis).parts:
         assert sum(part.shares.values()) == pytest.approx(1.0)
 
 
@@ -56,15 +56,15 @@ def test_a_budget_for_the_lowest_format_alone_puts_all_layers_there(tmp_path: Pa
 
 def test_staying_at_the_reference_is_critical(tmp_path: Path) -> None:
     analysis = analysis_of(tmp_path, sensitivity(), 16.0)
-    assert set(analysis.plan.parts.values()) == {"bf16"}
+    assert set(decided(analysis).plan.parts.values()) == {"bf16"}
     assert set(zone_of(analysis).values()) == {"CRITICAL"}
-    assert analysis.plan.predicted_kl.value == 0
-    assert analysis.plan.group_sizes == {}
+    assert decided(analysis).plan.predicted_kl.value == 0
+    assert decided(analysis).plan.group_sizes == {}
 
 
 def test_no_layer_is_safe_is_an_answer(tmp_path: Path) -> None:
     analysis = analysis_of(tmp_path, sensitivity(), 8.09)
-    assert "SAFE" not in {zone.zone for zone in analysis.zones}
+    assert "SAFE" not in {zone.zone for zone in decided(analysis).zones}
 
 
 def test_too_few_sequences_cannot_tell(tmp_path: Path) -> None:
@@ -81,11 +81,12 @@ def test_agreement_is_a_share_of_all_resamples_and_of_all_parts() -> None:
     plans = np.full((10, 4), 2)
     plans[0, 1] = 1  # one part of layer 0 in one plan of ten
     plans[:2, 3] = 0  # one part of layer 1 in two
-    first, second = layer_zones(measured, menu, plans, agreement=0.9)
+    first, second = layer_zones(measured, menu, plans[0], plans, agreement=0.9)
     assert (first.zone, first.lowest_share) == ("SAFE", 0.9)
+    assert (first.formats, second.formats) == ({"qint4": 1, "qint2:hqq": 1}, {"qint8": 1, "qint2:hqq": 1})
     assert (second.zone, second.lowest_share) == ("TRANSITION", 0.8)
     plans[:] = [0, 3, 0, 1]
-    first, second = layer_zones(measured, menu, plans, agreement=0.9)
+    first, second = layer_zones(measured, menu, plans[0], plans, agreement=0.9)
     assert (first.zone, first.highest_share, second.zone) == ("CRITICAL", 1.0, "TRANSITION")
 
 
@@ -104,7 +105,7 @@ def test_a_layer_that_failed_at_the_lowest_format_is_never_safe(tmp_path: Path) 
     analysis = analysis_of(tmp_path, cell, 4.0)
     assert zone_of(analysis)[3] != "SAFE"
     assert 3 not in {item.layer for item in analysis.ranking}
-    assert "qint2:hqq" not in next(part for part in analysis.parts if part.layer == 3).shares
+    assert "qint2:hqq" not in next(part for part in decided(analysis).parts if part.layer == 3).shares
 
 
 def test_intervals_hold_the_estimate_and_shrink_with_sequences(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_order_is_told_only_where_pairs_differ() -> None:
 
 
 def test_plan_names_every_module_and_what_made_it(tmp_path: Path) -> None:
-    plan = analysis_of(tmp_path, sensitivity()).plan
+    plan = decided(analysis_of(tmp_path, sensitivity())).plan
     assert len(plan.assignment) == 24
     assert plan.assignment["model.layers.3.q_proj"] == plan.parts["layers.3"] == "qint2:hqq"
     assert plan.group_sizes["model.layers.3.q_proj"] == 96

@@ -13,29 +13,35 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import ConfigDict, model_validator
 
 from bitzones.records import Record
 
 __all__ = [
     "ALPHA",
     "CONFIDENCE",
-    "FEWEST_LOSSES",
     "MIN_SEQUENCES",
     "NO_WORSE_MARGIN",
+    "NO_WORSE_NATS",
     "POWER",
+    "Estimate",
     "Interval",
     "Verdict",
     "above_chance",
+    "bootstrap_p",
     "bootstrap_ratio",
+    "estimate",
+    "fewest_losses",
     "holm",
     "mcnemar_exact",
     "paired_difference",
     "percentile_interval",
     "ratio_of_medians",
     "resample_weights",
+    "resampled_sums",
     "smallest_drop",
     "verdict",
+    "verdict_nats",
     "weighted_ratio",
     "wilson_interval",
 ]
@@ -52,28 +58,52 @@ POWER = 0.8
 NO_WORSE_MARGIN = 0.03
 """'No worse' is said only where a loss above 3 points is excluded: a wider statement would excuse losses that users notice."""
 
+NO_WORSE_NATS = 0.03
+"""The same margin for the likelihood of right answers: exp(-0.03) is 3% less probability per answer token."""
+
 MIN_SEQUENCES = 20
 """Below this many units a percentile bootstrap covers visibly less than it says (Davison & Hinkley 1997, ch. 5), so: cannot tell."""
 
-FEWEST_LOSSES = 6
-"""Losses without a gain that McNemar's exact test calls: 2 * 0.5^6 is 3%, 2 * 0.5^5 is 6%."""
+DRAWS = 2**22
+"""Draws that `resampled_sums` holds at a time, 32 MiB of them: a hundred thousand items are summed in the memory of a thousand."""
 
 EXACT_CHANCE_ITEMS = 2000
 """Above this many items the Poisson-binomial sum is replaced by its normal limit, which is then exact to more digits than are printed."""
 
 Floats = NDArray[np.float64]
 Word = Literal["worse", "no worse within", "better", "cannot tell"]
+Unit = Literal["share", "nats per token"]
 
 
 class _Statistic(Record):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class Interval(_Statistic):
-    """An estimate with its 95% interval, in the unit of the field that holds it."""
+class Estimate(_Statistic):
+    """An estimate whose 95% interval the data may be too few to give: both ends are then null. In the unit of the field that holds it."""
 
     value: float
     """The estimate from all the data."""
+    low: float | None
+    """Lower end of the 95% interval; null below `MIN_SEQUENCES` units."""
+    high: float | None
+    """Upper end of the 95% interval; null below `MIN_SEQUENCES` units."""
+
+    @model_validator(mode="after")
+    def _both_ends(self) -> Estimate:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("an interval has two ends or none")
+        return self
+
+    @property
+    def interval(self) -> Interval | None:
+        """The same as an `Interval`; None where it has no ends."""
+        return None if self.low is None or self.high is None else Interval(value=self.value, low=self.low, high=self.high)
+
+
+class Interval(Estimate):
+    """An estimate with its 95% interval, in the unit of the field that holds it."""
+
     low: float
     """Lower end of the 95% interval."""
     high: float
@@ -86,12 +116,16 @@ class Verdict(_Statistic):
     word: Word
     """The answer."""
     within: float | None = None
-    """The largest loss that the data do not exclude, as a share (0.012 is 1.2 points); only with 'no worse within'."""
+    """The largest loss that the data do not exclude, in ``unit``; only with 'no worse within'."""
+    unit: Unit = "share"
+    """Of ``within``: a share of the items (0.012 is 1.2 points), or nats per answer token."""
 
     def __str__(self) -> str:
         if self.within is None:
             return self.word
-        return f"{self.word} {math.ceil(self.within * 1000 - 1e-9) / 10:.1f} points"
+        if self.unit == "share":
+            return f"{self.word} {math.ceil(self.within * 1000 - 1e-9) / 10:.1f} points"
+        return f"{self.word} {math.ceil(self.within * 1000 - 1e-9) / 1000:.3f} nats/token"
 
 
 def _z(probability: float) -> float:
@@ -152,42 +186,87 @@ def paired_difference(lost: int, gained: int, n: int) -> Interval:
     return Interval(value=(gained - lost) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half))
 
 
-def smallest_drop(n: int, gained: int = 0, power: float = POWER) -> float | None:
+def fewest_losses(alpha: float = ALPHA) -> int:
+    """Losses without a gain that McNemar's exact test calls: at 5% that is 6, for 2 * 0.5^6 is 3% and 2 * 0.5^5 is 6%.
+
+    >>> fewest_losses(), fewest_losses(0.05 / 3)
+    (6, 7)
+    """
+    return math.floor(1 - math.log2(alpha)) + 1
+
+
+def smallest_drop(n: int, gained: int = 0, power: float = POWER, alpha: float = ALPHA) -> float | None:
     """The smallest true loss, as a share, that McNemar's test on n items calls ``worse`` with this power; None if there is none.
 
     Paired design: with gains at the observed rate g, a loss d makes a share psi = d + 2g of the items change, and the sample for it is n =
     (z[1-alpha/2] sqrt(psi) + z[power] sqrt(psi - d^2))^2 / d^2 (Connor 1987, Biometrics 43:207; Miettinen 1968). Solved for d. The exact
-    test needs `FEWEST_LOSSES` even without gains, so d is never below what gives that many with this power (a Beta quantile).
+    test needs `fewest_losses` even without gains, so d is never below what gives that many with this power (a Beta quantile). With few
+    gains and a small alpha the formula errs on the safe side: up to 90% power where it says 80%.
+
+    Args:
+        n: items.
+        gained: items that were wrong and are now right.
+        power: chance of the loss being called.
+        alpha: what p must be below. In a family of m tests that Holm's method corrects, `ALPHA` / m is what its first step asks: a loss
+            found there is called whatever the other tests say, so the drop is what this test can show on its own.
     """
-    g, z_alpha, z_power = gained / n, _z(1 - ALPHA / 2), _z(power)
+    g, z_alpha, z_power, losses = gained / n, _z(1 - alpha / 2), _z(power), fewest_losses(alpha)
 
     def shortfall(d: float) -> float:
         psi = d + 2 * g
         return z_alpha * math.sqrt(psi) + z_power * math.sqrt(max(0.0, psi - d * d)) - d * math.sqrt(n)
 
     most = 1 - g
-    if n < FEWEST_LOSSES or shortfall(most) > 0:
+    if n < losses or shortfall(most) > 0:
         return None
     from scipy.optimize import brentq  # noqa: PLC0415
     from scipy.special import betaincinv  # noqa: PLC0415
 
-    least = float(betaincinv(FEWEST_LOSSES, n - FEWEST_LOSSES + 1, power))
+    least = float(betaincinv(losses, n - losses + 1, power))
     return max(least, float(brentq(shortfall, 1e-9, most)))
 
 
-def verdict(lost: int, gained: int, n: int, margin: float = NO_WORSE_MARGIN) -> Verdict:
+def verdict(lost: int, gained: int, n: int, margin: float = NO_WORSE_MARGIN, p_value: float | None = None) -> Verdict:
     """What n paired items can say about a change: items that were right and are now wrong (lost), and the reverse (gained).
 
-    ``worse`` and ``better`` need an exact McNemar p below `ALPHA`; ``no worse within X`` needs the 95% interval of the difference to
-    exclude any loss above ``margin``, and X is the largest loss it does not exclude; everything else is ``cannot tell``.
+    ``worse`` and ``better`` need p below `ALPHA`; ``no worse within X`` needs the 95% interval of the difference to exclude any loss above
+    ``margin``, and X is the largest loss it does not exclude; everything else is ``cannot tell``.
+
+    Args:
+        lost: items.
+        gained: items.
+        n: items.
+        margin: a share.
+        p_value: McNemar's, corrected for the family of tests that it belongs to (`holm`); that of this test alone where None.
 
     >>> str(verdict(lost=40, gained=5, n=500)), str(verdict(lost=2, gained=1, n=500)), str(verdict(lost=2, gained=0, n=20))
     ('worse', 'no worse within 1.1 points', 'cannot tell')
     """
-    if mcnemar_exact(lost, gained) < ALPHA:
+    if (mcnemar_exact(lost, gained) if p_value is None else p_value) < ALPHA:
         return Verdict(word="worse" if lost > gained else "better")
     largest_loss = max(0.0, -paired_difference(lost, gained, n).low)
     return Verdict(word="no worse within", within=largest_loss) if largest_loss <= margin else Verdict(word="cannot tell")
+
+
+def verdict_nats(difference: Estimate, p_value: float, margin: float = NO_WORSE_NATS) -> Verdict:
+    """The same four answers about a rise of negative log-likelihood, in nats per answer token.
+
+    Args:
+        difference: variant minus reference; without an interval the answer is ``cannot tell``.
+        p_value: of no difference (`bootstrap_p`), corrected for the family of tests that it belongs to.
+        margin: nats per token.
+
+    >>> str(verdict_nats(Interval(value=0.01, low=-0.005, high=0.0201), 0.3))
+    'no worse within 0.021 nats/token'
+    """
+    if difference.high is None:
+        return Verdict(word="cannot tell", unit="nats per token")
+    if p_value < ALPHA:
+        return Verdict(word="worse" if difference.value > 0 else "better", unit="nats per token")
+    largest_loss = max(0.0, difference.high)
+    if largest_loss <= margin:
+        return Verdict(word="no worse within", within=largest_loss, unit="nats per token")
+    return Verdict(word="cannot tell", unit="nats per token")
 
 
 def above_chance(k: int, chances: Sequence[float]) -> float:
@@ -212,6 +291,15 @@ def resample_weights(units: int, resamples: int, seed: int) -> Floats:
     return draws.astype(np.float64)
 
 
+def resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
+    """Sums over the units of ``values[k, unit]`` in every resample, shape (resamples, k): drawn as `resample_weights`, some at a time."""
+    rng, units = np.random.default_rng(seed), values.shape[1]
+    step = max(1, DRAWS // units)
+    shares = np.full(units, 1 / units)
+    parts = [rng.multinomial(units, shares, size=min(step, resamples - start)) @ values.T for start in range(0, resamples, step)]
+    return np.concatenate(parts)
+
+
 def weighted_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Floats:
     """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., units)."""
     totals = weights @ denominators
@@ -225,13 +313,31 @@ def percentile_interval(value: float, resampled: Floats) -> Interval:
     return Interval(value=float(value), low=float(low), high=float(high))
 
 
-def bootstrap_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Interval:
+def estimate(value: float, resampled: Floats, units: int) -> Estimate:
+    """The estimate with its percentile bootstrap interval, or without one where fewer than `MIN_SEQUENCES` units were resampled."""
+    if units < MIN_SEQUENCES:
+        return Estimate(value=float(value), low=None, high=None)
+    interval = percentile_interval(value, resampled)
+    return Estimate(value=interval.value, low=interval.low, high=interval.high)
+
+
+def bootstrap_p(resampled: Floats) -> float:
+    """Two-sided p-value of a difference being 0, by how often its resamples lie on the rarer side of 0.
+
+    It is below 5% where the percentile interval excludes 0 (Efron & Tibshirani 1993, ch. 15.4). One resample is added to each side, so that
+    p is never 0 (Davison & Hinkley 1997, ch. 4.2).
+    """
+    rarer = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (resampled.size + 1))
+
+
+def bootstrap_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Estimate:
     """Ratio of sums, as nats per token, with a bootstrap 95% interval over the units (sequences) that were sampled together."""
     value = float(numerators.sum() / denominators.sum())
-    return percentile_interval(value, weighted_ratio(weights, numerators, denominators))
+    return estimate(value, weighted_ratio(weights, numerators, denominators), weights.shape[1])
 
 
-def ratio_of_medians(new: Sequence[float], old: Sequence[float], resamples: int, seed: int) -> Interval | None:
+def ratio_of_medians(new: Sequence[float], old: Sequence[float], resamples: int, seed: int) -> Estimate | None:
     """Median of new rounds over median of old ones, with a bootstrap 95% interval; None where the old median is 0.
 
     The rounds are taken as independent, which slow drift of a machine breaks: the interval is then too narrow.
@@ -242,4 +348,4 @@ def ratio_of_medians(new: Sequence[float], old: Sequence[float], resamples: int,
     medians_b = np.median(rng.choice(b, size=(resamples, b.size)), axis=1)
     if np.median(b) == 0 or np.any(medians_b == 0):
         return None
-    return percentile_interval(float(np.median(a) / np.median(b)), medians_a / medians_b)
+    return estimate(float(np.median(a) / np.median(b)), medians_a / medians_b, min(a.size, b.size))

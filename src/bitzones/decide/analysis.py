@@ -4,37 +4,47 @@ One record per question, units in the names or in the field's description; `Anal
 with these descriptions in it. This module does not know how anything is decided or shown. History of ``ANALYSIS_SCHEMA``:
 
     1   2026-11   first
+    2   2026-11   what the budget decides is one `Decision`, absent where none could be made; acc_norm, likelihoods, Holm's correction, how
+                  tasks were asked; an interval may be null: too few units to give one
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bitzones.decide.plan import Decided, LayerZone, PartPlan, Plan, Zone
+from bitzones.decide.plan import Decided, LayerZone, PartPlan, Plan, Zone, ZoneWord
 from bitzones.profile import Profile
 from bitzones.records import AttentionStatistics, Environment, Figure, ModelInfo
-from bitzones.stats import Interval, Verdict
+from bitzones.stats import Estimate, Interval, Verdict
 
 __all__ = [
     "ANALYSIS_SCHEMA",
+    "NORMALIZED",
     "PROCESS_KEYS",
     "TIME_KEYS",
     "Accuracy",
     "Analysis",
+    "Asked",
+    "Decision",
     "Failure",
     "LatencyFigures",
     "LayerRank",
     "LayerReading",
+    "Likelihood",
     "MemoryFigures",
     "Paired",
+    "PairedLikelihood",
     "PartReading",
     "WholeVariant",
     "repeatable",
 ]
 
-ANALYSIS_SCHEMA: Literal[1] = 1
+ANALYSIS_SCHEMA: Literal[2] = 2
+
+NORMALIZED = "acc_norm"
+"""The metric that stands beside ``acc``: the same items answered by log-likelihood per character. A headline leaves it out."""
 
 TIME_KEYS = frozenset({"latency", "measured_at", "seconds_s", "tokens_per_s"})
 """Keys of analysis.json, at any depth, under which everything is a time or comes from one: two runs differ there and nowhere else."""
@@ -54,6 +64,27 @@ def repeatable(data: Any) -> Any:
     return [repeatable(item) for item in data] if isinstance(data, list) else data
 
 
+class Asked(Decided):
+    """How one task was asked: of all variants alike."""
+
+    task: str
+    version: int
+    sha256: str
+    """Of the items."""
+    origin: str
+    """Where the items came from."""
+    fewshot: int
+    """Solved items before every question."""
+    chat_template: bool
+    n: int
+    """Items asked."""
+    dropped: int
+    """Items of the data set that were not asked because they are malformed."""
+    least_chance: float
+    """Of an item being right by guessing, the least over the items; 0 where answers are generated."""
+    most_chance: float
+
+
 class Paired(Decided):
     """A variant against the reference on the same items."""
 
@@ -61,13 +92,19 @@ class Paired(Decided):
     """Items that the reference has right and the variant wrong."""
     gained: int
     """Items that the reference has wrong and the variant right."""
+    changed: int
+    """Items that both have wrong, with another answer: what accuracy does not show."""
     p_value: float
     """Two-sided, exact McNemar test."""
+    p_adjusted: float
+    """After Holm's correction for the variants of the same task and metric; the verdict's."""
+    tests: int
+    """Variants that were corrected for together."""
     difference: Interval
     """Variant minus reference, as a share of the items."""
     smallest_drop: float | None
-    """The smallest true loss, as a share, that these items would have shown at 80% power; null where they could have shown none,
-    or where the reference has fewer right than that."""
+    """The smallest true loss, as a share, that these items would have shown at 80% power in the first step of Holm's method (5% by
+    ``tests``); null where they could have shown none, or where the reference has fewer right than that."""
     verdict: Verdict
     """What follows, in fixed words."""
 
@@ -79,7 +116,8 @@ class Accuracy(Decided):
     variant: str
     format: str
     metric: str
-    """``acc`` (multiple choice by log-likelihood) or ``exact_match`` (greedy generation)."""
+    """``acc`` (multiple choice by log-likelihood), ``acc_norm`` (the same by characters of the choice) or ``exact_match`` (greedy
+    generation)."""
     k: int
     """Items right."""
     n: int
@@ -88,10 +126,8 @@ class Accuracy(Decided):
     """k/n with its Wilson interval."""
     chance: float
     """Expected share right by guessing, the mean over the items."""
-    above_chance_p: float
-    """One-sided p-value of k or more right by guessing."""
-    dropped: int
-    """Items of the data set that were not asked because they are malformed."""
+    above_chance_p: float | None
+    """One-sided p-value of k or more right by guessing; null where nothing can be guessed."""
     tokens: int
     """Tokens processed."""
     seconds_s: float
@@ -99,6 +135,37 @@ class Accuracy(Decided):
     tokens_per_s: float | None
     """Tokens by wall time; null where the time is 0."""
     against: Paired | None
+    """Against the reference; null for the reference itself and where the reference was not measured."""
+
+
+class PairedLikelihood(Decided):
+    """How much less likely a variant finds the right answers than the reference, on the same items."""
+
+    difference: Estimate
+    """Variant minus reference, nats per answer token: above 0 is worse."""
+    p_value: float | None
+    """Two-sided, from the same resamples as the interval; null with too few items."""
+    p_adjusted: float | None
+    """After Holm's correction for the variants of the same task; the verdict's."""
+    tests: int
+    """Variants that were corrected for together."""
+    verdict: Verdict
+    """What follows, in fixed words."""
+
+
+class Likelihood(Decided):
+    """Negative log-likelihood of the right answers of one task under one variant."""
+
+    task: str
+    variant: str
+    format: str
+    n: int
+    """Items whose answer has a token."""
+    tokens: int
+    """Tokens of their answers."""
+    nll: Estimate
+    """Nats per answer token, bootstrap interval over items."""
+    against: PairedLikelihood | None
     """Against the reference; null for the reference itself and where the reference was not measured."""
 
 
@@ -119,7 +186,7 @@ class LatencyFigures(Decided):
     """95th percentile of the rounds, seconds; of 20 rounds that is nearly the slowest."""
     low_quartile_s: float
     high_quartile_s: float
-    ratio: Interval | None
+    ratio: Estimate | None
     """Median by the reference's median at the same shape, bootstrap interval over rounds; null for the reference."""
     kernels: dict[str, int]
     """What computed the quantized products: name to number of modules."""
@@ -150,7 +217,7 @@ class PartReading(Decided):
     stored_bytes: int
     bits: float | None
     """Stored bits per weight, scales and shifts counted; null for a part without weights."""
-    kl: Interval | None
+    kl: Estimate | None
     """KL(reference || changed model), nats per token, bootstrap interval over sequences; null where it failed."""
     failure: str | None
 
@@ -161,12 +228,12 @@ class LayerRank(Decided):
     rank: int
     """1 is the most sensitive."""
     layer: int
-    kl: Interval
+    kl: Estimate
     """Nats per token."""
-    best_rank: int
-    """Lower end of the rank's bootstrap 95% interval."""
-    worst_rank: int
-    """Upper end of the rank's bootstrap 95% interval."""
+    best_rank: int | None
+    """Lower end of the rank's bootstrap 95% interval; null with too few sequences."""
+    worst_rank: int | None
+    """Upper end of the rank's bootstrap 95% interval; null with too few sequences."""
     told_from_next: bool | None
     """Whether the paired 95% interval of the difference to the next layer excludes 0; null for the last layer."""
 
@@ -176,11 +243,11 @@ class WholeVariant(Decided):
 
     variant: str
     format: str
-    added: Interval | None
+    added: Estimate | None
     """Sum of the separate sensitivities, nats per token; null where a part was not measured in this format."""
-    measured: Interval
+    measured: Estimate
     """KL(reference || variant), nats per token."""
-    ratio: Interval | None
+    ratio: Estimate | None
     """Measured by added, paired over sequences; null where the sum is missing or 0."""
 
 
@@ -210,10 +277,24 @@ class Failure(Decided):
     reason: str
 
 
+class Decision(Decided):
+    """What the budget makes of the sensitivities."""
+
+    plan: Plan
+    parts: tuple[PartPlan, ...]
+    layer_zones: tuple[LayerZone, ...]
+    zones: tuple[Zone, ...]
+    """Only zones that have layers."""
+
+    def zone_of(self, layer: int) -> ZoneWord | None:
+        """The zone of a layer; None for one that was not swept."""
+        return next((item.zone for item in self.layer_zones if item.layer == layer), None)
+
+
 class Analysis(Decided):
     """Everything that was decided about one run; analysis.json is this record."""
 
-    schema_number: Literal[1] = Field(default=ANALYSIS_SCHEMA, alias="schema")
+    schema_number: Literal[2] = Field(default=ANALYSIS_SCHEMA, alias="schema")
     bitzones: str
     measured_at: str | None
     """When the run ended, as pytest-benchmark wrote it."""
@@ -226,21 +307,26 @@ class Analysis(Decided):
     formats: tuple[str, ...]
     """The profile's formats from most to fewest bits."""
     sequences: int
-    """Calibration sequences with at least one scored token: the unit of every bootstrap over sensitivity."""
+    """Calibration sequences with at least one scored token: the unit of every bootstrap over sensitivity; 0 where none were used."""
     tokens: int
     """Scored calibration tokens."""
+    granularity: Literal["layer", "group", "module"] | None
+    """What one decision covers; null where no sensitivity was measured."""
+    unswept: tuple[int, ...]
+    """Layers whose sensitivity was not measured, while that of others was: they stay as they are."""
+    tasks: tuple[Asked, ...]
     accuracy: tuple[Accuracy, ...]
+    likelihood: tuple[Likelihood, ...]
     latency: tuple[LatencyFigures, ...]
     memory: tuple[MemoryFigures, ...]
     sensitivity: tuple[PartReading, ...]
     ranking: tuple[LayerRank, ...]
     """At the format with the fewest bits; layers that could not be measured there are absent."""
     whole: tuple[WholeVariant, ...]
-    plan: Plan
-    parts: tuple[PartPlan, ...]
-    layer_zones: tuple[LayerZone, ...]
-    zones: tuple[Zone, ...]
-    """Only zones that have layers."""
+    decision: Decision | None
+    """The plan and the zones; null where none could be made."""
+    no_decision: str | None
+    """Why there is no plan; null where there is one."""
     layers: tuple[LayerReading, ...]
     layer_sequences: int
     """Sequences behind `layers`."""
@@ -251,3 +337,9 @@ class Analysis(Decided):
     """Benchmarks of the file that are not of bitzones and were not read."""
     cannot_tell: tuple[str, ...]
     """What these data cannot tell, one sentence each."""
+
+    @model_validator(mode="after")
+    def _decided_or_not(self) -> Analysis:
+        if (self.decision is None) == (self.no_decision is None):
+            raise ValueError("exactly one of decision and no_decision must be given")
+        return self

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from bitzones.decide import accuracy, attention, costs, limits, planner, sensitivity, zones
-from bitzones.decide.analysis import Analysis, Failure
+from bitzones.decide import accuracy, attention, costs, likelihood, limits, planner, sensitivity, zones
+from bitzones.decide.analysis import Analysis, Decision, Failure
 from bitzones.errors import PlanError, RunFileError
 from bitzones.profile import REFERENCE_NAMES, variant_formats
 from bitzones.records import (
@@ -173,11 +173,25 @@ def _check(run_file: RunFile) -> None:
         first = tasks.setdefault(asked.task, asked)
         if (asked.task_sha256, set(asked.item_ids)) != (first.task_sha256, set(first.item_ids)):
             raise _error(run_file.path, f"task {asked.task}: {asked.variant} was asked other items than {first.variant}")
+        if _manner(asked) != _manner(first):
+            raise _error(run_file.path, f"task {asked.task}: {asked.variant} was asked in another way than {first.variant}")
     swept = run_file.of(SensitivityCell)
     if len(swept) > 1:
         raise _error(run_file.path, f"{len(swept)} sensitivity cells; a run has one")
     for sweep in swept:
         _check_sweep(run_file, sweep)
+    whole = run_file.of(DivergenceCell)
+    if any(not sum(cell.sequence_tokens) for cell in whole):
+        raise _error(run_file.path, "divergence cell: no sequence has a scored token")
+    if len({_calibration(cell) for cell in swept} | {_calibration(cell) for cell in whole}) > 1:
+        raise _error(run_file.path, "a sensitivity or divergence cell was measured on other calibration sequences than another")
+
+
+def _manner(cell: AccuracyCell) -> tuple[object, ...]:
+    """What the variants of a task must have in common to be compared: how it was asked, and the tokens of every answer."""
+    answers = sorted(zip(cell.item_ids, cell.gold_tokens, cell.chance, strict=True))
+    normalized = cell.correct_normalized is not None and cell.predictions_normalized is not None
+    return cell.task_version, cell.origin, cell.fewshot, cell.chat_template, cell.metric, cell.dropped, normalized, answers
 
 
 def _check_sweep(run_file: RunFile, cell: SensitivityCell) -> None:
@@ -186,7 +200,6 @@ def _check_sweep(run_file: RunFile, cell: SensitivityCell) -> None:
     formats = set(run_file.run.profile.formats)
     unknown = sorted({item.format for item in cell.measurements} - formats)
     sizes = [part.reference_bytes for part in cell.parts] + [item.stored_bytes for item in cell.measurements]
-    others = [item for item in run_file.of(DivergenceCell) if _calibration(item) != _calibration(cell)]
     for wrong, message in (
         (len(set(names)) < len(names), "a part stands twice"),
         (len(set(modules)) < len(modules), "a module belongs to two parts"),
@@ -194,7 +207,6 @@ def _check_sweep(run_file: RunFile, cell: SensitivityCell) -> None:
         (not sum(part.parameters for part in cell.parts), "its parts have no weights"),
         (not sum(cell.sequence_tokens), "no sequence has a scored token"),
         (max(sizes) > MOST_BYTES, f"a part of {max(sizes)} bytes cannot be"),
-        (bool(others), "a divergence cell was measured on other calibration sequences"),
     ):
         if wrong:
             raise _error(run_file.path, f"sensitivity cell: {message}")
@@ -204,12 +216,14 @@ def _calibration(cell: SensitivityCell | DivergenceCell) -> tuple[str, tuple[int
     return cell.calibration_sha256, cell.sequence_tokens
 
 
-def _sweep_of(run_file: RunFile) -> SensitivityCell:
-    for cell in run_file.of(SensitivityCell):
-        return cell
-    reasons = [cell.reason for cell in run_file.of(FailedCell) if cell.of == "sensitivity"]
-    why = f"it failed: {reasons[0]}" if reasons else "none was measured (was bench/test_sensitivity.py deselected?)"
-    raise _error(run_file.path, f"no sensitivity cell, so neither zones nor a plan can be made: {why}")
+def _without_sweep(run_file: RunFile) -> str:
+    """Why there is no plan in a run without a sensitivity cell."""
+    for cell in run_file.of(FailedCell):
+        if cell.of == "sensitivity":
+            return _clean(f"sensitivity {cell.status}: {cell.reason}")
+    if run_file.run.model is not None and run_file.run.model.random_weights:
+        return "the model's weights are random, and the sensitivity of such says nothing"
+    return "no sensitivity was measured (was bench/test_sensitivity.py deselected?)"
 
 
 def _failure(cell: FailedCell) -> Failure:
@@ -220,25 +234,46 @@ def _reference_layers(cells: Iterable[LayersCell], reference: str) -> LayersCell
     return next((cell for cell in cells if cell.variant == reference), None)
 
 
+def _decided(
+    run_file: RunFile, measured: sensitivity.Measured | None, formats: tuple[str, ...], reference: str
+) -> tuple[Decision | None, str | None]:
+    """The decision, or why there is none."""
+    if measured is None:
+        return None, _without_sweep(run_file)
+    try:
+        return zones.decide(measured, planner.menu_of(measured.cell, formats, reference), run_file.run), None
+    except PlanError as error:
+        return None, _clean(f"the budget cannot be met; {error}")
+
+
+def _unswept(run: Run, sweep: SensitivityCell | None) -> tuple[int, ...]:
+    """Layers of the model that the sweep left out."""
+    if sweep is None or run.model is None:
+        return ()
+    return tuple(sorted(set(range(run.model.layers)) - {part.layer for part in sweep.parts}))
+
+
 def analyse(run_file: RunFile) -> Analysis:
     """Decide everything that the run can carry. The same run file gives the same analysis, to the last digit.
 
+    A run without sensitivities, or with a budget that no plan meets, gives an analysis without a decision, which says why.
+
     Raises:
-        RunFileError: there is no sensitivity cell.
-        PlanError: no plan meets the profile's budget; the message gives the feasible range.
+        RunFileError: no cell has a result.
     """
-    run, profile, cell = run_file.run, run_file.run.profile, _sweep_of(run_file)
+    run, profile = run_file.run, run_file.run.profile
+    failed = run_file.of(FailedCell)
+    if len(failed) == len(run_file.cells):
+        raise _error(run_file.path, f"no cell has a result, so there is nothing to report; the first of {len(failed)}: {failed[0].reason}")
     reference = REFERENCE_NAMES[profile.model.dtype]
     formats = tuple(variant_formats(profile).values())[1:]
-    measured = sensitivity.measured_of(cell, formats, profile.zones.resamples, profile.seed)
-    menu = planner.menu_of(cell, formats, reference)
-    try:
-        choice, choices = zones.stability(measured, menu, profile.budget.average_bits, profile.zones.resamples)
-    except PlanError as error:
-        raise PlanError(_clean(f"{run_file.path}: {error}")) from error
-    parts = zones.part_plans(measured, menu, choice, choices)
-    layer_zones = zones.layer_zones(measured, menu, choices, profile.zones.agreement)
-    layers = _reference_layers(run_file.of(LayersCell), reference)
+    sweep, whole = next(iter(run_file.of(SensitivityCell)), None), run_file.of(DivergenceCell)
+    measured = sensitivity.measured_of(sweep, formats, profile.zones.resamples, profile.seed) if sweep else None
+    sample = measured.sample if measured else None
+    if sample is None and whole:
+        sample = sensitivity.sample_of(whole[0].sequence_tokens, profile.zones.resamples, profile.seed)
+    decision, no_decision = _decided(run_file, measured, formats, reference)
+    layers, answers = _reference_layers(run_file.of(LayersCell), reference), run_file.of(AccuracyCell)
     analysis = Analysis(
         bitzones=run.bitzones,
         measured_at=run_file.measured_at,
@@ -248,22 +283,24 @@ def analyse(run_file: RunFile) -> Analysis:
         reference=reference,
         variants=run.variants,
         formats=formats,
-        sequences=measured.sequences,
-        tokens=int(measured.tokens.sum()),
-        accuracy=accuracy.accuracies(run_file.of(AccuracyCell), run.variants, reference),
+        sequences=sample.sequences if sample else 0,
+        tokens=int(sample.tokens.sum()) if sample else 0,
+        granularity=sweep.granularity if sweep else None,
+        unswept=_unswept(run, sweep),
+        tasks=accuracy.asked(answers),
+        accuracy=accuracy.accuracies(answers, run.variants, reference),
+        likelihood=likelihood.likelihoods(answers, run.variants, reference, profile.seed),
         latency=costs.latencies(run_file.of(LatencyCell), run.variants, reference, profile.seed),
         memory=costs.memories(run_file.of(MemoryCell), run.variants, reference),
-        sensitivity=sensitivity.readings(measured),
-        ranking=sensitivity.ranking(measured),
-        whole=sensitivity.whole_variants(measured, run_file.of(DivergenceCell), run.variants),
-        plan=zones.plan_of(measured, menu, run, choice),
-        parts=parts,
-        layer_zones=layer_zones,
-        zones=zones.zones(measured, layer_zones, parts),
+        sensitivity=sensitivity.readings(measured) if measured else (),
+        ranking=sensitivity.ranking(measured) if measured else (),
+        whole=sensitivity.whole_variants(sample, measured, whole, run.variants) if sample else (),
+        decision=decision,
+        no_decision=no_decision,
         layers=attention.layer_readings(layers),
         layer_sequences=layers.sequences if layers else 0,
         layer_tokens=layers.tokens if layers else 0,
-        failures=tuple(_failure(cell) for cell in run_file.of(FailedCell)),
+        failures=tuple(_failure(cell) for cell in failed),
         foreign_benchmarks=run_file.foreign,
         cannot_tell=(),
     )

@@ -3,6 +3,7 @@
 Whoever applies a plan needs only this module. It does not know how a plan is found. History of ``PLAN_SCHEMA``:
 
     1   2026-11   first
+    2   2026-11   an interval may be null: too few sequences to give one
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from bitzones.records import Record
-from bitzones.stats import Interval
+from bitzones.stats import Estimate
 
 __all__ = ["PLAN_FORMAT", "PLAN_SCHEMA", "Budget", "Decided", "LayerZone", "PartPlan", "Plan", "PlannedModel", "Zone", "ZoneWord"]
 
-PLAN_SCHEMA: Literal[1] = 1
+PLAN_SCHEMA: Literal[2] = 2
 PLAN_FORMAT: Literal["bitzones-plan"] = "bitzones-plan"
 
 ZoneWord = Literal["SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL"]
@@ -53,7 +54,7 @@ class Plan(Decided):
     """A format for every part: all that applying it needs. plan.json is this record."""
 
     format: Literal["bitzones-plan"] = PLAN_FORMAT
-    schema_number: Literal[1] = Field(default=PLAN_SCHEMA, alias="schema")
+    schema_number: Literal[2] = Field(default=PLAN_SCHEMA, alias="schema")
     bitzones: str
     """Version of bitzones that measured."""
     model: PlannedModel | None
@@ -64,9 +65,9 @@ class Plan(Decided):
     """Never above the budget."""
     reference_bytes: int
     """Stored bytes of the same parts in the reference."""
-    predicted_kl: Interval
+    predicted_kl: Estimate
     """Sum of separate sensitivities, nats per token. A prediction: separate sensitivities do not add up at 2 bits."""
-    measured_kl: Interval | None = None
+    measured_kl: Estimate | None = None
     """Of the plan as a whole, nats per token; null until it is measured."""
     parts: dict[str, str]
     """Part to format."""
@@ -85,6 +86,8 @@ class PartPlan(Decided):
 
     part: str
     layer: int
+    group: str | None
+    """Which of its layer's parts it is; null where a part is a whole layer."""
     format: str
     stored_bytes: int
     reference_bytes: int
@@ -97,6 +100,8 @@ class LayerZone(Decided):
 
     layer: int
     zone: ZoneWord
+    formats: dict[str, int]
+    """How many of the layer's parts the plan puts at each format, from most to fewest bits and the reference last."""
     lowest_share: float
     """Share of the bootstrap plans in which all of the layer's parts are at the lowest format."""
     highest_share: float

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from bitzones.decide.analysis import LayerRank, PartReading, WholeVariant
 from bitzones.records import DivergenceCell, Part, SensitivityCell
-from bitzones.stats import ALPHA, MIN_SEQUENCES, Interval, bootstrap_ratio, percentile_interval, resample_weights, weighted_ratio
+from bitzones.stats import ALPHA, MIN_SEQUENCES, Estimate, bootstrap_ratio, estimate, resample_weights, weighted_ratio
 
-__all__ = ["INTERVAL_RESAMPLES", "Measured", "layers_of", "measured_of", "ranking", "readings", "whole_variants"]
+__all__ = ["INTERVAL_RESAMPLES", "Measured", "Sample", "layers_of", "measured_of", "ranking", "readings", "sample_of", "whole_variants"]
 
 INTERVAL_RESAMPLES = 2000
 """Bootstrap resamples behind an interval: 50 of them lie beyond each end, enough for the two digits that are printed."""
@@ -25,31 +25,69 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A sensitivity cell as arrays: ``kl[p, f, s]`` in nats, the reference last; ``resampled[r, p, f]`` in nats per token.
+class Sample:
+    """The calibration sequences that have scored tokens, and how often each is drawn: ``weights[r, s]``.
 
-    Only sequences with scored tokens are kept. An option that was not measured is 0 here: `planner.Menu` says what is offered.
+    ``kept`` says which of the cell's sequences these are. A resample drawn only from them has tokens, so that no ratio is 0/0.
     """
 
-    cell: SensitivityCell
-    formats: tuple[str, ...]
     kept: NDArray[np.bool_]
     tokens: Floats
-    kl: Floats
     weights: Floats
-    resampled: Floats
 
     @property
     def sequences(self) -> int:
         """How many units the bootstrap draws from."""
         return len(self.tokens)
 
+
+def sample_of(sequence_tokens: Iterable[int], resamples: int, seed: int) -> Sample:
+    """The sequences of a cell, with at least ``resamples`` bootstrap resamples of them: the same for the same numbers.
+
+    Raises:
+        ValueError: no sequence has a scored token.
+    """
+    tokens = np.fromiter(sequence_tokens, dtype=np.float64)
+    kept = tokens > 0
+    if not kept.any():
+        raise ValueError("no sequence has a scored token")
+    return Sample(kept, tokens[kept], resample_weights(int(kept.sum()), max(resamples, INTERVAL_RESAMPLES), seed))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A sensitivity cell as arrays: ``kl[p, f, s]`` in nats, the reference last; ``resampled[r, p, f]`` in nats per token.
+
+    An option that was not measured is 0 here: `planner.Menu` says what is offered.
+    """
+
+    cell: SensitivityCell
+    formats: tuple[str, ...]
+    sample: Sample
+    kl: Floats
+    resampled: Floats
+
+    @property
+    def sequences(self) -> int:
+        """How many units the bootstrap draws from."""
+        return self.sample.sequences
+
+    @property
+    def tokens(self) -> Floats:
+        """Scored tokens of every sequence."""
+        return self.sample.tokens
+
+    @property
+    def weights(self) -> Floats:
+        """How often every sequence is drawn in every resample."""
+        return self.sample.weights
+
     @property
     def mean(self) -> Floats:
         """KL of every part and format from all sequences, nats per token."""
         return np.asarray(self.kl.sum(axis=2) / self.tokens.sum())
 
-    def summed(self, choice: Iterable[int]) -> Interval:
+    def summed(self, choice: Iterable[int]) -> Estimate:
         """Sum of the separate KLs of one format per part, nats per token."""
         picked = self.kl[np.arange(len(self.kl)), np.fromiter(choice, dtype=np.int64)]
         return bootstrap_ratio(self.weights, picked.sum(axis=0), self.tokens)
@@ -61,31 +99,25 @@ def measured_of(cell: SensitivityCell, formats: tuple[str, ...], resamples: int,
     Raises:
         ValueError: no sequence has a scored token.
     """
-    tokens = np.asarray(cell.sequence_tokens, dtype=np.float64)
-    kept = tokens > 0
-    if not kept.any():
-        raise ValueError("no sequence has a scored token")
-    kl = np.zeros((len(cell.parts), len(formats) + 1, int(kept.sum())))
+    sample = sample_of(cell.sequence_tokens, resamples, seed)
+    kl = np.zeros((len(cell.parts), len(formats) + 1, sample.sequences))
     rows, columns = {part.name: p for p, part in enumerate(cell.parts)}, {name: f for f, name in enumerate(formats)}
     for measured in cell.measurements:
         if measured.kl_nats is not None:
-            kl[rows[measured.part], columns[measured.format]] = np.asarray(measured.kl_nats)[kept]
-    weights = resample_weights(kl.shape[2], max(resamples, INTERVAL_RESAMPLES), seed)
-    tokens = tokens[kept]
-    # A resample drawn only from sequences that the table keeps has tokens, so that no ratio is 0/0.
-    return Measured(cell, formats, kept, tokens, kl, weights, weighted_ratio(weights, kl, tokens))
+            kl[rows[measured.part], columns[measured.format]] = np.asarray(measured.kl_nats)[sample.kept]
+    return Measured(cell, formats, sample, kl, weighted_ratio(sample.weights, kl, sample.tokens))
 
 
 def readings(measured: Measured) -> tuple[PartReading, ...]:
     """Every measurement with its interval, parts in the model's order and formats from most to fewest bits."""
-    parts = {part.name: index for index, part in enumerate(measured.cell.parts)}
+    parts, mean = {part.name: index for index, part in enumerate(measured.cell.parts)}, measured.mean
     found = []
     for item in measured.cell.measurements:
         row, column = parts[item.part], measured.formats.index(item.format)
         part = measured.cell.parts[row]
         kl = None
         if item.kl_nats is not None:
-            kl = percentile_interval(measured.mean[row, column], measured.resampled[:, row, column])
+            kl = estimate(mean[row, column], measured.resampled[:, row, column], measured.sequences)
         bits = item.stored_bytes * 8 / part.parameters if part.parameters else None
         reading = PartReading(
             part=part.name,
@@ -126,37 +158,54 @@ def ranking(measured: Measured) -> tuple[LayerRank, ...]:
     resampled = np.stack([measured.resampled[:, rows, lowest].sum(axis=1) for rows in layers.values()], axis=1)
     ranks = np.argsort(np.argsort(-resampled, axis=1, kind="stable"), axis=1) + 1
     best, worst = np.quantile(ranks, [ALPHA / 2, 1 - ALPHA / 2], axis=0, method="inverted_cdf")
+    enough = measured.sequences >= MIN_SEQUENCES
     names, order = list(layers), np.argsort(-values, kind="stable")
     found = []
     for rank, at in enumerate(order):
         told = None
         if rank + 1 < len(order):
             below = order[rank + 1]
-            difference = percentile_interval(values[at] - values[below], resampled[:, at] - resampled[:, below])
-            told = difference.low > 0 and measured.sequences >= MIN_SEQUENCES
-        kl = percentile_interval(values[at], resampled[:, at])
+            difference = estimate(values[at] - values[below], resampled[:, at] - resampled[:, below], measured.sequences)
+            told = difference.low is not None and difference.low > 0
         found.append(
-            LayerRank(rank=rank + 1, layer=names[at], kl=kl, best_rank=int(best[at]), worst_rank=int(worst[at]), told_from_next=told)
+            LayerRank(
+                rank=rank + 1,
+                layer=names[at],
+                kl=estimate(values[at], resampled[:, at], measured.sequences),
+                best_rank=int(best[at]) if enough else None,
+                worst_rank=int(worst[at]) if enough else None,
+                told_from_next=told,
+            )
         )
     return tuple(found)
 
 
-def whole_variants(measured: Measured, cells: Iterable[DivergenceCell], variants: dict[str, str]) -> tuple[WholeVariant, ...]:
-    """The measured divergence of every uniform variant beside the sum of the separate sensitivities at its format."""
-    return tuple(_whole(measured, cell, variants.get(cell.variant, cell.variant)) for cell in cells)
+def whole_variants(
+    sample: Sample, measured: Measured | None, cells: Iterable[DivergenceCell], variants: dict[str, str]
+) -> tuple[WholeVariant, ...]:
+    """The measured divergence of every uniform variant beside the sum of the separate sensitivities at its format, where there is one.
+
+    Every cell was measured on the sequences of ``sample``, and so was the sweep.
+    """
+    return tuple(_whole(sample, measured, cell, variants.get(cell.variant, cell.variant)) for cell in cells)
 
 
-def _whole(measured: Measured, cell: DivergenceCell, format_: str) -> WholeVariant:
-    whole = np.asarray(cell.kl_nats)[measured.kept]
-    interval = bootstrap_ratio(measured.weights, whole, measured.tokens)
-    done = {item.part for item in measured.cell.measurements if item.format == format_ and item.kl_nats is not None}
-    if len(done) < len(measured.cell.parts):
+def _whole(sample: Sample, measured: Measured | None, cell: DivergenceCell, format_: str) -> WholeVariant:
+    whole = np.asarray(cell.kl_nats)[sample.kept]
+    interval = bootstrap_ratio(sample.weights, whole, sample.tokens)
+    if measured is None or not _complete(measured, format_):
         return WholeVariant(variant=cell.variant, format=format_, added=None, measured=interval, ratio=None)
     column = measured.formats.index(format_)
     added = measured.summed([column] * len(measured.kl))
     parts = measured.resampled[:, :, column].sum(axis=1)
     ratio = None
     if added.value > 0 and (parts > 0).all():
-        resampled = weighted_ratio(measured.weights, whole, measured.tokens) / parts
-        ratio = percentile_interval(interval.value / added.value, resampled)
+        resampled = weighted_ratio(sample.weights, whole, sample.tokens) / parts
+        ratio = estimate(interval.value / added.value, resampled, sample.sequences)
     return WholeVariant(variant=cell.variant, format=format_, added=added, measured=interval, ratio=ratio)
+
+
+def _complete(measured: Measured, format_: str) -> bool:
+    """Whether every part was measured at a format."""
+    done = {item.part for item in measured.cell.measurements if item.format == format_ and item.kl_nats is not None}
+    return len(done) == len(measured.cell.parts)

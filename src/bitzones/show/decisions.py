@@ -1,139 +1,170 @@
-"""The sections on what was decided: zones, plan, accuracy, ranking, and whether the parts add up.
+"""The sections on what was decided: zones, plan, ranking, and whether the parts add up.
 
 This module decides nothing: where the analysis says "cannot tell", so does the section.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
-from bitzones.decide.analysis import Accuracy, Analysis
+from bitzones.decide.analysis import Analysis, Decision
+from bitzones.decide.plan import PartPlan, Zone
 from bitzones.decide.zones import extremes, ranges
-from bitzones.show.tables import ABSENT, fold, markdown, megabytes, nats, p_value, percent, points, ratio, table
-from bitzones.stats import ALPHA
+from bitzones.show.tables import ABSENT, fold, markdown, megabytes, nats, percent, ratio, table
+from bitzones.stats import MIN_SEQUENCES
 
-__all__ = ["EXTREME_LAYERS", "accuracy", "extreme_layers", "plan", "whole", "zones"]
+__all__ = ["EXTREME_LAYERS", "extreme_layers", "mix", "no_plan", "plan", "unswept", "whole", "zones"]
 
 EXTREME_LAYERS = 3
 """How many layers are named as most and as least sensitive: enough to look at; all of them stand in the technical diagram."""
 
+MOST_COLUMNS = 8
+"""Parts of a layer that stand beside each other in the plan's table: the seven modules of a common layer; of more, each has a row."""
 
-def zones(analysis: Analysis) -> str:
-    """The zones, their layers, and the stored bytes that the plan saves in each."""
-    rows: list[tuple[str, ...]] = [
-        (
-            zone.zone,
-            ranges(zone.layers),
-            str(len(zone.layers)),
-            megabytes(zone.reference_bytes),
-            megabytes(zone.plan_bytes),
-            megabytes(zone.reference_bytes - zone.plan_bytes),
-            percent(1 - zone.plan_bytes / zone.reference_bytes) if zone.reference_bytes else ABSENT,
-        )
-        for zone in analysis.zones
-    ]
-    whole, plan = analysis.plan.reference_bytes, analysis.plan.achieved.stored_bytes
-    saved = percent(1 - plan / whole) if whole else ABSENT
-    rows.append(("all", "", str(len(analysis.layer_zones)), megabytes(whole), megabytes(plan), megabytes(whole - plan), saved))
-    words = {zone.zone for zone in analysis.zones}
-    answer = "" if words & {"SAFE", "CANNOT TELL"} else f"\n\n**No layer is safe** at {analysis.plan.budget.average_bits:g} average bits."
-    settings = analysis.profile.zones
-    lowest, highest = extremes(analysis.formats, analysis.reference)
+
+def no_plan(analysis: Analysis) -> str:
+    """Why there is no plan, as one line of Markdown."""
+    return f"**No plan:** {markdown(analysis.no_decision or '', 10**3)}."
+
+
+def unswept(analysis: Analysis) -> str:
+    """Which layers were left out and what becomes of them; empty where none was."""
+    if not analysis.unswept:
+        return ""
+    layers = ranges(analysis.unswept)
+    one = layers.isdigit()
     return (
-        "## Zones\n\n"
-        f"A layer is SAFE where all its parts are at {' or '.join(lowest)} in at least {settings.agreement:.0%} of {settings.resamples} "
-        f"plans, each solved on a resample of the n = {analysis.sequences} calibration sequences; CRITICAL where all are at "
-        f"{' or '.join(highest)} in as many; else TRANSITION. "
-        "SAFE says what this budget squeezes first, not that accuracy survives: the tighter the "
-        "budget, the more layers are squeezed. Bytes are stored bytes, scales and shifts counted.\n\n"
-        + table(("zone", "layers", "count", analysis.reference, "plan", "saved", "saved share"), rows, text=(0, 1))
-        + answer
+        f"{'Layer' if one else 'Layers'} {layers} of the model {'was' if one else 'were'} not swept and "
+        f"{'stays' if one else 'stay'} as {'it is' if one else 'they are'}, at {analysis.reference}; no figure of this section counts "
+        f"{'it' if one else 'them'}."
     )
 
 
+def mix(formats: Mapping[str, int], noun: str) -> str:
+    """How many parts are at each format, the fewest bits first, from an order of most bits first.
+
+    >>> mix({"qint4": 2, "qint2:hqq": 2}, "groups"), mix({"qint4": 4}, "groups"), mix({"qint4": 1}, "layers")
+    ('2 of 4 groups at qint2:hqq, 2 at qint4', 'all 4 groups at qint4', 'qint4')
+    """
+    total, found = sum(formats.values()), list(formats.items())[::-1]
+    if len(found) == 1:
+        return found[0][0] if total == 1 else f"all {total} {noun} at {found[0][0]}"
+    first, *others = found
+    return ", ".join((f"{first[1]} of {total} {noun} at {first[0]}", *(f"{count} at {name}" for name, count in others)))
+
+
+def zones(analysis: Analysis) -> str:
+    """The zones, their layers, what the plan stores them in, and the bytes that it saves in each."""
+    decision = analysis.decision
+    if decision is None:
+        return f"## Zones and plan\n\n{no_plan(analysis)}"
+    rows = [_zone_row(analysis, decision, zone) for zone in decision.zones]
+    whole, stored = decision.plan.reference_bytes, decision.plan.achieved.stored_bytes
+    count = str(len(decision.layer_zones))
+    rows.append(("all", "", count, _stored_as(analysis, decision.parts), *_bytes(whole, stored)))
+    words = {zone.zone for zone in decision.zones}
+    answer = "" if words & {"SAFE", "CANNOT TELL"} else f"**No layer is safe** at {decision.plan.budget.average_bits:g} average bits."
+    head = ("zone", "layers", "count", "in the plan", analysis.reference, "plan", "saved", "saved share")
+    found = (_zones_text(analysis), table(head, rows, text=(0, 1, 3)), answer, unswept(analysis))
+    return "## Zones\n\n" + "\n\n".join(text for text in found if text)
+
+
+def _zones_text(analysis: Analysis) -> str:
+    settings = analysis.profile.zones
+    lowest, highest = extremes(analysis.formats, analysis.reference)
+    subject = "it is" if analysis.granularity == "layer" else f"all its {analysis.granularity}s are"
+    return (
+        f"A layer is SAFE where {subject} at {' or '.join(lowest)} in at least {settings.agreement:.0%} of {settings.resamples} "
+        f"plans, each solved on a resample of the n = {analysis.sequences} calibration sequences; CRITICAL where {subject} at "
+        f"{' or '.join(highest)} in as many; else TRANSITION. "
+        "SAFE says what this budget squeezes first, not that accuracy survives: the tighter the "
+        "budget, the more layers are squeezed. Bytes are stored bytes, scales and shifts counted."
+    )
+
+
+def _zone_row(analysis: Analysis, decision: Decision, zone: Zone) -> tuple[str, ...]:
+    stored_as = _stored_as(analysis, (part for part in decision.parts if part.layer in zone.layers))
+    return (zone.zone, ranges(zone.layers), str(len(zone.layers)), stored_as, *_bytes(zone.reference_bytes, zone.plan_bytes))
+
+
+def _stored_as(analysis: Analysis, parts: Iterable[PartPlan]) -> str:
+    counts = Counter(part.format for part in parts)
+    ordered = {name: counts[name] for name in (*analysis.formats, analysis.reference) if counts[name]}
+    return mix(ordered, f"{analysis.granularity}s")
+
+
+def _bytes(whole: int, stored: int) -> tuple[str, ...]:
+    return megabytes(whole), megabytes(stored), megabytes(whole - stored), percent(1 - stored / whole) if whole else ABSENT
+
+
 def plan(analysis: Analysis) -> str:
-    """The format of every part, and how many resampled plans agree."""
-    plan, names = analysis.plan, (*analysis.formats, analysis.reference)
-    rows = [
-        (
-            markdown(part.part),
-            _zone_of(analysis, part.layer),
-            part.format,
-            megabytes(part.stored_bytes),
-            *(percent(part.shares[name]) if name in part.shares else "not offered" for name in names),
-        )
-        for part in analysis.parts
-    ]
+    """The format of every part, and how many resampled plans agree; empty without a plan."""
+    decision = analysis.decision
+    if decision is None:
+        return ""
+    plan = decision.plan
+    groups = tuple(dict.fromkeys(part.group for part in decision.parts if part.group is not None))
+    layerwise = bool(groups) and len(groups) <= MOST_COLUMNS
+    if analysis.sequences < MIN_SEQUENCES:
+        shares = f"How sure each choice is: cannot tell, {analysis.sequences} sequences are too few to resample."
+    elif layerwise:
+        shares = f"Beside each format: in how many of the {analysis.profile.zones.resamples} resampled plans it is the choice."
+    else:
+        shares = f"The shares say in how many of the {analysis.profile.zones.resamples} resampled plans the part is at that format."
     return (
         "## Plan\n\n"
         f"At most {plan.budget.average_bits:g} average bits are allowed ({plan.budget.stored_bytes:,} bytes); the plan takes "
         f"{plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). Its predicted KL is {nats(plan.predicted_kl)} nats "
         f"per token (95% interval, n = {analysis.sequences} sequences): a sum of separate sensitivities, **not measured** as a whole. "
-        f"The shares say in how many of the {analysis.profile.zones.resamples} resampled plans the part is at that format.\n\n"
-        + fold("Every part", len(rows), table(("part", "zone", "format", "stored", *names), rows, text=(0, 1, 2)))
+        f"{shares}\n\n" + (_by_layer(analysis, decision, groups) if layerwise else _by_part(analysis, decision))
     )
 
 
-def _zone_of(analysis: Analysis, layer: int) -> str:
-    return next(item.zone for item in analysis.layer_zones if item.layer == layer)
-
-
-def accuracy(analysis: Analysis) -> str:
-    """Every task by every variant, and every variant against the reference."""
-    if not analysis.accuracy:
-        return "## Accuracy\n\nNot measured."
-    head = ("task", "variant", "format", "right", "accuracy [95%]", "chance", "above chance", "time", "tokens/s")
-    rows = table(head, map(_accuracy_row, analysis.accuracy), text=(0, 1, 2))
-    sections = ("## Accuracy", rows, _against(analysis.accuracy), _dropped(analysis))
-    return "\n\n".join(section for section in sections if section)
-
-
-def _accuracy_row(item: Accuracy) -> tuple[str, ...]:
-    share = item.share
-    return (
-        f"{markdown(item.task)} ({item.metric})",
-        markdown(item.variant),
-        markdown(item.format),
-        f"{item.k}/{item.n}",
-        f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]",
-        percent(item.chance),
-        ("yes" if item.above_chance_p < ALPHA else "cannot tell") + f" ({p_value(item.above_chance_p)})",
-        f"{item.seconds_s:.2f} s",
-        f"{item.tokens_per_s:,.0f}" if item.tokens_per_s is not None else ABSENT,
-    )
-
-
-def _against(items: Iterable[Accuracy]) -> str:
+def _by_part(analysis: Analysis, decision: Decision) -> str:
+    names, enough = (*analysis.formats, analysis.reference), analysis.sequences >= MIN_SEQUENCES
     rows = [
         (
-            markdown(item.task),
-            markdown(item.variant),
-            f"**{item.against.verdict}**",
-            points(item.against.difference),
-            f"{item.against.lost} / {item.against.gained}",
-            p_value(item.against.p_value),
-            percent(item.against.smallest_drop) if item.against.smallest_drop is not None else "none",
-            str(item.n),
+            markdown(part.part),
+            decision.zone_of(part.layer) or ABSENT,
+            part.format,
+            megabytes(part.stored_bytes),
+            *((percent(part.shares[name]) if enough else ABSENT) if name in part.shares else "not offered" for name in names),
         )
-        for item in items
-        if item.against is not None
+        for part in decision.parts
     ]
-    if not rows:
-        return "No variant can be paired with the reference: cannot tell what quantization costs."
-    head = ("task", "variant", "verdict", "points [95%]", "lost / gained", "McNemar", "smallest drop shown", "n")
-    return "Against the reference on the same items (smallest drop: at 80% power):\n\n" + table(head, rows, text=(0, 1, 2))
+    return fold("Every part", len(rows), table(("part", "zone", "format", "stored", *names), rows, text=(0, 1, 2)))
 
 
-def _dropped(analysis: Analysis) -> str:
-    counts = {item.task: item.dropped for item in analysis.accuracy if item.dropped}
-    return "\n".join(f"{markdown(task)}: {count} malformed items were not asked." for task, count in counts.items())
+def _by_layer(analysis: Analysis, decision: Decision, groups: tuple[str, ...]) -> str:
+    """A row for every layer and a column for each of its parts."""
+    enough = analysis.sequences >= MIN_SEQUENCES
+    cells: dict[int, dict[str | None, str]] = {}
+    stored: Counter[int] = Counter()
+    for part in decision.parts:
+        share = f" {part.shares[part.format]:.0%}" if enough else ""
+        cells.setdefault(part.layer, {})[part.group] = f"{part.format}{share}"
+        stored[part.layer] += part.stored_bytes
+    rows = [
+        (
+            str(item.layer),
+            item.zone,
+            mix(item.formats, f"{analysis.granularity}s"),
+            *(cells[item.layer].get(group, ABSENT) for group in groups),
+            megabytes(stored[item.layer]),
+        )
+        for item in decision.layer_zones
+    ]
+    head = ("layer", "zone", "in the plan", *(markdown(group, 32) for group in groups), "stored")
+    return fold("Every layer", len(rows), table(head, rows, text=range(1, len(groups) + 3)))
 
 
 def extreme_layers(analysis: Analysis) -> str:
     """The most and the least sensitive layers, with the uncertainty of their ranks."""
     ranks = analysis.ranking
     if not ranks:
-        return f"## Most critical and safest layers\n\nNo layer was measured at {analysis.formats[-1]}: cannot tell."
+        why = f"No layer was measured at {analysis.formats[-1]}" if analysis.sensitivity else "No sensitivity was measured"
+        return f"## Most critical and safest layers\n\n{why}: cannot tell."
     count = min(EXTREME_LAYERS, len(ranks) // 2) or 1
     chosen = [("most sensitive", item) for item in ranks[:count]] + [
         ("least sensitive", item) for item in ranks[len(ranks) - count :][::-1]
@@ -144,15 +175,16 @@ def extreme_layers(analysis: Analysis) -> str:
             f"layer {item.layer}",
             nats(item.kl),
             str(item.rank),
-            f"{item.best_rank} to {item.worst_rank}",
-            _zone_of(analysis, item.layer),
+            "cannot tell" if item.best_rank is None else f"{item.best_rank} to {item.worst_rank}",
+            (analysis.decision and analysis.decision.zone_of(item.layer)) or ABSENT,
             _told(item.told_from_next),
         )
         for side, item in chosen
     ]
+    what = "when only that layer is" if analysis.granularity == "layer" else f"summed over its {analysis.granularity}s, each alone"
     return (
         "## Most critical and safest layers\n\n"
-        f"KL in nats per token when only that layer is stored in {analysis.formats[-1]}; 95% bootstrap intervals over "
+        f"KL in nats per token {what} stored in {analysis.formats[-1]}; 95% bootstrap intervals over "
         f"n = {analysis.sequences} sequences ({analysis.tokens:,} tokens). Rank 1 of {len(ranks)} is the most sensitive.\n\n"
         + table(("", "layer", "KL [95%]", "rank", "rank [95%]", "zone", "more sensitive than the next"), rows, text=(0, 1))
     )
@@ -165,8 +197,12 @@ def _told(told: bool | None) -> str:
 def whole(analysis: Analysis) -> str:
     """Sums of separate sensitivities beside what whole variants measured."""
     rows = [(markdown(w.variant), nats(w.added), nats(w.measured), ratio(w.ratio)) for w in analysis.whole]
-    plan = analysis.plan
-    rows.append(("the plan", nats(plan.predicted_kl), "not measured" if plan.measured_kl is None else nats(plan.measured_kl), ABSENT))
+    if analysis.decision is not None:
+        plan = analysis.decision.plan
+        measured = "not measured" if plan.measured_kl is None else nats(plan.measured_kl)
+        rows.append(("the plan", nats(plan.predicted_kl), measured, ABSENT))
+    if not rows:
+        return ""
     return (
         "## Do the separate sensitivities add up?\n\n"
         f"KL in nats per token, n = {analysis.sequences} sequences, 95% intervals. A ratio whose interval lies above 1 means that the "

@@ -6,13 +6,15 @@ GitHub renders the Mermaid in them. A zone is told by its word, its sign and its
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 
-from bitzones.decide.analysis import Analysis
+from bitzones.decide.analysis import Analysis, Decision
 from bitzones.decide.plan import LayerZone, ZoneWord
 from bitzones.decide.zones import ranges
-from bitzones.show.tables import bits, fold, markdown, megabytes, mermaid, nats, table
+from bitzones.show.decisions import mix, no_plan, unswept
+from bitzones.show.tables import NO_INTERVAL, bits, fold, markdown, megabytes, mermaid, nats, table
 
 __all__ = ["SINGLE_LAYERS", "overview", "technical"]
 
@@ -59,30 +61,36 @@ def _styles() -> Iterator[str]:
 
 def overview(analysis: Analysis) -> str:
     """The whole of overview_diagram.md."""
-    model = markdown(analysis.model.source) if analysis.model else "the model"
+    model, decision = markdown(analysis.model.source) if analysis.model else "the model", analysis.decision
+    body = (no_plan(analysis), _missing_text(analysis)) if decision is None else _decided(analysis, decision)
+    links = "[Summary](summary.md) · [technical diagram](technical_diagram.md)\n"
+    return "\n\n".join(text for text in (f"# {model}: overview", *body, links) if text)
+
+
+def _missing_text(analysis: Analysis) -> str:
+    return "" if not analysis.ranking else "The sensitivity of every layer stands in the [technical diagram](technical_diagram.md)."
+
+
+def _decided(analysis: Analysis, decision: Decision) -> Iterator[str]:
     legend = table(
         ("sign", "zone", "layers", "meaning"),
-        [(SIGNS[zone.zone], zone.zone, ranges(zone.layers), _meaning(zone.zone, analysis)) for zone in analysis.zones],
+        [(SIGNS[zone.zone], zone.zone, ranges(zone.layers), _meaning(zone.zone, analysis)) for zone in decision.zones],
         text=range(4),
     )
-    folded = len(analysis.layer_zones) > SINGLE_LAYERS
-    return "\n\n".join(
-        (
-            f"# {model}: overview",
-            _layers_text(analysis, folded),
-            _block(_flow(analysis, folded)),
-            legend,
-            "## What to do",
-            _block(_recommendation(analysis)),
-            "[Summary](summary.md) · [technical diagram](technical_diagram.md)\n",
-        )
-    )
+    folded = len(decision.layer_zones) > SINGLE_LAYERS
+    yield _layers_text(analysis, folded)
+    yield _block(_flow(analysis, decision, folded))
+    yield legend
+    yield unswept(analysis)
+    yield "## What to do"
+    yield _block(_recommendation(analysis, decision))
 
 
 def _layers_text(analysis: Analysis, folded: bool) -> str:
     note = " Neighbours of one zone are folded into one node." if folded else ""
+    alone = "a layer alone does" if analysis.granularity == "layer" else f"the {analysis.granularity}s of a layer, each alone, add up to do"
     return (
-        f"## The layers\n\nTop to bottom as the model computes; rows are read left to right.{note} KL is what a layer alone does to the "
+        f"## The layers\n\nTop to bottom as the model computes; rows are read left to right.{note} KL is what {alone} to the "
         f"whole model at {analysis.formats[-1]}, in nats per token, n = {analysis.sequences} sequences."
     )
 
@@ -97,19 +105,19 @@ def _meaning(zone: ZoneWord, analysis: Analysis) -> str:
     }[zone]
 
 
-def _runs(analysis: Analysis, folded: bool) -> list[tuple[ZoneWord, tuple[int, ...]]]:
+def _runs(decision: Decision, folded: bool) -> list[tuple[ZoneWord, tuple[int, ...]]]:
     if not folded:
-        return [(item.zone, (item.layer,)) for item in analysis.layer_zones]
+        return [(item.zone, (item.layer,)) for item in decision.layer_zones]
 
     def zone_of(item: LayerZone) -> ZoneWord:
         return item.zone
 
-    return [(zone, tuple(item.layer for item in items)) for zone, items in groupby(analysis.layer_zones, key=zone_of)]
+    return [(zone, tuple(item.layer for item in items)) for zone, items in groupby(decision.layer_zones, key=zone_of)]
 
 
-def _flow(analysis: Analysis, folded: bool) -> Iterator[str]:
+def _flow(analysis: Analysis, decision: Decision, folded: bool) -> Iterator[str]:
     """Rows of a few nodes, one row below the other, so that a deep model is neither a thread nor a strip."""
-    runs = _runs(analysis, folded)
+    runs = _runs(decision, folded)
     yield "flowchart TB"
     yield '  embed["token embeddings<br/>not quantized"]:::plain'
     rows = [list(range(start, min(start + ROW, len(runs)))) for start in range(0, len(runs), ROW)]
@@ -118,7 +126,7 @@ def _flow(analysis: Analysis, folded: bool) -> Iterator[str]:
         yield "    direction LR"
         for index in row:
             zone, layers = runs[index]
-            yield f'    n{index}["{_label(analysis, zone, layers)}"]:::{_class(zone)}'
+            yield f'    n{index}["{_label(analysis, decision, zone, layers)}"]:::{_class(zone)}'
         if len(row) > 1:
             yield "    " + " --> ".join(f"n{index}" for index in row)
         yield "  end"
@@ -128,19 +136,20 @@ def _flow(analysis: Analysis, folded: bool) -> Iterator[str]:
     yield from _styles()
 
 
-def _label(analysis: Analysis, zone: ZoneWord, layers: tuple[int, ...]) -> str:
-    formats = sorted({part.format for part in analysis.parts if part.layer in layers})
+def _label(analysis: Analysis, decision: Decision, zone: ZoneWord, layers: tuple[int, ...]) -> str:
+    counts = Counter(part.format for part in decision.parts if part.layer in layers)
+    formats = {name: counts[name] for name in (*analysis.formats, analysis.reference) if counts[name]}
     ranks = {item.layer: item.kl.value for item in analysis.ranking}
     values = [ranks[layer] for layer in layers if layer in ranks]
     kl = "KL not measured" if not values else f"KL {min(values):.2g}" if len(values) == 1 else f"KL {min(values):.2g} to {max(values):.2g}"
     name = f"layer {layers[0]}" if len(layers) == 1 else f"layers {ranges(layers)}"
-    return "<br/>".join((f"{SIGNS[zone]} {name}", zone, mermaid(", ".join(formats)), kl))
+    return "<br/>".join((f"{SIGNS[zone]} {name}", zone, mermaid(mix(formats, f"{analysis.granularity}s"), 80), kl))
 
 
-def _recommendation(analysis: Analysis) -> Iterator[str]:
-    plan, layers = analysis.plan, {zone.zone: ranges(zone.layers) for zone in analysis.zones}
+def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
+    plan, layers = decision.plan, {zone.zone: ranges(zone.layers) for zone in decision.zones}
     yield "flowchart TB"
-    counts = (f"{len(analysis.layer_zones)} layers", f"{len(analysis.formats)} formats", f"{analysis.sequences} sequences")
+    counts = (f"{len(decision.layer_zones)} layers", f"{len(analysis.formats)} formats", f"{analysis.sequences} sequences")
     yield f'  run["measured:<br/>{"<br/>".join(counts)}"]:::plain'
     yield f'  zones{{"which zone, at<br/>{plan.budget.average_bits:g} average bits?"}}:::plain'
     yield "  run --> zones"
@@ -155,7 +164,8 @@ def _recommendation(analysis: Analysis) -> Iterator[str]:
         yield f"  zones --> {_class(zone)}_do --> plan"
     kl = plan.predicted_kl
     size = f"{megabytes(plan.reference_bytes)} to {megabytes(plan.achieved.stored_bytes)}"
-    predicted = f"predicted KL {kl.value:.3g}<br/>({kl.low:.3g} to {kl.high:.3g})"
+    spread = mermaid(NO_INTERVAL) if kl.low is None else f"({kl.low:.3g} to {kl.high:.3g})"
+    predicted = f"predicted KL {kl.value:.3g}<br/>{spread}"
     yield f'  plan["plan.json<br/>{plan.achieved.average_bits:.2f} bits per weight<br/>{size}<br/>{predicted}"]:::plain'
     yield '  whole{"measured<br/>as a whole?"}:::plain'
     yield "  plan --> whole"
@@ -183,21 +193,28 @@ def _wrapped(place: str, width: int = 24) -> str:
 def technical(analysis: Analysis) -> str:
     """The whole of technical_diagram.md."""
     model = markdown(analysis.model.source) if analysis.model else "the model"
-    charts = [block for name in reversed(analysis.formats) if (block := _sensitivity_chart(analysis, name))]
     sections = (
         f"# {model}: technical diagrams",
         "## From measurement to report",
         _block(_pipeline(analysis)),
-        "## Sensitivity of every layer",
-        f"KL in nats per token when only that layer is stored in the format, n = {analysis.sequences} sequences; the scales differ.",
-        "Where a layer has several parts, their sum.",
-        *charts,
-        _sensitivity_table(analysis),
+        *_sensitivities(analysis),
         _accuracy_charts(analysis),
         _kernels(analysis),
         "[Summary](summary.md) · [overview diagram](overview_diagram.md)\n",
     )
     return "\n\n".join(section for section in sections if section)
+
+
+def _sensitivities(analysis: Analysis) -> Iterator[str]:
+    yield "## Sensitivity of every layer"
+    if not analysis.sensitivity:
+        yield "Not measured."
+        return
+    parts = analysis.granularity
+    what = "when only that layer is" if parts == "layer" else f"summed over its {parts}s, each alone"
+    yield f"KL in nats per token {what} stored in the format, n = {analysis.sequences} sequences; the scales differ."
+    yield from (block for name in reversed(analysis.formats) if (block := _sensitivity_chart(analysis, name)))
+    yield _sensitivity_table(analysis)
 
 
 def _pipeline(analysis: Analysis) -> Iterator[str]:
@@ -206,6 +223,7 @@ def _pipeline(analysis: Analysis) -> Iterator[str]:
         "latency": len(analysis.latency),
         "memory": len(analysis.memory),
         "statistics of layers": len(analysis.layers),
+        "likelihoods": len(analysis.likelihood),
         "sensitivities": len(analysis.sensitivity),
         "whole variants": len(analysis.whole),
         "without a result": len(analysis.failures),
@@ -214,9 +232,13 @@ def _pipeline(analysis: Analysis) -> Iterator[str]:
     yield f'  model["{mermaid(analysis.model.source) if analysis.model else "model"}"]:::plain'
     yield f'  variants["variants: {mermaid(", ".join(analysis.variants))}"]:::plain'
     yield f'  cells["{"<br/>".join(f"{count} {name}" for name, count in counts.items())}"]:::plain'
-    yield f'  boot["bootstrap over {analysis.sequences} sequences<br/>{analysis.profile.zones.resamples} plans"]:::plain'
-    yield '  out["zones, plan.json, analysis.json"]:::plain'
-    yield "  model --> variants --> cells --> boot --> out"
+    if analysis.decision is None:
+        yield '  out["analysis.json<br/>no plan"]:::plain'
+        yield "  model --> variants --> cells --> out"
+    else:
+        yield f'  boot["bootstrap over {analysis.sequences} sequences<br/>{analysis.profile.zones.resamples} plans"]:::plain'
+        yield '  out["zones, plan.json, analysis.json"]:::plain'
+        yield "  model --> variants --> cells --> boot --> out"
     yield f"  classDef plain {PLAIN}"
 
 
@@ -238,19 +260,23 @@ def _decimal(value: float) -> str:
 
 def _sensitivity_chart(analysis: Analysis, name: str) -> str:
     sums: dict[int, float] = {}
-    for item in analysis.sensitivity:
-        if item.format == name and item.kl is not None:
+    measured = [item for item in analysis.sensitivity if item.format == name]
+    for item in measured:
+        if item.kl is not None:
             sums[item.layer] = sums.get(item.layer, 0.0) + item.kl.value
-    layers = [item.layer for item in analysis.layer_zones]
     if not sums:
         return ""
-    missing = [layer for layer in layers if layer not in sums]
+    layers = sorted({item.layer for item in analysis.sensitivity} | set(analysis.unswept))
+    failed = {item.layer for item in measured if item.kl is None}
+    missing = sorted({layer for layer in layers if layer not in sums} | failed)
     few = len(layers) <= CHART_LAYERS
     axis = f'"layer" [{", ".join(str(layer) for layer in layers)}]' if few else f'"layer" {layers[0]} --> {layers[-1]}'
     values = [sums.get(layer, 0.0) for layer in layers]
     top = 1.05 * max(*values, SMALLEST_TOP)
     chart = _chart(f"KL at {mermaid(name)}", axis, "nats per token", values, top, "bar" if few else "line")
-    note = f"\n\nNot measured at {name} and drawn as 0: layers {ranges(tuple(missing))}." if missing else ""
+    note = (
+        f"\n\nNot measured at {name}, or not in all parts, and drawn as 0 or too low: layers {ranges(tuple(missing))}." if missing else ""
+    )
     return _block(chart) + note
 
 
@@ -265,11 +291,11 @@ def _sensitivity_table(analysis: Analysis) -> str:
 
 def _accuracy_charts(analysis: Analysis) -> str:
     charts = []
-    for task in dict.fromkeys(item.task for item in analysis.accuracy):
-        items = [item for item in analysis.accuracy if item.task == task]
+    for task, metric in dict.fromkeys((item.task, item.metric) for item in analysis.accuracy):
+        items = [item for item in analysis.accuracy if (item.task, item.metric) == (task, metric)]
         axis = f'"variant" [{", ".join(_quoted(item.variant) for item in items)}]'
         values = [100 * item.share.value for item in items]
-        charts.append(_block(_chart(f"{mermaid(task)}, n = {items[0].n}", axis, "accuracy in per cent", values, 100.0)))
+        charts.append(_block(_chart(f"{mermaid(task)}, {metric}, n = {items[0].n}", axis, "accuracy in per cent", values, 100.0)))
     note = "Intervals and verdicts stand in the [summary](summary.md)."
     return "\n\n".join(("## Accuracy", note, *charts)) if charts else ""
 

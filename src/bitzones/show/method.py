@@ -7,31 +7,43 @@ from __future__ import annotations
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.sensitivity import INTERVAL_RESAMPLES
-from bitzones.stats import ALPHA, MIN_SEQUENCES, NO_WORSE_MARGIN
+from bitzones.stats import ALPHA, MIN_SEQUENCES, NO_WORSE_MARGIN, POWER
 
 __all__ = ["methodology"]
 
 
 def methodology(analysis: Analysis) -> str:
     """How it was measured and decided."""
-    profile = analysis.profile
-    seed, resamples, zones = profile.seed, max(INTERVAL_RESAMPLES, profile.zones.resamples), profile.zones
     text = f"""\
 - Variants are whole models really quantized by optimum-quanto to {", ".join(analysis.formats)}, each from a fresh copy of the \
 {analysis.reference} model.
-- Sensitivity of a part at a format is KL(reference || model with only that part quantized), in nats per scored token, over all \
-{analysis.tokens:,} tokens of {analysis.sequences} calibration sequences, padding excluded.
-- Intervals of KL: percentile bootstrap over sequences, {resamples} resamples, seed {seed}; all parts, plans and variants are resampled \
-alike, so differences are paired. Below {MIN_SEQUENCES} sequences: cannot tell.
-- Plan: least sum of KL within the byte budget, an exact multiple-choice knapsack (a Lagrangian bound, then scipy.optimize.milp). A part \
-may stay at the reference; a format that failed on a part is not offered to it.
-- Zones: the plan is solved again on {zones.resamples} of those resamples; a layer's zone is what at least {zones.agreement:.0%} of them \
-agree on.
-- Accuracy: Wilson 95% interval; chance is the mean over items; against the reference by McNemar's exact test on the same items \
-at {ALPHA:.0%}. 'No worse within X' is said only where the 95% interval (Bonett and Price 2012) excludes a loss above \
-{NO_WORSE_MARGIN:.0%}; the smallest drop shown is for 80% power (Connor 1987).
+{_sweep(analysis)}\
+- Accuracy: Wilson 95% interval; chance is the mean over items, each with its own. Against the reference by McNemar's exact test on the \
+same items at {ALPHA:.0%}, p-values corrected for the variants of a task and metric (Holm 1979). 'No worse within X' is said only where \
+the 95% interval (Bonett and Price 2012) excludes a loss above {NO_WORSE_MARGIN:.0%}; the smallest drop shown is for {POWER:.0%} power \
+(Connor 1987) in the first step of Holm's method.
+- Likelihood of right answers: nats per answer token, percentile bootstrap over items, {INTERVAL_RESAMPLES} resamples, seed \
+{analysis.profile.seed}, differences paired; p-values from the same resamples, corrected alike. Below {MIN_SEQUENCES} items: cannot tell.
 - Latency: raw rounds after warm-up; median, quartiles and 95th percentile; ratio of medians with a bootstrap interval over rounds.
 - Stored bytes: packed data, scales and shifts, read off the tensors, never bits times parameters."""
     if analysis.foreign_benchmarks:
         text += f"\n- {analysis.foreign_benchmarks} other benchmarks in the run file are not of bitzones and were not read."
     return f"## Method\n\n{text}"
+
+
+def _sweep(analysis: Analysis) -> str:
+    """How sensitivity became a plan; empty where none was measured."""
+    if not analysis.sensitivity:
+        return ""
+    profile, zones = analysis.profile, analysis.profile.zones
+    resamples = max(INTERVAL_RESAMPLES, zones.resamples)
+    return f"""\
+- Sensitivity of a {analysis.granularity} at a format is KL(reference || model with only that {analysis.granularity} quantized), in nats \
+per scored token, over all {analysis.tokens:,} tokens of {analysis.sequences} calibration sequences, padding excluded.
+- Intervals of KL: percentile bootstrap over sequences, {resamples} resamples, seed {profile.seed}; all parts, plans and variants are \
+resampled alike, so differences are paired. Below {MIN_SEQUENCES} sequences: cannot tell.
+- Plan: least sum of KL within the byte budget, an exact multiple-choice knapsack (a Lagrangian bound, then scipy.optimize.milp). A part \
+may stay at the reference; a format that failed on a part is not offered to it.
+- Zones: the plan is solved again on {zones.resamples} of those resamples; a layer's zone is what at least {zones.agreement:.0%} of them \
+agree on.
+"""

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: five files, all of them or none.
+"""The folder that a run leaves behind: five files, or four where there is no plan, all of them or none.
 
 Every text is made before the first file is written, each is written beside its place and moved there when whole. This module does not know
 what stands in them.
@@ -21,9 +21,14 @@ from bitzones.show.tables import plain
 
 __all__ = ["write_report"]
 
+PLAN = "plan.json"
+"""The one file that a report can be without."""
+
 
 def write_report(analysis: Analysis, folder: Path) -> list[Path]:
     """Write summary.md, overview_diagram.md, technical_diagram.md, analysis.json and plan.json; the paths, in that order.
+
+    Without a plan there is no plan.json: that of an earlier report is removed, lest it be taken for this run's.
 
     Raises:
         OutputError: the folder cannot be made or written; files of an earlier report are then as they were.
@@ -33,8 +38,9 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
         "overview_diagram.md": overview(analysis),
         "technical_diagram.md": technical(analysis),
         "analysis.json": _json(analysis),
-        "plan.json": _json(analysis.plan),
     }
+    if analysis.decision is not None:
+        texts[PLAN] = _json(analysis.decision.plan)
     written: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +48,9 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
             beside = folder / f".{name}.{os.getpid()}.part"
             written[beside] = folder / name
             _write(beside, text)
-        _check_free(written.values())
+        _check_free((*written.values(), folder / PLAN))
+        if PLAN not in texts:
+            (folder / PLAN).unlink(missing_ok=True)  # first of all: an earlier summary without its plan misleads nobody
         for beside, place in written.items():
             beside.replace(place)
     except OSError as error:

@@ -1,77 +1,81 @@
-"""summary.md: the report that is read first, and the three lines of it that matter.
+"""summary.md: the report that is read first, and the few lines of it that matter.
 
 Every figure stands with its n, its spread and its unit. This module decides nothing: it puts sections in order.
 """
 
 from __future__ import annotations
 
-from bitzones.decide.analysis import Analysis
+from collections.abc import Iterator
+
+from bitzones.decide.analysis import NORMALIZED, Accuracy, Analysis, Decision
 from bitzones.decide.zones import ranges
-from bitzones.show import decisions, measurements, method
-from bitzones.show.tables import (
-    markdown,
-    megabytes,
-    plain,
-    table,
-)
+from bitzones.show import answers, decisions, measurements, method
+from bitzones.show.tables import NO_INTERVAL, markdown, megabytes, plain, table
 
 __all__ = ["headline", "summary"]
 
 
-def headline(analysis: Analysis) -> tuple[str, str, str]:
-    """The three lines that matter, as plain text for a terminal: the zones, the plan, the accuracy."""
-    return _zones_line(analysis), _plan_line(analysis), _accuracy_line(analysis)
+def headline(analysis: Analysis) -> tuple[str, ...]:
+    """The lines that matter, as plain text for a terminal: zones and plan, or why there are none, and the accuracy on each task."""
+    decision = analysis.decision
+    if decision is None:
+        return (f"No plan: {plain(analysis.no_decision or '', 1000)}", *_accuracy_lines(analysis))
+    return (_zones_line(analysis, decision), _plan_line(analysis, decision), *_accuracy_lines(analysis))
 
 
-def _zones_line(analysis: Analysis) -> str:
-    total, zones = len(analysis.layer_zones), {zone.zone: zone.layers for zone in analysis.zones}
+def _zones_line(analysis: Analysis, decision: Decision) -> str:
+    total, zones = len(decision.layer_zones), {zone.zone: zone.layers for zone in decision.zones}
     if "CANNOT TELL" in zones:
         return f"Zones: cannot tell, {analysis.sequences} calibration sequences are too few"
     said = [
         f"{len(zones[word])} {word} ({ranges(zones[word])})" if word in zones else f"no layer is {word}"
         for word in ("SAFE", "TRANSITION", "CRITICAL")
     ]
-    never = tuple(layer.layer for layer in analysis.layer_zones if layer.lowest_share <= 1 - analysis.profile.zones.agreement)
+    never = tuple(layer.layer for layer in decision.layer_zones if layer.lowest_share <= 1 - analysis.profile.zones.agreement)
     kept = f"; never at the fewest bits: {ranges(never)}" if never else ""
-    return f"Zones of {total} layers at {analysis.plan.budget.average_bits:g} average bits: {', '.join(said)}{kept}"
+    swept = f"{total} layers" if not analysis.unswept else f"{total} of {total + len(analysis.unswept)} layers, the others not swept,"
+    return f"Zones of {swept} at {decision.plan.budget.average_bits:g} average bits: {', '.join(said)}{kept}"
 
 
-def _plan_line(analysis: Analysis) -> str:
-    plan, kl = analysis.plan, analysis.plan.predicted_kl
+def _plan_line(analysis: Analysis, decision: Decision) -> str:
+    plan, kl = decision.plan, decision.plan.predicted_kl
     saved = 1 - plan.achieved.stored_bytes / plan.reference_bytes if plan.reference_bytes else 0.0
+    spread = NO_INTERVAL if kl.low is None else f"({kl.low:.3g} to {kl.high:.3g})"
     return (
         f"Plan: {megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized parts "
         f"({saved:.0%} less), "
-        f"{plan.achieved.average_bits:.2f} bits per weight; predicted KL {kl.value:.3g} ({kl.low:.3g} to {kl.high:.3g}) "
-        "nats/token, not measured as a whole"
+        f"{plan.achieved.average_bits:.2f} bits per weight; predicted KL {kl.value:.3g} {spread} "
+        f"nats/token, n = {analysis.sequences} sequences, not measured as a whole"
     )
 
 
-def _accuracy_line(analysis: Analysis) -> str:
-    if not any(reading.against for reading in analysis.accuracy):
-        return "Accuracy: cannot tell, no variant was paired with the reference"
-    sizes = {reading.task: reading.n for reading in analysis.accuracy}
-    by_variant: dict[str, list[str]] = {}
-    for reading in analysis.accuracy:
-        verdict = f" {reading.against.verdict}" if reading.against else ""
-        by_variant.setdefault(plain(reading.variant), []).append(f"{reading.k / reading.n:.1%}{verdict}")
-    tasks = ", ".join(f"{plain(task)} n={n}" for task, n in sizes.items())
-    variants = "; ".join(f"{variant} {', '.join(said)}" for variant, said in by_variant.items())
-    return f"Accuracy ({tasks}): {variants}"
+def _accuracy_lines(analysis: Analysis) -> Iterator[str]:
+    shown = [item for item in analysis.accuracy if item.metric != NORMALIZED]
+    if not any(item.against for item in shown):
+        yield "Accuracy: cannot tell, no variant was paired with the reference"
+    for task in dict.fromkeys(item.task for item in shown):
+        items = [item for item in shown if item.task == task]
+        yield f"Accuracy on {plain(task)} (n = {items[0].n}, 95% intervals): {'; '.join(map(_accuracy_words, items))}"
+
+
+def _accuracy_words(item: Accuracy) -> str:
+    verdict = f", {item.against.verdict}" if item.against else ""
+    return f"{plain(item.variant)} {item.share.value:.1%} ({item.share.low:.1%} to {item.share.high:.1%}){verdict}"
 
 
 def summary(analysis: Analysis) -> str:
     """The whole of summary.md."""
     model = analysis.model
     name = markdown(model.source) if model else "model not recorded"
+    files = "`analysis.json` · `plan.json`" if analysis.decision else "`analysis.json` (no `plan.json`: there is no plan)"
     sections = (
         f"# bitzones: {name}",
         "\n".join(f"- {markdown(line, 10**4)}" for line in headline(analysis)),
-        "[Overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md) · `analysis.json` · `plan.json`",
+        f"[Overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md) · {files}",
         _about(analysis),
         decisions.zones(analysis),
         decisions.plan(analysis),
-        decisions.accuracy(analysis),
+        answers.accuracy(analysis),
         decisions.extreme_layers(analysis),
         decisions.whole(analysis),
         measurements.memory(analysis),
@@ -90,10 +94,15 @@ def _about(analysis: Analysis) -> str:
     rows = []
     if model:
         size = f"{model.layers} layers, {model.parameters:,} parameters"
-        rows += [
-            ("model", f"{markdown(model.architecture)}, {size}, stored in {markdown(model.dtype)}"),
-            ("model sha256", markdown(model.sha256[:16])),
-        ]
+        rows.append(("model", f"{markdown(model.architecture)}, {size}, stored in {markdown(model.dtype)}"))
+        if model.random_weights:
+            rows.append(("weights", "**random**: drawn, not trained; only latency and memory mean anything"))
+        if model.revision is not None:
+            rows.append(("revision", markdown(model.revision)))
+        rows.append(("configuration sha256" if model.random_weights else "model sha256", markdown(model.sha256[:16])))
+        if model.not_quantizable:
+            kinds = ", ".join(f"{markdown(kind)} ({count:,} parameters)" for kind, count in model.not_quantizable.items())
+            rows.append(("not quantizable", f"{kinds}: inside the decoder layers, left as they are"))
     if env:
         versions = ", ".join(f"{markdown(name)} {markdown(version)}" for name, version in env.versions.items())
         rows += [

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from tabulate import tabulate
 
 from bitzones.records import Figure
-from bitzones.stats import Interval
+from bitzones.stats import Estimate, Interval
 
 __all__ = [
     "ABSENT",
+    "NO_INTERVAL",
     "bits",
     "figure",
     "fold",
@@ -23,6 +24,7 @@ __all__ = [
     "megabytes",
     "mermaid",
     "milliseconds",
+    "more_nats",
     "nats",
     "p_value",
     "percent",
@@ -34,6 +36,9 @@ __all__ = [
 
 ABSENT = "-"
 """Stands where there is nothing to say; never 0."""
+
+NO_INTERVAL = "(interval: cannot tell)"
+"""Stands after a value whose sample is too small to resample."""
 
 LONGEST = 120
 """Characters of a name that are shown: more than any honest name has, less than breaks a table."""
@@ -90,14 +95,31 @@ def _three(value: float) -> str:
     return f"{value:.3g}" if value == 0 or 1e-4 <= abs(value) < 1e4 else f"{value:.2e}"
 
 
-def nats(interval: Interval | None) -> str:
-    """A KL with its interval: ``0.0213 [0.019, 0.024]``, nats per token."""
-    return ABSENT if interval is None else f"{_three(interval.value)} [{_three(interval.low)}, {_three(interval.high)}]"
+def _with_ends(estimate: Estimate | None, write: Callable[[float], str]) -> str:
+    if estimate is None:
+        return ABSENT
+    if estimate.low is None or estimate.high is None:
+        return f"{write(estimate.value)} {NO_INTERVAL}"
+    return f"{write(estimate.value)} [{write(estimate.low)}, {write(estimate.high)}]"
 
 
-def ratio(interval: Interval | None) -> str:
+def nats(estimate: Estimate | None) -> str:
+    """A KL with its interval: ``0.0213 [0.019, 0.024]``, nats per token.
+
+    >>> nats(Estimate(value=0.0213, low=None, high=None))
+    '0.0213 (interval: cannot tell)'
+    """
+    return _with_ends(estimate, _three)
+
+
+def more_nats(estimate: Estimate | None) -> str:
+    """A difference in nats per token, signed, with its interval: ``+0.012 [-0.003, +0.027]``."""
+    return _with_ends(estimate, lambda value: ("+" if value > 0 else "") + _three(value))
+
+
+def ratio(estimate: Estimate | None) -> str:
     """A ratio with its interval: ``1.52 [1.49, 1.55]``."""
-    return ABSENT if interval is None else f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return _with_ends(estimate, "{:.2f}".format)
 
 
 def percent(share: float | None) -> str:
