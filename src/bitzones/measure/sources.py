@@ -49,6 +49,9 @@ _NOT_NEEDED = ("*/*", "consolidated*")
 
 _CODE = "*.py"
 
+_LOG_IN = 401
+"""What the hub answers strangers for a model that is private, and for one that does not exist, so as not to say which."""
+
 _BROKEN_OFF = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, RuntimeError, HFValidationError))
 """All that a download may raise. The bases are OSError and the error of the HTTP client that huggingface_hub is built on, now one and now
 another; the hub's fast transfers raise bare RuntimeErrors."""
@@ -184,7 +187,7 @@ def _hub_says(error: BaseException, revision: str | None) -> str:
     match error:
         case GatedRepoError():
             said = "the repository is gated: accept its terms on its page on the hub, then hf auth login, or set HF_TOKEN"
-        case RepositoryNotFoundError():
+        case HfHubHTTPError() if isinstance(error, RepositoryNotFoundError) or error.response.status_code == _LOG_IN:
             said = "the hub has no such model, or it is private (then hf auth login); no folder of this name is here either"
         case RevisionNotFoundError():
             said = f"the hub has this model, and no revision {revision!r} of it"
