@@ -42,7 +42,17 @@ RULES = (
     Rule("the shared words know nobody", SHARED, (*TORCH, *DECIDING, *MEASURING, "bitzones.cli")),
     Rule("the deciding side reads the JSON and nothing else", DECIDING, (*TORCH, *MEASURING, "bitzones.cli")),
     Rule("decide does not know how it is shown", ("bitzones.decide",), ("bitzones.show",)),
-    Rule("measuring does not know what is decided", ("bitzones.measure",), (*DECIDING, "bitzones.deploy", "bitzones.cli")),
+    Rule(
+        "measuring does not know what is decided",
+        ("bitzones.measure",),
+        (*DECIDING, "bitzones.deploy", "bitzones.cli"),
+        except_for=("bitzones.measure.search", "bitzones.measure.plans", "bitzones.measure.session"),
+    ),
+    Rule(
+        "a search asks the planner, and nobody else who decides",
+        ("bitzones.measure.search", "bitzones.measure.plans", "bitzones.measure.session"),
+        (*(f"bitzones.decide.{name}" for name in ("collect", "zones", "analysis", "sensitivity", "plan")), "bitzones.show"),
+    ),
     Rule("deploying needs a plan, not a report", ("bitzones.deploy",), ("bitzones.show", "bitzones.cli")),
     Rule("the command line imports no torch", COMMANDS, TORCH),
     Rule("the command line measures only when asked to", COMMANDS, MEASURING, at_top=True),

@@ -25,6 +25,7 @@ __all__ = [
     "Calibration",
     "Latency",
     "Model",
+    "Plans",
     "Profile",
     "Sensitivity",
     "Task",
@@ -139,11 +140,27 @@ class Calibration(_Section):
 class Sensitivity(_Section):
     """What is changed at a time: a whole decoder layer, a group of modules that serving engines fuse, or one module.
 
-    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are.
+    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are. ``fisher_samples`` is
+    how many labels the fisher score draws per token.
     """
 
     granularity: Literal["layer", "group", "module"] = "layer"
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, strict=False)
+    fisher_samples: int = Field(default=2, ge=1, le=64)
+
+
+class Plans(_Section):
+    """How a plan is made and judged by measuring whole plans.
+
+    ``rounds`` sweeps around the plan improve it on the calibration sequences; 0 leaves the plan of the separate sensitivities. Plans are
+    judged on ``held_out_tokens`` of other sequences, beside ``random`` plans of the same bytes and one plan for each of the ``frontier``'s
+    average bits.
+    """
+
+    rounds: int = Field(default=2, ge=0, le=20)
+    held_out_tokens: int = Field(default=2048, ge=1)
+    random: int = Field(default=5, ge=0, le=50)
+    frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
 
 
 class Latency(_Section):
@@ -180,6 +197,7 @@ class Profile(_Section):
     tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
     calibration: Calibration = Calibration()
     sensitivity: Sensitivity = Sensitivity()
+    plans: Plans = Plans()
     latency: Latency = Latency()
     budget: Budget = Budget()
     zones: Zones = Zones()
@@ -338,6 +356,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "tasks": Task,
     "calibration": Calibration,
     "sensitivity": Sensitivity,
+    "plans": Plans,
     "latency": Latency,
     "budget": Budget,
     "zones": Zones,

@@ -36,12 +36,18 @@ __all__ = [
     "Measured",
     "MemoryCell",
     "ModelInfo",
+    "NamedTrial",
     "Part",
     "PartScores",
     "PartSensitivity",
+    "PlanOrigin",
+    "PlansCell",
     "Record",
     "Run",
+    "SearchCell",
+    "SearchRound",
     "SensitivityCell",
+    "Trial",
 ]
 
 SCHEMA = 2
@@ -288,6 +294,82 @@ class FisherCell(Measured):
         return self
 
 
+class Trial(Record):
+    """A whole plan, measured: ``parts`` is part to format, ``kl_nats`` per sequence; null where the model gave NaN or infinity."""
+
+    parts: dict[str, str]
+    stored_bytes: Count
+    kl_nats: tuple[NonNegative, ...] | None
+
+
+class SearchRound(Record):
+    """One sweep around the plan at hand, the plans proposed from it, and which of them was accepted, if any."""
+
+    around: tuple[PartSensitivity, ...]
+    trials: tuple[Trial, ...]
+    accepted: Count | None
+
+    @model_validator(mode="after")
+    def _accepted_is_there(self) -> SearchRound:
+        if self.accepted is not None and self.accepted >= len(self.trials):
+            raise ValueError(f"trial {self.accepted} was accepted, and there are {len(self.trials)}")
+        return self
+
+
+class SearchCell(Measured):
+    """How the plan came about, on calibration sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans."""
+
+    kind: Literal["search"] = "search"
+    calibration_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    budget_bytes: Count
+    start: Trial
+    rounds: tuple[SearchRound, ...]
+
+    @property
+    def found(self) -> Trial:
+        """The plan that was found."""
+        accepted = [item.trials[item.accepted] for item in self.rounds if item.accepted is not None]
+        return accepted[-1] if accepted else self.start
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchCell:
+        trials = [self.start, *(trial for item in self.rounds for trial in item.trials)]
+        if any(trial.kl_nats is not None and len(trial.kl_nats) != len(self.sequence_tokens) for trial in trials):
+            raise ValueError("a trial has another number of sequences than the cell")
+        return self
+
+
+PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier"]
+
+
+class NamedTrial(Trial):
+    """A whole plan under a name, and how it was made."""
+
+    name: str
+    origin: PlanOrigin
+
+
+class PlansCell(Measured):
+    """Whole plans side by side on held-out sequences, from which none of them was made."""
+
+    kind: Literal["plans"] = "plans"
+    calibration_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    budget_bytes: Count
+    plans: tuple[NamedTrial, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PlansCell:
+        names = [plan.name for plan in self.plans]
+        if len(set(names)) < len(names):
+            raise ValueError("a plan's name stands twice")
+        for plan in self.plans:
+            if plan.kl_nats is not None and len(plan.kl_nats) != len(self.sequence_tokens):
+                raise ValueError(f"{plan.name} has {len(plan.kl_nats)} sequences, the cell has {len(self.sequence_tokens)}")
+        return self
+
+
 class DivergenceCell(Measured):
     """KL(reference || variant) of a whole variant on the calibration set: what the separate sensitivities do not add up to."""
 
@@ -310,14 +392,23 @@ class FailedCell(Measured):
     """
 
     kind: Literal["failed"] = "failed"
-    of: Literal["accuracy", "latency", "memory", "layers", "sensitivity", "fisher", "divergence"]
+    of: Literal["accuracy", "latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
     status: Literal["failed", "not measured"] = "failed"
     detail: str = ""
     reason: str
 
 
 Cell = Annotated[
-    AccuracyCell | LatencyCell | MemoryCell | LayersCell | SensitivityCell | FisherCell | DivergenceCell | FailedCell,
+    AccuracyCell
+    | LatencyCell
+    | MemoryCell
+    | LayersCell
+    | SensitivityCell
+    | FisherCell
+    | SearchCell
+    | PlansCell
+    | DivergenceCell
+    | FailedCell,
     Field(discriminator="kind"),
 ]
 

@@ -26,7 +26,7 @@ from bitzones.measure.progress import Progress, silent
 from bitzones.measure.variants import Variants
 from bitzones.records import FisherCell, Part, PartScores
 
-__all__ = ["Change", "fisher_cell", "projections", "scores"]
+__all__ = ["Change", "fisher_cell", "projections", "sampled_cotangent", "scores"]
 
 Change: TypeAlias = Mapping[str, torch.Tensor]
 """Module name -> the weight it would get, quantized or dense."""
@@ -159,8 +159,7 @@ def fisher_cell(
     progress: Progress,
 ) -> FisherCell:
     """The record of `scores` for every part and every format of the run."""
-    quantized = [variant for variant in variants.formats if variant != variants.reference_id]
-    pairs = [(part, variant) for part in parts for variant in quantized]
+    pairs = [(part, variant) for part in parts for variant in variants.uniform]
     changes = [{name: variants.packed(variant)[name] for name in part.modules} for part, variant in pairs]
     found = scores(variants.reference, changes, batches, len(calibration.sequences), samples, seed, progress)
     return FisherCell(

@@ -144,8 +144,7 @@ def exact_cell(
     progress: Progress,
 ) -> SensitivityCell:
     """The record of `exact` for every part and every format of the run."""
-    quantized = [variant for variant in variants.formats if variant != variants.reference_id]
-    pairs = [(part, variant) for part in parts for variant in quantized]
+    pairs = [(part, variant) for part in parts for variant in variants.uniform]
     sweep = exact(
         variants.reference,
         list(structure.decoder_layers(variants.reference).values()),

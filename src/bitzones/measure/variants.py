@@ -23,18 +23,25 @@ class Variants:
 
     Args:
         loaded: the model as stored.
-        formats: variant id -> format; the first is the reference.
+        formats: variant id -> format; the first is the reference, the others are ``uniform``.
     """
 
     def __init__(self, loaded: models.Loaded, formats: Mapping[str, str], device: torch.device, compute_dtype: torch.dtype) -> None:
         self.loaded = loaded
         self.formats = dict(formats)
         self.reference_id = next(iter(formats))
+        self.uniform = {variant: name for variant, name in self.formats.items() if variant != self.reference_id}
+        self._mixed: dict[str, dict[str, str]] = {}
         self.device = device
         self.compute_dtype = compute_dtype
         self.reference = self._ready(loaded.model if loaded.model.dtype == compute_dtype else copy.deepcopy(loaded.model))
         self._packed: dict[str, dict[str, Packed]] = {self.reference_id: {}}
         self._alive: tuple[str, PreTrainedModel] | None = None
+
+    def define(self, variant: str, assignment: Mapping[str, str]) -> None:
+        """Add a variant of mixed formats: module name -> format, the reference's for what stays as it is."""
+        self.formats[variant] = variant
+        self._mixed[variant] = {name: format_ for name, format_ in assignment.items() if format_ != self.formats[self.reference_id]}
 
     def model(self, variant: str) -> PreTrainedModel:
         """The variant's model; a quantized one is freed when the next is asked for.
@@ -62,7 +69,9 @@ class Variants:
 
     def _build(self, variant: str) -> PreTrainedModel:
         model = copy.deepcopy(self.loaded.model)
-        quantizers.quantize(model, dict.fromkeys(structure.quantizable_modules(model), self.formats[variant]))
+        everywhere = dict.fromkeys(structure.quantizable_modules(model), self.formats[variant])
+        if assignment := self._mixed.get(variant, everywhere):  # a plan may leave everything as it is
+            quantizers.quantize(model, assignment)
         self._packed[variant] = quantizers.packed_weights(model)
         return self._ready(model)
 

@@ -1,0 +1,190 @@
+"""Plans found by measuring plans: separate sensitivities do not add up at 2 bits, so a plan made from them is only where the search starts.
+
+Around the plan at hand every part is tried in every other format, all others as they are (`sensitivity.exact` on a base). From these
+marginal costs the planner proposes new plans, from bold (every swap that pays) to timid (the few that pay most); each is measured, and one
+is accepted only if its KL is the least and below that of the plan at hand. This is re-linearization with a trust region whose size is
+chosen by measurement (Nocedal & Wright 2006, ch. 4). What is accepted was judged on the calibration set alone: how good it is has to be measured
+on other sequences. This module decides nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bitzones.decide.planner import Menu, menu_of, solve
+from bitzones.measure import sensitivity, structure
+from bitzones.measure.calibration import Batch
+from bitzones.measure.progress import Progress, silent
+from bitzones.measure.sensitivity import Candidate
+from bitzones.measure.variants import Variants
+from bitzones.records import Part, PartSensitivity, SearchRound, SensitivityCell, Trial
+
+__all__ = ["Workbench", "search", "summed", "trials", "weights_of", "workbench"]
+
+TIMID_STEPS = 8
+"""Proposals per round: each halves the gain that a swap has to bring, from the largest down to 1/128 of it, and the last asks for none."""
+
+Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What a search works on.
+
+    Args:
+        model: the reference.
+        layers: its decoder layers.
+        parts: what is decided separately, in the order of the menu.
+        menu: formats and bytes; its last format is the reference.
+        weights: format -> module -> quantized weight; the reference's format is absent.
+        batches: makes the sequences anew for every pass.
+        sequences: how many they are.
+    """
+
+    model: torch.nn.Module
+    layers: Sequence[torch.nn.Module]
+    parts: Sequence[Part]
+    menu: Menu
+    weights: Mapping[str, Mapping[str, torch.Tensor]]
+    batches: Callable[[], Iterable[Batch]]
+    sequences: int
+
+    def bytes_of(self, choice: Integers) -> int:
+        """Stored bytes of a plan's parts."""
+        return int(self.menu.stored_bytes[np.arange(len(choice)), choice].sum())
+
+    def named(self, choice: Integers) -> dict[str, str]:
+        """Part -> format."""
+        return {part.name: self.menu.formats[index] for part, index in zip(self.parts, choice, strict=True)}
+
+
+def workbench(variants: Variants, cell: SensitivityCell, batches: Callable[[], Iterable[Batch]], sequences: int) -> Workbench:
+    """A workbench of what a sweep has measured, on the calibration set or on any other sequences."""
+    formats = tuple(variants.uniform.values())
+    return Workbench(
+        variants.reference,
+        list(structure.decoder_layers(variants.reference).values()),
+        cell.parts,
+        menu_of(cell, formats, variants.formats[variants.reference_id]),
+        {name: variants.packed(variant) for variant, name in variants.uniform.items()},
+        batches,
+        sequences,
+    )
+
+
+def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
+    """The separate sensitivities, nats over all sequences: shape (parts, formats), 0 for the reference and where there is none."""
+    found, rows = np.zeros(bench.menu.offered.shape), {part.name: row for row, part in enumerate(bench.parts)}
+    for item in cell.measurements:
+        found[rows[item.part], bench.menu.formats.index(item.format)] = sum(item.kl_nats or ())
+    return found
+
+
+def weights_of(bench: Workbench, choice: Integers) -> dict[str, torch.Tensor]:
+    """The quantized weights of a whole plan, by module; modules that stay as they are are absent."""
+    formats = bench.named(choice)
+    return {
+        module: bench.weights[formats[part.name]][module]
+        for part in bench.parts
+        if formats[part.name] in bench.weights
+        for module in part.modules
+    }
+
+
+def trials(bench: Workbench, choices: Sequence[Integers], progress: Progress = silent) -> list[Trial]:
+    """Every plan as a whole, measured."""
+    candidates = [Candidate(0, weights_of(bench, choice)) for choice in choices]
+    found = sensitivity.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
+    return [
+        Trial(parts=bench.named(choice), stored_bytes=bench.bytes_of(choice), kl_nats=None if kl is None else tuple(kl))
+        for choice, kl in zip(choices, found, strict=True)
+    ]
+
+
+def search(bench: Workbench, start: Integers, budget: int, rounds: int, progress: Progress = silent) -> tuple[Trial, list[SearchRound]]:
+    """Improve a plan by measurement.
+
+    Args:
+        bench: the model, the parts and the sequences.
+        start: format index of every part, within the budget.
+        budget: stored bytes that no plan exceeds.
+        rounds: how often to sweep around the plan; it ends earlier where a round brings nothing.
+        progress: told how far it is.
+
+    Returns:
+        The measured start, and the rounds; the plan found is the ``accepted`` trial of the last round that has one, else the start.
+    """
+    choice = start
+    (first,) = trials(bench, [start])
+    at, done = _total(first), []
+    for number in range(rounds):
+        swept = _around(bench, choice, lambda share, n=number: progress((n + 0.8 * share) / rounds))  # type: ignore[misc]
+        proposals = _proposals(bench, choice, swept, at, budget)
+        measured = trials(bench, proposals, lambda share, n=number: progress((n + 0.8 + 0.2 * share) / rounds))  # type: ignore[misc]
+        best = min(range(len(measured)), key=lambda n: _total(measured[n]), default=None)
+        better = best if best is not None and _total(measured[best]) < at else None
+        done.append(SearchRound(around=tuple(swept), trials=tuple(measured), accepted=better))
+        if better is None:
+            break
+        choice, at = proposals[better], _total(measured[better])
+    progress(1.0)
+    return first, done
+
+
+def _total(measured: Trial) -> float:
+    return float("inf") if measured.kl_nats is None else sum(measured.kl_nats)
+
+
+def _around(bench: Workbench, choice: Integers, progress: Progress) -> list[PartSensitivity]:
+    """The whole model's KL when one part of the plan takes another format, for every part and every other format."""
+    swaps = [
+        (row, column)
+        for row, now in enumerate(choice)
+        for column in range(len(bench.menu.formats) - 1)
+        if column != now and bench.menu.offered[row, column]
+    ]
+    candidates = [
+        Candidate(bench.parts[row].layer, {name: bench.weights[bench.menu.formats[column]][name] for name in bench.parts[row].modules})
+        for row, column in swaps
+    ]
+    base = weights_of(bench, choice)
+    found = sensitivity.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base).candidates
+    return [
+        PartSensitivity(
+            part=bench.parts[row].name,
+            format=bench.menu.formats[column],
+            stored_bytes=int(bench.menu.stored_bytes[row, column]),
+            group_sizes=(),
+            kl_nats=None if kl is None else tuple(kl),
+            failure="the changed model's logits are NaN or infinite" if kl is None else None,
+        )
+        for (row, column), kl in zip(swaps, found, strict=True)
+    ]
+
+
+def _proposals(bench: Workbench, choice: Integers, swept: Sequence[PartSensitivity], at: float, budget: int) -> list[Integers]:
+    """Different plans within the budget, from the boldest to the most timid, none of them the plan at hand."""
+    menu = bench.menu
+    rows = {part.name: row for row, part in enumerate(bench.parts)}
+    marginal = np.full(menu.offered.shape, np.inf)
+    marginal[np.arange(len(choice)), choice] = 0.0
+    for item in swept:
+        if item.kl_nats is not None:
+            marginal[rows[item.part], menu.formats.index(item.format)] = sum(item.kl_nats) - at
+    known = Menu(menu.parts, menu.formats, menu.stored_bytes, np.isfinite(marginal), menu.parameters)
+    swap = np.ones(marginal.shape)
+    swap[np.arange(len(choice)), choice] = 0.0
+    largest = float(np.abs(marginal[np.isfinite(marginal)]).max(initial=0.0))
+    found: dict[bytes, Integers] = {choice.tobytes(): choice}
+    for price in (0.0, *(largest / 2**step for step in reversed(range(TIMID_STEPS - 1)))):
+        costs = np.where(known.offered, marginal + price * swap, 0.0)
+        costs = costs - costs.min(axis=1, keepdims=True)  # the planner minimizes sums of what is not negative
+        plan = solve(known, costs, budget)
+        found.setdefault(plan.tobytes(), plan)
+    return list(found.values())[1:]

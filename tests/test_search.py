@@ -1,0 +1,140 @@
+"""The search on a tiny model: what it accepts was measured, is within the budget and is better than where it started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+
+from bitzones.decide.planner import budget_bytes, solve
+from bitzones.measure import calibration, divergence, models, search, sensitivity
+from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
+from bitzones.measure.parts import model_parts
+from bitzones.measure.search import Workbench
+from bitzones.measure.variants import Variants
+from bitzones.records import SearchRound, SensitivityCell, Trial
+
+CPU = torch.device("cpu")
+BITS = 3.2
+"""Average bits of the budget: between all parts at 2 bits and all at 4, so that there is something to choose."""
+
+
+def sequences(lengths: tuple[int, ...] = (5, 9, 12, 7)) -> Calibration:
+    generator = torch.Generator().manual_seed(7)
+    made = [tuple(torch.randint(1, 257, (n,), generator=generator).tolist()) for n in lengths]
+    return Calibration(tuple(CalibrationSequence(ids, len(ids) - 2, ()) for ids in made))
+
+
+CALIBRATION = sequences()
+
+
+def batches() -> Iterator[Batch]:
+    return calibration.batches(CALIBRATION, 4, CPU)
+
+
+@pytest.fixture(scope="module")
+def variants() -> Variants:
+    loaded = models.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
+    return Variants(loaded, {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}, CPU, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def cell(variants: Variants) -> SensitivityCell:
+    return sensitivity.exact_cell(variants, model_parts(variants.loaded.model, "group"), "group", CALIBRATION, batches(), lambda done: None)
+
+
+@pytest.fixture(scope="module")
+def bench(variants: Variants, cell: SensitivityCell) -> Workbench:
+    return search.workbench(variants, cell, batches, len(CALIBRATION.sequences))
+
+
+def choice_of(bench: Workbench, trial: Trial) -> np.ndarray:
+    return np.array([bench.menu.formats.index(trial.parts[name]) for name in bench.menu.parts])
+
+
+def total(trial: Trial) -> float:
+    return sum(trial.kl_nats or (float("inf"),))
+
+
+@pytest.fixture(scope="module")
+def worst(bench: Workbench, cell: SensitivityCell) -> np.ndarray:
+    """The plan within the budget that separate sensitivities call worst."""
+    found = search.summed(bench, cell)
+    return solve(bench.menu, np.where(bench.menu.offered, found.max() - found, 0.0) + (np.arange(3) == 2) * 1e3, budget(bench))
+
+
+def budget(bench: Workbench) -> int:
+    return budget_bytes(bench.menu, BITS)
+
+
+@pytest.fixture(scope="module")
+def improved(bench: Workbench, worst: np.ndarray) -> tuple[Trial, list[SearchRound]]:
+    return search.search(bench, worst, budget(bench), 3)
+
+
+def test_a_bad_plan_gets_better_and_stays_within_the_budget(
+    bench: Workbench, worst: np.ndarray, improved: tuple[Trial, list[SearchRound]]
+) -> None:
+    first, rounds = improved
+    assert (choice_of(bench, first) == worst).all()
+    at = total(first)
+    for found in rounds:
+        for trial in found.trials:
+            assert trial.stored_bytes <= budget(bench)
+            assert trial.stored_bytes == bench.bytes_of(choice_of(bench, trial))
+        if found.accepted is not None:
+            assert total(found.trials[found.accepted]) == min(map(total, found.trials)) < at
+            at = total(found.trials[found.accepted])
+    assert rounds[0].accepted is not None
+    assert at < 0.9 * total(first)
+
+
+def test_a_trial_is_the_measured_kl_of_the_whole_plan(
+    variants: Variants, improved: tuple[Trial, list[SearchRound]], bench: Workbench
+) -> None:
+    trial = improved[1][0].trials[0]
+    assignment = {module: trial.parts[part.name] for part in bench.parts for module in part.modules}
+    variants.define("plan", assignment)
+    expected = divergence.whole(variants.reference, variants.model("plan"), batches(), len(CALIBRATION.sequences))
+    assert trial.kl_nats == pytest.approx(expected, rel=2e-3, abs=1e-5)
+
+
+def test_the_sweep_around_a_plan_changes_one_part_and_leaves_the_others_in_the_plan(
+    bench: Workbench, worst: np.ndarray, improved: tuple[Trial, list[SearchRound]]
+) -> None:
+    around = improved[1][0].around
+    assert len(around) == len(bench.parts)  # two formats, of which the plan has one
+    item = around[5]
+    row = next(row for row, part in enumerate(bench.parts) if part.name == item.part)
+    changed = worst.copy()
+    changed[row] = bench.menu.formats.index(item.format)
+    assert changed[row] != worst[row]
+    (measured,) = search.trials(bench, [changed])
+    assert item.kl_nats == pytest.approx(measured.kl_nats, rel=1e-4)
+
+
+def test_the_search_ends_where_nothing_is_better(bench: Workbench, improved: tuple[Trial, list[SearchRound]]) -> None:
+    found = [item.trials[item.accepted] for item in improved[1] if item.accepted is not None][-1]
+    _, rounds = search.search(bench, choice_of(bench, found), budget(bench), 20)
+    assert len(rounds) < 20
+    assert rounds[-1].accepted is None
+
+
+def test_no_round_leaves_the_start(bench: Workbench, worst: np.ndarray) -> None:
+    first, rounds = search.search(bench, worst, budget(bench), 0)
+    assert (rounds, total(first) > 0) == ([], True)
+
+
+def test_the_same_search_twice_is_the_same_and_the_model_is_as_it_was(
+    bench: Workbench, worst: np.ndarray, improved: tuple[Trial, list[SearchRound]]
+) -> None:
+    before = {name: (parameter.data_ptr(), parameter.clone()) for name, parameter in bench.model.named_parameters()}
+    said: list[float] = []
+    assert search.search(bench, worst, budget(bench), 3, said.append) == improved
+    assert said == sorted(said)
+    assert said[-1] == 1.0
+    for name, parameter in bench.model.named_parameters():
+        assert (parameter.data_ptr(), True) == (before[name][0], torch.equal(parameter, before[name][1]))
