@@ -241,6 +241,7 @@ def test_a_partial_run_reports_the_rest_and_why_there_is_no_plan(tmp_path: Path,
     assert "## Plan\n" not in text
     assert "(no `plan.json`: there is no plan)" in text
     assert ("most sensitive" in text) == (bits == 2.1)
+    assert headline(analyse(read_run(write(tmp_path, run_dict([sensitivity()])))))[2:] == ("Accuracy: not measured",)
     assert (row(section(text, "Do the separate sensitivities add up?"), "w4")[1] == "-") == (bits == 4.0)
 
 
@@ -255,7 +256,7 @@ def test_groups_stand_beside_each_other_in_their_layer(tmp_path: Path) -> None:
         "TRANSITION",
         "2 of 4 groups at qint2:hqq, 2 at qint4",
         *(["qint4 100%", "qint2:hqq 100%"] * 2),
-        "0.062 MB",
+        "0.061 MB",
     ]
     assert row(plan, "1")[1:4] == ["SAFE", "all 4 groups at qint2:hqq", "qint2:hqq 100%"]
     assert row(section(text, "Zones"), "TRANSITION")[3] == "2 of 4 groups at qint2:hqq, 2 at qint4"

@@ -90,6 +90,50 @@ def test_agreement_is_a_share_of_all_resamples_and_of_all_parts() -> None:
     assert (first.zone, first.highest_share, second.zone) == ("CRITICAL", 1.0, "TRANSITION")
 
 
+GROUPS = ("attn.qkv", "attn.o", "mlp.gate_up", "mlp.down")
+
+
+def planted(kl: dict[str, float], layers: int = 3) -> SensitivityCell:
+    """Groups whose KL at 2 bits is 1 per token in every sequence, or as given, and a hundredth of that at 8 and 4 bits."""
+    cell = sensitivity(layers=layers, sequences=24, groups=GROUPS)
+    share = {"qint8": 0.01, "qint4": 0.01, "qint2:hqq": 1.0}
+    tokens = np.array(cell.sequence_tokens, dtype=float)
+    measurements = [
+        item.model_copy(update={"kl_nats": tuple((kl.get(item.part, 1.0) * share[item.format] * tokens).tolist())})
+        for item in cell.measurements
+    ]
+    return cell.model_copy(update={"measurements": tuple(measurements)})
+
+
+def test_a_layer_of_groups_is_what_all_its_groups_are(tmp_path: Path) -> None:
+    """By hand: the groups of layer 0 and one of layer 1 are dear at 2 bits. Five 4-bit groups are 4.33 * 5 + 2.33 * 7 = 37.96 of 12 bits,
+    3.164 on average, and there is room for no sixth below 3.33."""
+    dear = {f"layers.0.{group}": 5.0 for group in GROUPS} | {"layers.1.mlp.down": 4.0}
+    analysis = analysis_of(tmp_path, planted(dear), 3.2)
+    decision = decided(analysis)
+    assert zone_of(analysis) == {0: "TRANSITION", 1: "TRANSITION", 2: "SAFE"}
+    assert [item.formats for item in decision.layer_zones] == [{"qint4": 4}, {"qint4": 1, "qint2:hqq": 3}, {"qint2:hqq": 4}]
+    assert [item.lowest_share for item in decision.layer_zones] == [0.0, 0.0, 1.0]
+    assert {part.group for part in decision.parts if part.layer == 1 and part.format == "qint4"} == {"mlp.down"}
+    assert [zone.layers for zone in decision.zones] == [(2,), (0, 1)]
+    assert analysis.granularity == "group"
+    assert decision.plan.predicted_kl.value == pytest.approx(7 * 1.0 + 0.01 * (4 * 5.0 + 4.0))
+
+
+def test_a_layer_of_groups_is_critical_where_all_are_at_the_most_bits(tmp_path: Path) -> None:
+    """By hand: 8 bits hurt no more than 4, so no group is at 8; what stays at the reference does nothing at all, and four groups can."""
+    dear = {f"layers.0.{group}": 500.0 for group in GROUPS}
+    analysis = analysis_of(tmp_path, planted(dear), (4 * 16 + 8 * 4.33) / 12 + 0.05)
+    assert zone_of(analysis)[0] == "CRITICAL"
+    assert decided(analysis).layer_zones[0].formats == {"bf16": 4}
+    assert set(zone_of(analysis).values()) == {"CRITICAL", "TRANSITION"}
+
+
+def test_a_layer_s_rank_is_the_sum_of_its_groups(tmp_path: Path) -> None:
+    analysis = analysis_of(tmp_path, planted({"layers.2.attn.o": 9.0, "layers.1.attn.o": 3.0}), 3.2)
+    assert [(item.layer, item.kl.value) for item in analysis.ranking] == [(2, pytest.approx(12.0)), (1, pytest.approx(6.0)), (0, 4.0)]
+
+
 def test_one_format_is_lowest_and_only_the_reference_highest(tmp_path: Path) -> None:
     assert extremes(("qint4",), "bf16") == (("qint4",), ("bf16",))
     zones = zone_of(analysis_of(tmp_path, sensitivity(formats=("qint4",)), 10.0, ("qint4",)))

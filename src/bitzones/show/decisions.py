@@ -115,8 +115,8 @@ def plan(analysis: Analysis) -> str:
     return (
         "## Plan\n\n"
         f"At most {plan.budget.average_bits:g} average bits are allowed ({plan.budget.stored_bytes:,} bytes); the plan takes "
-        f"{plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). Its predicted KL is {nats(plan.predicted_kl)} nats "
-        f"per token (95% interval, n = {analysis.sequences} sequences): a sum of separate sensitivities, **not measured** as a whole. "
+        f"{plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). Its predicted KL [95%] is {nats(plan.predicted_kl)} "
+        f"nats per token, n = {analysis.sequences} sequences: a sum of separate sensitivities, **not measured** as a whole. "
         f"{shares}\n\n" + (_by_layer(analysis, decision, groups) if layerwise else _by_part(analysis, decision))
     )
 

@@ -51,7 +51,9 @@ def _plan_line(analysis: Analysis, decision: Decision) -> str:
 
 def _accuracy_lines(analysis: Analysis) -> Iterator[str]:
     shown = [item for item in analysis.accuracy if item.metric != NORMALIZED]
-    if not any(item.against for item in shown):
+    if not shown:
+        yield "Accuracy: not measured"
+    elif not any(item.against for item in shown):
         yield "Accuracy: cannot tell, no variant was paired with the reference"
     for task in dict.fromkeys(item.task for item in shown):
         items = [item for item in shown if item.task == task]
