@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,9 +30,15 @@ from bitzones.errors import TaskError
 
 __all__ = ["Source", "hub", "local"]
 
+PIECE_BYTES = 1 << 20
+"""Of a file of JSON lines that is in memory at a time."""
+
+PIECE_ROWS = 64
+"""Rows read at a time: the libraries are silenced and given their voice back once for each piece, which costs as much as reading a row."""
+
 READERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".jsonl": ("json", {}),
-    ".json": ("json", {}),
+    ".jsonl": ("json", {"chunksize": PIECE_BYTES}),
+    ".json": ("json", {"chunksize": PIECE_BYTES}),
     ".parquet": ("parquet", {}),
     ".csv": ("csv", {"na_filter": False}),  # else the answer "None" would be read as no answer
 }
@@ -63,21 +70,23 @@ class Source:
         Raises:
             TaskError: there is no such split or configuration, or a file cannot be read.
         """
+        rows = self._stream(self.only or split)
+        while piece := self._next(rows):
+            yield from piece
+
+    def _stream(self, split: str) -> Iterator[Mapping[str, Any]]:
         with TemporaryDirectory(prefix="bitzones-") as scratch:  # datasets takes a lock there, and writes nothing
-            rows = self._stream(self.only or split, scratch)
-            while (row := self._next(rows)) is not None:
-                yield row
+            stream = datasets.load_dataset(**self.arguments, split=split, streaming=True, cache_dir=scratch)
+        yield from stream
 
-    def _stream(self, split: str, scratch: str) -> Iterator[Mapping[str, Any]]:
-        yield from datasets.load_dataset(**self.arguments, split=split, streaming=True, cache_dir=scratch)
-
-    def _next(self, rows: Iterator[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    def _next(self, rows: Iterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The next rows, none at the end."""
         try:
             with _quiet():
-                return next(rows, None)
+                return list(islice(rows, PIECE_ROWS))
         except _UNREADABLE as error:
             if isinstance(error.__cause__, StopIteration):  # how datasets meets an empty file of JSON lines
-                return None
+                return []
             raise TaskError(f"{self.where}: not readable as a data set: {str(error)[:MESSAGE_LENGTH]}") from error
 
 

@@ -1,0 +1,95 @@
+"""How much faster our multiple choice is than lm-evaluation-harness's: the same items, model, dtype and batch size, side by side.
+
+Needs lm-evaluation-harness, as ``scripts/lm_eval_parity.py`` does. From the top of a checkout:
+
+    python -m scripts.lm_eval_speed SOURCE --data FOLDER/ai2_arc
+
+Both are timed from texts to log-likelihoods, tokenizing included, in one process and in turns. A batch of ours is so many questions, one of
+the harness so many questions with one choice each; so ours is timed at a quarter of the batch too. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean, median, stdev
+from time import perf_counter
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from scipy import stats
+from scripts.lm_eval_parity import harness_task, load
+from tabulate import tabulate
+
+from bitzones import environment
+from bitzones.measure import tasks
+from bitzones.measure.likelihood import choice_log_likelihoods
+
+CHOICES = 4
+GOAL = 2.0
+
+
+def harness(source: HFLM, folder: Path, count: int) -> Callable[[], object]:
+    """The harness's own requests for the first items, ready to be answered."""
+    task = TaskManager().load([harness_task(folder)])["tasks"]["arc_easy"]
+    task.build_all_requests(limit=count)
+    return lambda: source.loglikelihood(task.instances, disable_tqdm=True)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long one call takes."""
+    started = perf_counter()
+    work()
+    return perf_counter() - started
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
+    """Geometric mean of the rounds' ratios and its 95% interval by Student's t on their logarithms, rounds paired."""
+    logs = [math.log(a / b) for a, b in zip(slow, fast, strict=True)]
+    half = float(stats.t.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
+    return math.exp(fmean(logs)), math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
+
+
+def main() -> None:
+    """Time in turns and print."""
+    parser = argparse.ArgumentParser(description="Time our ARC-Easy and lm-evaluation-harness's, side by side.")
+    parser.add_argument("source", help="a model as in a profile, such as a .gguf file")
+    parser.add_argument("--data", type=Path, required=True, help="a folder with ai2_arc in the hub's layout")
+    parser.add_argument("--limit", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    loaded = load(given.source)
+    items = tasks.load("arc_easy", limit=given.limit, path=given.data).items
+    quarter = max(1, given.batch // CHOICES)
+    theirs = harness(HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=given.batch), given.data, given.limit)
+    named: dict[str, Callable[[], object]] = {
+        f"harness, batch {given.batch}": theirs,
+        f"bitzones, batch {given.batch}": lambda: choice_log_likelihoods(loaded.model, loaded.tokenizer, items, given.batch),
+        f"bitzones, batch {quarter}": lambda: choice_log_likelihoods(loaded.model, loaded.tokenizer, items, quarter),
+    }
+    choice_log_likelihoods(loaded.model, loaded.tokenizer, items[:quarter], quarter)  # warm-up: the first product of a process is slow
+    took: dict[str, list[float]] = {name: [] for name in named}
+    for _ in range(given.rounds):
+        for name, work in named.items():
+            took[name].append(seconds(work))
+    slow = next(iter(took.values()))
+    rows = []
+    for name, rounds in took.items():
+        rates = [len(items) / one for one in rounds]
+        mean, low, high = ratio(slow, rounds)
+        against = f"{mean:.2f} ({low:.2f} to {high:.2f})" if rounds is not slow else "1"
+        rows.append([name, f"{median(rates):.2f}", f"{min(rates):.2f} to {max(rates):.2f}", against])
+    print(tabulate(rows, ["", "items/s, median", "rounds", "ratio (95% interval)"], tablefmt="github", disable_numparse=True))
+    print(
+        f"\n{len(items)} items of ARC-Easy, {given.rounds} rounds in turns, float32, threads: {torch.get_num_threads()}, "
+        f"{environment.cpu_name()}, lm-eval {version('lm_eval')}, torch {torch.__version__}. Goal: {GOAL:g}x."
+    )
+
+
+if __name__ == "__main__":
+    main()
