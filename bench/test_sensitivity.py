@@ -1,6 +1,6 @@
 """What quantizing does to the model's distribution: each layer alone, and each variant as a whole."""
 
-from bitzones.measure import divergence, sensitivity
+from bitzones.measure import divergence, fisher
 
 
 def test_divergence(cell, session, quantized):
@@ -13,8 +13,17 @@ def test_divergence(cell, session, quantized):
 def test_sensitivity_exact(cell, session):
     record = cell("sensitivity", session.reference_id, detail="exact")
     record.measure(
-        lambda: session.parts,
-        lambda parts: sensitivity.exact_cell(
-            session.variants, parts, session.granularity, session.calibration, session.calibration_batches(), record.progress
+        lambda: session.calibration,
+        lambda _calibration: session.sweep(record.progress),
+    )
+
+
+def test_sensitivity_fisher(cell, session):
+    record = cell("fisher", session.reference_id)
+    samples, seed = session.profile.sensitivity.fisher_samples, session.profile.seed
+    record.measure(
+        lambda: session.calibration,
+        lambda calibration: fisher.fisher_cell(
+            session.variants, session.parts, calibration, session.calibration_batches(), samples, seed, record.progress
         ),
     )

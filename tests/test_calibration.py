@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 import tiny_models
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from bitzones.errors import TaskError
 from bitzones.measure import calibration
@@ -13,8 +16,13 @@ from bitzones.measure.tasks import Item
 
 TOKENIZER = tiny_models.tokenizer()
 WORDS = tuple(Item(f"w{n}", f"Q{n}:", " yes", (" yes", " no")) for n in range(3))
-PROMPT = "Tom had 12 pens and 5.\nAnswer:"
-NUMBERS = tuple(Item(f"n{n}", PROMPT, f" {n}7", content=((8, 10), (20, 21))) for n in range(5))
+PROMPT = "Tom had 12 pens and 0.\nAnswer:"
+PROMPTS = tuple(PROMPT.replace("0", str(n)) for n in range(5))
+NUMBERS = tuple(Item(f"n{n}", PROMPTS[n], f" {n}7", content=((8, 10), (20, 21))) for n in range(5))
+
+
+def build(tokenizer: PreTrainedTokenizerBase, items: list[tuple[Item, ...]], tokens: int, seen: Collection[str] = ()) -> Calibration:
+    return calibration.take(calibration.sequences(tokenizer, items, seen), tokens)
 
 
 def texts(of: Calibration) -> list[str]:
@@ -22,42 +30,42 @@ def texts(of: Calibration) -> list[str]:
 
 
 def test_tasks_take_turns_and_the_longer_one_goes_on_alone() -> None:
-    words, numbers = [f"Q{n}: yes" for n in range(3)], [f"{PROMPT} {n}7" for n in range(5)]
+    words, numbers = [f"Q{n}: yes" for n in range(3)], [f"{PROMPTS[n]} {n}7" for n in range(5)]
     expected = [words[0], numbers[0], words[1], numbers[1], words[2], numbers[2], numbers[3], numbers[4]]
     total = 8 + sum(map(len, expected))
-    assert texts(calibration.build(TOKENIZER, [WORDS, NUMBERS], total)) == expected
+    assert texts(build(TOKENIZER, [WORDS, NUMBERS], total)) == expected
 
 
 def test_whole_items_until_the_tokens_are_reached() -> None:
     one = 1 + len(PROMPT) + 3
-    assert calibration.build(TOKENIZER, [NUMBERS], one).sequence_tokens == (one,)
-    assert calibration.build(TOKENIZER, [NUMBERS], one + 1).sequence_tokens == (one, one)
+    assert build(TOKENIZER, [NUMBERS], one).sequence_tokens == (one,)
+    assert build(TOKENIZER, [NUMBERS], one + 1).sequence_tokens == (one, one)
 
 
 def test_too_few_tokens_are_an_error_that_says_how_many_there_are() -> None:
     held = 5 * (1 + len(PROMPT) + 3)
-    with pytest.raises(TaskError, match=f"asks for {held + 1} tokens and the train splits hold {held} that are not scored"):
-        calibration.build(TOKENIZER, [NUMBERS], held + 1)
-    assert sum(calibration.build(TOKENIZER, [NUMBERS], held).sequence_tokens) == held
+    with pytest.raises(TaskError, match=f"asks for {held + 1} tokens and the train splits hold {held} that are neither scored nor used"):
+        build(TOKENIZER, [NUMBERS], held + 1)
+    assert sum(build(TOKENIZER, [NUMBERS], held).sequence_tokens) == held
 
 
 def test_positions_are_those_of_the_answer_and_the_content() -> None:
-    (sequence,) = calibration.build(TOKENIZER, [NUMBERS], 1).sequences
+    (sequence,) = build(TOKENIZER, [NUMBERS], 1).sequences
     assert TOKENIZER.decode(sequence.ids[sequence.answer_position + 1 :]) == " 07"
     assert TOKENIZER.decode([sequence.ids[sequence.answer_position]]) == ":"
-    assert [TOKENIZER.decode([sequence.ids[n]]) for n in sequence.content] == ["1", "2", "5"]
-    (without,) = calibration.build(TOKENIZER, [WORDS], 1).sequences
+    assert [TOKENIZER.decode([sequence.ids[n]]) for n in sequence.content] == ["1", "2", "0"]
+    (without,) = build(TOKENIZER, [WORDS], 1).sequences
     assert without.content == ()
 
 
 def test_the_hash_is_that_of_the_tokens() -> None:
-    first, again, other = (calibration.build(TOKENIZER, tasks, 50) for tasks in ([NUMBERS], [NUMBERS], [WORDS, NUMBERS]))
+    first, again, other = (build(TOKENIZER, tasks, 50) for tasks in ([NUMBERS], [NUMBERS], [WORDS, NUMBERS]))
     assert first.sha256 == again.sha256 != other.sha256
 
 
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_batches_hold_every_sequence_once_and_mask_padding(size: int) -> None:
-    whole = calibration.build(TOKENIZER, [WORDS, NUMBERS], 180)
+    whole = build(TOKENIZER, [WORDS, NUMBERS], 180)
     seen: list[int] = []
     for batch in calibration.batches(whole, size, torch.device("cpu")):
         assert len(batch.index) <= size
@@ -75,7 +83,16 @@ def test_batches_hold_every_sequence_once_and_mask_padding(size: int) -> None:
 
 def test_what_is_scored_is_passed_over() -> None:
     tokens = 8
-    assert texts(calibration.build(TOKENIZER, [WORDS], tokens)) == ["Q0: yes"]
-    assert texts(calibration.build(TOKENIZER, [WORDS], tokens, seen={"Q0:", "Q1:"})) == ["Q2: yes"]
+    assert texts(build(TOKENIZER, [WORDS], tokens)) == ["Q0: yes"]
+    assert texts(build(TOKENIZER, [WORDS], tokens, seen={"Q0:", "Q1:"})) == ["Q2: yes"]
     with pytest.raises(TaskError, match="hold 0"):
-        calibration.build(TOKENIZER, [WORDS], tokens, seen={item.prompt for item in WORDS})
+        build(TOKENIZER, [WORDS], tokens, seen={item.prompt for item in WORDS})
+
+
+def test_what_is_taken_next_has_no_item_in_common() -> None:
+    found = calibration.sequences(TOKENIZER, [WORDS, (*WORDS, *NUMBERS)])
+    first, second = calibration.take(found, 8), calibration.take(found, 100)
+    assert texts(first) == ["Q0: yes"]
+    assert texts(second) == ["Q1: yes", "Q2: yes", *(f"{PROMPTS[n]} {n}7" for n in range(3))]
+    with pytest.raises(TaskError, match=r"plans\.held_out_tokens asks for 1000 tokens"):
+        calibration.take(found, 1000, "plans.held_out_tokens")

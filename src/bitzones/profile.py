@@ -20,6 +20,7 @@ from bitzones.errors import ProfileError
 __all__ = [
     "DATA_FOLDERS",
     "HUB_ID",
+    "PLAN",
     "PYPI_SOURCE",
     "Budget",
     "Calibration",
@@ -42,6 +43,9 @@ DEFAULT = "tiny"
 
 REFERENCE_NAMES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 """The reference's variant id, by the dtype that the model is stored in."""
+
+PLAN = "plan"
+"""The variant id of the plan that a run finds."""
 
 DATA_FOLDERS = {"arc_easy": "ai2_arc", "arc_challenge": "ai2_arc", "svamp": "svamp"}
 """Task -> the folder of its data set inside a data folder: the second half of its name on the hub."""

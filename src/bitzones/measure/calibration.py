@@ -17,7 +17,7 @@ from bitzones.errors import TaskError
 from bitzones.measure.padding import padded
 from bitzones.measure.tasks import Item
 
-__all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "build"]
+__all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "sequences", "take"]
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,40 @@ class Batch:
     sequences: tuple[CalibrationSequence, ...]
 
 
-def build(
-    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item]], tokens: int, seen: Collection[str] = frozenset()
-) -> Calibration:
-    """Whole items of the given tasks, in turn from each, until at least ``tokens`` tokens; no more items are read than that takes.
+def sequences(
+    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item]], seen: Collection[str] = frozenset()
+) -> Iterator[CalibrationSequence]:
+    """Whole items of the given tasks, in turn from each, no prompt twice; no more items are read than are asked for.
 
     Items are read as they stand in the train split: without other items before them, and without a chat template. Those whose prompt is
     among ``seen`` are passed over: what is scored, as a plan is never judged on what it is made from, and what stands solved before it.
-
-    Raises:
-        TaskError: the tasks together hold fewer tokens.
     """
-    turns = chain.from_iterable(zip_longest(*tasks))
-    sequences: list[CalibrationSequence] = []
-    total = 0
-    for item in turns:
-        if item is None or item.prompt in seen:
+    given = set(seen)
+    for item in chain.from_iterable(zip_longest(*tasks)):
+        if item is None or item.prompt in given:
             continue
+        given.add(item.prompt)
         prompt = tokenizer(item.prompt)["input_ids"]
         whole = tokenizer(item.prompt + item.answer, return_offsets_mapping=True)
         content = [n for n, span in enumerate(whole["offset_mapping"]) if any(_overlap(span, part) for part in item.content)]
-        sequences.append(CalibrationSequence(tuple(whole["input_ids"]), len(prompt) - 1, tuple(content)))
-        total += len(whole["input_ids"])
+        yield CalibrationSequence(tuple(whole["input_ids"]), len(prompt) - 1, tuple(content))
+
+
+def take(found: Iterator[CalibrationSequence], tokens: int, key: str = "calibration.tokens") -> Calibration:
+    """The next whole sequences, until at least ``tokens`` tokens: two that are taken one after another have no item in common.
+
+    Raises:
+        TaskError: fewer tokens are left; the message names the profile's ``key``.
+    """
+    taken: list[CalibrationSequence] = []
+    total = 0
+    for sequence in found:
+        taken.append(sequence)
+        total += len(sequence.ids)
         if total >= tokens:
-            return Calibration(tuple(sequences))
+            return Calibration(tuple(taken))
     raise TaskError(
-        f"calibration asks for {tokens} tokens and the train splits hold {total} that are not scored: lower calibration.tokens, "
+        f"{key} asks for {tokens} tokens and the train splits hold {total} that are neither scored nor used: lower {key}, "
         "or limit where a task is one file, or add a task"
     )
 

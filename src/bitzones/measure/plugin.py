@@ -6,10 +6,12 @@ goes on, and pytest still ends non-zero. This module does not measure.
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pytest
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
 
 T = TypeVar("T")
-Kind = Literal["accuracy", "latency", "memory", "layers", "sensitivity", "divergence"]
+Kind = Literal["accuracy", "latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
 
 PROFILE = pytest.StashKey[profile.Profile]()
 SESSION = pytest.StashKey["Session"]()
@@ -49,12 +51,32 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help=f"what to run: {', '.join(profile.available())}, or a TOML file (default: $BITZONES_PROFILE, else {profile.DEFAULT})",
     )
+    group.addoption(
+        "--bitzones-data",
+        metavar="FOLDER",
+        default=None,
+        help=f"published data sets in the hub's layouts: {', '.join(sorted(set(profile.DATA_FOLDERS.values())))} (default: $BITZONES_DATA)",
+    )
+    group.addoption(
+        "--bitzones-limit",
+        metavar="N",
+        type=_items,
+        default=None,
+        help="items of every task, instead of the profile's own limits",
+    )
+
+
+def _items(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of items; give 1 or more")
+    return int(text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--bitzones-profile") or os.environ.get("BITZONES_PROFILE") or profile.DEFAULT
+    data = config.getoption("--bitzones-data") or os.environ.get("BITZONES_DATA")
     try:
-        config.stash[PROFILE] = profile.load(name)
+        config.stash[PROFILE] = profile.load(name).resolved(Path(data) if data else None, config.getoption("--bitzones-limit"))
     except BitzonesError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -62,8 +84,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = metafunc.config.stash[PROFILE]
     values = {
-        "variant": list(profile.variant_formats(chosen)),
-        "quantized": list(profile.variant_formats(chosen))[1:],
+        "variant": [*profile.variant_formats(chosen), profile.PLAN],
+        "quantized": [*list(profile.variant_formats(chosen))[1:], profile.PLAN],
         "task": [task.name for task in chosen.tasks],
         "phase": list(PHASES),
     }
@@ -73,12 +95,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Variant by variant, so that each is quantized once; what needs all variants comes last."""
+    """Variant by variant, so that each is quantized once; then what needs all of them, then plans, and the plan's own cells last."""
     order = {name: number for number, name in enumerate(profile.variant_formats(config.stash[PROFILE]))}
 
     def place(item: pytest.Item) -> int:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        return order.get(str(params.get("variant", params.get("quantized"))), len(order))
+        variant = str(params.get("variant", params.get("quantized")))
+        if variant == profile.PLAN:
+            return len(order) + 2
+        return len(order) + 1 if item.path.stem == "test_plan" else order.get(variant, len(order))
 
     items.sort(key=place)
 

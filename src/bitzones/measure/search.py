@@ -3,8 +3,8 @@
 Around the plan at hand every part is tried in every other format, all others as they are (`sensitivity.exact` on a base). From these
 marginal costs the planner proposes new plans, from bold (every swap that pays) to timid (the few that pay most); each is measured, and one
 is accepted only if its KL is the least and below that of the plan at hand. This is re-linearization with a trust region whose size is
-chosen by measurement (Nocedal & Wright 2006, ch. 4). What is accepted was judged on the calibration set alone: how good it is has to be measured
-on other sequences. This module decides nothing else.
+chosen by measurement (Nocedal & Wright 2006, ch. 4). What is accepted was judged on the calibration set alone: how good it is has to be
+measured on other sequences. This module decides nothing else.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitzones.decide.planner import Menu, menu_of, solve
+from bitzones.decide.planner import Menu, budget_bytes, menu_of, solve
 from bitzones.measure import sensitivity, structure
 from bitzones.measure.calibration import Batch
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
-from bitzones.records import Part, PartSensitivity, SearchRound, SensitivityCell, Trial
+from bitzones.records import Part, PartSensitivity, SearchCell, SearchRound, SensitivityCell, Trial
 
-__all__ = ["Workbench", "search", "summed", "trials", "weights_of", "workbench"]
+__all__ = ["Workbench", "search", "search_cell", "summed", "trials", "weights_of", "workbench"]
 
 TIMID_STEPS = 8
 """Proposals per round: each halves the gain that a swap has to bring, from the largest down to 1/128 of it, and the last asks for none."""
@@ -58,6 +58,10 @@ class Workbench:
     def bytes_of(self, choice: Integers) -> int:
         """Stored bytes of a plan's parts."""
         return int(self.menu.stored_bytes[np.arange(len(choice)), choice].sum())
+
+    def choice(self, parts: Mapping[str, str]) -> Integers:
+        """Format index of every part, from part -> format."""
+        return np.array([self.menu.formats.index(parts[part.name]) for part in self.parts], dtype=np.int64)
 
     def named(self, choice: Integers) -> dict[str, str]:
         """Part -> format."""
@@ -135,6 +139,24 @@ def search(bench: Workbench, start: Integers, budget: int, rounds: int, progress
         choice, at = proposals[better], _total(measured[better])
     progress(1.0)
     return first, done
+
+
+def search_cell(bench: Workbench, cell: SensitivityCell, average_bits: float, rounds: int, progress: Progress = silent) -> SearchCell:
+    """The record of `search` from the plan of the separate sensitivities.
+
+    Raises:
+        PlanError: no plan is that small.
+    """
+    budget = budget_bytes(bench.menu, average_bits)
+    first, done = search(bench, solve(bench.menu, summed(bench, cell), budget), budget, rounds, progress)
+    return SearchCell(
+        variant=cell.variant,
+        calibration_sha256=cell.calibration_sha256,
+        sequence_tokens=cell.sequence_tokens,
+        budget_bytes=budget,
+        start=first,
+        rounds=tuple(done),
+    )
 
 
 def _total(measured: Trial) -> float:

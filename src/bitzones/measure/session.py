@@ -12,13 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import bitzones
 from bitzones import environment, records
 from bitzones.errors import NotMeasuredError
-from bitzones.measure import calibration, models, prompts, quantizers, structure, tasks
+from bitzones.measure import calibration, models, prompts, quantizers, search, sensitivity, structure, tasks
 from bitzones.measure import device as devices
-from bitzones.measure.calibration import Batch, Calibration
+from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.measure.parts import Granularity, model_parts
+from bitzones.measure.progress import Progress, silent
 from bitzones.measure.tasks import TaskSet
 from bitzones.measure.variants import Variants
-from bitzones.profile import Profile, variant_formats
+from bitzones.profile import PLAN, Profile, variant_formats
 
 __all__ = ["Session"]
 
@@ -34,6 +35,8 @@ class Session:
     def __init__(self, profile: Profile, notify: Callable[[str], None] = lambda message: None) -> None:
         self.profile = profile
         self._notify = notify
+        self._swept: records.SensitivityCell | None = None
+        self._searched: records.SearchCell | None = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -57,6 +60,9 @@ class Session:
         return self.variants.reference_id
 
     def model(self, variant: str) -> PreTrainedModel:
+        """A variant's model, the plan's too: it is searched when first asked for."""
+        if variant == PLAN:
+            self.search()
         return self.variants.model(variant)
 
     @property
@@ -104,14 +110,46 @@ class Session:
         return next(task.batch for task in self.profile.tasks if task.name == name)
 
     @cached_property
-    def calibration(self) -> Calibration:
-        """Sequences from the train splits, without what is scored and without what stands before it."""
+    def _sequences(self) -> Iterator[CalibrationSequence]:
+        """What is left of the train splits, without what is scored and without what stands before it."""
         train = [tasks.training(task.name, task.path) for task in self.profile.tasks]
         seen = {item.prompt for task in self.scored.values() for item in (*task.items, *task.shots)}
-        return calibration.build(self.tokenizer, train, self.profile.calibration.tokens, seen)
+        return calibration.sequences(self.tokenizer, train, seen)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The sequences from which plans are made."""
+        return calibration.take(self._sequences, self.profile.calibration.tokens)
+
+    @cached_property
+    def held_out(self) -> Calibration:
+        """Other sequences, on which whole plans are judged."""
+        _ = self.calibration  # taken first, so that both are the same whatever is asked for first
+        return calibration.take(self._sequences, self.profile.plans.held_out_tokens, "plans.held_out_tokens")
 
     def calibration_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.calibration, self.profile.calibration.batch, self.device)
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        return calibration.batches(self.held_out, self.profile.calibration.batch, self.device)
+
+    def sweep(self, progress: Progress = silent) -> records.SensitivityCell:
+        """The separate sensitivities, measured once."""
+        if self._swept is None:
+            self._swept = sensitivity.exact_cell(
+                self.variants, self.parts, self.granularity, self.calibration, self.calibration_batches(), progress
+            )
+        return self._swept
+
+    def search(self, progress: Progress = silent) -> records.SearchCell:
+        """The plan, searched once."""
+        if self._searched is None:
+            bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
+            settings = self.profile
+            self._searched = search.search_cell(bench, self.sweep(), settings.budget.average_bits, settings.plans.rounds, progress)
+            formats = self._searched.found.parts
+            self.variants.define(PLAN, {module: formats[part.name] for part in self.parts for module in part.modules})
+        return self._searched
 
     def run(self) -> records.Run:
         """What the run file says of the whole run."""
