@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make_run import accuracy, cells, decided, divergence, hostile, profile, run_dict, sensitivity, small, without, write
+from make_run import NASTY, accuracy, cells, decided, divergence, hostile, profile, run_dict, sensitivity, small, without, write
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
 from bitzones.profile import Budget
 from bitzones.records import FailedCell, Figure, SensitivityCell
 from bitzones.show import tables
+from bitzones.show.diagrams import overview
 from bitzones.show.summary import headline, summary
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -312,6 +313,15 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     for block in text.split("\n\n"):
         table = [line for line in block.splitlines() if line.startswith("|")]
         assert len({line.count("|") for line in table}) <= 1
+    assert not any(mark in line for line in headline(analysis) for mark in ("\x1b", "\u202e", "\n"))
+
+
+def test_a_hostile_reason_for_no_plan_is_text(tmp_path: Path) -> None:
+    failed = FailedCell(variant="bf16", of="sensitivity", reason=NASTY)
+    analysis = analyse(read_run(write(tmp_path, run_dict([*without(SensitivityCell, small()), failed]))))
+    for text in (summary(analysis), overview(analysis)):
+        assert "**No plan:** sensitivity failed: a&#124;b" in text
+        assert not any(mark in text for mark in ("<script", "\x1b", "\u202e", "](http://y)", "\n# h"))
     assert not any(mark in line for line in headline(analysis) for mark in ("\x1b", "\u202e", "\n"))
 
 

@@ -27,7 +27,8 @@ def memory(analysis: Analysis) -> str:
     ]
     names = [markdown(name.replace("_", " ")) for name in analysis.memory[0].process]
     note = (
-        "One reading each, without a spread. Stored bytes are read off the tensors of the whole model, embeddings included. The process's figures come from the operating "
+        "One reading each, without a spread. "
+        "Stored bytes are read off the tensors of the whole model, embeddings included. The process's figures come from the operating "
         "system and the device; where there is none, its status stands instead. They are of the process that also holds the reference, "
         "and its peak is the highest so far in the run. MB are 10^6 bytes.\n\n"
     )

@@ -23,7 +23,8 @@ same items at {ALPHA:.0%}, p-values corrected for the variants of a task and met
 the 95% interval (Bonett and Price 2012) excludes a loss above {NO_WORSE_MARGIN:.0%}; the smallest drop shown is for {POWER:.0%} power \
 (Connor 1987) in the first step of Holm's method.
 - Likelihood of right answers: nats per answer token, percentile bootstrap over items, {INTERVAL_RESAMPLES} resamples, seed \
-{analysis.profile.seed}, differences paired; p-values from the same resamples, so never below 1 in 1,000, corrected alike. Below {MIN_SEQUENCES} items: cannot tell.
+{analysis.profile.seed}, differences paired; p-values from the same resamples, so never below 1 in 1,000, corrected \
+alike. Below {MIN_SEQUENCES} items: cannot tell.
 - Latency: raw rounds after warm-up; median, quartiles and 95th percentile; ratio of medians with a bootstrap interval over rounds.
 - Stored bytes: packed data, scales and shifts, read off the tensors, never bits times parameters."""
     if analysis.foreign_benchmarks:
