@@ -65,12 +65,15 @@ def answer(model: PreTrainedModel, token_ids: torch.Tensor) -> Answers:
     """What the model computes, brought to the CPU.
 
     Raises:
-        ModelError: a token id is not one of the model's.
+        ModelError: a token id is not one of the model's, or the model does not run.
         NonFiniteError: a logit is NaN.
     """
     if int(token_ids.max()) >= _vocabulary(model):
         raise ModelError(f"token id {int(token_ids.max())} is not one of the model's")
-    logits = model(input_ids=token_ids.to(model.device), use_cache=False).logits.cpu()
+    try:
+        logits = model(input_ids=token_ids.to(model.device), use_cache=False).logits.cpu()
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        raise ModelError(f"the model does not run: {type(error).__name__}: {str(error)[:300]}") from error
     if logits.isnan().any():
         raise NonFiniteError("the quantized model computes NaN: its dtype may be too narrow, or the model is damaged")
     return Answers(token_ids, logits)

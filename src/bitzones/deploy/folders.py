@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,22 +36,27 @@ def replacing(folder: Path, *, marker: str, force: bool) -> Iterator[Path]:
     target = folder.resolve()
     _check_free(folder, target, marker, force=force)
     missing = [parent for parent in target.parents if not parent.exists()]
-    beside, aside = (target.with_name(f".{target.name}.{os.getpid()}.{what}") for what in ("part", "old"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        beside.mkdir()
-        yield beside
-        _settle(beside)
-        _swap(beside, target, aside)
+        private = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        try:
+            fresh, aside = private / "fresh", private / "aside"
+            fresh.mkdir()
+            yield fresh
+            _settle(fresh)
+            _check_free(folder, target, marker, force=force)
+            _swap(fresh, target, aside if force else None)
+        except BaseException:
+            _remove(private)
+            raise
+        shutil.rmtree(private, ignore_errors=True)
     except BaseException as error:
-        shutil.rmtree(beside, ignore_errors=True)
         with suppress(OSError):
             for parent in missing:  # the innermost first; what has become of use meanwhile is not empty, and stays
                 parent.rmdir()
         if isinstance(error, OSError):
             raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; nothing was changed there") from error
         raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _check_free(folder: Path, target: Path, marker: str, *, force: bool) -> None:
@@ -85,12 +91,20 @@ def _settle(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
-def _swap(beside: Path, target: Path, aside: Path) -> None:
+def _swap(fresh: Path, target: Path, aside: Path | None) -> None:
+    """Without ``aside`` only an empty folder is replaced: the system refuses to rename onto another."""
     try:
-        if target.exists():
+        if aside is not None and target.exists():
             target.rename(aside)
-        beside.rename(target)
+        fresh.rename(target)
     except BaseException:
-        if aside.exists() and not target.exists():
+        if aside is not None and aside.exists() and not target.exists():
             aside.rename(target)
         raise
+
+
+def _remove(private: Path) -> None:
+    """Everything but a folder that was moved aside and could not be moved back: that is somebody's only copy."""
+    shutil.rmtree(private / "fresh", ignore_errors=True)
+    with suppress(OSError):
+        private.rmdir()

@@ -95,11 +95,7 @@ def _front_matter(model: PlannedModel) -> str:
     """YAML; a JSON string is one, whatever it holds. The hub refuses a ``base_model`` that is no id of its own."""
     source = json.dumps(model.source)
     on_hub = _HUB_ID.fullmatch(model.source) and not Path(model.source).exists()
-    base = (
-        [f"base_model: {source}", "base_model_relation: quantized"]
-        if on_hub
-        else [f"# base_model: has no id on the hub that is known: {source}"]
-    )
+    base = [f"base_model: {source}", "base_model_relation: quantized"] if on_hub else [f"# base_model: no id of the hub: {source}"]
     return "\n".join(("---", *base, "library_name: optimum-quanto", "pipeline_tag: text-generation", "tags: [quanto, bitzones]", "---"))
 
 
