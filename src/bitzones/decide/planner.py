@@ -115,6 +115,7 @@ def solve_many(menu: Menu, kl: Floats, budget: int) -> Integers:
     open_ = (reduced <= (known - bound + SLACK * known)[:, None, None]) & np.isfinite(costs)
     for row in range(len(choices)):
         choices[row] = _finish(choices[row], costs[row], menu.stored_bytes, open_[row], budget)
+    for row in _with_ties(costs, menu.stored_bytes):
         choices[row] = _untie(choices[row], costs[row], menu.stored_bytes)
     return choices
 
@@ -175,11 +176,13 @@ def _improve(choices: Integers, costs: Floats, sizes: Integers, budget: int) -> 
 
 def _finish(known: Integers, costs: Floats, sizes: Integers, open_: Flags, budget: int) -> Integers:
     """The best plan among the options still open, or the known one where nothing beats it."""
-    if open_.sum() <= len(known):
+    free = open_.sum(axis=1) > 1
+    if not free.any():
         return known
-    found = _enumerate(costs, sizes, open_, budget)
-    if found is None:
-        found = _programme(known, costs, sizes, open_, budget)
+    found = np.where(free, known, open_.argmax(axis=1))  # most parts have one option left: they only take their bytes
+    room = budget - int(_pick(sizes, found)[~free].sum())
+    best = _enumerate(costs[free], sizes[free], open_[free], room)
+    found[free] = _programme(known[free], costs[free], sizes[free], open_[free], room) if best is None else best
     fits = _pick(sizes, found).sum() <= budget
     return found if fits and _pick(costs, found).sum() < _pick(costs, known).sum() else known
 
@@ -232,6 +235,19 @@ def _programme(known: Integers, costs: Floats, sizes: Integers, open_: Flags, bu
     taken = options[result.x > 0.5]
     found[taken // costs.shape[1]] = taken % costs.shape[1]
     return found
+
+
+def _with_ties(costs: Floats, sizes: Integers) -> Integers:
+    """The resamples in which some parts may not be told apart: same bytes, and the same cost in every format of which one is finite."""
+    alike: dict[bytes, list[int]] = {}
+    for part, row in enumerate(sizes):
+        alike.setdefault(row.tobytes(), []).append(part)
+    tied = np.zeros(len(costs), dtype=np.bool_)
+    for parts in alike.values():
+        totals = np.where(np.isfinite(costs[:, parts]), costs[:, parts], -1.0).sum(axis=2)
+        totals.sort(axis=1)
+        tied |= (totals[:, 1:] == totals[:, :-1]).any(axis=1)
+    return np.flatnonzero(tied)
 
 
 def _untie(choice: Integers, costs: Floats, sizes: Integers) -> Integers:
