@@ -82,7 +82,28 @@ def test_when_it_ends_badly_everything_is_as_it_was(tmp_path: Path, error: type[
     assert not existing or read(target) == "old"
 
 
-def test_when_the_new_one_cannot_take_the_place_the_old_one_is_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("error", "seen"), [(OSError, OutputError), (KeyboardInterrupt, KeyboardInterrupt)])
+def test_when_the_new_one_cannot_take_the_place_the_old_one_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], seen: type[BaseException]
+) -> None:
+    """Interrupted between the two renames, or the file system refuses the second."""
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "fresh":
+            assert not target.exists()
+            raise error
+        return rename(self, target)
+
+    make(tmp_path / "a", "old")
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(seen):
+        make(tmp_path / "a", force=True)
+    assert read(tmp_path / "a") == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_when_the_new_one_is_lost_nothing_was_changed(tmp_path: Path) -> None:
     def lost() -> None:
         with folders.replacing(tmp_path / "a", marker=MARKER, force=True) as place:
             place.rename(tmp_path / "gone")
