@@ -16,7 +16,8 @@ import make_run
 import pytest
 from make_run import accuracy, cells, decided, profile, run_dict, sensitivity, without, write
 
-from bitzones.decide.analysis import PROCESS_KEYS, TIME_KEYS, Analysis, Likelihood, repeatable
+from bitzones.decide.analysis import PROCESS_KEYS, TIME_KEYS, Analysis, repeatable
+from bitzones.decide.answered import Likelihood
 from bitzones.decide.collect import analyse, read_run
 from bitzones.errors import RunFileError
 from bitzones.profile import Budget

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom, spearmanr
 
-from bitzones.decide.heuristics import RuleReading, audit
+from bitzones.decide.heuristics import audit
+from bitzones.decide.judged import RuleReading
 from bitzones.decide.rules_of_thumb import RULES, statistics
 from bitzones.decide.sensitivity import Measured, measured_of
 from bitzones.records import AttentionStatistics, LayersCell, LayerStatistics, Part, PartSensitivity, SensitivityCell

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bitzones.decide.heuristics import RuleReading
+from bitzones.decide.judged import RuleReading
 from bitzones.show.rules import rules
 from bitzones.stats import Interval
 

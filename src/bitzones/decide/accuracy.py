@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from bitzones.decide.analysis import NORMALIZED, Accuracy, Asked, Paired
+from bitzones.decide.answered import NORMALIZED, Accuracy, Asked, Paired
 from bitzones.records import AccuracyCell
 from bitzones.stats import ALPHA, above_chance, holm, mcnemar_exact, paired_difference, smallest_drop, verdict, wilson_interval
 

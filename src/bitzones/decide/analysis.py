@@ -5,7 +5,8 @@ with these descriptions in it. This module does not know how anything is decided
 
     1   2026-11   first
     2   2026-11   what the budget decides is one `Decision`, absent where none could be made; acc_norm, likelihoods, Holm's correction, how
-                  tasks were asked; an interval may be null: too few units to give one
+                  tasks were asked; an interval may be null: too few units to give one; whole plans on held-out sequences, the search, the
+                  second-order screen, the rules of thumb
 """
 
 from __future__ import annotations
@@ -14,37 +15,30 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from bitzones.decide.answered import Accuracy, Asked, Likelihood
+from bitzones.decide.judged import PlansReading, RuleAudit, ScreenReading, SearchReading
 from bitzones.decide.plan import Decided, LayerZone, PartPlan, Plan, Zone, ZoneWord
 from bitzones.profile import Profile
 from bitzones.records import AttentionStatistics, Environment, Figure, ModelInfo
-from bitzones.stats import Estimate, Interval, Verdict
+from bitzones.stats import Estimate
 
 __all__ = [
     "ANALYSIS_SCHEMA",
-    "NORMALIZED",
     "PROCESS_KEYS",
     "TIME_KEYS",
-    "Accuracy",
     "Analysis",
-    "Asked",
     "Decision",
     "Failure",
     "LatencyFigures",
     "LayerRank",
     "LayerReading",
-    "Likelihood",
     "MemoryFigures",
-    "Paired",
-    "PairedLikelihood",
     "PartReading",
     "WholeVariant",
     "repeatable",
 ]
 
 ANALYSIS_SCHEMA: Literal[2] = 2
-
-NORMALIZED = "acc_norm"
-"""The metric that stands beside ``acc``: the same items answered by log-likelihood per character. A headline leaves it out."""
 
 TIME_KEYS = frozenset({"latency", "measured_at", "seconds_s", "tokens_per_s"})
 """Keys of analysis.json, at any depth, under which everything is a time or comes from one: two runs differ there and nowhere else."""
@@ -62,111 +56,6 @@ def repeatable(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: repeatable(value) for key, value in data.items() if key not in TIME_KEYS | PROCESS_KEYS}
     return [repeatable(item) for item in data] if isinstance(data, list) else data
-
-
-class Asked(Decided):
-    """How one task was asked: of all variants alike."""
-
-    task: str
-    version: int
-    sha256: str
-    """Of the items."""
-    origin: str
-    """Where the items came from."""
-    fewshot: int
-    """Solved items before every question."""
-    chat_template: bool
-    n: int
-    """Items asked."""
-    dropped: int
-    """Items of the data set that were not asked because they are malformed."""
-    least_chance: float
-    """Of an item being right by guessing, the least over the items; 0 where answers are generated."""
-    most_chance: float
-
-
-class Paired(Decided):
-    """A variant against the reference on the same items."""
-
-    lost: int
-    """Items that the reference has right and the variant wrong."""
-    gained: int
-    """Items that the reference has wrong and the variant right."""
-    changed: int
-    """Items that both have wrong, with another answer: what accuracy does not show."""
-    p_value: float
-    """Two-sided, exact McNemar test."""
-    p_adjusted: float
-    """After Holm's correction for the variants of the same task and metric; the verdict's."""
-    tests: int
-    """Variants that were corrected for together."""
-    difference: Interval
-    """Variant minus reference, as a share of the items."""
-    smallest_drop: float | None
-    """The smallest true loss, as a share, that these items would have shown at 80% power in the first step of Holm's method (5% by
-    ``tests``); null where they could have shown none, or where the reference has fewer right than that."""
-    verdict: Verdict
-    """What follows, in fixed words."""
-
-
-class Accuracy(Decided):
-    """One task by one variant."""
-
-    task: str
-    variant: str
-    format: str
-    metric: str
-    """``acc`` (multiple choice by log-likelihood), ``acc_norm`` (the same by characters of the choice) or ``exact_match`` (greedy
-    generation)."""
-    k: int
-    """Items right."""
-    n: int
-    """Items asked."""
-    share: Interval
-    """k/n with its Wilson interval."""
-    chance: float
-    """Expected share right by guessing, the mean over the items."""
-    above_chance_p: float | None
-    """One-sided p-value of k or more right by guessing; null where nothing can be guessed."""
-    tokens: int
-    """Tokens processed."""
-    seconds_s: float
-    """Wall time of the whole task."""
-    tokens_per_s: float | None
-    """Tokens by wall time; null where the time is 0."""
-    against: Paired | None
-    """Against the reference; null for the reference itself and where the reference was not measured."""
-
-
-class PairedLikelihood(Decided):
-    """How much less likely a variant finds the right answers than the reference, on the same items."""
-
-    difference: Estimate
-    """Variant minus reference, nats per answer token: above 0 is worse."""
-    p_value: float | None
-    """Two-sided, from the same resamples as the interval; null with too few items."""
-    p_adjusted: float | None
-    """After Holm's correction for the variants of the same task; the verdict's."""
-    tests: int
-    """Variants that were corrected for together."""
-    verdict: Verdict
-    """What follows, in fixed words."""
-
-
-class Likelihood(Decided):
-    """Negative log-likelihood of the right answers of one task under one variant."""
-
-    task: str
-    variant: str
-    format: str
-    n: int
-    """Items whose answer has a token."""
-    tokens: int
-    """Tokens of their answers."""
-    nll: Estimate
-    """Nats per answer token, bootstrap interval over items."""
-    against: PairedLikelihood | None
-    """Against the reference; null for the reference itself and where the reference was not measured."""
 
 
 class LatencyFigures(Decided):
@@ -278,7 +167,7 @@ class Failure(Decided):
 
 
 class Decision(Decided):
-    """What the budget makes of the sensitivities."""
+    """What the budget makes of the sensitivities, and the plan to recommend."""
 
     plan: Plan
     parts: tuple[PartPlan, ...]
@@ -323,6 +212,14 @@ class Analysis(Decided):
     ranking: tuple[LayerRank, ...]
     """At the format with the fewest bits; layers that could not be measured there are absent."""
     whole: tuple[WholeVariant, ...]
+    plans: PlansReading | None
+    """Whole plans on held-out sequences; null where none were measured."""
+    search: SearchReading | None
+    """How the searched plan came about; null where none was searched."""
+    screen: tuple[ScreenReading, ...]
+    """The second-order screen beside the sweep, by format; empty where one of them is missing."""
+    rules: RuleAudit | None
+    """Whether the rules of thumb hold; null without a plan, for what is critical is then not known."""
     decision: Decision | None
     """The plan and the zones; null where none could be made."""
     no_decision: str | None

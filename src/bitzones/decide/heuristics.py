@@ -24,19 +24,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitzones.decide.correlation import MIN_PAIRS, spearman, spearman_interval
-from bitzones.decide.plan import Decided
+from bitzones.decide.judged import RuleReading, RuleVerdict
 from bitzones.decide.rules_of_thumb import RULES, Rule, statistics
 from bitzones.decide.sensitivity import Measured, layers_of
 from bitzones.records import LayersCell
 from bitzones.stats import ALPHA, MIN_SEQUENCES, Interval, holm, wilson_interval
 
-__all__ = ["MOSTLY", "SLIGHT", "USEFUL", "RuleReading", "RuleVerdict", "audit"]
+__all__ = ["MOSTLY", "SLIGHT", "USEFUL", "audit"]
 
 MOSTLY = 0.5
 """A claim about layers is right where it is right more often than wrong; what it says of fewer is the exception, not the rule."""
@@ -47,46 +46,8 @@ SLIGHT = 0.1
 USEFUL = 0.5
 """A correlation below it explains less than a quarter of the order's variance: Cohen's large effect (1988), too little to choose by."""
 
-RuleVerdict = Literal["holds", "does not hold", "cannot tell", "nothing to test", "not measured"]
-
 Floats = NDArray[np.float64]
 Answer = tuple[RuleVerdict, str]
-
-
-class RuleReading(Decided):
-    """What this run says of one rule of thumb."""
-
-    rule: str
-    """Short name."""
-    claim: str
-    """What the rule says, in plain words."""
-    source: str
-    """Where it comes from."""
-    layers: int
-    """Layers with both the statistic and a measured sensitivity: the n of everything here."""
-    critical: int
-    """How many of these layers are critical."""
-    spearman: Interval | None
-    """Correlation of the ranks of the rule's statistic, signed so that more means more sensitive, with those of sensitivity at the format
-    with the fewest bits; null where either is the same in all layers, or with too few layers or sequences."""
-    p: float | None
-    """One-sided: of so high a correlation without any (rules that order), or of so many critical layers among as many random ones (rules
-    that name layers: the hypergeometric law, Fisher's exact test); null where there is nothing to test or too little to test it on."""
-    p_adjusted: float | None
-    """After Holm's correction for all rules that have a p-value."""
-    flagged: tuple[int, ...]
-    """The layers that the rule takes for critical; of one that orders, its top ones, as many as are critical and those tied with the
-    last."""
-    precision: Interval | None
-    """Share of flagged layers that are critical, Wilson interval; null where none is flagged."""
-    recall: Interval | None
-    """Share of critical layers that are flagged, Wilson interval; null where none is critical, or where the rule puts no layer first."""
-    base_rate: float | None
-    """Share of all layers that are critical: the precision of a random set; null without layers."""
-    verdict: RuleVerdict
-    """What follows, in fixed words."""
-    reason: str
-    """Why, as a clause."""
 
 
 @dataclass(frozen=True)

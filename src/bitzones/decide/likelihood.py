@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from bitzones.decide.analysis import Likelihood, PairedLikelihood
+from bitzones.decide.answered import Likelihood, PairedLikelihood
 from bitzones.decide.sensitivity import INTERVAL_RESAMPLES
 from bitzones.records import AccuracyCell
 from bitzones.stats import MIN_SEQUENCES, bootstrap_p, estimate, holm, resampled_sums, verdict_nats

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from bitzones.decide.analysis import NORMALIZED, Analysis
+from bitzones.decide.analysis import Analysis
+from bitzones.decide.answered import NORMALIZED
 from bitzones.decide.zones import ranges
 from bitzones.stats import ALPHA, MIN_SEQUENCES
 

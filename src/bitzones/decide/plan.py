@@ -3,7 +3,7 @@
 Whoever applies a plan needs only this module. It does not know how a plan is found. History of ``PLAN_SCHEMA``:
 
     1   2026-11   first
-    2   2026-11   an interval may be null: too few sequences to give one
+    2   2026-11   an interval may be null: too few sequences to give one; how the plan was made, its KL on held-out sequences, its accuracy
 """
 
 from __future__ import annotations
@@ -12,10 +12,22 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from bitzones.records import Record
-from bitzones.stats import Estimate
+from bitzones.records import PlanOrigin, Record
+from bitzones.stats import Estimate, Interval, Verdict
 
-__all__ = ["PLAN_FORMAT", "PLAN_SCHEMA", "Budget", "Decided", "LayerZone", "PartPlan", "Plan", "PlannedModel", "Zone", "ZoneWord"]
+__all__ = [
+    "PLAN_FORMAT",
+    "PLAN_SCHEMA",
+    "Budget",
+    "Decided",
+    "LayerZone",
+    "PartPlan",
+    "Plan",
+    "PlanAccuracy",
+    "PlannedModel",
+    "Zone",
+    "ZoneWord",
+]
 
 PLAN_SCHEMA: Literal[2] = 2
 PLAN_FORMAT: Literal["bitzones-plan"] = "bitzones-plan"
@@ -50,6 +62,19 @@ class PlannedModel(Decided):
     trust_remote_code: bool
 
 
+class PlanAccuracy(Decided):
+    """What a model quantized by the plan gets right on one task."""
+
+    task: str
+    metric: str
+    n: int
+    """Items asked."""
+    share: Interval
+    """Share right with its Wilson interval."""
+    verdict: Verdict | None
+    """Against the reference on the same items, p-values corrected as in the report; null where the reference was not measured."""
+
+
 class Plan(Decided):
     """A format for every part: all that applying it needs. plan.json is this record."""
 
@@ -67,8 +92,18 @@ class Plan(Decided):
     """Stored bytes of the same parts in the reference."""
     predicted_kl: Estimate
     """Sum of separate sensitivities, nats per token. A prediction: separate sensitivities do not add up at 2 bits."""
+    name: str = "additive"
+    """The plan's name among those that the run compared."""
+    origin: PlanOrigin = "additive"
+    """How it was made: ``additive`` is least sum of separate sensitivities, ``search`` improved by measuring whole plans."""
     measured_kl: Estimate | None = None
-    """Of the plan as a whole, nats per token; null until it is measured."""
+    """Of the plan as a whole, on held-out sequences, nats per token; null until it is measured."""
+    measured_sequences: int | None = None
+    """Held-out sequences behind ``measured_kl``."""
+    held_out_sha256: str | None = None
+    """Of those sequences."""
+    accuracy: tuple[PlanAccuracy, ...] = ()
+    """Of the plan as a whole; empty where it was not measured."""
     parts: dict[str, str]
     """Part to format."""
     assignment: dict[str, str]

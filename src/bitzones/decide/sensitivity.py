@@ -6,7 +6,7 @@ same draws. This module does not know what a plan or a zone is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,15 @@ class Measured:
     def mean(self) -> Floats:
         """KL of every part and format from all sequences, nats per token."""
         return np.asarray(self.kl.sum(axis=2) / self.tokens.sum())
+
+    def choice(self, parts: Mapping[str, str]) -> tuple[int, ...] | None:
+        """Format index of every part of a plan; None where one was not measured at its format. Any name that is no format of the run is
+        the reference's."""
+        done = {(item.part, item.format) for item in self.cell.measurements if item.kl_nats is not None}
+        picked = [(part.name, parts.get(part.name)) for part in self.cell.parts]
+        if any(name in self.formats and (part, name) not in done for part, name in picked):
+            return None
+        return tuple(self.formats.index(name) if name in self.formats else len(self.formats) for _, name in picked)
 
     def summed(self, choice: Iterable[int]) -> Estimate:
         """Sum of the separate KLs of one format per part, nats per token."""
@@ -181,31 +190,31 @@ def ranking(measured: Measured) -> tuple[LayerRank, ...]:
 
 
 def whole_variants(
-    sample: Sample, measured: Measured | None, cells: Iterable[DivergenceCell], variants: dict[str, str]
+    sample: Sample,
+    measured: Measured | None,
+    cells: Iterable[DivergenceCell],
+    variants: dict[str, str],
+    plans: Mapping[str, Mapping[str, str] | None],
 ) -> tuple[WholeVariant, ...]:
-    """The measured divergence of every uniform variant beside the sum of the separate sensitivities at its format, where there is one.
+    """The measured divergence of every variant beside the sum of the separate sensitivities of its parts, where there is one.
 
-    Every cell was measured on the sequences of ``sample``, and so was the sweep.
+    Every cell was measured on the sequences of ``sample``, and so was the sweep. ``plans`` says, of a variant that is not of one format,
+    which format each part has.
     """
-    return tuple(_whole(sample, measured, cell, variants.get(cell.variant, cell.variant)) for cell in cells)
+    return tuple(_whole(sample, measured, cell, variants.get(cell.variant, cell.variant), plans.get(cell.variant)) for cell in cells)
 
 
-def _whole(sample: Sample, measured: Measured | None, cell: DivergenceCell, format_: str) -> WholeVariant:
+def _whole(sample: Sample, measured: Measured | None, cell: DivergenceCell, format_: str, parts: Mapping[str, str] | None) -> WholeVariant:
     whole = np.asarray(cell.kl_nats)[sample.kept]
     interval = bootstrap_ratio(sample.weights, whole, sample.tokens)
-    if measured is None or not _complete(measured, format_):
+    if parts is None and measured is not None and format_ in measured.formats:
+        parts = {part.name: format_ for part in measured.cell.parts}
+    choice = measured.choice(parts) if measured is not None and parts is not None else None
+    if measured is None or choice is None:
         return WholeVariant(variant=cell.variant, format=format_, added=None, measured=interval, ratio=None)
-    column = measured.formats.index(format_)
-    added = measured.summed([column] * len(measured.kl))
-    parts = measured.resampled[:, :, column].sum(axis=1)
-    ratio = None
-    if added.value > 0 and (parts > 0).all():
-        resampled = weighted_ratio(sample.weights, whole, sample.tokens) / parts
+    added, ratio = measured.summed(choice), None
+    sums = measured.resampled[:, np.arange(len(choice)), choice].sum(axis=1)
+    if added.value > 0 and (sums > 0).all():
+        resampled = weighted_ratio(sample.weights, whole, sample.tokens) / sums
         ratio = estimate(interval.value / added.value, resampled, sample.sequences)
     return WholeVariant(variant=cell.variant, format=format_, added=added, measured=interval, ratio=ratio)
-
-
-def _complete(measured: Measured, format_: str) -> bool:
-    """Whether every part was measured at a format."""
-    done = {item.part for item in measured.cell.measurements if item.format == format_ and item.kl_nats is not None}
-    return len(done) == len(measured.cell.parts)

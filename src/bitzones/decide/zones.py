@@ -2,10 +2,13 @@
 
 The plan is solved on every resample of the calibration sequences. A layer is SAFE where all its parts are at the lowest format in at least
 ``agreement`` of the plans, CRITICAL where all are at the highest format offered or at the reference, else TRANSITION. With too few
-sequences to resample, every layer is CANNOT TELL. Zones are sets of layers: this module does not assume that neighbours are alike.
+sequences to resample, every layer is CANNOT TELL. Zones are sets of layers: this module does not assume that neighbours are alike. The
+plan to recommend may be another than the best sum of separate sensitivities: the zones stay as they are, the formats are the plan's.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +16,13 @@ from numpy.typing import NDArray
 from bitzones.decide.analysis import Decision
 from bitzones.decide.plan import Budget, LayerZone, PartPlan, Plan, PlannedModel, Zone, ZoneWord
 from bitzones.decide.planner import Menu, budget_bytes, solve, solve_many
+from bitzones.decide.plans import Chosen
 from bitzones.decide.sensitivity import Measured, layers_of
 from bitzones.profile import format_bits
 from bitzones.records import Run
 from bitzones.stats import MIN_SEQUENCES
 
-__all__ = ["ZONES", "decide", "extremes", "layer_zones", "part_plans", "plan_of", "ranges", "stability", "zones"]
+__all__ = ["ZONES", "decide", "extremes", "layer_zones", "never_lowest", "part_plans", "plan_of", "ranges", "stability", "zones"]
 
 ZONES: tuple[ZoneWord, ...] = ("SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL")
 """In the order of reports."""
@@ -41,17 +45,27 @@ def ranges(layers: tuple[int, ...]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
 
 
-def decide(measured: Measured, menu: Menu, run: Run) -> Decision:
+def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = None) -> Decision:
     """The plan of a run and the zones of its layers.
+
+    Args:
+        measured: the separate sensitivities.
+        menu: what they offer.
+        run: says which budget, and how zones are drawn.
+        chosen: the plan that measuring whole plans recommends; without one it is that of least sum.
 
     Raises:
         PlanError: no plan meets the profile's budget; the message gives the feasible range.
     """
     settings = run.profile.zones
     choice, choices = stability(measured, menu, run.profile.budget.average_bits, settings.resamples)
+    if chosen is not None:
+        choice = np.array([menu.formats.index(chosen.parts[part]) for part in menu.parts], dtype=np.int64)
     parts = part_plans(measured, menu, choice, choices)
     layers = layer_zones(measured, menu, choice, choices, settings.agreement)
-    return Decision(plan=plan_of(measured, menu, run, choice), parts=parts, layer_zones=layers, zones=zones(measured, layers, parts))
+    return Decision(
+        plan=plan_of(measured, menu, run, choice, chosen), parts=parts, layer_zones=layers, zones=zones(measured, layers, parts)
+    )
 
 
 def stability(measured: Measured, menu: Menu, average_bits: float, resamples: int) -> tuple[Integers, Integers]:
@@ -64,7 +78,7 @@ def stability(measured: Measured, menu: Menu, average_bits: float, resamples: in
     return solve(menu, measured.mean, budget), solve_many(menu, measured.resampled[:resamples], budget)
 
 
-def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers) -> Plan:
+def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, chosen: Chosen | None = None) -> Plan:
     """The plan as a record, with all that applying it needs."""
     cell, profile = measured.cell, run.profile
     names = [menu.formats[index] for index in choice]
@@ -89,6 +103,11 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers) -> Plan:
         achieved=Budget(average_bits=used * 8 / menu.parameters, stored_bytes=used),
         reference_bytes=int(menu.stored_bytes[:, -1].sum()),
         predicted_kl=measured.summed(choice),
+        name=chosen.name if chosen else "additive",
+        origin=chosen.origin if chosen else "additive",
+        measured_kl=chosen.measured if chosen else None,
+        measured_sequences=chosen.sequences if chosen else None,
+        held_out_sha256=chosen.held_out_sha256 if chosen else None,
         parts=dict(zip(menu.parts, names, strict=True)),
         assignment={module: name for part, name in zip(cell.parts, names, strict=True) for module in part.modules},
         group_sizes=groups,
@@ -149,6 +168,11 @@ def layer_zones(measured: Measured, menu: Menu, choice: Integers, choices: Integ
             )
         )
     return tuple(found)
+
+
+def never_lowest(layers: Iterable[LayerZone], agreement: float) -> tuple[int, ...]:
+    """The layers that at least ``agreement`` of the resampled plans do not store wholly at the lowest format."""
+    return tuple(item.layer for item in layers if 1 - item.lowest_share >= agreement)
 
 
 def zones(measured: Measured, layers: tuple[LayerZone, ...], parts: tuple[PartPlan, ...]) -> tuple[Zone, ...]:

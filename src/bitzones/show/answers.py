@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitzones.decide.analysis import NORMALIZED, Accuracy, Analysis, Asked, Likelihood, Paired
+from bitzones.decide.analysis import Analysis
+from bitzones.decide.answered import NORMALIZED, Accuracy, Asked, Likelihood, Paired
 from bitzones.show.tables import ABSENT, markdown, more_nats, nats, p_value, percent, points, table
 from bitzones.stats import ALPHA, NO_WORSE_NATS
 

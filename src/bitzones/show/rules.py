@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bitzones.decide.correlation import MIN_PAIRS
-from bitzones.decide.heuristics import MOSTLY, SLIGHT, USEFUL, RuleReading
+from bitzones.decide.heuristics import MOSTLY, SLIGHT, USEFUL
+from bitzones.decide.judged import RuleReading
 from bitzones.decide.zones import ranges
 from bitzones.show.tables import ABSENT, markdown, percent, ratio, table
 from bitzones.stats import ALPHA, MIN_SEQUENCES, Interval

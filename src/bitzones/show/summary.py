@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitzones.decide.analysis import NORMALIZED, Accuracy, Analysis, Decision
+from bitzones.decide.analysis import Analysis, Decision
+from bitzones.decide.answered import NORMALIZED, Accuracy
 from bitzones.decide.zones import ranges
 from bitzones.show import answers, decisions, measurements, method
 from bitzones.show.tables import NO_INTERVAL, markdown, megabytes, plain, table

@@ -1,0 +1,135 @@
+"""The door: the only module that knows what a run file looks like.
+
+Everything is checked here, once, so that nothing behind it has to ask whether a file was truncated, foreign, doubled or holds NaN. It does
+not know how anything was measured, nor what is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from bitzones.decide.consistency import faults
+from bitzones.errors import RunFileError
+from bitzones.records import (
+    KEY,
+    SCHEMA,
+    Cell,
+    Record,
+    Run,
+)
+
+__all__ = ["RunFile", "one_line", "read_run"]
+
+_CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
+CellT = TypeVar("CellT")
+
+
+class RunFile(Record):
+    """A run file that passed the door: cells in the order of the file, ``foreign`` benchmarks counted and left out."""
+
+    path: str
+    measured_at: str | None
+    run: Run
+    cells: tuple[Cell, ...]
+    foreign: int = 0
+
+    def of(self, kind: type[CellT]) -> tuple[CellT, ...]:
+        """All cells of one kind, by task as the profile lists them and by variant as the run does."""
+        tasks, variants = [task.name for task in self.run.profile.tasks], list(self.run.variants)
+
+        def place(cell: Any) -> tuple[int, int]:
+            task = getattr(cell, "task", None)
+            return _index(tasks, task), _index(variants, cell.variant)
+
+        return tuple(sorted((cell for cell in self.cells if isinstance(cell, kind)), key=place))
+
+
+def _index(names: list[str], name: str | None) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def read_run(path: Path | str) -> RunFile:
+    """Read and check a run file.
+
+    Raises:
+        RunFileError: the file is missing, unreadable, truncated, no pytest-benchmark JSON, not of bitzones, of another schema, empty, or
+            holds a cell that is wrong, doubled, or contradicts another.
+    """
+    data = _load(path)
+    run = _run(path, data)
+    found = [_cell(path, benchmark) for benchmark in data["benchmarks"]]
+    cells = tuple(cell for cell in found if cell is not None)
+    if not cells:
+        raise _error(path, "the run is empty: no benchmark holds a bitzones cell, so there is nothing to report")
+    moment = data.get("datetime")
+    measured_at = one_line(moment) if isinstance(moment, str) else None
+    if (fault := next(faults(run, cells), None)) is not None:
+        raise _error(path, fault)
+    return RunFile(path=one_line(str(path)), measured_at=measured_at, run=run, cells=cells, foreign=len(found) - len(cells))
+
+
+def one_line(text: str) -> str:
+    """Text for one line of a terminal: nothing that moves the cursor or cannot be encoded."""
+    return "".join("\ufffd" if unicodedata.category(letter) in {"Cc", "Cf", "Cs"} else letter for letter in " ".join(text.split()))
+
+
+def _error(path: Path | str, message: str) -> RunFileError:
+    return RunFileError(one_line(f"{path}: {message}"))
+
+
+def _load(path: Path | str) -> dict[str, Any]:
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _error(path, f"cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise _error(path, f"not JSON, or truncated: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise _error(path, f"not JSON that can be read: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("benchmarks"), list):
+        raise _error(path, "JSON, but not written by pytest-benchmark: it has no list 'benchmarks'")
+    if KEY not in data:
+        raise _error(path, "written by pytest-benchmark, but not by a bitzones run: it has no key 'bitzones'")
+    return data
+
+
+def _run(path: Path | str, data: dict[str, Any]) -> Run:
+    schema = data[KEY].get("schema") if isinstance(data[KEY], dict) else None
+    if isinstance(schema, int) and schema != SCHEMA:
+        raise _error(path, f"its schema number is {schema}, this bitzones reads {SCHEMA}: measure again, or use the version that wrote it")
+    try:
+        return Run.model_validate(data[KEY])
+    except ValidationError as error:
+        raise _error(path, f"key 'bitzones': {_first(error, ())}") from error
+
+
+def _cell(path: Path | str, benchmark: Any) -> Cell | None:
+    """The cell of one benchmark; None for a benchmark that is not of bitzones."""
+    extra = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
+    if not isinstance(extra, dict) or KEY not in extra:
+        return None
+    cell, name = extra[KEY], str(benchmark.get("fullname", "without a name"))
+    schema = cell.get("schema") if isinstance(cell, dict) else None
+    if isinstance(schema, int) and schema != SCHEMA:
+        raise _error(path, f"benchmark {name}: its schema number is {schema}, this bitzones reads {SCHEMA}")
+    try:
+        return _CELL.validate_python(cell)
+    except ValidationError as error:
+        kind = cell.get("kind") if isinstance(cell, dict) else None
+        raise _error(path, f"benchmark {name}: {_first(error, (kind,))}") from error
+
+
+def _first(error: ValidationError, tags: tuple[Any, ...]) -> str:
+    """The first mistake: the path to it in the cell, and what is wrong."""
+    first = error.errors(include_url=False)[0]
+    steps = first["loc"][1:] if first["loc"][:1] == tags else first["loc"]
+    where = ".".join(str(step) for step in steps) or "the cell"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "finite_number":
+        return f"{where} is {first['input']}, not a finite number{more}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
