@@ -50,23 +50,26 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def run(
     name: Annotated[str, typer.Argument(metavar="PROFILE", help="A profile that comes with bitzones, or a TOML file.")] = "tiny",
     output: Output = Path("report"),
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Published data sets in the hub's layouts: ai2_arc/, svamp/.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items of every task, instead of the profile's limits.")] = None,
 ) -> None:
     """Measure a profile, decide, and write the report: the whole chain.
 
-    Writes FOLDER/run.json (every measurement), FOLDER/summary.md (read this first), two diagrams, analysis.json and plan.json. Exits with 1
-    where cells failed: the report is written and names them.
+    Writes FOLDER/run.json (every measurement), FOLDER/summary.md (read this first), two diagrams, analysis.json and, where there is a plan,
+    plan.json. Exits with 1 where cells failed: the report is written and names them.
 
-    Example: bitzones run tiny -o report/
+    Examples: bitzones run tiny -o report/
+    bitzones run smollm2 --data data/ --limit 1000
     """
     from bitzones import profile
 
-    profile.load(name)  # a mistake in the profile is said before torch is loaded
+    profile.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
     try:
         from bitzones.measure import runner
     except ModuleNotFoundError as error:
         raise MeasureError(f"measuring needs the package {error.name}: pip install 'bitzones[measure]'") from error
 
-    measured = runner.measure(name, output)
+    measured = runner.measure(name, output, data, limit)
     _collect(measured.run_file, output)
     if measured.failed:
         typer.echo(f"{measured.failed} cells failed: the report names them, {measured.log} has the details", err=True)

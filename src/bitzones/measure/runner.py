@@ -75,8 +75,10 @@ def bench_folder() -> Path:
     raise MeasureError("the benches are missing from this installation; reinstall bitzones")
 
 
-def measure(profile: str, folder: Path) -> Outcome:
+def measure(profile: str, folder: Path, data: Path | None = None, limit: int | None = None) -> Outcome:
     """Run every bench of a profile and write ``run.json`` and ``pytest.log`` into ``folder``.
+
+    ``data`` and ``limit`` are those of `bitzones.profile.Profile.resolved`.
 
     Raises:
         MeasureError: nothing could be measured; the message is the last line that pytest said.
@@ -94,6 +96,8 @@ def measure(profile: str, folder: Path) -> Outcome:
         arguments = [
             str(bench_folder()),
             f"--bitzones-profile={profile}",
+            *([f"--bitzones-data={data}"] if data else []),
+            *([f"--bitzones-limit={limit}"] if limit else []),
             f"--benchmark-json={partial}",
             f"--rootdir={folder}",
             "-p",

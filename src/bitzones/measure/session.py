@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
+from typing import TypeVar, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import bitzones
 from bitzones import environment, records
-from bitzones.errors import NotMeasuredError
+from bitzones.errors import BitzonesError, NotMeasuredError
 from bitzones.measure import calibration, models, prompts, quantizers, search, sensitivity, structure, tasks
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
@@ -22,6 +23,8 @@ from bitzones.measure.variants import Variants
 from bitzones.profile import PLAN, Profile, variant_formats
 
 __all__ = ["Session"]
+
+T = TypeVar("T")
 
 
 class Session:
@@ -35,8 +38,7 @@ class Session:
     def __init__(self, profile: Profile, notify: Callable[[str], None] = lambda message: None) -> None:
         self.profile = profile
         self._notify = notify
-        self._swept: records.SensitivityCell | None = None
-        self._searched: records.SearchCell | None = None
+        self._made: dict[str, object] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -135,21 +137,35 @@ class Session:
 
     def sweep(self, progress: Progress = silent) -> records.SensitivityCell:
         """The separate sensitivities, measured once."""
-        if self._swept is None:
-            self._swept = sensitivity.exact_cell(
+        return self._once(
+            "sweep",
+            lambda: sensitivity.exact_cell(
                 self.variants, self.parts, self.granularity, self.calibration, self.calibration_batches(), progress
-            )
-        return self._swept
+            ),
+        )
 
     def search(self, progress: Progress = silent) -> records.SearchCell:
         """The plan, searched once."""
-        if self._searched is None:
-            bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
-            settings = self.profile
-            self._searched = search.search_cell(bench, self.sweep(), settings.budget.average_bits, settings.plans.rounds, progress)
-            formats = self._searched.found.parts
-            self.variants.define(PLAN, {module: formats[part.name] for part in self.parts for module in part.modules})
-        return self._searched
+        return self._once("search", lambda: self._search(progress))
+
+    def _search(self, progress: Progress) -> records.SearchCell:
+        bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
+        cell = search.search_cell(bench, self.sweep(), self.profile.budget.average_bits, self.profile.plans.rounds, progress)
+        formats = cell.found.parts
+        self.variants.define(PLAN, {module: formats[part.name] for part in self.parts for module in part.modules})
+        return cell
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        """What several cells need is made once, and fails once: the others are told the same."""
+        if name not in self._made:
+            try:
+                self._made[name] = make()
+            except BitzonesError as error:
+                self._made[name] = error
+        made = self._made[name]
+        if isinstance(made, BitzonesError):
+            raise made
+        return cast("T", made)
 
     def run(self) -> records.Run:
         """What the run file says of the whole run."""
