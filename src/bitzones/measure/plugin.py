@@ -18,7 +18,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bitzones import profile
-from bitzones.errors import BitzonesError, MeasureError, NotMeasuredError
+from bitzones.errors import BitzonesError, NotMeasuredError
 from bitzones.measure.progress import Progress, silent
 from bitzones.records import KEY, FailedCell, Measured
 
@@ -125,7 +125,8 @@ def session(pytestconfig: pytest.Config) -> Session:
     try:
         # Loaded now: one line says that there is no task or no model, instead of every cell failing.
         _ = made.scored, made.variants
-    except MeasureError as error:
+        made.check_budget()
+    except BitzonesError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made
     return made

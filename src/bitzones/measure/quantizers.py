@@ -11,6 +11,7 @@ import glob
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -30,6 +31,7 @@ __all__ = [
     "Packed",
     "cast",
     "dense",
+    "expected_bytes",
     "extension_failure",
     "group_size",
     "is_quantizable",
@@ -143,6 +145,19 @@ def stored_bytes(weight: torch.Tensor) -> int:
     if isinstance(weight, PackedTensor):
         return stored_bytes(weight._data)
     return weight.numel() * weight.element_size()
+
+
+@lru_cache
+def expected_bytes(rows: int, columns: int, dtype: torch.dtype, format_name: str) -> int:
+    """Stored bytes that a weight of this shape will take in a format, before its values are quantized: read off a weight of zeros."""
+    extension_failure()
+    linear = torch.nn.Linear(columns, rows, bias=False, dtype=dtype)
+    linear.weight.data.zero_()
+    made = torch.nn.Sequential(linear)
+    bits = format_bits(format_name)
+    quanto.quantize(made, weights=f"qint{bits}")  # how scales are chosen changes no size
+    quanto.freeze(made)
+    return stored_bytes(packed_weights(made)["0"])
 
 
 def group_size(weight: torch.Tensor) -> int | None:

@@ -15,16 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from bitzones.decide.planner import Menu, budget_bytes, menu_of, solve
-from bitzones.measure import sensitivity, structure
+from bitzones.measure import quantizers, sensitivity, structure
 from bitzones.measure.calibration import Batch
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
 from bitzones.records import Part, PartSensitivity, SearchCell, SearchRound, SensitivityCell, Trial
 
-__all__ = ["Workbench", "search", "search_cell", "summed", "trials", "weights_of", "workbench"]
+__all__ = ["Workbench", "check_budget", "expected_menu", "search", "search_cell", "summed", "trials", "weights_of", "workbench"]
 
 TIMID_STEPS = 8
 """Proposals per round: each halves the gain that a swap has to bring, from the largest down to 1/128 of it, and the last asks for none."""
@@ -80,6 +81,26 @@ def workbench(variants: Variants, cell: SensitivityCell, batches: Callable[[], I
         batches,
         sequences,
     )
+
+
+def expected_menu(model: PreTrainedModel, parts: Sequence[Part], formats: Sequence[str], reference: str) -> Menu:
+    """The menu that a sweep will offer, before anything is quantized: an impossible budget is found in seconds and not at the end."""
+    stored = np.zeros((len(parts), len(formats) + 1), dtype=np.int64)
+    for row, part in enumerate(parts):
+        shapes = [model.get_parameter(f"{module}.weight").shape for module in part.modules]
+        stored[row, :-1] = [sum(quantizers.expected_bytes(*shape, model.dtype, name) for shape in shapes) for name in formats]
+        stored[row, -1] = part.reference_bytes
+    offered = np.ones(stored.shape, dtype=np.bool_)
+    return Menu(tuple(part.name for part in parts), (*formats, reference), stored, offered, sum(part.parameters for part in parts))
+
+
+def check_budget(menu: Menu, average_bits: float) -> None:
+    """Refuse a budget below every plan of a menu.
+
+    Raises:
+        PlanError: the message gives the range that can be met.
+    """
+    budget_bytes(menu, average_bits)
 
 
 def summed(bench: Workbench, cell: SensitivityCell) -> Floats:

@@ -135,6 +135,16 @@ class Session:
     def held_out_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.held_out, self.profile.calibration.batch, self.device)
 
+    def check_budget(self) -> None:
+        """Refuse a budget that no plan will meet, before anything is measured.
+
+        Raises:
+            PlanError: the message gives the range that can be met.
+        """
+        reference = self.variants.formats[self.reference_id]
+        menu = search.expected_menu(self.variants.loaded.model, self.parts, self.profile.formats, reference)
+        search.check_budget(menu, self.profile.budget.average_bits)
+
     def sweep(self, progress: Progress = silent) -> records.SensitivityCell:
         """The separate sensitivities, measured once."""
         return self._once(
