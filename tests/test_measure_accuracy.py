@@ -15,6 +15,8 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
@@ -51,6 +53,7 @@ SHAPE = {
     "num_key_value_heads": 2, "initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None,
     "max_position_embeddings": 256,
 }  # fmt: skip
+WITHOUT_HEADS = {name: value for name, value in SHAPE.items() if name != "head_dim"}
 WINDOW = 8
 """A sliding window shorter than any prompt but one."""
 
@@ -98,6 +101,10 @@ ARCHITECTURES: dict[str, tuple[Callable[[], PreTrainedModel], bool]] = {
     ),
     "opt": (opt, True),
     "gpt2": (gpt2, True),
+    "lfm2, convolutions and whole": (
+        lambda: Lfm2ForCausalLM(Lfm2Config(**WITHOUT_HEADS, layer_types=["conv", "full_attention", "conv"])),
+        False,
+    ),
     "bloom": (bloom, False),
     "mamba": (mamba, False),
 }
