@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitzones.decide.plan import Plan
+from bitzones.decide.plan import Plan, PlanAccuracy
 from bitzones.deploy.model_card import escaped, layer_table, model_card
+from bitzones.stats import Estimate, Interval, Verdict
 
 LAYERS = {"l.0.q": 0, "l.0.k": 0, "l.1.q": 1, "l.1.k": 1}
 ASSIGNMENT = {"l.0.q": "qint4", "l.0.k": "qint4", "l.1.q": "qint2:hqq", "l.1.k": "bf16", "lm_head": "qint8"}
@@ -47,6 +48,7 @@ def test_the_whole_card() -> None:
     assert "predicted, not measured as a whole" in text
     assert "3.50 stored bits per weight" in text
     assert "torch 2.13.0" in text
+    assert "Accuracy on tasks: not measured with this plan." in text
     assert 'from_pretrained(".")' in text
 
 
@@ -56,6 +58,18 @@ def test_what_was_measured_is_said_to_be() -> None:
     text = card(measured)
     assert "measured as a whole: 0.02 nats per token (95% interval 0.01 to 0.03); predicted 0.0156" in text
     assert "not measured as a whole" not in text
+    few = card(plan.model_copy(update={"measured_kl": Estimate(value=0.02, low=None, high=None), "measured_sequences": 9}))
+    assert "measured as a whole on 9 held-out sequences: 0.02 nats per token (no interval: too few sequences)" in few
+
+
+def test_accuracy_stands_with_its_interval_and_its_verdict() -> None:
+    share = Interval(value=0.5, low=0.4, high=0.6)
+    verdict = Verdict(word="no worse within", within=0.012)
+    known = PlanAccuracy(task="t|x", metric="acc", n=100, share=share, verdict=verdict)
+    alone = PlanAccuracy(task="u", metric="exact_match", n=90, share=share, verdict=None)
+    text = card(make_plan.plan(ASSIGNMENT, SIZES).model_copy(update={"accuracy": (known, alone)}))
+    assert "| t&#124;x | acc | 100 | 50.0% | 40.0% to 60.0% | no worse within 1.2 points |" in text
+    assert "| u | exact_match | 90 | 50.0% | 40.0% to 60.0% | not measured |" in text
 
 
 @pytest.mark.parametrize(

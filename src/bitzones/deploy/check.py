@@ -37,9 +37,9 @@ TOLERANCE_NATS = 1e-3
 """Largest mean |difference| of those log-probabilities in float32 that another machine may show. Between the AVX2 and the SSE4.1 kernels of
 one processor it was 1e-5 on SmolLM2-135M at mixed 8, 4 and 2 bits, and 1e-6 on the embedded model: 100 times that is still no damage."""
 
-KERNEL_TOLERANCE_NATS = {"float32": TOLERANCE_NATS, "float16": 0.15, "bfloat16": 1.0}
+KERNEL_TOLERANCE_NATS = {"float32": TOLERANCE_NATS, "float16": 0.4, "bfloat16": 2.0}
 """The same between the model's own dtype, which a user computes in, and float32: wide, for kernels that compute something else altogether.
-Rounding alone was 0.16 in bfloat16 on SmolLM2-135M at mixed bits, and 0.02 in bfloat16 and 0.003 in float16 on the embedded model."""
+Rounding alone was 0.22 in bfloat16 and 0.04 in float16 on SmolLM2-135M at mixed bits: 10 times that."""
 
 _BLOCK_BYTES = 1 << 20
 _NOT_HASHED = {"README.md", CHECK_FILE, ".gitattributes"}

@@ -15,6 +15,7 @@ from pathlib import Path
 from bitzones import __version__
 from bitzones.decide.plan import Plan, PlannedModel
 from bitzones.environment import versions
+from bitzones.profile import HUB_ID
 from bitzones.stats import CONFIDENCE
 
 __all__ = ["SNIPPET", "escaped", "layer_table", "model_card"]
@@ -30,7 +31,6 @@ print(tokenizer.decode(tokens[0]))
 LONGEST = 160
 """Characters of a name that are shown."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _NOT_PLAIN = re.compile(r"[^\w\s.,:/()+=-]|_(?!\w)|(?<!\w)_|:(?=//)|(?<=[wW]{3})\.")
 
 
@@ -94,14 +94,14 @@ Modules that are not named, the embeddings among them, stay as they are.
 def _front_matter(model: PlannedModel) -> str:
     """YAML; a JSON string is one, whatever it holds. The hub refuses a ``base_model`` that is no id of its own."""
     source = json.dumps(model.source)
-    on_hub = _HUB_ID.fullmatch(model.source) and not Path(model.source).exists()
+    on_hub = HUB_ID.fullmatch(model.source) and not Path(model.source).exists()
     base = [f"base_model: {source}", "base_model_relation: quantized"] if on_hub else [f"# base_model: no id of the hub: {source}"]
     return "\n".join(("---", *base, "library_name: optimum-quanto", "pipeline_tag: text-generation", "tags: [quanto, bitzones]", "---"))
 
 
 def _name(model: PlannedModel) -> str:
     """The source without the folders of the machine that measured."""
-    return model.source if _HUB_ID.fullmatch(model.source) else re.split(r"[/\\]", model.source.rstrip("/\\"))[-1] or model.source
+    return model.source if HUB_ID.fullmatch(model.source) else re.split(r"[/\\]", model.source.rstrip("/\\"))[-1] or model.source
 
 
 def _distance(plan: Plan) -> str:
@@ -110,13 +110,27 @@ def _distance(plan: Plan) -> str:
     if measured is None:
         line = f"KL(original || this): {said}; predicted, not measured as a whole. Separate sensitivities do not add up at 2 bits."
     else:
-        line = f"KL(original || this), measured as a whole: {_kl(measured.value, measured.low, measured.high)}; {said}."
+        on = "" if plan.measured_sequences is None else f" on {plan.measured_sequences} held-out sequences"
+        line = f"KL(original || this), measured as a whole{on}: {_kl(measured.value, measured.low, measured.high)}; {said}."
     return f"""\
 {line}
 
 {plan.achieved.average_bits:.2f} stored bits per weight of the parts that the plan decides, scales and shifts counted:
-{plan.achieved.stored_bytes / 1e6:,.3f} MB instead of {plan.reference_bytes / 1e6:,.3f} MB. Accuracy on tasks: the plan carries none; the
-report of the run that it comes from does."""
+{plan.achieved.stored_bytes / 1e6:,.3f} MB instead of {plan.reference_bytes / 1e6:,.3f} MB.
+
+{_accuracy(plan)}"""
+
+
+def _accuracy(plan: Plan) -> str:
+    """What the plan as a whole got right, with Wilson's interval and the verdict against the original on the same items."""
+    if not plan.accuracy:
+        return "Accuracy on tasks: not measured with this plan."
+    lines = ["| task | metric | items | right | 95% interval | against the original |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    for item in plan.accuracy:
+        share, verdict = item.share, "not measured" if item.verdict is None else str(item.verdict)
+        interval = f"{share.low:.1%} to {share.high:.1%}"
+        lines.append(f"| {escaped(item.task)} | {escaped(item.metric)} | {item.n} | {share.value:.1%} | {interval} | {verdict} |")
+    return "\n".join(lines)
 
 
 def _kl(value: float, low: float | None, high: float | None) -> str:
