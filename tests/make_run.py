@@ -1,6 +1,7 @@
 """Run files for tests: valid by construction, with planted answers, no torch.
 
-``run_dict()`` is what a small run writes: 12 layers of which 0 and 5 are planted as sensitive and 3, 7 and 8 as robust.
+``run_dict()`` is what a small run writes: 12 layers of which 0 and 5 are planted as sensitive and 3, 7 and 8 as robust. ``planned()`` are
+its cells with whole plans (`make_search`) besides.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from make_search import fisher, held_out, searched
 
 from bitzones.decide.analysis import Analysis, Decision
-from bitzones.profile import Budget, Calibration, Model, Profile, Task, Zones
+from bitzones.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
 from bitzones.records import (
     AccuracyCell,
     AttentionStatistics,
@@ -149,7 +151,7 @@ def latency(variant: str, phase: Any, scale: float) -> LatencyCell:
 
 
 def memory(variant: str, layers: int = 12) -> MemoryCell:
-    format_, head = VARIANTS[variant], 400_000
+    format_, head = {**VARIANTS, PLAN: PLAN}[variant], 400_000
     body = int(BITS.get(format_, 16) * PARAMETERS / 8) * layers
     none = Figure(value=None, unit="bytes", status="unsupported")
     return MemoryCell(
@@ -203,6 +205,30 @@ def cells(layers: int = 12, sequences: int = 40, groups: Sequence[str | None] = 
     return [*found, layers_cell(layers), sweep]
 
 
+def planned(layers: int = 12, sequences: int = 40, groups: Sequence[str | None] = (None,)) -> list[Record]:
+    """The cells of a run that searches, screens and compares plans, and measures the searched one as a variant."""
+    sweep = sensitivity(layers, sequences, groups=groups)
+    found = cells(layers, sequences, groups)
+    return [*found, *plan_cells(sweep, layers), accuracy("science_mini", PLAN, 430), accuracy("word_problems_mini", PLAN, 330, chance=0.0)]
+
+
+def plan_cells(sweep: SensitivityCell, layers: int) -> list[Record]:
+    search = searched(sweep)
+    whole = DivergenceCell(
+        variant=PLAN,
+        calibration_sha256=sweep.calibration_sha256,
+        sequence_tokens=sweep.sequence_tokens,
+        kl_nats=search.found.kl_nats or (),
+    )
+    stored = memory(PLAN, layers).model_copy(
+        update={
+            "stored_bytes": search.found.stored_bytes + 400_000,
+            "stored_bytes_by_format": {"bf16": 400_000, PLAN: search.found.stored_bytes},
+        }
+    )
+    return [fisher(sweep), search, held_out(sweep, search), whole, stored]
+
+
 def decided(analysis: Analysis) -> Decision:
     assert analysis.decision is not None, analysis.no_decision
     return analysis.decision
@@ -231,7 +257,7 @@ def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None, *
             tied_embeddings=True,
             **facts,
         ),
-        variants=VARIANTS,
+        variants=VARIANTS | ({PLAN: PLAN} if any(getattr(cell, "variant", "") == PLAN for cell in found) else {}),
         environment=Environment(
             python="3.11.7",
             versions={"torch": "2.13.0", "transformers": "5.23.0", "optimum-quanto": "0.2.7"},
@@ -268,7 +294,7 @@ def write(folder: Path, data: dict[str, Any] | None = None, name: str = "run.jso
 
 def hostile() -> dict[str, Any]:
     """The same run with every string that is not checked made as hostile as it can be."""
-    data = copy.deepcopy(run_dict([*cells(), FailedCell(variant=NASTY, of="latency", detail=NASTY, reason=NASTY)]))
+    data = copy.deepcopy(run_dict([*planned(), FailedCell(variant=NASTY, of="latency", detail=NASTY, reason=NASTY)]))
     data["bitzones"]["model"] |= {"source": NASTY, "architecture": NASTY, "revision": NASTY, "not_quantizable": {NASTY: 7}}
     data["bitzones"]["profile"]["model"]["source"] = NASTY
     data["bitzones"]["environment"] |= {"cpu": NASTY, "device_name": NASTY, "versions": {NASTY: NASTY}}
@@ -284,17 +310,28 @@ def hostile() -> dict[str, Any]:
         if cell["kind"] == "memory":
             cell["device_used"]["status"] = NASTY
         if cell["kind"] == "sensitivity":
-            cell["measurements"][5] |= {"kl_nats": None, "failure": NASTY}
-            rename = {part["name"]: part["name"] + NASTY for part in cell["parts"]}
-            for part in cell["parts"]:
-                part["name"] = rename[part["name"]]
-            for item in cell["measurements"]:
-                item["part"] = rename[item["part"]]
+            cell["measurements"][HOSTILE] |= {"kl_nats": None, "failure": NASTY}
+        if cell["kind"] == "plans":
+            cell["plans"] = [plan | {"name": plan["name"] + NASTY} for plan in cell["plans"] if plan["origin"] != "uniform"]
+        benchmark["extra_info"]["bitzones"] = _renamed(cell)
     return data
 
 
+HOSTILE = 12
+"""Of layer 4 at 8 bits, where no plan puts it: a plan must not hold what was not measured."""
+
+
+def _renamed(value: Any, key: str = "") -> Any:
+    """The same with every name of a part made hostile, wherever it stands."""
+    if isinstance(value, dict):
+        return {name + NASTY if key == "parts" else name: _renamed(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [item | {"name": item["name"] + NASTY} if key == "parts" else _renamed(item) for item in value]
+    return value + NASTY if key == "part" else value
+
+
 def small() -> list[Record]:
-    """The golden run: 4 layers, 24 sequences, 40 items, one failed cell and one failed measurement."""
+    """The golden run: 4 layers, 24 sequences, 40 items, one failed cell and one failed measurement; a plan is searched and compared."""
     sweep = sensitivity(4, 24)
     failed = sweep.measurements[5].model_copy(update={"kl_nats": None, "failure": "NonFiniteError: NaN in the logits"})
     sweep = sweep.model_copy(update={"measurements": (*sweep.measurements[:5], failed, *sweep.measurements[6:])})
@@ -302,7 +339,8 @@ def small() -> list[Record]:
     for variant, right in (("bf16", 34), ("w8", 34), ("w4", 31), ("w2", 12)):
         found += [accuracy("science_mini", variant, right, items=40), latency(variant, "decode", 1.0), memory(variant, 4)]
     found.append(FailedCell(variant="w2", of="latency", detail="prefill", reason="out of memory"))
-    return [*found, divergence(sensitivity(4, 24), "w4", 1.2), layers_cell(4), sweep]
+    found.append(accuracy("science_mini", PLAN, 33, items=40))
+    return [*found, divergence(sensitivity(4, 24), "w4", 1.2), layers_cell(4), sweep, *plan_cells(sweep, 4)]
 
 
 def golden() -> None:

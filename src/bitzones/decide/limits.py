@@ -18,7 +18,15 @@ __all__ = ["cannot_tell"]
 
 def cannot_tell(analysis: Analysis) -> tuple[str, ...]:
     """Every limit that applies to this analysis."""
-    return (*_plan(analysis), *_sensitivity(analysis), *_whole(analysis), *_accuracy(analysis), *_missing(analysis))
+    return (
+        *_plan(analysis),
+        *_sensitivity(analysis),
+        *_whole(analysis),
+        *_plans(analysis),
+        *_screen(analysis),
+        *_accuracy(analysis),
+        *_missing(analysis),
+    )
 
 
 def _named(layers: Iterable[int]) -> str:
@@ -69,11 +77,19 @@ def _sensitivity(analysis: Analysis) -> Iterator[str]:
 def _whole(analysis: Analysis) -> Iterator[str]:
     if analysis.decision is None:
         return
-    yield "The plan's KL and accuracy as a whole: its KL is predicted as a sum of separate sensitivities and was not measured."
-    yield (
-        "Whether a SAFE layer does no harm: it is what the budget squeezes first, and what the whole plan does to accuracy was not "
-        "measured."
-    )
+    plan = analysis.decision.plan
+    if plan.measured_kl is None:
+        what = "KL" if plan.accuracy else "KL and accuracy"
+        yield f"The plan's {what} as a whole: its KL is predicted as a sum of separate sensitivities and was not measured."
+    elif not plan.accuracy:
+        yield "The plan's accuracy: the model was not asked any task with its weights stored as the plan says."
+    if not plan.accuracy:
+        yield (
+            "Whether a SAFE layer does no harm: it is what the budget squeezes first, and what the whole plan does to accuracy was not "
+            "measured."
+        )
+    else:
+        yield "Whether a SAFE layer does no harm by itself: accuracy was measured of the whole plan, not of one layer."
     ratios = [(item.variant, item.ratio) for item in analysis.whole if item.ratio is not None]
     for variant, ratio in ratios:
         if ratio.low is None or ratio.high is None:
@@ -88,6 +104,48 @@ def _whole(analysis: Analysis) -> Iterator[str]:
             )
     if not ratios:
         yield "How far that sum can be trusted: no whole variant was measured beside its parts."
+
+
+def _plans(analysis: Analysis) -> Iterator[str]:
+    found = analysis.plans
+    if analysis.search is not None and found is None:
+        yield "Whether the search gained anything: its plan was measured on the sequences that chose it, and on no others."
+    if found is None:
+        return
+    if found.sequences < MIN_SEQUENCES:
+        yield (
+            f"Which plan is better: {found.sequences} held-out sequences are fewer than {MIN_SEQUENCES}, so no interval is given and "
+            "no plan "
+            "is told from another."
+        )
+    elif found.not_told:
+        yield (
+            f"Whether the searched plan is better than {', '.join(found.not_told)}: the paired 95% interval of the difference holds 0 "
+            f"(n = {found.sequences} held-out sequences)."
+        )
+    yield (
+        f"How plans fare on other text: the n = {found.sequences} held-out sequences come from the same tasks as the calibration "
+        "sequences, "
+        "and the intervals cover the choice of such sequences only."
+    )
+    compared = [item for item in found.plans if item.searched is not None]
+    if len(compared) > 1 and found.sequences >= MIN_SEQUENCES:
+        yield (
+            f"All {len(compared)} comparisons with the searched plan at once: each stands on its own 95% interval, which allows one "
+            "false word "
+            "in twenty."
+        )
+    randoms = sum(item.origin == "random" for item in found.plans)
+    if randoms:
+        yield f"How good a lucky plan can be: {randoms} random {'plans are' if randoms > 1 else 'plan is'} no bound."
+    if analysis.search is not None:
+        yield "Whether there is a still better plan: the search follows what measures lower around the plan at hand, and tries few of all."
+
+
+def _screen(analysis: Analysis) -> Iterator[str]:
+    unsure = [item.format for item in analysis.screen if item.spearman is None]
+    if unsure:
+        yield f"Whether the quick screen ranks as the measurement does at {', '.join(unsure)}: too few parts or sequences for an interval."
 
 
 def _accuracy(analysis: Analysis) -> Iterator[str]:

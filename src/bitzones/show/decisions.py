@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from bitzones.decide.analysis import Analysis, Decision
-from bitzones.decide.plan import PartPlan, Zone
+from bitzones.decide.plan import PartPlan, Plan, Zone
 from bitzones.decide.zones import extremes, ranges
+from bitzones.profile import PLAN
 from bitzones.show.tables import ABSENT, fold, markdown, megabytes, nats, percent, ratio, table
 from bitzones.stats import MIN_SEQUENCES
 
@@ -73,6 +74,7 @@ def zones(analysis: Analysis) -> str:
 def _zones_text(analysis: Analysis) -> str:
     settings = analysis.profile.zones
     lowest, highest = extremes(analysis.formats, analysis.reference)
+    additive = analysis.decision is None or analysis.decision.plan.origin == "additive"
     subject = "it is" if analysis.granularity == "layer" else f"all its {analysis.granularity}s are"
     return (
         f"A layer is SAFE where {subject} at {' or '.join(lowest)} in at least {settings.agreement:.0%} of {settings.resamples} "
@@ -80,6 +82,11 @@ def _zones_text(analysis: Analysis) -> str:
         f"{' or '.join(highest)} in as many; else TRANSITION. "
         "SAFE says what this budget squeezes first, not that accuracy survives: the tighter the "
         "budget, the more layers are squeezed. Bytes are stored bytes, scales and shifts counted."
+        + (
+            ""
+            if additive
+            else " The resampled plans are of least sum; the formats shown are the recommended plan's and need not follow them."
+        )
     )
 
 
@@ -115,10 +122,33 @@ def plan(analysis: Analysis) -> str:
     return (
         "## Plan\n\n"
         f"At most {plan.budget.average_bits:g} average bits are allowed ({plan.budget.stored_bytes:,} bytes); the plan takes "
-        f"{plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). Its predicted KL [95%] is {nats(plan.predicted_kl)} "
-        f"nats per token, n = {analysis.sequences} sequences: a sum of separate sensitivities, **not measured** as a whole. "
+        f"{plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). {_distance(analysis, plan)} {_accuracy(analysis, plan)}"
         f"{shares}\n\n" + (_by_layer(analysis, decision, groups) if layerwise else _by_part(analysis, decision))
     )
+
+
+def _distance(analysis: Analysis, plan: Plan) -> str:
+    predicted = f"{nats(plan.predicted_kl)} nats per token, n = {analysis.sequences} sequences: a sum of separate sensitivities"
+    if plan.measured_kl is None:
+        return f"Its predicted KL [95%] is {predicted}, **not measured** as a whole."
+    return (
+        f"It is the plan `{markdown(plan.name)}` of those below. Its KL [95%], measured as a whole on "
+        f"n = {plan.measured_sequences} held-out sequences, is **{nats(plan.measured_kl)}** nats per token; predicted was {predicted}."
+    )
+
+
+def _accuracy(analysis: Analysis, plan: Plan) -> str:
+    """What the plan gets right, with the verdict of each task; empty in a run that answers no task."""
+    if not analysis.accuracy:
+        return ""
+    if not plan.accuracy:
+        return "Its accuracy was **not measured**. "
+    said = (
+        f"{markdown(item.task)} ({item.metric}) {percent(item.share.value)} [{percent(item.share.low)}, {percent(item.share.high)}], "
+        f"n = {item.n}" + (f", {item.verdict}" if item.verdict else "")
+        for item in plan.accuracy
+    )
+    return f"Its accuracy [95%]: {'; '.join(said)}. "
 
 
 def _by_part(analysis: Analysis, decision: Decision) -> str:
@@ -197,9 +227,9 @@ def _told(told: bool | None) -> str:
 def whole(analysis: Analysis) -> str:
     """Sums of separate sensitivities beside what whole variants measured."""
     rows = [(markdown(w.variant), nats(w.added), nats(w.measured), ratio(w.ratio)) for w in analysis.whole]
-    if analysis.decision is not None:
-        plan = analysis.decision.plan
-        measured = "not measured" if plan.measured_kl is None else nats(plan.measured_kl)
+    plan = analysis.decision.plan if analysis.decision else None
+    if plan is not None and not (plan.origin == "search" and any(w.variant == PLAN for w in analysis.whole)):
+        measured = "not measured" if plan.measured_kl is None else f"{nats(plan.measured_kl)}, held-out"
         rows.append(("the plan", nats(plan.predicted_kl), measured, ABSENT))
     if not rows:
         return ""

@@ -5,7 +5,6 @@ GitHub renders the Mermaid in them. A zone is told by its word, its sign and its
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
@@ -13,6 +12,7 @@ from itertools import groupby
 from bitzones.decide.analysis import Analysis, Decision
 from bitzones.decide.plan import LayerZone, ZoneWord
 from bitzones.decide.zones import ranges
+from bitzones.show.charts import accuracy_charts, block, frontier_chart, sensitivity_chart
 from bitzones.show.decisions import mix, no_plan, unswept
 from bitzones.show.tables import NO_INTERVAL, bits, fold, markdown, megabytes, mermaid, nats, table
 
@@ -23,12 +23,6 @@ SINGLE_LAYERS = 20
 
 ROW = 4
 """Nodes beside each other: as many as stay legible in GitHub's column."""
-
-CHART_LAYERS = 24
-"""A deeper model's charts are lines over a numbered axis: names of every layer would overlap, and so do Mermaid's bars on such an axis."""
-
-SMALLEST_TOP = 1e-9
-"""An axis has a length even where every value is 0."""
 
 SIGNS: dict[ZoneWord, str] = {"SAFE": "✔", "TRANSITION": "◐", "CRITICAL": "▲", "CANNOT TELL": "?"}
 
@@ -42,15 +36,9 @@ STYLES: dict[ZoneWord, str] = {
 
 PLAIN = "fill:#f6f8fa,stroke:#57606a,color:#24292f"
 
-CHART_COLOUR = "#1f6feb"
-
 
 def _class(zone: ZoneWord) -> str:
     return zone.lower().replace(" ", "_")
-
-
-def _block(lines: Iterator[str]) -> str:
-    return "\n".join(("```mermaid", *lines, "```"))
 
 
 def _styles() -> Iterator[str]:
@@ -79,11 +67,11 @@ def _decided(analysis: Analysis, decision: Decision) -> Iterator[str]:
     )
     folded = len(decision.layer_zones) > SINGLE_LAYERS
     yield _layers_text(analysis, folded)
-    yield _block(_flow(analysis, decision, folded))
+    yield block(_flow(analysis, decision, folded))
     yield legend
     yield unswept(analysis)
     yield "## What to do"
-    yield _block(_recommendation(analysis, decision))
+    yield block(_recommendation(analysis, decision))
 
 
 def _layers_text(analysis: Analysis, folded: bool) -> str:
@@ -172,7 +160,10 @@ def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
     if plan.measured_kl is None:
         yield '  whole -- "not yet" --> before["measure the plan<br/>before it is shipped"]:::plain'
     else:
-        yield f'  whole -- "yes" --> before["measured KL {plan.measured_kl.value:.3g}"]:::plain'
+        measured = plan.measured_kl
+        ends = mermaid(NO_INTERVAL) if measured.low is None else f"({measured.low:.3g} to {measured.high:.3g})"
+        n = f"{plan.measured_sequences} held-out sequences"
+        yield f'  whole -- "yes" --> before["KL {measured.value:.3g}<br/>{ends}<br/>{n}"]:::plain'
     yield from _styles()
 
 
@@ -196,9 +187,10 @@ def technical(analysis: Analysis) -> str:
     sections = (
         f"# {model}: technical diagrams",
         "## From measurement to report",
-        _block(_pipeline(analysis)),
+        block(_pipeline(analysis)),
         *_sensitivities(analysis),
-        _accuracy_charts(analysis),
+        frontier_chart(analysis),
+        accuracy_charts(analysis),
         _kernels(analysis),
         "[Summary](summary.md) · [overview diagram](overview_diagram.md)\n",
     )
@@ -213,7 +205,7 @@ def _sensitivities(analysis: Analysis) -> Iterator[str]:
     parts = analysis.granularity
     what = "when only that layer is" if parts == "layer" else f"summed over its {parts}s, each alone"
     yield f"KL in nats per token {what} stored in the format, n = {analysis.sequences} sequences; the scales differ."
-    yield from (block for name in reversed(analysis.formats) if (block := _sensitivity_chart(analysis, name)))
+    yield from (block for name in reversed(analysis.formats) if (block := sensitivity_chart(analysis, name)))
     yield _sensitivity_table(analysis)
 
 
@@ -226,6 +218,8 @@ def _pipeline(analysis: Analysis) -> Iterator[str]:
         "likelihoods": len(analysis.likelihood),
         "sensitivities": len(analysis.sensitivity),
         "whole variants": len(analysis.whole),
+        "whole plans": len(analysis.plans.plans) if analysis.plans else 0,
+        "rounds of search": len(analysis.search.steps) if analysis.search else 0,
         "without a result": len(analysis.failures),
     }
     yield "flowchart TB"
@@ -242,44 +236,6 @@ def _pipeline(analysis: Analysis) -> Iterator[str]:
     yield f"  classDef plain {PLAIN}"
 
 
-def _chart(title: str, axis: str, label: str, values: list[float], top: float, mark: str = "bar") -> Iterator[str]:
-    """A chart whose axis of values starts at 0, so that lengths compare."""
-    yield f'%%{{init: {{"themeVariables": {{"xyChart": {{"plotColorPalette": "{CHART_COLOUR}"}}}}}}}}%%'
-    yield "xychart-beta"
-    yield f'  title "{title}"'
-    yield f"  x-axis {axis}"
-    yield f'  y-axis "{label}" 0 --> {_decimal(top)}'
-    yield f"  {mark} [{', '.join(_decimal(value) for value in values)}]"
-
-
-def _decimal(value: float) -> str:
-    """A number as Mermaid reads it: without an exponent, four significant digits."""
-    places = max(0, 3 - math.floor(math.log10(value))) if value > 0 else 0
-    return f"{value:.{min(places, 15)}f}"
-
-
-def _sensitivity_chart(analysis: Analysis, name: str) -> str:
-    sums: dict[int, float] = {}
-    measured = [item for item in analysis.sensitivity if item.format == name]
-    for item in measured:
-        if item.kl is not None:
-            sums[item.layer] = sums.get(item.layer, 0.0) + item.kl.value
-    if not sums:
-        return ""
-    layers = sorted({item.layer for item in analysis.sensitivity} | set(analysis.unswept))
-    failed = {item.layer for item in measured if item.kl is None}
-    missing = sorted({layer for layer in layers if layer not in sums} | failed)
-    few = len(layers) <= CHART_LAYERS
-    axis = f'"layer" [{", ".join(str(layer) for layer in layers)}]' if few else f'"layer" {layers[0]} --> {layers[-1]}'
-    values = [sums.get(layer, 0.0) for layer in layers]
-    top = 1.05 * max(*values, SMALLEST_TOP)
-    chart = _chart(f"KL at {mermaid(name)}", axis, "nats per token", values, top, "bar" if few else "line")
-    note = (
-        f"\n\nNot measured at {name}, or not in all parts, and drawn as 0 or too low: layers {ranges(tuple(missing))}." if missing else ""
-    )
-    return _block(chart) + note
-
-
 def _sensitivity_table(analysis: Analysis) -> str:
     rows = [
         (markdown(s.part), s.format, nats(s.kl) if s.failure is None else "failed", bits(s.bits), f"{s.stored_bytes:,}")
@@ -287,21 +243,6 @@ def _sensitivity_table(analysis: Analysis) -> str:
     ]
     body = table(("part", "format", "KL [95%]", "bits", "stored bytes"), rows, text=(0, 1))
     return fold("Every part and format", len(rows), body)
-
-
-def _accuracy_charts(analysis: Analysis) -> str:
-    charts = []
-    for task, metric in dict.fromkeys((item.task, item.metric) for item in analysis.accuracy):
-        items = [item for item in analysis.accuracy if (item.task, item.metric) == (task, metric)]
-        axis = f'"variant" [{", ".join(_quoted(item.variant) for item in items)}]'
-        values = [100 * item.share.value for item in items]
-        charts.append(_block(_chart(f"{mermaid(task)}, {metric}, n = {items[0].n}", axis, "accuracy in per cent", values, 100.0)))
-    note = "Intervals and verdicts stand in the [summary](summary.md)."
-    return "\n\n".join(("## Accuracy", note, *charts)) if charts else ""
-
-
-def _quoted(text: str) -> str:
-    return f'"{mermaid(text, 24)}"'
 
 
 def _kernels(analysis: Analysis) -> str:

@@ -6,6 +6,7 @@ This module does not know the numbers, only the settings that made them.
 from __future__ import annotations
 
 from bitzones.decide.analysis import Analysis
+from bitzones.decide.plans import HELD_OUT_SEED
 from bitzones.decide.sensitivity import INTERVAL_RESAMPLES
 from bitzones.stats import ALPHA, MIN_SEQUENCES, NO_WORSE_MARGIN, POWER
 
@@ -46,5 +47,35 @@ resampled alike, so differences are paired. Below {MIN_SEQUENCES} sequences: can
 - Plan: least sum of KL within the byte budget, an exact multiple-choice knapsack (a Lagrangian bound, then scipy.optimize.milp). A part \
 may stay at the reference; a format that failed on a part is not offered to it.
 - Zones: the plan is solved again on {zones.resamples} of those resamples; a layer's zone is what at least {zones.agreement:.0%} of them \
-agree on.
-"""
+agree on. These plans are of least sum, whichever plan is recommended: zones and shares say what the separate sensitivities agree on, the \
+formats beside them are the recommended plan's, and the two can differ.
+{_whole_plans(analysis)}"""
+
+
+def _whole_plans(analysis: Analysis) -> str:
+    """How plans were searched, screened and compared; a line for each that was done."""
+    text = ""
+    if analysis.search is not None:
+        text += (
+            "- Search: from the plan of least sum. Around the plan at hand each part is tried in each other format, all others as "
+            "they are; "
+            "the knapsack proposes plans from these marginal costs, bold to timid; the one of least measured KL is accepted if that "
+            "is below "
+            "the KL at hand. Calibration sequences only.\n"
+        )
+    if analysis.plans is not None:
+        text += (
+            f"- Whole plans: measured on held-out sequences, percentile bootstrap of their own over them, seed "
+            f"{analysis.profile.seed + HELD_OUT_SEED}; comparisons are paired, a word other than 'cannot tell' needs the 95% interval "
+            "of the "
+            "difference to exclude 0, and no correction is made for their number. Measured / sum: the two sets of sequences are resampled "
+            "apart. Another plan is recommended instead of the searched one only where it is told to be better.\n"
+        )
+    if analysis.screen:
+        text += (
+            "- Second order: mean(a^2) / 2 per sequence over sampled labels, a = sum(gradient * change) with random signs per token "
+            "(Fisher "
+            "information; Kullback 1959); of a plan, a is the sum over its parts. Rank correlation with both sides resampled (Bonett and "
+            "Wright 2000).\n"
+        )
+    return text

@@ -9,22 +9,37 @@ from collections.abc import Sequence
 
 from bitzones.decide.correlation import MIN_PAIRS
 from bitzones.decide.heuristics import MOSTLY, SLIGHT, USEFUL
-from bitzones.decide.judged import RuleReading
+from bitzones.decide.judged import RuleAudit, RuleReading
 from bitzones.decide.zones import ranges
 from bitzones.show.tables import ABSENT, markdown, percent, ratio, table
 from bitzones.stats import ALPHA, MIN_SEQUENCES, Interval
 
-__all__ = ["rules"]
+__all__ = ["critical", "rules"]
 
 
-def rules(readings: Sequence[RuleReading]) -> str:
-    """The section: one table with a row per rule, what the verdicts mean, and a reason for each verdict; empty without readings."""
+def critical(audit: RuleAudit | None, resamples: int) -> str:
+    """Which layers count as critical, and by what definition; empty without an audit."""
+    if audit is None:
+        return ""
+    return (
+        f"Critical are the layers that at least {audit.agreement:.0%} of the {resamples} resampled plans, at {audit.average_bits:g} "
+        f"average bits, do not store wholly in {audit.format}: {ranges(audit.critical)}."
+    )
+
+
+def rules(readings: Sequence[RuleReading], defined: str = "") -> str:
+    """The section: one table with a row per rule, what the verdicts mean, and a reason for each verdict; empty without readings.
+
+    Args:
+        readings: one for each rule.
+        defined: what is critical (`critical`); Markdown.
+    """
     if not readings:
         return ""
     head = ("rule", "Spearman [95%]", "p", "flags", "precision [95%]", "random", "recall [95%]", "verdict")
     sections = (
         "## Do the rules of thumb hold?",
-        _answer(readings),
+        " ".join(text for text in (_answer(readings), defined) if text),
         table(head, map(_row, readings), text=(0, 3, 7)),
         _reasons(readings),
         _method(),

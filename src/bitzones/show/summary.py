@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 from bitzones.decide.analysis import Analysis, Decision
 from bitzones.decide.answered import NORMALIZED, Accuracy
-from bitzones.decide.zones import ranges
-from bitzones.show import answers, decisions, measurements, method
+from bitzones.decide.judged import PlanReading
+from bitzones.decide.zones import never_lowest, ranges
+from bitzones.show import answers, decisions, measurements, method, plans, rules, screen
 from bitzones.show.tables import NO_INTERVAL, markdown, megabytes, plain, table
+from bitzones.stats import Estimate
 
 __all__ = ["headline", "summary"]
 
@@ -21,7 +23,7 @@ def headline(analysis: Analysis) -> tuple[str, ...]:
     decision = analysis.decision
     if decision is None:
         return (f"No plan: {plain(analysis.no_decision or '', 1000)}", *_accuracy_lines(analysis))
-    return (_zones_line(analysis, decision), _plan_line(analysis, decision), *_accuracy_lines(analysis))
+    return (_zones_line(analysis, decision), _plan_line(analysis, decision), *_rivals_line(analysis), *_accuracy_lines(analysis))
 
 
 def _zones_line(analysis: Analysis, decision: Decision) -> str:
@@ -32,22 +34,55 @@ def _zones_line(analysis: Analysis, decision: Decision) -> str:
         f"{len(zones[word])} {word} ({ranges(zones[word])})" if word in zones else f"no layer is {word}"
         for word in ("SAFE", "TRANSITION", "CRITICAL")
     ]
-    never = tuple(layer.layer for layer in decision.layer_zones if layer.lowest_share <= 1 - analysis.profile.zones.agreement)
+    never = never_lowest(decision.layer_zones, analysis.profile.zones.agreement)
     kept = f"; never at the fewest bits: {ranges(never)}" if never else ""
     swept = f"{total} layers" if not analysis.unswept else f"{total} of {total + len(analysis.unswept)} layers, the others not swept,"
     return f"Zones of {swept} at {decision.plan.budget.average_bits:g} average bits: {', '.join(said)}{kept}"
 
 
 def _plan_line(analysis: Analysis, decision: Decision) -> str:
-    plan, kl = decision.plan, decision.plan.predicted_kl
+    plan, n = decision.plan, analysis.sequences
     saved = 1 - plan.achieved.stored_bytes / plan.reference_bytes if plan.reference_bytes else 0.0
-    spread = NO_INTERVAL if kl.low is None else f"({kl.low:.3g} to {kl.high:.3g})"
+    made = " (searched)" if plan.origin == "search" else "" if plan.measured_kl is None else f" ({plain(plan.name)})"
+    if plan.measured_kl is None:
+        kl = f"predicted KL {_kl(plan.predicted_kl)} nats/token, n = {n} sequences, not measured as a whole"
+    else:
+        kl = f"KL {_kl(plan.measured_kl)} nats/token measured on n = {plan.measured_sequences} held-out sequences, "
+        kl += f"predicted {_kl(plan.predicted_kl)} from n = {n} others"
     return (
-        f"Plan: {megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized parts "
+        f"Plan{made}: {megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized parts "
         f"({saved:.0%} less), "
-        f"{plan.achieved.average_bits:.2f} bits per weight; predicted KL {kl.value:.3g} {spread} "
-        f"nats/token, n = {analysis.sequences} sequences, not measured as a whole"
+        f"{plan.achieved.average_bits:.2f} bits per weight; {kl}"
     )
+
+
+def _kl(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g} " + (NO_INTERVAL if estimate.low is None else f"({estimate.low:.3g} to {estimate.high:.3g})")
+
+
+def _rivals_line(analysis: Analysis) -> Iterator[str]:
+    """Whether the plan wins, the best rival within the budget, and each uniform format, within it or not."""
+    found = analysis.plans
+    if found is None:
+        return
+    rivals = [item for item in found.plans if item.measured is not None and item.origin not in ("frontier", "uniform")]
+    rivals = [item for item in rivals if item.within_budget and item.name != found.recommended]
+    best = min(rivals, key=lambda item: item.measured.value if item.measured else 0.0, default=None)
+    said = [f"{plain(item.name)} {_beside(item)}" for item in found.plans if item.origin == "uniform" and item.name != found.recommended]
+    if best is not None:
+        said.insert(0, f"best rival {plain(best.name)} {_beside(best)}")
+    yield f"{plain(plans.outcome(found), 1000)}{'. KL beside it: ' if said else ''}{'; '.join(said)}"
+
+
+def _beside(item: PlanReading) -> str:
+    kl = "failed" if item.measured is None else _kl(item.measured)
+    bits = "" if item.average_bits is None else f" at {item.average_bits:.2f} bits"
+    return f"{kl}{bits}{'' if item.within_budget else ', over the budget'}"
+
+
+def _rules(analysis: Analysis) -> str:
+    audit = analysis.rules
+    return rules.rules(audit.rules if audit else (), rules.critical(audit, analysis.profile.zones.resamples))
 
 
 def _accuracy_lines(analysis: Analysis) -> Iterator[str]:
@@ -78,9 +113,14 @@ def summary(analysis: Analysis) -> str:
         _about(analysis),
         decisions.zones(analysis),
         decisions.plan(analysis),
+        plans.compared(analysis),
+        plans.search(analysis),
+        plans.frontier(analysis),
         answers.accuracy(analysis),
         decisions.extreme_layers(analysis),
         decisions.whole(analysis),
+        screen.screen(analysis),
+        _rules(analysis),
         measurements.memory(analysis),
         measurements.latency(analysis),
         measurements.attention(analysis),

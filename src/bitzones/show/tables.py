@@ -18,6 +18,7 @@ __all__ = [
     "ABSENT",
     "NO_INTERVAL",
     "bits",
+    "details",
     "figure",
     "fold",
     "markdown",
@@ -87,7 +88,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: Iterable[int
 
 def fold(title: str, rows: int, body: str) -> str:
     """The body, behind a line to click on where it has more than `FOLDED_ROWS` rows. The title is taken as it is."""
-    return body if rows <= FOLDED_ROWS else f"<details><summary>{title} ({rows} rows)</summary>\n\n{body}\n\n</details>"
+    return body if rows <= FOLDED_ROWS else details(f"{title} ({rows} rows)", body)
+
+
+def details(title: str, body: str) -> str:
+    """The body behind a line to click on. The title is taken as it is."""
+    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
 
 
 def _three(value: float) -> str:
