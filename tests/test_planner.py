@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from make_run import sensitivity
 
 from bitzones.decide import planner
-from bitzones.decide.planner import Menu, budget_bytes, menu_of, solve, solve_many
+from bitzones.decide.planner import Menu, budget_bytes, cheapest, cheapest_many, menu_of, solve, solve_many
 from bitzones.errors import PlanError
 
 
@@ -144,3 +144,41 @@ def test_more_budget_is_never_worse(first: int, second: int, seed: int) -> None:
     kl = rng.random((6, 3))
     tight, loose = (kl[np.arange(6), solve(of, kl, budget)].sum() for budget in (low, high))
     assert loose <= tight + 1e-12
+
+
+@pytest.mark.parametrize("most_plans", [planner.MOST_PLANS, 0], ids=["enumerated", "solver"])
+@settings(max_examples=120, deadline=None)
+@given(problem=problems(), share=st.floats(0.01, 1.5))
+def test_no_plan_within_the_tolerance_is_smaller(most_plans: int, problem: tuple[Menu, np.ndarray, int], share: float) -> None:
+    of, kl, _ = problem
+    tolerance = share * max(1e-9, np.where(of.offered, kl, 0.0).max(axis=1).sum())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "MOST_PLANS", most_plans)
+        choice = cheapest(of, kl, tolerance)
+    rows = np.arange(len(choice))
+    assert of.offered[rows, choice].all()
+    assert kl[rows, choice].sum() <= tolerance * (1 + 1e-12)
+    plans = list(itertools.product(*(np.flatnonzero(row) for row in of.offered)))
+    clearly = tolerance * (1 - 2e-8)  # within rounding of the tolerance a plan may be passed over
+    smallest = min(
+        sum(of.stored_bytes[p, f] for p, f in enumerate(plan)) for plan in plans if sum(kl[p, f] for p, f in enumerate(plan)) <= clearly
+    )
+    assert of.stored_bytes[rows, choice].sum() <= smallest
+
+
+def test_a_tolerance_by_hand() -> None:
+    of = menu([[2, 16], [2, 16], [3, 16]])
+    kl = np.array([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]])
+    assert cheapest(of, kl, 7.001).tolist() == [0, 0, 0]
+    assert cheapest(of, kl, 6.9).tolist() == [1, 0, 0]
+    assert cheapest(of, kl, 3.0).tolist() == [0, 0, 1]
+    assert cheapest(of, kl, 0.5).tolist() == [1, 1, 1]
+    assert cheapest_many(of, np.stack([kl, 2 * kl]), np.array([3.0, 3.0])).tolist() == [[0, 0, 1], [0, 1, 1]]
+
+
+def test_a_tolerance_that_nothing_meets_is_refused() -> None:
+    of = menu([[2, 16]], [[True, False]])
+    with pytest.raises(ValueError, match="below the least sum"):
+        cheapest(of, np.array([[1.0, 0.0]]), 0.5)
+    with pytest.raises(ValueError, match="must be positive"):
+        cheapest(of, np.array([[1.0, 0.0]]), 0.0)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bitzones.errors import PlanError
 from bitzones.records import SensitivityCell
 
-__all__ = ["Menu", "budget_bytes", "menu_of", "solve", "solve_many"]
+__all__ = ["Menu", "budget_bytes", "cheapest", "cheapest_many", "menu_of", "solve", "solve_many"]
 
 BISECTIONS = 60
 """Halvings of the multiplier's range: 2^-60 of it is below the resolution of a float, so more change nothing."""
@@ -30,6 +30,9 @@ MOST_PLANS = 5000
 
 OBJECTIVE_SCALE = 1e3
 """What the dearest option costs in HiGHS' objective: it stops within an absolute 1e-6, which is then 1e-9 of that option."""
+
+TOLERANCE_STEPS = 10**9
+"""Whole steps in which a tolerance is counted: rounding up loses at most a billionth of it per part, and sums stay exact integers."""
 
 LEAST_COST = 1e-300
 """Below this all options cost the same: a scale that lifted them would overflow."""
@@ -109,14 +112,46 @@ def solve_many(menu: Menu, kl: Floats, budget: int) -> Integers:
     if budget < menu.least_bytes:
         raise ValueError(f"{budget} bytes are fewer than the smallest plan's {menu.least_bytes}")
     costs = _undominated(np.where(menu.offered, kl, np.inf), menu.stored_bytes)
-    choices, bound, reduced = _relax(costs, menu.stored_bytes, budget)
-    choices = _improve(choices, costs, menu.stored_bytes, budget)
+    choices = _least(costs, np.broadcast_to(menu.stored_bytes, costs.shape), np.full(len(costs), budget, dtype=np.int64))
+    for row in _with_ties(costs, menu.stored_bytes):
+        choices[row] = _untie(choices[row], costs[row], menu.stored_bytes)
+    return choices
+
+
+def cheapest(menu: Menu, kl: Floats, tolerance: float) -> Integers:
+    """The format index of every part, of fewest bytes with a summed ``kl[p, f]`` of at most ``tolerance``. See `cheapest_many`."""
+    choice: Integers = cheapest_many(menu, kl[np.newaxis], np.array([tolerance]))[0]
+    return choice
+
+
+def cheapest_many(menu: Menu, kl: Floats, tolerances: Floats) -> Integers:
+    """The smallest plan for every resample r of ``kl[r, p, f]`` whose sum is at most ``tolerances[r]``: shape (resamples, parts).
+
+    The same problem with bytes and KL in each other's place. KL is counted in steps of which `TOLERANCE_STEPS` make the tolerance, rounded
+    up: a plan's sum never exceeds the tolerance, and a plan within a few billionths of it may be passed over.
+
+    Raises:
+        ValueError: a tolerance is not positive, or below the least sum that is offered.
+    """
+    if not (tolerances > 0).all():
+        raise ValueError("a tolerance must be positive")
+    offered = np.where(menu.offered, kl, np.inf)
+    if (offered.min(axis=2).sum(axis=1) > tolerances).any():
+        raise ValueError("a tolerance is below the least sum of what is offered")
+    steps = np.ceil(offered / tolerances[:, None, None] * TOLERANCE_STEPS)
+    sizes = np.minimum(steps, TOLERANCE_STEPS + 1).astype(np.int64)  # one step above the tolerance is as impossible as more
+    costs = _undominated(np.where(sizes <= TOLERANCE_STEPS, menu.stored_bytes.astype(np.float64), np.inf), sizes)
+    return _least(costs, sizes, np.full(len(costs), TOLERANCE_STEPS, dtype=np.int64))
+
+
+def _least(costs: Floats, sizes: Integers, budgets: Integers) -> Integers:
+    """Per resample the choice of least summed cost whose summed size is within the budget; costs and sizes of shape (r, p, f)."""
+    choices, bound, reduced = _relax(costs, sizes, budgets)
+    choices = _improve(choices, costs, sizes, budgets)
     known = _pick(costs, choices).sum(axis=1)
     open_ = (reduced <= (known - bound + SLACK * known)[:, None, None]) & np.isfinite(costs)
     for row in range(len(choices)):
-        choices[row] = _finish(choices[row], costs[row], menu.stored_bytes, open_[row], budget)
-    for row in _with_ties(costs, menu.stored_bytes):
-        choices[row] = _untie(choices[row], costs[row], menu.stored_bytes)
+        choices[row] = _finish(choices[row], costs[row], sizes[row], open_[row], int(budgets[row]))
     return choices
 
 
@@ -136,7 +171,7 @@ def _undominated(costs: Floats, sizes: Integers) -> Floats:
     return np.where(pointless, np.inf, costs)
 
 
-def _relax(costs: Floats, sizes: Integers, budget: int) -> tuple[Integers, Floats, Floats]:
+def _relax(costs: Floats, sizes: Integers, budgets: Integers) -> tuple[Integers, Floats, Floats]:
     """Price bytes so that the cheapest choice of every part fits: that choice, the lower bound, and each option's excess over the best."""
     low = np.zeros(len(costs))
     finite = np.where(np.isfinite(costs), costs, 0.0)
@@ -144,11 +179,11 @@ def _relax(costs: Floats, sizes: Integers, budget: int) -> tuple[Integers, Float
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         choice = (costs + middle[:, None, None] * sizes).argmin(axis=2)
-        fits = _pick(sizes, choice).sum(axis=1) <= budget
+        fits = _pick(sizes, choice).sum(axis=1) <= budgets
         low, high = np.where(fits, low, middle), np.where(fits, middle, high)
     priced = costs + high[:, None, None] * sizes
     least = priced.min(axis=2)
-    return _cheapest(priced, sizes), least.sum(axis=1) - high * budget, priced - least[:, :, None]
+    return _cheapest(priced, sizes), least.sum(axis=1) - high * budgets, priced - least[:, :, None]
 
 
 def _cheapest(priced: Floats, sizes: Integers) -> Integers:
@@ -158,10 +193,10 @@ def _cheapest(priced: Floats, sizes: Integers) -> Integers:
     return chosen
 
 
-def _improve(choices: Integers, costs: Floats, sizes: Integers, budget: int) -> Integers:
+def _improve(choices: Integers, costs: Floats, sizes: Integers, budgets: Integers) -> Integers:
     """Spend what is left of the budget: in every resample, while one change fits and lowers the KL, make the one that lowers it most."""
     while True:
-        room = budget - _pick(sizes, choices).sum(axis=1)
+        room = budgets - _pick(sizes, choices).sum(axis=1)
         gain = _pick(costs, choices)[..., None] - costs
         extra = sizes - _pick(sizes, choices)[..., None]
         gain = np.where(extra <= room[:, None, None], gain, -np.inf).reshape(len(choices), -1)
