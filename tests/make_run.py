@@ -312,13 +312,13 @@ def hostile() -> dict[str, Any]:
         if cell["kind"] == "sensitivity":
             cell["measurements"][HOSTILE] |= {"kl_nats": None, "failure": NASTY}
         if cell["kind"] == "plans":
-            cell["plans"] = [plan | {"name": plan["name"] + NASTY} for plan in cell["plans"] if plan["origin"] != "uniform"]
+            cell["plans"] = [plan | {"name": plan["name"] + NASTY} for plan in cell["plans"] if plan["parts"]["layers.0"] != "qint2:hqq"]
         benchmark["extra_info"]["bitzones"] = _renamed(cell)
     return data
 
 
-HOSTILE = 12
-"""Of layer 4 at 8 bits, where no plan puts it: a plan must not hold what was not measured."""
+HOSTILE = 2
+"""Layer 0 at 2 bits, which is left unmeasured: no plan may hold it then."""
 
 
 def _renamed(value: Any, key: str = "") -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mermaidx
 import pytest
-from make_run import cells, decided, hostile, run_dict, sensitivity, small, without, write
+from make_run import cells, decided, hostile, planned, run_dict, sensitivity, small, without, write
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
@@ -25,6 +25,7 @@ def analyses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Analysis]:
     folder = tmp_path_factory.mktemp("runs")
     found = {str(layers): run_dict(cells(layers)) for layers in (12, 30, 80)}
     found |= {"hostile": hostile(), "groups": run_dict([sensitivity(4, groups=("attn.qkv", "mlp.down"))])}
+    found["planned"] = run_dict(planned())
     found["planless"] = run_dict(without(SensitivityCell))
     return {name: analyse(read_run(write(folder, data, f"{name}.json"))) for name, data in found.items()}
 
@@ -84,8 +85,11 @@ def test_a_layer_s_node_names_the_mix_of_its_groups(analyses: dict[str, Analysis
 @pytest.mark.parametrize("name", ["80", "hostile"])
 def test_technical_parses_and_renders(analyses: dict[str, Analysis], name: str) -> None:
     drawings = blocks(technical(analyses[name]))
-    assert len(drawings) == 1 + 3 + 3
-    chosen = (drawings[0], drawings[1], drawings[-1]) if name == "hostile" else drawings[1:2]  # one of each sort: drawing takes a second
+    frontier = [source for source in drawings if "KL by budget" in source]
+    assert len(frontier) == (name == "hostile")
+    assert len(drawings) == 1 + 3 + 3 + len(frontier)
+    one_each = (drawings[0], drawings[1], *frontier, drawings[-1])
+    chosen = one_each if name == "hostile" else drawings[1:2]  # drawing takes a second
     for source in chosen:
         assert len(source) < GITHUB_CHARACTERS
         assert "<svg" in svg(source)
@@ -139,6 +143,25 @@ def test_the_recommendation_asks_for_a_measurement(analyses: dict[str, Analysis]
     flow = blocks(overview(analyses["12"]))[1]
     assert "measure the plan<br/>before it is shipped" in flow
     assert "layers 3, 7-8<br/>store in qint2:hqq" in flow
+
+
+def test_a_measured_plan_stands_with_its_interval_and_n(analyses: dict[str, Analysis]) -> None:
+    flow = blocks(overview(analyses["planned"]))[1]
+    assert "measure the plan" not in flow
+    assert re.search(r'whole -- "yes" --> before\["KL 1\.17<br/>\(1\.01 to 1\.32\)<br/>30 held-out sequences"\]', flow)
+    assert "held-out" in svg(flow)
+
+
+def test_the_frontier_is_drawn_from_the_fewest_bytes_up(analyses: dict[str, Analysis]) -> None:
+    (source,) = (source for source in blocks(technical(analyses["planned"])) if "KL by budget" in source)
+    plans = analyses["planned"].plans
+    assert plans is not None
+    axis = re.findall(r'"([^"]+)"', source.split("x-axis", 1)[1].split("[", 1)[1].split("]")[0])
+    stored = [plans.named(name).stored_bytes for name in axis]
+    assert stored == sorted(stored)
+    bars = [float(value) for value in source.split("bar [")[1].rstrip("]").split(",")]
+    assert bars == pytest.approx([plans.named(name).measured.value for name in axis], rel=1e-3)  # type: ignore[union-attr]
+    assert {"plan", "additive", "3 bits"} <= set(axis)
 
 
 @pytest.mark.parametrize("name", ["12", "hostile"])
