@@ -170,7 +170,7 @@ def test_a_tolerance_by_hand() -> None:
     of = menu([[2, 16], [2, 16], [3, 16]])
     kl = np.array([[1.0, 0.0], [2.0, 0.0], [4.0, 0.0]])
     assert cheapest(of, kl, 7.001).tolist() == [0, 0, 0]
-    assert cheapest(of, kl, 6.9).tolist() == [1, 0, 0]
+    assert cheapest(of, kl, 6.9).tolist() == [0, 0, 1]
     assert cheapest(of, kl, 3.001).tolist() == [0, 0, 1]
     assert cheapest(of, kl, 0.5).tolist() == [1, 1, 1]
     assert cheapest_many(of, np.stack([kl, 2 * kl]), np.array([3.001, 3.001])).tolist() == [[0, 0, 1], [0, 1, 1]]
