@@ -211,6 +211,7 @@ def main() -> None:
     given = parser.parse_args()
     modelopt = Peer("ModelOpt AutoQuantize", "modelopt_plan", "nvidia-modelopt[hf]==0.47.*", given.modelopt)
     autoround = Peer("AutoRound AutoScheme", "autoround_plan", "auto-round==0.16.*", given.autoround)
+    nearest = replace(autoround, name="AutoRound AutoScheme, formats nearest to quanto's", method="nearest")
     on_quanto = replace(modelopt, name="ModelOpt AutoQuantize on quanto's values", quanto_values=True)
     kl_div = replace(modelopt, name="ModelOpt AutoQuantize, kl_div", method="kl_div")
     mine = ours.load(given.source, given.data, given.work, given.tokens, given.held_out)
@@ -220,7 +221,7 @@ def main() -> None:
     found: list[Row] = []
     said: dict[str, str] = {}
     text = ""
-    for row, more in rows(mine, [modelopt, autoround, on_quanto], given.bits, given.rounds):
+    for row, more in rows(mine, [modelopt, on_quanto, autoround, nearest], given.bits, given.rounds):
         found.append(row)
         said |= more
         text = f"{table(mine, found)}\n\n{footer(mine, said, given.rounds)}\n"
