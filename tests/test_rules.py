@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bitzones.decide.judged import RuleReading
-from bitzones.show.rules import rules
+from bitzones.decide.judged import RuleAudit, RuleReading
+from bitzones.show.rules import critical, rules
 from bitzones.stats import Interval
 
 NASTY = "a|b<script>alert(1)</script>\n\n# h `c` [x](http://y)"
@@ -80,3 +80,11 @@ def test_names_cannot_break_the_section() -> None:
 
 def test_without_readings_there_is_no_section() -> None:
     assert rules([]) == ""
+
+
+def test_what_critical_means_stands_beside_the_section() -> None:
+    audit = RuleAudit(format="qint2:hqq", average_bits=3.0, agreement=0.9, critical=(0, 1, 5), rules=(reading(),))
+    said = critical(audit, 200)
+    assert "at least 90% of the 200 resampled plans, at 3 average bits, do not store wholly in qint2:hqq: 0-1, 5." in said
+    assert said in rules(audit.rules, said)
+    assert critical(None, 200) == ""

@@ -108,6 +108,7 @@ def test_a_rival_that_measures_lower_is_recommended_and_the_report_says_so(cells
     said = "The searched plan does not win: random 1 measured lower; random 1 is recommended"
     assert said in headline(found)[2]
     assert "Plan (random 1): " in headline(found)[1]
+    assert "; plan (searched, not recommended) 86.0% (" in headline(found)[3]
     text = summary(found)
     assert f"**{said}.** Its accuracy was not measured: variant `plan` is the searched plan." in text
     assert "Its accuracy was **not measured**." in text
@@ -127,9 +128,9 @@ def test_a_rival_that_is_lower_by_noise_changes_nothing(cells: list[Record], tmp
 
 
 def test_the_winner_is_the_least_of_those_told_to_be_better(cells: list[Record], tmp_path: Path) -> None:
-    found = analysis_of(tmp_path, changed(changed(cells, "random 1", 0.8), "additive", 0.7))
-    assert plans_of(found).beaten_by == ("additive", "random 1")
-    assert decided(found).plan.name == "additive"
+    found = analysis_of(tmp_path, changed(changed(cells, "random 1", 0.7), "additive", 0.8))
+    assert plans_of(found).beaten_by == ("random 1", "additive")
+    assert decided(found).plan.name == "random 1"
 
 
 def test_what_exceeds_the_budget_or_is_of_another_cannot_win(analysis: Analysis, cells: list[Record], tmp_path: Path) -> None:
@@ -271,6 +272,7 @@ def test_a_trial_without_a_kl_is_no_least_one() -> None:
 
 def test_the_headline_names_the_rivals(analysis: Analysis) -> None:
     lines = headline(analysis)
+    assert "not recommended" not in lines[3]
     assert lines[1].startswith("Plan (searched): 0.220 MB instead of 0.885 MB")
     assert "measured on n = 30 held-out sequences, predicted 1.16 (" in lines[1]
     assert lines[2].startswith(

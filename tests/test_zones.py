@@ -12,9 +12,10 @@ from make_run import ROBUST, SENSITIVE, decided, profile, run_dict, sensitivity,
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
+from bitzones.decide.plan import LayerZone
 from bitzones.decide.planner import menu_of
 from bitzones.decide.sensitivity import measured_of, ranking
-from bitzones.decide.zones import extremes, layer_zones, ranges
+from bitzones.decide.zones import extremes, layer_zones, never_lowest, ranges
 from bitzones.profile import Budget
 from bitzones.records import SensitivityCell
 
@@ -194,6 +195,24 @@ def test_plan_names_every_module_and_what_made_it(tmp_path: Path) -> None:
     assert (plan.model.source, plan.model.sha256) == ("embedded:tiny", "m" * 64)
     assert plan.measured_kl is None
     assert plan.predicted_kl.low < plan.predicted_kl.value < plan.predicted_kl.high
+
+
+@pytest.mark.parametrize(("lowest", "agreement", "critical"), [(20, 0.9, True), (21, 0.9, False), (0, 1.0, True), (1, 1.0, False)])
+def test_critical_is_what_enough_plans_keep_above_the_lowest_format(lowest: int, agreement: float, critical: bool) -> None:
+    """To the last plan of 200: the share that agrees counts, not a rounded rest."""
+    zone = LayerZone(layer=7, zone="TRANSITION", formats={"qint4": 1}, lowest_share=lowest / 200, highest_share=0.0)
+    assert never_lowest([zone], agreement) == ((7,) if critical else ())
+
+
+def test_rules_of_thumb_are_tested_on_the_layers_that_the_plans_keep(tmp_path: Path) -> None:
+    analysis = analysis_of(tmp_path, sensitivity())
+    assert analysis.rules is not None
+    never = {item.layer for item in decided(analysis).layer_zones if item.lowest_share == 0}
+    assert set(SENSITIVE) <= never <= set(analysis.rules.critical)
+    assert not set(ROBUST) & set(analysis.rules.critical)
+    assert (analysis.rules.format, analysis.rules.average_bits, analysis.rules.agreement) == ("qint2:hqq", 4.0, 0.9)
+    depth = next(item for item in analysis.rules.rules if item.rule == "last quarter critical")
+    assert (depth.layers, depth.critical, depth.flagged) == (12, len(analysis.rules.critical), (9, 10, 11))
 
 
 def test_the_order_of_measurements_changes_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from bitzones.decide.analysis import Analysis, Decision
 from bitzones.decide.answered import NORMALIZED, Accuracy
 from bitzones.decide.judged import PlanReading
 from bitzones.decide.zones import never_lowest, ranges
+from bitzones.profile import PLAN
 from bitzones.show import answers, decisions, measurements, method, plans, rules, screen
 from bitzones.show.tables import NO_INTERVAL, markdown, megabytes, plain, table
 from bitzones.stats import Estimate
@@ -93,12 +94,14 @@ def _accuracy_lines(analysis: Analysis) -> Iterator[str]:
         yield "Accuracy: cannot tell, no variant was paired with the reference"
     for task in dict.fromkeys(item.task for item in shown):
         items = [item for item in shown if item.task == task]
-        yield f"Accuracy on {plain(task)} (n = {items[0].n}, 95% intervals): {'; '.join(map(_accuracy_words, items))}"
+        yield f"Accuracy on {plain(task)} (n = {items[0].n}, 95% intervals): {'; '.join(_accuracy_words(analysis, item) for item in items)}"
 
 
-def _accuracy_words(item: Accuracy) -> str:
+def _accuracy_words(analysis: Analysis, item: Accuracy) -> str:
     verdict = f", {item.against.verdict}" if item.against else ""
-    return f"{plain(item.variant)} {item.share.value:.1%} ({item.share.low:.1%} to {item.share.high:.1%}){verdict}"
+    other = item.variant == PLAN and analysis.decision is not None and analysis.decision.plan.origin != "search"
+    name = plain(item.variant) + (" (searched, not recommended)" if other else "")
+    return f"{name} {item.share.value:.1%} ({item.share.low:.1%} to {item.share.high:.1%}){verdict}"
 
 
 def summary(analysis: Analysis) -> str:
