@@ -4,8 +4,9 @@ Needs lm-evaluation-harness, as ``scripts/lm_eval_parity.py`` does. From the top
 
     python -m scripts.lm_eval_speed SOURCE --data FOLDER/ai2_arc
 
-Both are timed from texts to log-likelihoods, tokenizing included, in one process and in turns. A batch of ours is so many questions, one of
-the harness so many questions with one choice each; so ours is timed at a quarter of the batch too. Prints a table in Markdown.
+Both are timed from texts to log-likelihoods, tokenizing included, in one process and in turns, by the clock and in processor time, which
+others on the machine change less. A batch of ours is so many questions, one of the harness so many questions with one choice each; so ours is
+timed at a quarter of the batch too. Prints a table in Markdown.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, median, stdev
-from time import perf_counter
+from time import perf_counter, process_time
 
 import torch
 from lm_eval.models.huggingface import HFLM
@@ -31,6 +32,7 @@ from bitzones.measure.likelihood import choice_log_likelihoods
 
 CHOICES = 4
 GOAL = 2.0
+HEADER = ["", "items/s, median (range)", "ratio (95% interval)", "items per processor second", "ratio (95% interval)"]
 
 
 def harness(source: HFLM, folder: Path, count: int) -> Callable[[], object]:
@@ -40,11 +42,11 @@ def harness(source: HFLM, folder: Path, count: int) -> Callable[[], object]:
     return lambda: source.loglikelihood(task.instances, disable_tqdm=True)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long one call takes."""
-    started = perf_counter()
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """How long one call takes, by the clock and in processor time."""
+    started, used = perf_counter(), process_time()
     work()
-    return perf_counter() - started
+    return perf_counter() - started, process_time() - used
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, float]:
@@ -52,6 +54,17 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> tuple[float, float, f
     logs = [math.log(a / b) for a, b in zip(slow, fast, strict=True)]
     half = float(stats.t.ppf(0.975, len(logs) - 1)) * stdev(logs) / math.sqrt(len(logs))
     return math.exp(fmean(logs)), math.exp(fmean(logs) - half), math.exp(fmean(logs) + half)
+
+
+def row(slow: Sequence[tuple[float, float]], rounds: Sequence[tuple[float, float]], items: int) -> list[str]:
+    """Items per second and ratio, by the clock and by processor time."""
+    cells = []
+    for clock in (0, 1):
+        rates = [items / one[clock] for one in rounds]
+        mean, low, high = ratio([one[clock] for one in slow], [one[clock] for one in rounds])
+        cells.append(f"{median(rates):.2f} ({min(rates):.2f} to {max(rates):.2f})")
+        cells.append("1" if rounds is slow else f"{mean:.2f} ({low:.2f} to {high:.2f})")
+    return cells
 
 
 def main() -> None:
@@ -73,18 +86,16 @@ def main() -> None:
         f"bitzones, batch {quarter}": lambda: choice_log_likelihoods(loaded.model, loaded.tokenizer, items, quarter),
     }
     choice_log_likelihoods(loaded.model, loaded.tokenizer, items[:quarter], quarter)  # warm-up: the first product of a process is slow
-    took: dict[str, list[float]] = {name: [] for name in named}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in named}
     for _ in range(given.rounds):
         for name, work in named.items():
             took[name].append(seconds(work))
     slow = next(iter(took.values()))
-    rows = []
-    for name, rounds in took.items():
-        rates = [len(items) / one for one in rounds]
-        mean, low, high = ratio(slow, rounds)
-        against = f"{mean:.2f} ({low:.2f} to {high:.2f})" if rounds is not slow else "1"
-        rows.append([name, f"{median(rates):.2f}", f"{min(rates):.2f} to {max(rates):.2f}", against])
-    print(tabulate(rows, ["", "items/s, median", "rounds", "ratio (95% interval)"], tablefmt="github", disable_numparse=True))
+    print(
+        tabulate(
+            [[name, *row(slow, rounds, len(items))] for name, rounds in took.items()], HEADER, tablefmt="github", disable_numparse=True
+        )
+    )
     print(
         f"\n{len(items)} items of ARC-Easy, {given.rounds} rounds in turns, float32, threads: {torch.get_num_threads()}, "
         f"{environment.cpu_name()}, lm-eval {version('lm_eval')}, torch {torch.__version__}. Goal: {GOAL:g}x."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,12 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from bitzones.errors import NonFiniteError
+from bitzones.measure.encoding import runs
 from bitzones.measure.padding import padded, positions
 
 __all__ = ["Context", "Continuation", "continued", "log_likelihoods", "read", "require_finite", "whole"]
 
 Tokens = Sequence[int]
-
-FORWARD_TOKENS = 64
-"""A pass costs about as much as this many tokens besides its tokens: what padding may cost before rows get a pass of their own."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,10 @@ def read(model: PreTrainedModel, contexts: Sequence[Tokens]) -> Context | None:
 def continued(model: PreTrainedModel, context: Context, continuations: Sequence[Continuation]) -> torch.Tensor:
     """Log-likelihood of the targets of each continuation, in nats, shape (continuations,)."""
     total = torch.zeros(len(continuations), device=model.device)
-    order = sorted((n for n, c in enumerate(continuations) if c.targets), key=lambda n: len(continuations[n].targets))
-    for places in _passes(order, [len(c.targets) for c in continuations]):
-        total[places] = _one_pass(model, context, [continuations[n] for n in places])
+    scored = [place for place, continuation in enumerate(continuations) if continuation.targets]
+    for run in runs([len(continuations[place].targets) for place in scored]):
+        places = [scored[n] for n in run]
+        total[places] = _one_pass(model, context, [continuations[place] for place in places])
     return total
 
 
@@ -104,18 +103,6 @@ def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuat
     places = positions(seen)[:, before.shape[1] :]
     out = model(input_ids=given, attention_mask=seen, position_ids=places, past_key_values=_rows_of(context.cache, index), use_cache=True)
     return torch.where(scored.bool(), log_likelihoods(out.logits, targets), 0.0).sum(1)
-
-
-def _passes(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows by ascending length in runs: a longer row begins a new pass where padding the rows before it would cost more than a pass."""
-    rows: list[int] = []
-    for place in order:
-        if rows and sum(lengths[place] - lengths[row] for row in rows) > FORWARD_TOKENS:
-            yield rows
-            rows = []
-        rows.append(place)
-    if rows:
-        yield rows
 
 
 def _rows_of(cache: DynamicCache, index: torch.Tensor) -> DynamicCache:
