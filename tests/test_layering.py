@@ -22,7 +22,7 @@ TORCH = ("torch", "transformers", "optimum", "accelerate", "datasets", "safetens
 SHARED = ("bitzones.records", "bitzones.errors", "bitzones.stats", "bitzones.profile", "bitzones.environment")
 DECIDING = ("bitzones.decide", "bitzones.show")
 MEASURING = ("bitzones.measure", "bitzones.deploy")
-SEARCHING = ("bitzones.measure.plans", "bitzones.measure.search", "bitzones.measure.verify")
+SEARCHING = ("bitzones.measure.planning", "bitzones.measure.plans", "bitzones.measure.search", "bitzones.measure.verify")
 COMMANDS = ("bitzones.cli", "bitzones.doctor", "bitzones.__main__")
 
 Tree = dict[str, str]

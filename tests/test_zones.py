@@ -12,7 +12,7 @@ from make_run import ROBUST, SENSITIVE, decided, profile, run_dict, sensitivity,
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
-from bitzones.decide.plan import LayerZone
+from bitzones.decide.plan import LayerZone, Plan
 from bitzones.decide.planner import menu_of
 from bitzones.decide.sensitivity import measured_of, ranking
 from bitzones.decide.zones import extremes, layer_zones, never_lowest, ranges
@@ -53,6 +53,30 @@ def test_zones_are_sets_and_sum_to_the_plan(tmp_path: Path) -> None:
 def test_a_budget_for_the_lowest_format_alone_puts_all_layers_there(tmp_path: Path) -> None:
     """SAFE is relative to a budget: where nothing else fits, every layer is, whatever its KL."""
     assert set(zone_of(analysis_of(tmp_path, sensitivity(), 2.34)).values()) == {"SAFE"}
+
+
+def test_a_tolerance_takes_the_fewest_bytes_whose_sum_keeps_it(tmp_path: Path) -> None:
+    def at(budget: Budget) -> Plan:
+        found = analyse(read_run(write(tmp_path, run_dict([sensitivity()], profile(budget=budget, formats=FORMATS)))))
+        return decided(found).plan
+
+    plan = at(Budget(tolerance=0.05))
+    assert plan.budget.tolerance == 0.05
+    assert plan.predicted_kl.value <= 0.05
+    assert plan.achieved.stored_bytes <= plan.budget.stored_bytes
+    fewer = (plan.budget.stored_bytes - 1) * 8 / (plan.budget.stored_bytes * 8 / plan.budget.average_bits)
+    assert at(Budget(average_bits=fewer)).predicted_kl.value > 0.05
+    assert at(Budget(tolerance=0.5)).achieved.stored_bytes < plan.achieved.stored_bytes
+
+
+def test_a_tolerance_like_a_variant_is_the_sum_of_its_sensitivities(tmp_path: Path) -> None:
+    cell = sensitivity()
+    of = profile(budget=Budget(tolerance="like:w4"), formats=FORMATS)
+    plan = decided(analyse(read_run(write(tmp_path, run_dict([cell], of))))).plan
+    at_four = [sum(item.kl_nats or ()) for item in cell.measurements if item.format == "qint4"]
+    assert plan.budget.tolerance == pytest.approx(sum(at_four) / sum(cell.sequence_tokens))
+    assert plan.predicted_kl.value <= (plan.budget.tolerance or 0)
+    assert plan.achieved.stored_bytes <= sum(item.stored_bytes for item in cell.measurements if item.format == "qint4")
 
 
 def test_staying_at_the_reference_is_critical(tmp_path: Path) -> None:

@@ -18,12 +18,13 @@ from safetensors.torch import save_file
 
 from bitzones import profile
 from bitzones.decide.planner import budget_bytes, solve
-from bitzones.measure import calibration, fisher, models, quantizers, search, sensitivity, structure, tasks
+from bitzones.measure import calibration, fisher, models, planning, quantizers, search, sensitivity, structure, tasks
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.parts import model_parts
 from bitzones.measure.search import Workbench
 from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
+from bitzones.profile import Budget
 from bitzones.records import FisherCell, Part, SearchCell, SensitivityCell
 
 __all__ = ["FORMATS", "Measured", "Ours", "Plan", "load"]
@@ -134,7 +135,10 @@ class Ours:
         """The search from the plan of the separate sensitivities."""
         path = self._path(f"search-{average_bits:.4f}-{rounds}")
         if not path.exists():
-            self._keep(path, search.search_cell(self.bench(), self.sweep(), average_bits, rounds, _told()).model_dump_json())
+            self._keep(
+                path,
+                planning.search_cell(self.bench(), self.sweep(), Budget(average_bits=average_bits), {}, rounds, _told()).model_dump_json(),
+            )
         return SearchCell.model_validate_json(path.read_text())
 
     def found(self, cell: SearchCell) -> Plan:

@@ -178,9 +178,23 @@ class Latency(_Section):
 
 
 class Budget(_Section):
-    """What the plan may cost: average stored bits per weight of the quantized modules, scales and shifts counted."""
+    """What the plan may cost: an average of stored bits per weight of the quantized modules, scales and shifts counted; or, with a
+    ``tolerance``, as few bytes as keep its measured KL at that: nats per token, or ``like:w4``, no worse than that uniform variant.
+    """
 
-    average_bits: float = Field(default=4.0, gt=0, le=32)
+    average_bits: float | None = Field(default=None, gt=0, le=32)
+    tolerance: Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^like:\S+$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Budget:
+        if (self.average_bits is None) == (self.tolerance is None):
+            raise ValueError("give either average_bits or tolerance, as nats per token or like:VARIANT")
+        return self
+
+    @property
+    def like(self) -> str | None:
+        """The uniform variant that the tolerance names."""
+        return self.tolerance.removeprefix("like:") if isinstance(self.tolerance, str) else None
 
 
 class Zones(_Section):
@@ -203,7 +217,7 @@ class Profile(_Section):
     sensitivity: Sensitivity = Sensitivity()
     plans: Plans = Plans()
     latency: Latency = Latency()
-    budget: Budget = Budget()
+    budget: Budget = Budget(average_bits=4.0)
     zones: Zones = Zones()
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -213,8 +227,11 @@ class Profile(_Section):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{key}: {', '.join(twice)} stands twice")
+        uniform = list(variant_formats(self))[1:]
+        if self.budget.like is not None and self.budget.like not in uniform:
+            raise ValueError(f"budget.tolerance = like:{self.budget.like}: there is no such variant; there are {', '.join(uniform)}")
         fewest = min(format_bits(name) for name in self.formats)
-        if self.budget.average_bits <= fewest:
+        if self.budget.average_bits is not None and self.budget.average_bits <= fewest:
             raise ValueError(
                 f"budget.average_bits = {self.budget.average_bits:g}: no plan is that small; the fewest bits of the formats are {fewest}, "
                 "and scales are stored besides"

@@ -317,12 +317,16 @@ class SearchRound(Record):
 
 
 class SearchCell(Measured):
-    """How the plan came about, on calibration sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans."""
+    """How the plan came about, on calibration sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans.
+
+    ``tolerance_nats`` is the KL, summed over all sequences, for which the budget was found; null where the budget was given.
+    """
 
     kind: Literal["search"] = "search"
     calibration_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
     budget_bytes: Count
+    tolerance_nats: NonNegative | None = None
     start: Trial
     rounds: tuple[SearchRound, ...]
 

@@ -77,13 +77,18 @@ def _failure(cell: FailedCell) -> Failure:
 
 
 def _decided(
-    run_file: RunFile, measured: sensitivity.Measured | None, formats: tuple[str, ...], reference: str, chosen: plans.Chosen | None
+    run_file: RunFile,
+    measured: sensitivity.Measured | None,
+    formats: tuple[str, ...],
+    reference: str,
+    chosen: plans.Chosen | None,
+    search: SearchCell | None,
 ) -> tuple[Decision | None, str | None]:
     """The decision, or why there is none."""
     if measured is None:
         return None, _without_sweep(run_file)
     try:
-        return zones.decide(measured, planner.menu_of(measured.cell, formats, reference), run_file.run, chosen), None
+        return zones.decide(measured, planner.menu_of(measured.cell, formats, reference), run_file.run, chosen, search), None
     except PlanError as error:
         return None, one_line(f"the budget cannot be met; {error}")
 
@@ -107,7 +112,7 @@ def _rules(run: Run, measured: sensitivity.Measured | None, layers: LayersCell |
     critical = zones.never_lowest(decision.layer_zones, agreement)
     return RuleAudit(
         format=measured.formats[-1],
-        average_bits=run.profile.budget.average_bits,
+        average_bits=decision.plan.budget.average_bits,
         agreement=agreement,
         critical=critical,
         rules=heuristics.audit(measured, layers, frozenset(critical), run.model.layers if run.model else None),
@@ -141,9 +146,10 @@ def analyse(run_file: RunFile) -> Analysis:
     scores = screen.screened(found.fisher, resamples, seed) if found.fisher else None
     judged = plans.judge(found.plans, measured, scores, reference, resamples, seed) if found.plans else None
     chosen = plans.chosen(found.plans, judged, found.search)
-    decision, no_decision = _decided(run_file, measured, formats, reference, chosen)
+    decision, no_decision = _decided(run_file, measured, formats, reference, chosen, found.search)
     answers = run_file.of(AccuracyCell)
     answered = accuracy.accuracies(answers, run.variants, reference)
+    unswept = _unswept(run, found.sweep)
     analysis = Analysis(
         bitzones=run.bitzones,
         measured_at=run_file.measured_at,
@@ -156,7 +162,7 @@ def analyse(run_file: RunFile) -> Analysis:
         sequences=sample.sequences if sample else 0,
         tokens=int(sample.tokens.sum()) if sample else 0,
         granularity=found.sweep.granularity if found.sweep else None,
-        unswept=_unswept(run, found.sweep),
+        unswept=unswept,
         tasks=accuracy.asked(answers),
         accuracy=answered,
         likelihood=likelihood.likelihoods(answers, run.variants, reference, seed),
@@ -164,7 +170,9 @@ def analyse(run_file: RunFile) -> Analysis:
         memory=costs.memories(run_file.of(MemoryCell), run.variants, reference),
         sensitivity=sensitivity.readings(measured) if measured else (),
         ranking=sensitivity.ranking(measured) if measured else (),
-        whole=sensitivity.whole_variants(sample, measured, whole, run.variants, {PLAN: found.planned}) if sample else (),
+        whole=sensitivity.whole_variants(sample, measured, whole, run.variants, {PLAN: found.planned}, everywhere=not unswept)
+        if sample
+        else (),
         plans=judged,
         search=plans.history(found.search, resamples, seed, profile.plans.rounds) if found.search else None,
         screen=screen.screen(scores, measured) if scores and measured else (),

@@ -49,12 +49,16 @@ class Budget(Decided):
     average_bits: float
     """Stored bits per weight of the parts, scales and shifts counted."""
     stored_bytes: int
+    tolerance: float | None = None
+    """The KL for which these bytes were found, nats per token on the calibration sequences; null where bits were given."""
 
 
 class PlannedModel(Decided):
     """The model that a plan is for: it fits no other."""
 
     source: str
+    revision: str | None = None
+    """The commit of a model from the hub."""
     sha256: str
     architecture: str
     dtype: str

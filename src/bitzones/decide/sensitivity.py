@@ -195,20 +195,26 @@ def whole_variants(
     cells: Iterable[DivergenceCell],
     variants: dict[str, str],
     plans: Mapping[str, Mapping[str, str] | None],
+    *,
+    everywhere: bool = True,
 ) -> tuple[WholeVariant, ...]:
     """The measured divergence of every variant beside the sum of the separate sensitivities of its parts, where there is one.
 
     Every cell was measured on the sequences of ``sample``, and so was the sweep. ``plans`` says, of a variant that is not of one format,
-    which format each part has.
+    which format each part has. A uniform variant changes every layer: where the sweep was not ``everywhere`` there is no sum to set beside.
     """
-    return tuple(_whole(sample, measured, cell, variants.get(cell.variant, cell.variant), plans.get(cell.variant)) for cell in cells)
+    found = []
+    for cell in cells:
+        format_, parts = variants.get(cell.variant, cell.variant), plans.get(cell.variant)
+        if parts is None and everywhere and measured is not None and format_ in measured.formats:
+            parts = {part.name: format_ for part in measured.cell.parts}
+        found.append(_whole(sample, measured, cell, format_, parts))
+    return tuple(found)
 
 
 def _whole(sample: Sample, measured: Measured | None, cell: DivergenceCell, format_: str, parts: Mapping[str, str] | None) -> WholeVariant:
     whole = np.asarray(cell.kl_nats)[sample.kept]
     interval = bootstrap_ratio(sample.weights, whole, sample.tokens)
-    if parts is None and measured is not None and format_ in measured.formats:
-        parts = {part.name: format_ for part in measured.cell.parts}
     choice = measured.choice(parts) if measured is not None and parts is not None else None
     if measured is None or choice is None:
         return WholeVariant(variant=cell.variant, format=format_, added=None, measured=interval, ratio=None)

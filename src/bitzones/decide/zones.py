@@ -15,14 +15,27 @@ from numpy.typing import NDArray
 
 from bitzones.decide.analysis import Decision
 from bitzones.decide.plan import Budget, LayerZone, PartPlan, Plan, PlannedModel, Zone, ZoneWord
-from bitzones.decide.planner import Menu, budget_bytes, solve, solve_many
+from bitzones.decide.planner import Menu, budget_bytes, cheapest, solve, solve_many
 from bitzones.decide.plans import Chosen
 from bitzones.decide.sensitivity import Measured, layers_of
-from bitzones.profile import format_bits
-from bitzones.records import Run
+from bitzones.errors import PlanError
+from bitzones.profile import format_bits, variant_formats
+from bitzones.records import Run, SearchCell
 from bitzones.stats import MIN_SEQUENCES
 
-__all__ = ["ZONES", "decide", "extremes", "layer_zones", "never_lowest", "part_plans", "plan_of", "ranges", "stability", "zones"]
+__all__ = [
+    "ZONES",
+    "budget_of",
+    "decide",
+    "extremes",
+    "layer_zones",
+    "never_lowest",
+    "part_plans",
+    "plan_of",
+    "ranges",
+    "stability",
+    "zones",
+]
 
 ZONES: tuple[ZoneWord, ...] = ("SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL")
 """In the order of reports."""
@@ -45,7 +58,7 @@ def ranges(layers: tuple[int, ...]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
 
 
-def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = None) -> Decision:
+def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = None, search: SearchCell | None = None) -> Decision:
     """The plan of a run and the zones of its layers.
 
     Args:
@@ -53,32 +66,61 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
         menu: what they offer.
         run: says which budget, and how zones are drawn.
         chosen: the plan that measuring whole plans recommends; without one it is that of least sum.
+        search: knows the budget in bytes where one was searched.
 
     Raises:
         PlanError: no plan meets the profile's budget; the message gives the feasible range.
     """
-    settings = run.profile.zones
-    choice, choices = stability(measured, menu, run.profile.budget.average_bits, settings.resamples)
+    settings, budget = run.profile.zones, budget_of(measured, menu, run, search)
+    choice, choices = stability(measured, menu, budget.stored_bytes, settings.resamples)
     if chosen is not None:
         choice = np.array([menu.formats.index(chosen.parts[part]) for part in menu.parts], dtype=np.int64)
     parts = part_plans(measured, menu, choice, choices)
     layers = layer_zones(measured, menu, choice, choices, settings.agreement)
     return Decision(
-        plan=plan_of(measured, menu, run, choice, chosen), parts=parts, layer_zones=layers, zones=zones(measured, layers, parts)
+        plan=plan_of(measured, menu, run, choice, budget, chosen), parts=parts, layer_zones=layers, zones=zones(measured, layers, parts)
     )
 
 
-def stability(measured: Measured, menu: Menu, average_bits: float, resamples: int) -> tuple[Integers, Integers]:
-    """The plan from all sequences, and the plan of every resample: format indices of shape (parts,) and (resamples, parts).
+def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | None = None) -> Budget:
+    """What the profile allows: bits as they are, a tolerance as the bytes that the search found for it, or else that its sum needs.
 
     Raises:
-        PlanError: no plan meets the budget.
+        PlanError: no plan meets it; the message gives the feasible range.
     """
-    budget = budget_bytes(menu, average_bits)
+    asked = run.profile.budget
+    if asked.average_bits is not None:
+        return Budget(average_bits=asked.average_bits, stored_bytes=budget_bytes(menu, asked.average_bits))
+    tokens = float(measured.tokens.sum())
+    if search is not None and search.tolerance_nats is not None:
+        stored, tolerance = search.budget_bytes, search.tolerance_nats / tokens
+        if stored < menu.least_bytes:
+            raise PlanError(f"the search's budget of {stored} bytes is below the {menu.least_bytes} that the smallest plan takes")
+    else:
+        tolerance = _tolerance(measured, menu, run)
+        choice = cheapest(menu, measured.mean, tolerance)
+        stored = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
+    return Budget(average_bits=stored * 8 / menu.parameters, stored_bytes=stored, tolerance=tolerance)
+
+
+def _tolerance(measured: Measured, menu: Menu, run: Run) -> float:
+    """Nats per token: as given, or the sum of the separate sensitivities at the format of the variant that it names."""
+    asked = run.profile.budget
+    if isinstance(asked.tolerance, float):
+        return asked.tolerance
+    column = menu.formats.index(variant_formats(run.profile)[str(asked.like)])
+    total = float(measured.mean[:, column].sum())
+    if not menu.offered[:, column].all() or total <= 0:
+        raise PlanError(f"budget.tolerance = like:{asked.like}: not every part could be measured at {menu.formats[column]}")
+    return total
+
+
+def stability(measured: Measured, menu: Menu, budget: int, resamples: int) -> tuple[Integers, Integers]:
+    """The plan from all sequences, and the plan of every resample: format indices of shape (parts,) and (resamples, parts)."""
     return solve(menu, measured.mean, budget), solve_many(menu, measured.resampled[:resamples], budget)
 
 
-def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, chosen: Chosen | None = None) -> Plan:
+def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: Budget, chosen: Chosen | None = None) -> Plan:
     """The plan as a record, with all that applying it needs."""
     cell, profile = measured.cell, run.profile
     names = [menu.formats[index] for index in choice]
@@ -89,6 +131,7 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, chosen: 
         groups |= dict(zip(part.modules, sizes.get((part.name, name), ()), strict=False))
     model = run.model and PlannedModel(
         source=run.model.source,
+        revision=run.model.revision,
         sha256=run.model.sha256,
         architecture=run.model.architecture,
         dtype=run.model.dtype,
@@ -99,7 +142,7 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, chosen: 
         bitzones=run.bitzones,
         model=model,
         reference=menu.formats[-1],
-        budget=Budget(average_bits=profile.budget.average_bits, stored_bytes=budget_bytes(menu, profile.budget.average_bits)),
+        budget=budget,
         achieved=Budget(average_bits=used * 8 / menu.parameters, stored_bytes=used),
         reference_bytes=int(menu.stored_bytes[:, -1].sum()),
         predicted_kl=measured.summed(choice),

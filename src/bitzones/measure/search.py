@@ -15,17 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel
 
-from bitzones.decide.planner import Menu, budget_bytes, menu_of, solve
-from bitzones.measure import quantizers, sensitivity, structure
+from bitzones.decide.planner import Menu, menu_of, solve
+from bitzones.measure import sensitivity, structure
 from bitzones.measure.calibration import Batch
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
-from bitzones.records import Part, PartSensitivity, SearchCell, SearchRound, SensitivityCell, Trial
+from bitzones.records import Part, PartSensitivity, SearchRound, SensitivityCell, Trial
 
-__all__ = ["Workbench", "check_budget", "expected_menu", "search", "search_cell", "summed", "trials", "weights_of", "workbench"]
+__all__ = ["Workbench", "search", "summed", "total", "trials", "weights_of", "workbench"]
 
 TIMID_STEPS = 8
 """Proposals per round: each halves the gain that a swap has to bring, from the largest down to 1/128 of it, and the last asks for none."""
@@ -83,26 +82,6 @@ def workbench(variants: Variants, cell: SensitivityCell, batches: Callable[[], I
     )
 
 
-def expected_menu(model: PreTrainedModel, parts: Sequence[Part], formats: Sequence[str], reference: str) -> Menu:
-    """The menu that a sweep will offer, before anything is quantized: an impossible budget is found in seconds and not at the end."""
-    stored = np.zeros((len(parts), len(formats) + 1), dtype=np.int64)
-    for row, part in enumerate(parts):
-        shapes = [model.get_parameter(f"{module}.weight").shape for module in part.modules]
-        stored[row, :-1] = [sum(quantizers.expected_bytes(*shape, model.dtype, name) for shape in shapes) for name in formats]
-        stored[row, -1] = part.reference_bytes
-    offered = np.ones(stored.shape, dtype=np.bool_)
-    return Menu(tuple(part.name for part in parts), (*formats, reference), stored, offered, sum(part.parameters for part in parts))
-
-
-def check_budget(menu: Menu, average_bits: float) -> None:
-    """Refuse a budget below every plan of a menu.
-
-    Raises:
-        PlanError: the message gives the range that can be met.
-    """
-    budget_bytes(menu, average_bits)
-
-
 def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
     """The separate sensitivities, nats over all sequences: shape (parts, formats), 0 for the reference and where there is none."""
     found, rows = np.zeros(bench.menu.offered.shape), {part.name: row for row, part in enumerate(bench.parts)}
@@ -147,40 +126,23 @@ def search(bench: Workbench, start: Integers, budget: int, rounds: int, progress
     """
     choice = start
     (first,) = trials(bench, [start])
-    at, done = _total(first), []
+    at, done = total(first), []
     for number in range(rounds):
         swept = _around(bench, choice, lambda share, n=number: progress((n + 0.8 * share) / rounds))  # type: ignore[misc]
         proposals = _proposals(bench, choice, swept, at, budget)
         measured = trials(bench, proposals, lambda share, n=number: progress((n + 0.8 + 0.2 * share) / rounds))  # type: ignore[misc]
-        best = min(range(len(measured)), key=lambda n: _total(measured[n]), default=None)
-        better = best if best is not None and _total(measured[best]) < at else None
+        best = min(range(len(measured)), key=lambda n: total(measured[n]), default=None)
+        better = best if best is not None and total(measured[best]) < at else None
         done.append(SearchRound(around=tuple(swept), trials=tuple(measured), accepted=better))
         if better is None:
             break
-        choice, at = proposals[better], _total(measured[better])
+        choice, at = proposals[better], total(measured[better])
     progress(1.0)
     return first, done
 
 
-def search_cell(bench: Workbench, cell: SensitivityCell, average_bits: float, rounds: int, progress: Progress = silent) -> SearchCell:
-    """The record of `search` from the plan of the separate sensitivities.
-
-    Raises:
-        PlanError: no plan is that small.
-    """
-    budget = budget_bytes(bench.menu, average_bits)
-    first, done = search(bench, solve(bench.menu, summed(bench, cell), budget), budget, rounds, progress)
-    return SearchCell(
-        variant=cell.variant,
-        calibration_sha256=cell.calibration_sha256,
-        sequence_tokens=cell.sequence_tokens,
-        budget_bytes=budget,
-        start=first,
-        rounds=tuple(done),
-    )
-
-
-def _total(measured: Trial) -> float:
+def total(measured: Trial) -> float:
+    """KL over all sequences, nats; infinite where it could not be measured."""
     return float("inf") if measured.kl_nats is None else sum(measured.kl_nats)
 
 

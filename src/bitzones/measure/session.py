@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import bitzones
 from bitzones import environment, records
 from bitzones.errors import BitzonesError, NotMeasuredError
-from bitzones.measure import calibration, models, prompts, quantizers, search, sensitivity, structure, tasks
+from bitzones.measure import calibration, models, planning, prompts, quantizers, search, sensitivity, structure, tasks
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.measure.parts import Granularity, model_parts
@@ -142,8 +142,9 @@ class Session:
             PlanError: the message gives the range that can be met.
         """
         reference = self.variants.formats[self.reference_id]
-        menu = search.expected_menu(self.variants.loaded.model, self.parts, self.profile.formats, reference)
-        search.check_budget(menu, self.profile.budget.average_bits)
+        menu = planning.expected_menu(self.variants.loaded.model, self.parts, self.profile.formats, reference)
+        if self.profile.budget.average_bits is not None:
+            planning.check_budget(menu, self.profile.budget.average_bits)
 
     def sweep(self, progress: Progress = silent) -> records.SensitivityCell:
         """The separate sensitivities, measured once."""
@@ -160,7 +161,8 @@ class Session:
 
     def _search(self, progress: Progress) -> records.SearchCell:
         bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
-        cell = search.search_cell(bench, self.sweep(), self.profile.budget.average_bits, self.profile.plans.rounds, progress)
+        profile = self.profile
+        cell = planning.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
         formats = cell.found.parts
         self.variants.define(PLAN, {module: formats[part.name] for part in self.parts for module in part.modules})
         return cell

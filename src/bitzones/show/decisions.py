@@ -65,7 +65,7 @@ def zones(analysis: Analysis) -> str:
     count = str(len(decision.layer_zones))
     rows.append(("all", "", count, _stored_as(analysis, decision.parts), *_bytes(whole, stored)))
     words = {zone.zone for zone in decision.zones}
-    answer = "" if words & {"SAFE", "CANNOT TELL"} else f"**No layer is safe** at {decision.plan.budget.average_bits:g} average bits."
+    answer = "" if words & {"SAFE", "CANNOT TELL"} else f"**No layer is safe** at {decision.plan.budget.average_bits:.4g} average bits."
     head = ("zone", "layers", "count", "in the plan", analysis.reference, "plan", "saved", "saved share")
     found = (_zones_text(analysis), table(head, rows, text=(0, 1, 3)), answer, unswept(analysis))
     return "## Zones\n\n" + "\n\n".join(text for text in found if text)
@@ -121,9 +121,19 @@ def plan(analysis: Analysis) -> str:
         shares = f"The shares say in how many of the {analysis.profile.zones.resamples} resampled plans the part is at that format."
     return (
         "## Plan\n\n"
-        f"At most {plan.budget.average_bits:g} average bits are allowed ({plan.budget.stored_bytes:,} bytes); the plan takes "
-        f"{plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). {_distance(analysis, plan)} {_accuracy(analysis, plan)}"
+        f"{_allowed(plan)} the plan takes {plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). "
+        f"{_distance(analysis, plan)} {_accuracy(analysis, plan)}"
         f"{shares}\n\n" + (_by_layer(analysis, decision, groups) if layerwise else _by_part(analysis, decision))
+    )
+
+
+def _allowed(plan: Plan) -> str:
+    bits, stored = f"{plan.budget.average_bits:.4g} average bits", f"{plan.budget.stored_bytes:,} bytes"
+    if plan.budget.tolerance is None:
+        return f"At most {bits} are allowed ({stored});"
+    return (
+        f"A KL of at most {plan.budget.tolerance:.3g} nats per token on the calibration sequences is allowed; the fewest bytes found for "
+        f"that by halving the range of budgets are {stored} ({bits});"
     )
 
 

@@ -139,7 +139,7 @@ def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
     yield "flowchart TB"
     counts = (f"{len(decision.layer_zones)} layers", f"{len(analysis.formats)} formats", f"{analysis.sequences} sequences")
     yield f'  run["measured:<br/>{"<br/>".join(counts)}"]:::plain'
-    yield f'  zones{{"which zone, at<br/>{plan.budget.average_bits:g} average bits?"}}:::plain'
+    yield f'  zones{{"which zone, at<br/>{plan.budget.average_bits:.4g} average bits?"}}:::plain'
     yield "  run --> zones"
     for zone, place in layers.items():
         action = {

@@ -22,7 +22,7 @@ def critical(audit: RuleAudit | None, resamples: int) -> str:
     if audit is None:
         return ""
     return (
-        f"Critical are the layers that at least {audit.agreement:.0%} of the {resamples} resampled plans, at {audit.average_bits:g} "
+        f"Critical are the layers that at least {audit.agreement:.0%} of the {resamples} resampled plans, at {audit.average_bits:.4g} "
         f"average bits, do not store wholly in {audit.format}: {ranges(audit.critical)}."
     )
 

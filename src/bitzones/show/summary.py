@@ -38,7 +38,7 @@ def _zones_line(analysis: Analysis, decision: Decision) -> str:
     never = never_lowest(decision.layer_zones, analysis.profile.zones.agreement)
     kept = f"; never at the fewest bits: {ranges(never)}" if never else ""
     swept = f"{total} layers" if not analysis.unswept else f"{total} of {total + len(analysis.unswept)} layers, the others not swept,"
-    return f"Zones of {swept} at {decision.plan.budget.average_bits:g} average bits: {', '.join(said)}{kept}"
+    return f"Zones of {swept} at {decision.plan.budget.average_bits:.4g} average bits: {', '.join(said)}{kept}"
 
 
 def _plan_line(analysis: Analysis, decision: Decision) -> str:
