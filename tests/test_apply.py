@@ -226,6 +226,14 @@ def test_code_runs_only_if_the_user_says_so_too(tmp_path: Path, plan: Plan) -> N
     assert check.check(made.folder, CPU) is None
 
 
+def test_a_plan_for_a_commit_of_the_hub_takes_that_commit(tmp_path: Path, plan: Plan) -> None:
+    assert plan.model is not None
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    named = plan_file(tmp_path, plan, model=plan.model.model_copy(update={"source": "owner/name", "revision": commit}).model_dump())
+    assert deploy._settings(named, None, trust_remote_code=False).revision == commit
+    assert deploy._settings(named, "other/name", trust_remote_code=False).revision is None
+
+
 def foreign_code(folder: Path, touched: Path) -> None:
     """Make a model folder ask for code of its own, which leaves a trace when it runs."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

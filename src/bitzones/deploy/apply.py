@@ -120,7 +120,9 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
             "the plan wants to run code that comes with its model: look at that code, and if you trust it, say so with --trust-remote-code"
         )
     taken = source if source is not None else planned.source
-    pinned = {"sha256": planned.sha256} if taken.startswith("pypi:") else {}
+    pinned: dict[str, str] = {"sha256": planned.sha256} if taken.startswith("pypi:") else {}
+    if source is None and planned.revision is not None:
+        pinned["revision"] = planned.revision
     try:
         return profile.Model.model_validate(
             {"source": taken, "dtype": planned.dtype, "trust_remote_code": planned.trust_remote_code and trust_remote_code, **pinned}
