@@ -5,8 +5,8 @@ Needs lm-evaluation-harness, as ``scripts/lm_eval_parity.py`` does. From the top
     python -m scripts.lm_eval_speed SOURCE --data FOLDER/ai2_arc
 
 Both are timed from texts to log-likelihoods, tokenizing included, in one process and in turns, by the clock and in processor time, which
-others on the machine change less. A batch of ours is so many questions, one of the harness so many questions with one choice each; so ours is
-timed at a quarter of the batch too. Prints a table in Markdown.
+others on the machine change less. A batch of ours is so many questions, one of the harness so many questions with one choice each; so ours
+is timed at a quarter of the batch too. Prints a table in Markdown.
 """
 
 from __future__ import annotations
