@@ -83,17 +83,18 @@ def test_a_run_writes_the_whole_report_and_nothing_half_written(good: Run) -> No
         assert "```mermaid" in (good.folder / name).read_text(encoding="utf-8")
 
 
-def test_the_last_screen_says_three_lines_and_where_the_report_is(good: Run) -> None:
-    lines = good.done.out.strip().splitlines()
-    assert len(lines) == 4
-    assert lines[3] == "report: report/summary.md"
+def test_the_last_screen_says_what_matters_and_where_the_report_is(good: Run) -> None:
+    *lines, last = good.done.out.strip().splitlines()
+    assert last == "report: report/summary.md"
+    assert [line.split()[0].rstrip(":") for line in lines] == ["Zones", "Plan", "No", "Accuracy", "Accuracy"]
     summary = (good.folder / "summary.md").read_text(encoding="utf-8")
-    assert sum(line.startswith("- ") for line in summary.splitlines()[:8]) == 3
+    assert sum(line.startswith("- ") for line in summary.splitlines()[:10]) == len(lines)
 
 
 def test_the_bar_counts_cells_to_the_end(good: Run) -> None:
     cells = len(good.read("run.json")["benchmarks"])
-    assert cells == 4 * 2 + 4 * 2 + 4 + 1 + 3 + 1  # accuracy, latency, memory, layers, divergence, sensitivity
+    one_each = 5  # layers, sensitivity, fisher, search, plans
+    assert cells == 5 * 2 + 5 * 2 + 5 + 4 + one_each  # accuracy, latency, memory, divergence; the plan is a variant of its own
     assert f"{cells}/{cells}" in good.done.err
 
 
@@ -123,7 +124,24 @@ def test_two_runs_of_one_profile_decide_the_same(good: Run, place: Path) -> None
     assert again["profile"] == good.read("analysis.json")["profile"]
     first, second = repeatable(good.read("analysis.json")), repeatable(again)
     assert first == second
-    assert first["zones"]
+    assert first["decision"]["zones"]
+
+
+def test_a_plan_made_elsewhere_is_measured_beside_the_run_s(good: Run, place: Path) -> None:
+    (place / "all8.json").write_text(json.dumps({"*": "qint8"}), encoding="utf-8")
+    before = (good.folder / "run.json").read_bytes()
+    done = bitzones("verify", "report/run.json", "--plan", "all8.json", "-o", "verified", folder=place)
+    assert done.code == 0, done.err
+    assert (good.folder / "run.json").read_bytes() == before
+    found = Run(place / "verified", done).read("analysis.json")
+    plans = {item["name"]: item for item in found["plans"]["plans"]}
+    assert plans["all8"]["origin"] == "foreign"
+    assert plans["all8"]["measured"]["value"] == pytest.approx(plans["uniform qint8"]["measured"]["value"], rel=1e-9)
+    answered = {(item["task"], item["metric"], item["variant"]): item["k"] for item in found["accuracy"]}
+    assert all(answered[task, metric, "all8"] == answered[task, metric, "w8"] for task, metric, variant in answered if variant == "w8")
+    assert "all8" in (place / "verified" / "summary.md").read_text(encoding="utf-8")
+    again = bitzones("verify", "verified/run.json", "--plan", "all8.json", "-o", "verified", folder=place)
+    assert "the run has a plan or variant named 'all8' already; rename the file" in one_line(again)
 
 
 def test_failed_cells_are_named_and_the_report_is_written_all_the_same(overflowing: Run) -> None:

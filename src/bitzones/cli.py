@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bitzones import __version__
-from bitzones.errors import BitzonesError, MeasureError
+from bitzones.errors import BitzonesError, MeasureError, RunFileError
 
 __all__ = ["app", "main"]
 
@@ -64,11 +64,8 @@ def run(
     from bitzones import profile
 
     profile.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
-    try:
+    with _needs_measuring():
         from bitzones.measure import runner
-    except ModuleNotFoundError as error:
-        raise MeasureError(f"measuring needs the package {error.name}: pip install 'bitzones[measure]'") from error
-
     measured = runner.measure(name, output, data, limit)
     _collect(measured.run_file, output)
     if measured.failed:
@@ -97,6 +94,32 @@ def _collect(run_file: Path, output: Path) -> None:
     for line in summary.headline(analysis):
         typer.echo(line)
     typer.echo(f"report: {written[0]}")
+
+
+@app.command()
+def verify(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that measured whole plans.")],
+    plan: Annotated[Path, typer.Option("--plan", metavar="OTHER.json", help="Module name or pattern to format, or a plan.json.")],
+    output: Output = Path("report"),
+) -> None:
+    """Measure a plan that was made elsewhere beside those of a run: same held-out sequences, same items.
+
+    Writes FOLDER/run.json, a copy of the run with that plan in it, and the report on it. The run's own file stays as it is, unless it is
+    FOLDER/run.json. The plan is named by its file.
+
+    Example: bitzones verify report/run.json --plan other.json -o verified/
+    """
+    from bitzones.decide.run_file import add_plan, read_run
+    from bitzones.records import PlansCell, SensitivityCell
+
+    found = read_run(run_file)
+    swept, whole = found.of(SensitivityCell), found.of(PlansCell)
+    if not swept or not whole:
+        raise RunFileError(f"{run_file}: it has no sweep and no whole plans, beside which another could be measured")
+    with _needs_measuring():
+        from bitzones.measure import foreign
+    verified = foreign.measure(found.run, swept[0], whole[0], plan, _say)
+    _collect(Path(add_plan(run_file, output / "run.json", verified.trial, verified.accuracy).path), output)
 
 
 @app.command()

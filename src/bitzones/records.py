@@ -344,7 +344,7 @@ class SearchCell(Measured):
         return self
 
 
-PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier"]
+PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign"]
 
 
 class NamedTrial(Trial):

@@ -7,23 +7,27 @@ not know how anything was measured, nor what is made of it.
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from bitzones.decide.consistency import faults
-from bitzones.errors import RunFileError
+from bitzones.errors import OutputError, RunFileError
 from bitzones.records import (
     KEY,
     SCHEMA,
+    AccuracyCell,
     Cell,
+    NamedTrial,
     Record,
     Run,
 )
 
-__all__ = ["RunFile", "one_line", "read_run"]
+__all__ = ["RunFile", "add_plan", "one_line", "read_run"]
 
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
 CellT = TypeVar("CellT")
@@ -71,6 +75,51 @@ def read_run(path: Path | str) -> RunFile:
     if (fault := next(faults(run, cells), None)) is not None:
         raise _error(path, fault)
     return RunFile(path=one_line(str(path)), measured_at=measured_at, run=run, cells=cells, foreign=len(found) - len(cells))
+
+
+def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable[AccuracyCell]) -> RunFile:
+    """Write a copy of a run file to which a plan made elsewhere, measured later, is added; checked before it takes its place.
+
+    Raises:
+        RunFileError: as `read_run`, or the run has no cell of whole plans.
+        OutputError: the copy cannot be written.
+    """
+    data = _load(path)
+    cells = [benchmark["extra_info"][KEY] for benchmark in data["benchmarks"] if KEY in benchmark.get("extra_info", {})]
+    whole = next((cell for cell in cells if cell.get("kind") == "plans"), None)
+    if whole is None:
+        raise _error(path, "no cell of whole plans, beside which another could stand (was bench/test_plan.py deselected?)")
+    whole["plans"].append(trial.model_dump(mode="json"))
+    data[KEY]["variants"][trial.name] = trial.name
+    data["benchmarks"] += [_benchmark(cell) for cell in answers]
+    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(data, indent=4), encoding="utf-8")
+        read_run(beside)
+        beside.replace(place)
+    except OSError as error:
+        raise OutputError(one_line(f"{place}: cannot be written: {error.strerror or error}")) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return read_run(place)
+
+
+def _benchmark(cell: AccuracyCell) -> dict[str, Any]:
+    """A cell as pytest-benchmark would have written it, with its one round."""
+    name, took = f"test_accuracy[{cell.variant}-{cell.task}]", cell.seconds_s
+    once = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr", "total"), took)
+    spread = {"stddev": 0, "iqr": 0, "iqr_outliers": 0, "stddev_outliers": 0, "outliers": "0;0", "rounds": 1, "iterations": 1}
+    return {
+        "group": f"accuracy {cell.task}",
+        "name": name,
+        "fullname": f"bench/test_accuracy.py::{name}",
+        "params": {"variant": cell.variant, "task": cell.task},
+        "param": f"{cell.variant}-{cell.task}",
+        "extra_info": {KEY: cell.model_dump(mode="json")},
+        "options": {},
+        "stats": {**once, **spread, "ops": 1 / took if took else 0},
+    }
 
 
 def one_line(text: str) -> str:

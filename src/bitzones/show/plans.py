@@ -22,6 +22,7 @@ MADE = {
     "contiguous": "the last parts in the largest format, all before them in the smallest",
     "random": "random, budget filled",
     "frontier": "least sum of separate sensitivities, another budget",
+    "foreign": "made elsewhere and measured here",
 }
 
 
@@ -97,7 +98,8 @@ def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
 def _legend(plans: PlansReading) -> str:
     """How the plans were made, one after the other."""
     origins = dict.fromkeys(item.origin for item in plans.plans if item.origin not in ("frontier", "uniform"))
-    names = {item.origin: markdown(item.name) if item.origin != "random" else "random" for item in plans.plans}
+    several = {"random": "random", "foreign": "others"}
+    names = {item.origin: several.get(item.origin, markdown(item.name)) for item in plans.plans}
     return f"How they were made: {'; '.join(f'{names[origin]}: {MADE[origin]}' for origin in origins)}."
 
 
