@@ -137,3 +137,12 @@ def test_kurtosis_is_that_of_all_weights_together() -> None:
     (part,) = parts.model_parts(model, "layer", [1])
     values = torch.cat([model.get_parameter(f"{name}.weight").flatten() for name in part.modules])
     assert part.weight_kurtosis == pytest.approx(kurtosis(values.numpy(), fisher=False), rel=1e-5)
+
+
+def test_kurtosis_of_weights_as_large_as_the_format_holds() -> None:
+    model = tiny_models.llama(torch.bfloat16)
+    before = parts.model_parts(model, "module")[0].weight_kurtosis
+    model.get_submodule("model.layers.0.self_attn.q_proj").weight.mul_(1e38)
+    assert parts.model_parts(model, "module")[0].weight_kurtosis == pytest.approx(before, rel=1e-2)
+    model.get_submodule("model.layers.0.self_attn.q_proj").weight.zero_()
+    assert parts.model_parts(model, "module")[0].weight_kurtosis is None

@@ -158,10 +158,17 @@ def fisher_cell(
     seed: int,
     progress: Progress,
 ) -> FisherCell:
-    """The record of `scores` for every part and every format of the run."""
+    """The record of `scores` for every part and every format of the run.
+
+    Raises:
+        NonFiniteError: the reference, or what a format makes of a weight, is NaN or infinite.
+    """
     pairs = [(part, variant) for part in parts for variant in variants.uniform]
     changes = [{name: variants.packed(variant)[name] for name in part.modules} for part, variant in pairs]
     found = scores(variants.reference, changes, batches, len(calibration.sequences), samples, seed, progress)
+    for (part, variant), row in zip(pairs, found, strict=True):
+        if not torch.isfinite(row).all():
+            raise NonFiniteError(f"the fisher scores of {part.name} at {variants.formats[variant]} are NaN or infinite")
     return FisherCell(
         variant=variants.reference_id,
         calibration_sha256=calibration.sha256,

@@ -69,11 +69,13 @@ def _part(model: torch.nn.Module, name: str, layer: int, group: str | None, modu
 
 def _kurtosis(weights: Sequence[torch.Tensor]) -> float | None:
     """Fourth standardized moment of all values together; None where they do not vary."""
-    count = sum(w.numel() for w in weights)
-    mean = sum(float(w.sum(dtype=torch.float64)) for w in weights) / count
+    count, scale = sum(w.numel() for w in weights), max(float(w.abs().max()) for w in weights)
+    if scale == 0:
+        return None
+    mean = sum(float(w.sum(dtype=torch.float64)) for w in weights) / count / scale
     second, fourth = 0.0, 0.0
-    for weight in weights:
-        squared = (weight.float() - mean).square_()
+    for weight in weights:  # by the largest weight, since kurtosis knows no scale and fourth powers overflow
+        squared = (weight.float() / scale - mean).square_()
         second += float(squared.sum(dtype=torch.float64))
         fourth += float(squared.square_().sum(dtype=torch.float64))
     return fourth * count / second**2 if second > 0 else None

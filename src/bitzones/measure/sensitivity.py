@@ -8,6 +8,7 @@ module receives a model and weights; it does not know how they were quantized.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -177,12 +178,13 @@ def _measurement(variants: Variants, part: Part, variant: str, kl: list[float] |
     )
 
 
-def _weight_error(variants: Variants, part: Part, variant: str) -> float:
-    """||W - quantized W|| / ||W||, Frobenius, over all weights of the part."""
+def _weight_error(variants: Variants, part: Part, variant: str) -> float | None:
+    """||W - quantized W|| / ||W||, Frobenius, over all weights of the part; None where a quantized weight overflowed."""
     lost = total = 0.0
     for name in part.modules:
         weight = variants.reference.get_parameter(f"{name}.weight")
         values = quantizers.values(variants.packed(variant)[name], weight.dtype)
         lost += float((weight - values).float().square().sum(dtype=torch.float64))
         total += float(weight.float().square().sum(dtype=torch.float64))
-    return float((lost / total) ** 0.5) if total else 0.0
+    error = (lost / total) ** 0.5 if total else 0.0
+    return error if math.isfinite(error) else None
