@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from bitzones import profile
-from bitzones.measure import latency, quantizers, structure
+from bitzones.measure import cache, latency, quantizers, structure
 
 SHAPE = profile.Latency(batch=2, prompt_tokens=5, new_tokens=3, rounds=4, warmup_rounds=2)
 
@@ -24,7 +24,7 @@ def test_prefill_reads_the_prompt_and_gives_the_next_token_s_logits(model: Llama
     out = timed.run(ids)
     assert ids.shape == (2, 5)
     assert out.logits.shape == (2, 1, 257)
-    assert out.past_key_values.get_seq_length() == 5
+    assert cache.of_output(out).get_seq_length() == 5
     torch.testing.assert_close(out.logits[:, 0], model(ids).logits[:, -1], rtol=1e-4, atol=1e-4)
     assert timed.tokens == 10
 

@@ -175,7 +175,8 @@ def test_a_context_can_be_continued_again_and_stays_as_it_was() -> None:
         follow = [reading.Continuation(n, [3, 4], [4, 9]) for n in (1, 0, 1)]
         first, again = (reading.continued(made(name), context, follow) for _ in range(2))
         assert torch.equal(first, again)
-        assert first[0] == first[2] != first[1]
+        assert float(first[0]) == pytest.approx(float(first[2]), rel=1e-5)  # of one batch, rows may round differently
+        assert float(first[0]) != pytest.approx(float(first[1]), rel=1e-3)
         assert context.cache.get_seq_length() == 11
 
 

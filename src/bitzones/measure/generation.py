@@ -13,7 +13,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.errors import NonFiniteError
-from bitzones.measure import reading
+from bitzones.measure import cache, reading
 from bitzones.measure.encoding import Encoded, Text, encoded
 from bitzones.measure.padding import padded
 from bitzones.measure.progress import Progress, silent
@@ -113,7 +113,7 @@ def _greedy(model: Any, prompts: Sequence[list[int]], config: GenerationConfig, 
         out: torch.Tensor = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=context.cache if context else None,
+            **(cache.as_argument(model, context.cache) if context else {}),
             generation_config=config,
             logits_processor=LogitsProcessorList([_Finite()]),
         )

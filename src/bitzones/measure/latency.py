@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from bitzones import profile
 from bitzones.errors import NotMeasuredError
+from bitzones.measure import cache as caches
 from bitzones.measure import device as devices
 from bitzones.measure import quantizers, structure
 from bitzones.records import LatencyCell
@@ -91,12 +92,12 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
 
     def setup() -> tuple[Any, ...]:
         out = read.run(*read.setup())
-        return out.past_key_values, out.logits[:, -1:].argmax(-1)
+        return caches.of_output(out), out.logits[:, -1:].argmax(-1)
 
     @torch.no_grad()
     def run(cache: Any, token: torch.Tensor) -> torch.Tensor:
         for _ in range(new_tokens):
-            out = model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            out = model(input_ids=token, use_cache=True, logits_to_keep=1, **caches.as_argument(model, cache))
             token = out.logits[:, -1:].argmax(-1)
         devices.synchronize(model.device)
         return token

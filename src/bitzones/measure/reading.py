@@ -18,6 +18,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from bitzones.errors import NonFiniteError
+from bitzones.measure import cache
 from bitzones.measure.encoding import runs
 from bitzones.measure.padding import padded, positions
 
@@ -53,9 +54,10 @@ def read(model: PreTrainedModel, contexts: Sequence[Tokens]) -> Context | None:
         return None
     ids, mask = padded(contexts, model.device, left=True)
     out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, **_last_logits(model, 1))
-    if not _is_shareable(out.past_key_values):
+    kept = cache.of_output(out)
+    if not _is_shareable(kept):
         return None
-    return Context(out.past_key_values, mask, out.logits[:, -1].float())
+    return Context(kept, mask, out.logits[:, -1].float())
 
 
 def continued(model: PreTrainedModel, context: Context, continuations: Sequence[Continuation]) -> torch.Tensor:
@@ -101,25 +103,27 @@ def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuat
     before = context.mask[index]
     seen = torch.cat([before, scored], 1)
     places = positions(seen)[:, before.shape[1] :]
-    out = model(input_ids=given, attention_mask=seen, position_ids=places, past_key_values=_rows_of(context.cache, index), use_cache=True)
+    kept = cache.as_argument(model, _rows_of(context.cache, index))
+    out = model(input_ids=given, attention_mask=seen, position_ids=places, use_cache=True, **kept)
     return torch.where(scored.bool(), log_likelihoods(out.logits, targets), 0.0).sum(1)
 
 
-def _rows_of(cache: DynamicCache, index: torch.Tensor) -> DynamicCache:
+def _rows_of(whole_cache: DynamicCache, index: torch.Tensor) -> DynamicCache:
     """A cache of its own for some rows: layers of this kind bind new tensors when they grow or are selected from, and the old stay."""
-    picked = copy.copy(cache)
-    picked.layers = [copy.copy(layer) for layer in cache.layers]
+    picked = copy.copy(whole_cache)
+    picked.layers = [copy.copy(layer) for layer in whole_cache.layers]
     picked.batch_select_indices(index)
     return picked
 
 
 def _can_be_told(model: PreTrainedModel) -> bool:
     takes = inspect.signature(model.forward).parameters
-    return {"attention_mask", "position_ids", "past_key_values"} <= set(takes) and not getattr(model, "_is_stateful", False)
+    told = {"attention_mask", "position_ids"} <= set(takes) and cache.name_of(model) is not None
+    return told and not getattr(model, "_is_stateful", False)
 
 
-def _is_shareable(cache: Any) -> bool:
-    return type(cache) is DynamicCache and all(type(layer) in {DynamicLayer, DynamicSlidingWindowLayer} for layer in cache.layers)
+def _is_shareable(kept: Any) -> bool:
+    return type(kept) is DynamicCache and all(type(layer) in {DynamicLayer, DynamicSlidingWindowLayer} for layer in kept.layers)
 
 
 def _last_logits(model: PreTrainedModel, count: int) -> dict[str, int]:
