@@ -148,6 +148,8 @@ def test_the_recommendation_asks_for_a_measurement(analyses: dict[str, Analysis]
 def test_a_measured_plan_stands_with_its_interval_and_n(analyses: dict[str, Analysis]) -> None:
     flow = blocks(overview(analyses["planned"]))[1]
     assert "measure the plan" not in flow
+    assert "store in" not in flow  # the searched plan need not do what is best for each layer alone
+    assert "alone: qint2:hqq costs least;<br/>together: see the plan" in flow
     assert re.search(r'whole -- "yes" --> before\["KL 1\.17<br/>\(1\.01 to 1\.32\)<br/>30 held-out sequences"\]', flow)
     assert "held-out" in svg(flow)
 

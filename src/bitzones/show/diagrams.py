@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from bitzones.decide.analysis import Analysis, Decision
-from bitzones.decide.plan import LayerZone, ZoneWord
+from bitzones.decide.plan import LayerZone, Plan, ZoneWord
 from bitzones.decide.zones import ranges
 from bitzones.show.charts import accuracy_charts, block, frontier_chart, sensitivity_chart
 from bitzones.show.decisions import mix, no_plan, unswept
@@ -142,13 +142,7 @@ def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
     yield f'  zones{{"which zone, at<br/>{plan.budget.average_bits:.4g} average bits?"}}:::plain'
     yield "  run --> zones"
     for zone, place in layers.items():
-        action = {
-            "SAFE": f"store in {mermaid(analysis.formats[-1])}",
-            "CRITICAL": "keep the most bits",
-            "TRANSITION": "follow the plan",
-            "CANNOT TELL": "measure more sequences",
-        }[zone]
-        yield f'  {_class(zone)}_do["{SIGNS[zone]} {zone}<br/>{_wrapped(place)}<br/>{action}"]:::{_class(zone)}'
+        yield f'  {_class(zone)}_do["{SIGNS[zone]} {zone}<br/>{_wrapped(place)}<br/>{_action(analysis, plan, zone)}"]:::{_class(zone)}'
         yield f"  zones --> {_class(zone)}_do --> plan"
     kl = plan.predicted_kl
     size = f"{megabytes(plan.reference_bytes)} to {megabytes(plan.achieved.stored_bytes)}"
@@ -165,6 +159,19 @@ def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
         n = f"{plan.measured_sequences} held-out sequences"
         yield f'  whole -- "yes" --> before["KL {measured.value:.3g}<br/>{ends}<br/>{n}"]:::plain'
     yield from _styles()
+
+
+def _action(analysis: Analysis, plan: Plan, zone: ZoneWord) -> str:
+    """What a zone says of its layers. A searched plan sees all layers together, and need not do what is best for each alone."""
+    lowest = mermaid(analysis.formats[-1])
+    if plan.origin == "additive":
+        said = {"SAFE": f"store in {lowest}", "CRITICAL": "keep the most bits"}
+    else:
+        said = {
+            "SAFE": f"alone: {lowest} costs least;<br/>together: see the plan",
+            "CRITICAL": "alone: worth the most bits;<br/>together: see the plan",
+        }
+    return said.get(zone, "follow the plan" if zone == "TRANSITION" else "measure more sequences")
 
 
 def _wrapped(place: str, width: int = 24) -> str:
