@@ -7,23 +7,16 @@ from collections.abc import Iterator
 import pytest
 import tiny_models
 import torch
+from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM
 
 from bitzones.errors import NonFiniteError
 from bitzones.measure import calibration, divergence, fisher, models, sensitivity, structure
-from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
+from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.parts import model_parts
 from bitzones.measure.variants import Variants
 
-CPU = torch.device("cpu")
-LENGTHS = (5, 9, 12, 7)
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "model.layers.2.mlp.down_proj")
-
-
-def sequences(lengths: tuple[int, ...] = LENGTHS) -> Calibration:
-    generator = torch.Generator().manual_seed(7)
-    made = [tuple(torch.randint(1, 257, (n,), generator=generator).tolist()) for n in lengths]
-    return Calibration(tuple(CalibrationSequence(ids, len(ids) - 2, ()) for ids in made))
 
 
 def batches(size: int = 3, made: Calibration | None = None) -> Iterator[Batch]:

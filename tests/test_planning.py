@@ -2,53 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import tiny_models
-import torch
+from tiny_sweep import swept
 
 from bitzones.decide.planner import budget_bytes, solve
 from bitzones.errors import PlanError
-from bitzones.measure import calibration, models, planning, search, sensitivity
-from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
-from bitzones.measure.parts import model_parts
+from bitzones.measure import planning, search
 from bitzones.measure.search import Workbench
 from bitzones.measure.variants import Variants
 from bitzones.profile import Budget
 from bitzones.records import SensitivityCell
 
-CPU = torch.device("cpu")
-
-
-def sequences(lengths: tuple[int, ...] = (5, 9, 12, 7)) -> Calibration:
-    generator = torch.Generator().manual_seed(7)
-    made = [tuple(torch.randint(1, 257, (n,), generator=generator).tolist()) for n in lengths]
-    return Calibration(tuple(CalibrationSequence(ids, len(ids) - 2, ()) for ids in made))
-
-
-CALIBRATION = sequences()
-
-
-def batches() -> Iterator[Batch]:
-    return calibration.batches(CALIBRATION, 4, CPU)
-
 
 @pytest.fixture(scope="module")
 def variants() -> Variants:
-    loaded = models.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
-    return Variants(loaded, {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}, CPU, torch.float32)
+    return swept()[0]
 
 
 @pytest.fixture(scope="module")
-def cell(variants: Variants) -> SensitivityCell:
-    return sensitivity.exact_cell(variants, model_parts(variants.loaded.model, "group"), "group", CALIBRATION, batches(), lambda done: None)
+def cell() -> SensitivityCell:
+    return swept()[1]
 
 
 @pytest.fixture(scope="module")
-def bench(variants: Variants, cell: SensitivityCell) -> Workbench:
-    return search.workbench(variants, cell, batches, len(CALIBRATION.sequences))
+def bench() -> Workbench:
+    return swept()[2]
 
 
 def test_what_a_sweep_will_offer_is_known_before_it(variants: Variants, bench: Workbench) -> None:

@@ -12,26 +12,19 @@ import tiny_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM
 
 from bitzones.errors import NonFiniteError
 from bitzones.measure import calibration, divergence, models, quantizers, sensitivity, structure
-from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
+from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.parts import model_parts
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
 from bitzones.records import SensitivityCell
 
-CPU = torch.device("cpu")
-LENGTHS = (5, 9, 12, 7)
 FORMATS = {"bf16": "bf16", "w8": "qint8", "w4": "qint4", "w2": "qint2:hqq"}
-
-
-def sequences(lengths: tuple[int, ...] = LENGTHS) -> Calibration:
-    generator = torch.Generator().manual_seed(7)
-    made = [tuple(torch.randint(1, 257, (n,), generator=generator).tolist()) for n in lengths]
-    return Calibration(tuple(CalibrationSequence(ids, len(ids) - 2, ()) for ids in made))
 
 
 CALIBRATION = sequences()

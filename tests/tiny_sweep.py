@@ -1,0 +1,43 @@
+"""A tiny model swept by groups in 4 and 2 bits, on four short sequences: what tests of searches and budgets start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import tiny_models
+import torch
+
+from bitzones.measure import calibration, models, search, sensitivity
+from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
+from bitzones.measure.parts import model_parts
+from bitzones.measure.search import Workbench
+from bitzones.measure.variants import Variants
+from bitzones.records import SensitivityCell
+
+CPU = torch.device("cpu")
+LENGTHS = (5, 9, 12, 7)
+
+
+def sequences(lengths: tuple[int, ...] = LENGTHS) -> Calibration:
+    """Random tokens of the tiny models' vocabulary."""
+    generator = torch.Generator().manual_seed(7)
+    made = [tuple(torch.randint(1, 257, (n,), generator=generator).tolist()) for n in lengths]
+    return Calibration(tuple(CalibrationSequence(ids, len(ids) - 2, ()) for ids in made))
+
+
+CALIBRATION = sequences()
+
+
+def batches() -> Iterator[Batch]:
+    """All four sequences at once."""
+    return calibration.batches(CALIBRATION, 4, CPU)
+
+
+@cache
+def swept() -> tuple[Variants, SensitivityCell, Workbench]:
+    """The variants, the separate sensitivities, and a workbench of both."""
+    loaded = models.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
+    variants = Variants(loaded, {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}, CPU, torch.float32)
+    cell = sensitivity.exact_cell(variants, model_parts(loaded.model, "group"), "group", CALIBRATION, batches(), lambda done: None)
+    return variants, cell, search.workbench(variants, cell, batches, len(CALIBRATION.sequences))
