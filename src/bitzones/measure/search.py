@@ -167,7 +167,7 @@ def _around(bench: Workbench, choice: Integers, progress: Progress) -> list[Part
             stored_bytes=int(bench.menu.stored_bytes[row, column]),
             group_sizes=(),
             kl_nats=None if kl is None else tuple(kl),
-            failure="the changed model's logits are NaN or infinite" if kl is None else None,
+            failure=sensitivity.NOT_FINITE if kl is None else None,
         )
         for (row, column), kl in zip(swaps, found, strict=True)
     ]

@@ -24,7 +24,10 @@ from bitzones.measure.progress import Progress, silent
 from bitzones.measure.variants import Variants
 from bitzones.records import Part, PartSensitivity, SensitivityCell
 
-__all__ = ["Candidate", "Sweep", "exact", "exact_cell"]
+__all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell"]
+
+NOT_FINITE = "the changed model's logits are NaN or infinite"
+"""Why a candidate has no KL."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def _measurement(variants: Variants, part: Part, variant: str, kl: list[float] |
         group_sizes=tuple(map(quantizers.group_size, weights)),
         kl_nats=None if kl is None else tuple(kl),
         weight_error=_weight_error(variants, part, variant),
-        failure="the changed model's logits are NaN or infinite" if kl is None else None,
+        failure=NOT_FINITE if kl is None else None,
     )
 
 
