@@ -16,6 +16,7 @@ from typing import Any
 from bitzones.errors import ModelError, PlanError
 from bitzones.measure import accuracy, search
 from bitzones.measure.session import Session
+from bitzones.profile import variant_formats
 from bitzones.records import AccuracyCell, NamedTrial, Part, PlansCell, Run, SensitivityCell
 
 __all__ = ["Verified", "by_module", "by_part", "measure", "read_formats"]
@@ -98,14 +99,14 @@ def measure(
     name = path.stem
     if name in {plan.name for plan in plans.plans} or name in run.variants:
         raise PlanError(f"{path}: the run has a plan or variant named {name!r} already; rename the file")
-    formats, session = read_formats(path), Session(run.profile, notify)
+    reference, *uniform = variant_formats(run.profile).values()
+    modules = [module for part in sweep.parts for module in part.modules]
+    assignment = by_module(read_formats(path), modules, (*uniform, reference), path)
+    parts = by_part(assignment, sweep.parts, reference, path)  # a mistake in the plan is said before a model is loaded
+    session = Session(run.profile, notify)
     variants = session.variants
     if run.model is None or variants.loaded.sha256 != run.model.sha256:
         raise ModelError(f"model {run.profile.model.source!r} is not what the run measured: its weights have another SHA-256")
-    reference = variants.formats[variants.reference_id]
-    modules = [module for part in session.parts for module in part.modules]
-    assignment = by_module(formats, modules, (*variants.uniform.values(), reference), path)
-    parts = by_part(assignment, sweep.parts, reference, path)
     if session.held_out.sha256 != plans.calibration_sha256:
         raise PlanError(f"{path}: the held-out sequences of this run cannot be made again: the data sets or the tokenizer have changed")
     notify(f"measuring {name} on {len(session.held_out.sequences)} held-out sequences")
