@@ -76,7 +76,7 @@ def test_json_reads_back_as_what_it_was(analysis: Analysis, tmp_path: Path) -> N
 def test_plan_json_has_what_applying_it_needs(analysis: Analysis, tmp_path: Path) -> None:
     write_report(analysis, tmp_path)
     plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
-    assert (plan["format"], plan["schema"], plan["reference"]) == (PLAN_FORMAT, 2, "bf16")
+    assert (plan["format"], plan["schema"], plan["reference"]) == (PLAN_FORMAT, 3, "bf16")
     assert plan["achieved"]["stored_bytes"] <= plan["budget"]["stored_bytes"]
     assert set(plan["predicted_kl"]) == {"value", "low", "high"}
     assert plan["assignment"]["model.layers.3.o_proj"] == plan["parts"]["layers.3"]

@@ -9,6 +9,7 @@ each benchmark. History of ``SCHEMA``:
 
     1   2026-11   first
     2   2026-11   accuracy: acc_norm, NLL of the gold answer, how it was asked; sensitivity: granularity; model: revision, random weights
+    3   2026-11   calibrated formats with their calibration set; latency as a cost; NVML, energy and the bandwidth floor; sweeps around plans
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ __all__ = [
     "Trial",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 
 KEY = "bitzones"
 """Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
@@ -120,7 +121,7 @@ class PartSensitivity(Record):
 class Measured(Record):
     """What every cell says of itself."""
 
-    schema_number: Literal[2] = Field(default=2, alias="schema")
+    schema_number: Literal[3] = Field(default=3, alias="schema")
     variant: str
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -453,7 +454,7 @@ class Environment(Record):
 class Run(Record):
     """What all cells of a run share."""
 
-    schema_number: Literal[2] = Field(default=2, alias="schema")
+    schema_number: Literal[3] = Field(default=3, alias="schema")
     bitzones: str
     profile: Profile
     model: ModelInfo | None

@@ -7,6 +7,7 @@ with these descriptions in it. This module does not know how anything is decided
     2   2026-11   what the budget decides is one `Decision`, absent where none could be made; acc_norm, likelihoods, Holm's correction, how
                   tasks were asked; an interval may be null: too few units to give one; whole plans on held-out sequences, the search, the
                   second-order screen, the rules of thumb
+    3   2026-11   what the schema 3 of run files added
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ __all__ = [
     "repeatable",
 ]
 
-ANALYSIS_SCHEMA: Literal[2] = 2
+ANALYSIS_SCHEMA: Literal[3] = 3
 
 TIME_KEYS = frozenset({"latency", "measured_at", "seconds_s", "tokens_per_s"})
 """Keys of analysis.json, at any depth, under which everything is a time or comes from one: two runs differ there and nowhere else."""
@@ -183,7 +184,7 @@ class Decision(Decided):
 class Analysis(Decided):
     """Everything that was decided about one run; analysis.json is this record."""
 
-    schema_number: Literal[2] = Field(default=ANALYSIS_SCHEMA, alias="schema")
+    schema_number: Literal[3] = Field(default=ANALYSIS_SCHEMA, alias="schema")
     bitzones: str
     measured_at: str | None
     """When the run ended, as pytest-benchmark wrote it."""

@@ -4,6 +4,7 @@ Whoever applies a plan needs only this module. It does not know how a plan is fo
 
     1   2026-11   first
     2   2026-11   an interval may be null: too few sequences to give one; how the plan was made, its KL on held-out sequences, its accuracy
+    3   2026-11   calibrated formats name the calibration set that their integers came from
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = [
     "ZoneWord",
 ]
 
-PLAN_SCHEMA: Literal[2] = 2
+PLAN_SCHEMA: Literal[3] = 3
 PLAN_FORMAT: Literal["bitzones-plan"] = "bitzones-plan"
 
 ZoneWord = Literal["SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL"]
@@ -83,7 +84,7 @@ class Plan(Decided):
     """A format for every part: all that applying it needs. plan.json is this record."""
 
     format: Literal["bitzones-plan"] = PLAN_FORMAT
-    schema_number: Literal[2] = Field(default=PLAN_SCHEMA, alias="schema")
+    schema_number: Literal[3] = Field(default=PLAN_SCHEMA, alias="schema")
     bitzones: str
     """Version of bitzones that measured."""
     model: PlannedModel | None
