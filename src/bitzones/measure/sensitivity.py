@@ -9,8 +9,7 @@ module receives a model and weights; it does not know how they were quantized.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from bitzones.measure import quantizers, structure
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.divergence import kl_nats, log_probabilities, logits_of, swapped
 from bitzones.measure.parts import Granularity
+from bitzones.measure.prefix import entered_at
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.variants import Variants
 from bitzones.records import Part, PartSensitivity, SensitivityCell
@@ -85,7 +85,7 @@ def exact(
             else:
                 _put(made.base, batch, kl_nats(reference, log_q, batch.mask))
             for number, candidate in enumerate(candidates):
-                with swapped(model, candidate.weights), _entered_at(layers, candidate.layer, entering[candidate.layer]):
+                with swapped(model, candidate.weights), entered_at(layers, candidate.layer, entering[candidate.layer]):
                     values = kl_nats(reference, logits_of(model, batch), batch.mask)
                 if not torch.isfinite(values).all():
                     broken.add(number)
@@ -112,31 +112,6 @@ def _entering(model: torch.nn.Module, layers: Sequence[torch.nn.Module], batch: 
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _entered_at(layers: Sequence[torch.nn.Module], start: int, hidden: torch.Tensor) -> Iterator[None]:
-    """Make the model's own forward skip the layers before ``start`` and enter that one with ``hidden``.
-
-    The model still prepares masks, positions and rotary tables itself, so nothing here depends on its architecture.
-    """
-
-    def enter(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
-
-    handle = layers[start].register_forward_pre_hook(enter, with_kwargs=True)
-    try:
-        for layer in layers[:start]:
-            layer.forward = _pass_through
-        yield
-    finally:
-        handle.remove()
-        for layer in layers[:start]:
-            layer.__dict__.pop("forward", None)
-
-
-def _pass_through(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return hidden_states
 
 
 def exact_cell(
