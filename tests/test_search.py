@@ -9,9 +9,10 @@ from tiny_sweep import CALIBRATION, batches, swept
 
 from bitzones.decide.planner import budget_bytes, solve
 from bitzones.measure import divergence, search
-from bitzones.measure.search import Workbench
+from bitzones.measure.progress import Progress, silent
+from bitzones.measure.search import LeastKl, Searched, Workbench
 from bitzones.measure.variants import Variants
-from bitzones.records import SearchRound, SensitivityCell, Trial
+from bitzones.records import SensitivityCell, Trial
 
 BITS = 3.2
 """Average bits of the budget: between all parts at 2 bits and all at 4, so that there is something to choose."""
@@ -52,14 +53,17 @@ def budget(bench: Workbench) -> int:
 
 
 @pytest.fixture(scope="module")
-def improved(bench: Workbench, worst: np.ndarray) -> tuple[Trial, list[SearchRound]]:
-    return search.search(bench, worst, budget(bench), 3)
+def improved(bench: Workbench, worst: np.ndarray) -> Searched:
+    return searched(bench, worst, 3)
 
 
-def test_a_bad_plan_gets_better_and_stays_within_the_budget(
-    bench: Workbench, worst: np.ndarray, improved: tuple[Trial, list[SearchRound]]
-) -> None:
-    first, rounds = improved
+def searched(bench: Workbench, choice: np.ndarray, rounds: int, progress: Progress = silent) -> Searched:
+    (start,) = search.trials(bench, [choice])
+    return search.search(bench, start, LeastKl(budget(bench)), rounds, progress)
+
+
+def test_a_bad_plan_gets_better_and_stays_within_the_budget(bench: Workbench, worst: np.ndarray, improved: Searched) -> None:
+    first, rounds = improved.start, improved.rounds
     assert (choice_of(bench, first) == worst).all()
     at = total(first)
     for found in rounds:
@@ -70,13 +74,11 @@ def test_a_bad_plan_gets_better_and_stays_within_the_budget(
             assert total(found.trials[found.accepted]) == min(map(total, found.trials)) < at
             at = total(found.trials[found.accepted])
     assert rounds[0].accepted is not None
-    assert at < 0.9 * total(first)
+    assert at == total(improved.found) < 0.9 * total(first)
 
 
-def test_a_trial_is_the_measured_kl_of_the_whole_plan(
-    variants: Variants, improved: tuple[Trial, list[SearchRound]], bench: Workbench
-) -> None:
-    trial = improved[1][0].trials[0]
+def test_a_trial_is_the_measured_kl_of_the_whole_plan(variants: Variants, improved: Searched, bench: Workbench) -> None:
+    trial = improved.rounds[0].trials[0]
     assignment = {module: trial.parts[part.name] for part in bench.parts for module in part.modules}
     variants.define("plan", assignment)
     expected = divergence.whole(variants.reference, variants.model("plan"), batches(), len(CALIBRATION.sequences))
@@ -84,9 +86,9 @@ def test_a_trial_is_the_measured_kl_of_the_whole_plan(
 
 
 def test_the_sweep_around_a_plan_changes_one_part_and_leaves_the_others_in_the_plan(
-    bench: Workbench, worst: np.ndarray, improved: tuple[Trial, list[SearchRound]]
+    bench: Workbench, worst: np.ndarray, improved: Searched
 ) -> None:
-    around = improved[1][0].around
+    around = improved.rounds[0].around
     assert len(around) == len(bench.parts)  # two formats, of which the plan has one
     item = around[5]
     row = next(row for row, part in enumerate(bench.parts) if part.name == item.part)
@@ -97,24 +99,36 @@ def test_the_sweep_around_a_plan_changes_one_part_and_leaves_the_others_in_the_p
     assert item.kl_nats == pytest.approx(measured.kl_nats, rel=1e-4)
 
 
-def test_the_search_ends_where_nothing_is_better(bench: Workbench, improved: tuple[Trial, list[SearchRound]]) -> None:
-    found = [item.trials[item.accepted] for item in improved[1] if item.accepted is not None][-1]
-    _, rounds = search.search(bench, choice_of(bench, found), budget(bench), 20)
-    assert len(rounds) < 20
-    assert rounds[-1].accepted is None
+def test_the_search_ends_where_nothing_is_better(bench: Workbench, improved: Searched) -> None:
+    again = searched(bench, choice_of(bench, improved.found), 20)
+    assert len(again.rounds) < 20
+    assert again.rounds[-1].accepted is None
+    assert again.around is None  # its last round swept around the plan found
+
+
+def test_the_search_ends_with_a_sweep_around_the_plan_found(bench: Workbench, worst: np.ndarray) -> None:
+    """One round that accepts something, and then one part of its plan changed: measured as a whole, that is what the last sweep says."""
+    made = searched(bench, worst, 1)
+    assert made.rounds[0].accepted is not None
+    assert made.around is not None
+    assert len(made.around) == len(bench.parts)
+    item = made.around[3]
+    assert item.format != made.found.parts[item.part]
+    (measured,) = search.trials(
+        bench, [choice_of(bench, made.found.model_copy(update={"parts": made.found.parts | {item.part: item.format}}))]
+    )
+    assert item.kl_nats == pytest.approx(measured.kl_nats, rel=1e-4)
 
 
 def test_no_round_leaves_the_start(bench: Workbench, worst: np.ndarray) -> None:
-    first, rounds = search.search(bench, worst, budget(bench), 0)
-    assert (rounds, total(first) > 0) == ([], True)
+    made = searched(bench, worst, 0)
+    assert (made.rounds, made.around, made.found, total(made.start) > 0) == ((), None, made.start, True)
 
 
-def test_the_same_search_twice_is_the_same_and_the_model_is_as_it_was(
-    bench: Workbench, worst: np.ndarray, improved: tuple[Trial, list[SearchRound]]
-) -> None:
+def test_the_same_search_twice_is_the_same_and_the_model_is_as_it_was(bench: Workbench, worst: np.ndarray, improved: Searched) -> None:
     before = {name: (parameter.data_ptr(), parameter.clone()) for name, parameter in bench.model.named_parameters()}
     said: list[float] = []
-    assert search.search(bench, worst, budget(bench), 3, said.append) == improved
+    assert searched(bench, worst, 3, said.append) == improved
     assert said == sorted(said)
     assert said[-1] == 1.0
     for name, parameter in bench.model.named_parameters():

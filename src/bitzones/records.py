@@ -9,7 +9,7 @@ each benchmark. History of ``SCHEMA``:
 
     1   2026-11   first
     2   2026-11   accuracy: acc_norm, NLL of the gold answer, how it was asked; sensitivity: granularity; model: revision, random weights
-    3   2026-11   calibrated formats with their calibration set; latency as a cost; NVML, energy and the bandwidth floor; sweeps around plans
+    3   2026-11   calibrated formats with their calibration set; latency as a cost; NVML, energy, the bandwidth floor; sweeps around plans
 """
 
 from __future__ import annotations
@@ -320,7 +320,9 @@ class SearchRound(Record):
 class SearchCell(Measured):
     """How the plan came about, on calibration sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans.
 
-    ``tolerance_nats`` is the KL, summed over all sequences, for which the budget was found; null where the budget was given.
+    ``tolerance_nats`` is the KL, summed over all sequences, for which the fewest bytes were searched, ``budget_bytes`` those of the plan
+    found; null where the budget was given. ``around`` is the last sweep, where it belongs to no round: a last round that accepted nothing
+    swept around the plan found, and after any other one more sweep does.
     """
 
     kind: Literal["search"] = "search"
@@ -330,6 +332,12 @@ class SearchCell(Measured):
     tolerance_nats: NonNegative | None = None
     start: Trial
     rounds: tuple[SearchRound, ...]
+    around: tuple[PartSensitivity, ...] | None = None
+
+    @property
+    def around_found(self) -> tuple[PartSensitivity, ...] | None:
+        """The sweep around the plan that was found; None where none was made."""
+        return self.rounds[-1].around if self.rounds and self.rounds[-1].accepted is None else self.around
 
     @property
     def found(self) -> Trial:

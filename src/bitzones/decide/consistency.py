@@ -172,9 +172,10 @@ def _plans(found: _Cells) -> Iterator[str]:
 
 
 def _searched(found: _Cells, cell: SearchCell) -> Iterator[str]:
-    for number, step in enumerate(cell.rounds, 1):
-        for item in step.around:
-            where = f"search cell: round {number}, {item.part} at {item.format}"
+    sweeps = [(f"round {number}", step.around) for number, step in enumerate(cell.rounds, 1)]
+    for name, around in (*sweeps, ("the last sweep", cell.around or ())):
+        for item in around:
+            where = f"search cell: {name}, {item.part} at {item.format}"
             if item.part not in cell.start.parts or item.format not in found.formats:
                 yield f"{where}: the plans do not know it"
             if item.kl_nats is not None and len(item.kl_nats) != len(cell.sequence_tokens):

@@ -1,12 +1,14 @@
 """What a budget allows, in bytes, and the record of the plan that was searched within it.
 
 A budget in bits is a matter of arithmetic, and is refused before anything is measured where it is impossible; one for a tolerated KL has to
-be measured. How a plan is searched is `search`'s affair.
+be measured, and is searched twice: first among the plans of least sum, then around the plan found, where every byte that lower KL sets free
+is taken. How a plan is searched is `search`'s affair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -15,14 +17,17 @@ from bitzones.decide.planner import Menu, budget_bytes, solve
 from bitzones.errors import PlanError
 from bitzones.measure import quantizers
 from bitzones.measure.progress import Progress, silent
-from bitzones.measure.search import Floats, Workbench, search, summed, total, trials
+from bitzones.measure.search import Integers, LeastKl, Workbench, proposals, search, summed, total, trials
 from bitzones.profile import Budget
-from bitzones.records import Part, SearchCell, SensitivityCell
+from bitzones.records import Part, PartSensitivity, SearchCell, SensitivityCell, Trial
 
-__all__ = ["allowed", "check_budget", "expected_menu", "fewest_bytes", "search_cell"]
+__all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated"]
 
 BUDGET_STEPS = 8
 """Halvings of the range of budgets: of 2 to 16 bits a 256th, a twentieth of a bit, which is finer than what a plan's KL tells apart."""
+
+SHRINKING_STEPS = 6
+"""Halvings in each round of a search for fewer bytes, of the range below the plan at hand: of 2 to 5 bits the same twentieth of a bit."""
 
 
 def expected_menu(model: PreTrainedModel, parts: Sequence[Part], formats: Sequence[str], reference: str) -> Menu:
@@ -45,63 +50,114 @@ def check_budget(menu: Menu, average_bits: float) -> None:
     budget_bytes(menu, average_bits)
 
 
-def fewest_bytes(bench: Workbench, separate: Floats, tolerance: float) -> int:
-    """The fewest bytes, to `BUDGET_STEPS` halvings of the range, whose plan of least sum measures at most ``tolerance`` nats in all.
+@dataclass(frozen=True)
+class FewestBytes:
+    """The fewest stored bytes with a measured KL of at most ``tolerance`` nats over all sequences, and of these the least KL.
 
-    Separate sensitivities do not add up, so what a budget costs is measured, once for each halving; the reference, at 0, is always enough.
+    A `search.Goal`: lower KL at the bytes at hand is slack that the next round can turn into bytes.
     """
-    low, high = bench.menu.least_bytes, int(bench.menu.stored_bytes[:, -1].sum())
-    for _ in range(BUDGET_STEPS):
-        middle = (low + high) // 2
-        (measured,) = trials(bench, [solve(bench.menu, separate, middle)])
-        low, high = (low, measured.stored_bytes) if total(measured) <= tolerance else (middle, high)
+
+    tolerance: float
+
+    def tried(self, bench: Workbench, at: Trial, around: Sequence[PartSensitivity], progress: Progress) -> list[Trial]:
+        """As `search.Goal`: plans of the bytes at hand, and of ever fewer as long as one of them keeps the tolerance."""
+        same = LeastKl(at.stored_bytes).tried(bench, at, around, lambda share: progress(share / 2))
+        fewer = smallest(
+            bench,
+            at.stored_bytes,
+            self.tolerance,
+            lambda budget: proposals(bench, at, around, budget),
+            SHRINKING_STEPS,
+            lambda share: progress((1 + share) / 2),
+        )
+        return same + fewer
+
+    def key(self, trial: Trial) -> tuple[float, ...]:
+        """As `search.Goal`."""
+        return (trial.stored_bytes, total(trial)) if total(trial) <= self.tolerance else (float("inf"), total(trial))
+
+
+def smallest(
+    bench: Workbench,
+    most: int,
+    tolerance: float,
+    propose: Callable[[int], Sequence[Integers]],
+    steps: int,
+    progress: Progress = silent,
+) -> list[Trial]:
+    """Whole plans of ever fewer bytes, measured: the range of budgets is halved, downwards where a plan keeps the tolerance.
+
+    Args:
+        bench: on the calibration sequences.
+        most: stored bytes of a plan that keeps it.
+        tolerance: nats over all sequences.
+        propose: plans for a budget in bytes, none where there is none.
+        steps: halvings.
+        progress: told how far it is.
+    """
+    low, high, found = bench.menu.least_bytes, most, list[Trial]()
+    for step in range(steps):
         if high <= low:
             break
-    return high
+        middle = (low + high) // 2
+        measured = trials(bench, propose(middle))
+        kept = [trial.stored_bytes for trial in measured if total(trial) <= tolerance]
+        low, high = (low, min(kept)) if kept else (middle + 1, high)
+        found += measured
+        progress((step + 1) / steps)
+    return found
 
 
-def allowed(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: Mapping[str, str]) -> tuple[int, float | None]:
-    """The bytes that a budget allows, and the tolerance in nats over all sequences that they were found for, if any.
+def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: Mapping[str, str]) -> tuple[float, list[Trial]]:
+    """The tolerance of a budget, nats over all sequences, and plans that keep it: the reference, and the variant that the budget names.
 
     Args:
         bench: on the calibration sequences.
         cell: the separate sensitivities.
-        budget: as in the profile.
+        budget: with a tolerance.
         uniform: variant id -> format.
 
     Raises:
-        PlanError: no plan is that small, or the variant that the tolerance names was not measured everywhere.
+        PlanError: the variant that the tolerance names was not measured everywhere.
     """
-    if budget.average_bits is not None:
-        return budget_bytes(bench.menu, budget.average_bits), None
+    stays = np.full(len(bench.parts), len(bench.menu.formats) - 1, dtype=np.int64)
     if budget.like is None:
         assert isinstance(budget.tolerance, float)
-        tolerance = budget.tolerance * sum(cell.sequence_tokens)
-    else:
-        column = bench.menu.formats.index(uniform[budget.like])
-        if not bench.menu.offered[:, column].all():
-            raise PlanError(f"budget.tolerance = like:{budget.like}: not every part could be measured at {uniform[budget.like]}")
-        (measured,) = trials(bench, [np.full(len(bench.parts), column, dtype=np.int64)])
-        tolerance = total(measured)
-    return fewest_bytes(bench, summed(bench, cell), tolerance), tolerance
+        return budget.tolerance * sum(cell.sequence_tokens), trials(bench, [stays])
+    column = bench.menu.formats.index(uniform[budget.like])
+    if not bench.menu.offered[:, column].all():
+        raise PlanError(f"budget.tolerance = like:{budget.like}: not every part could be measured at {uniform[budget.like]}")
+    known = trials(bench, [stays, np.full(len(bench.parts), column, dtype=np.int64)])
+    return total(known[1]), known
 
 
 def search_cell(
     bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: Mapping[str, str], rounds: int, progress: Progress = silent
 ) -> SearchCell:
-    """The record of `search` from the plan of the separate sensitivities.
+    """The record of `search.search` from a plan of the separate sensitivities: that of least sum, or the smallest within a tolerance.
 
     Raises:
-        PlanError: as `allowed`.
+        PlanError: no plan is as small as the budget, or as `tolerated`.
     """
-    most, tolerance = allowed(bench, cell, budget, uniform)
-    first, done = search(bench, solve(bench.menu, summed(bench, cell), most), most, rounds, progress)
+    separate = summed(bench, cell)
+    if budget.average_bits is not None:
+        most, tolerance = budget_bytes(bench.menu, budget.average_bits), None
+        (start,) = trials(bench, [solve(bench.menu, separate, most)])
+        made = search(bench, start, LeastKl(most), rounds, progress)
+    else:
+        tolerance, known = tolerated(bench, cell, budget, uniform)
+        goal = FewestBytes(tolerance)
+        enough = min(known, key=goal.key).stored_bytes
+        known += smallest(bench, enough, tolerance, lambda bytes_: [solve(bench.menu, separate, bytes_)], BUDGET_STEPS)
+        made = search(bench, min(known, key=goal.key), goal, rounds, progress)
+        most = made.found.stored_bytes
     return SearchCell(
         variant=cell.variant,
         calibration_sha256=cell.calibration_sha256,
         sequence_tokens=cell.sequence_tokens,
         budget_bytes=most,
         tolerance_nats=tolerance,
-        start=first,
-        rounds=tuple(done),
+        start=made.start,
+        rounds=made.rounds,
+        around=made.around,
     )

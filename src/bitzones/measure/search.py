@@ -2,8 +2,9 @@
 
 Around the plan at hand every part is tried in every other format, all others as they are (`sensitivity.exact` on a base). From these
 marginal costs the planner proposes new plans, from bold (every swap that pays) to timid (the few that pay most); each is measured, and one
-is accepted only if its KL is the least and below that of the plan at hand. This is re-linearization with a trust region whose size is
-chosen by measurement (Nocedal & Wright 2006, ch. 4). What is accepted was judged on the calibration set alone: how good it is has to be
+is accepted only if it comes nearer to the goal than all others and the plan at hand. This is re-linearization with a trust region whose
+size is chosen by measurement (Nocedal & Wright 2006, ch. 4). The search ends with a sweep around the plan that it found, so that the
+deciding side can tell how firmly each part stands. What is accepted was judged on the calibration set alone: how good it is has to be
 measured on other sequences. This module decides nothing else.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
 from bitzones.records import Part, PartSensitivity, SearchRound, SensitivityCell, Trial
 
-__all__ = ["Workbench", "search", "summed", "total", "trials", "weights_of", "workbench"]
+__all__ = ["Goal", "LeastKl", "Searched", "Workbench", "proposals", "search", "summed", "total", "trials", "weights_of", "workbench"]
 
 TIMID_STEPS = 8
 """Proposals per round: each halves the gain that a swap has to bring, from the largest down to 1/128 of it, and the last asks for none."""
@@ -111,34 +113,71 @@ def trials(bench: Workbench, choices: Sequence[Integers], progress: Progress = s
     ]
 
 
-def search(bench: Workbench, start: Integers, budget: int, rounds: int, progress: Progress = silent) -> tuple[Trial, list[SearchRound]]:
+class Goal(Protocol):
+    """What a search is for."""
+
+    def tried(self, bench: Workbench, at: Trial, around: Sequence[PartSensitivity], progress: Progress) -> list[Trial]:
+        """Plans proposed from a sweep around the plan at hand, measured."""
+
+    def key(self, trial: Trial) -> tuple[float, ...]:
+        """Less is better."""
+
+
+@dataclass(frozen=True)
+class LeastKl:
+    """The least KL within ``budget`` stored bytes."""
+
+    budget: int
+
+    def tried(self, bench: Workbench, at: Trial, around: Sequence[PartSensitivity], progress: Progress) -> list[Trial]:
+        """As `Goal`."""
+        return trials(bench, proposals(bench, at, around, self.budget), progress)
+
+    def key(self, trial: Trial) -> tuple[float, ...]:
+        """As `Goal`."""
+        return (total(trial),)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search did: the measured start, the rounds, the plan found, and the sweep around it where no round made one."""
+
+    start: Trial
+    rounds: tuple[SearchRound, ...]
+    found: Trial
+    around: tuple[PartSensitivity, ...] | None
+
+
+def search(bench: Workbench, start: Trial, goal: Goal, rounds: int, progress: Progress = silent) -> Searched:
     """Improve a plan by measurement.
 
     Args:
         bench: the model, the parts and the sequences.
-        start: format index of every part, within the budget.
-        budget: stored bytes that no plan exceeds.
-        rounds: how often to sweep around the plan; it ends earlier where a round brings nothing.
+        start: a measured plan.
+        goal: what is better, and what is worth trying.
+        rounds: how often to sweep around the plan and try others; it ends earlier where a round brings nothing.
         progress: told how far it is.
 
     Returns:
-        The measured start, and the rounds; the plan found is the ``accepted`` trial of the last round that has one, else the start.
+        The plan found is the ``accepted`` trial of the last round that has one, else the start. A last round without one swept around that
+        plan; else one more sweep does, unless no round was asked for.
     """
-    choice = start
-    (first,) = trials(bench, [start])
-    at, done = total(first), []
+    at: Trial = start
+    done: list[SearchRound] = []
     for number in range(rounds):
-        swept = _around(bench, choice, lambda share, n=number: progress((n + 0.8 * share) / rounds))  # type: ignore[misc]
-        proposals = _proposals(bench, choice, swept, at, budget)
-        measured = trials(bench, proposals, lambda share, n=number: progress((n + 0.8 + 0.2 * share) / rounds))  # type: ignore[misc]
-        best = min(range(len(measured)), key=lambda n: total(measured[n]), default=None)
-        better = best if best is not None and total(measured[best]) < at else None
+        swept = _around(bench, at, lambda share, n=number: progress((n + 0.7 * share) / (rounds + 1)))  # type: ignore[misc]
+        measured = goal.tried(bench, at, swept, lambda share, n=number: progress((n + 0.7 + 0.3 * share) / (rounds + 1)))  # type: ignore[misc]
+        best = min(range(len(measured)), key=lambda n: goal.key(measured[n]), default=None)
+        better = best if best is not None and goal.key(measured[best]) < goal.key(at) else None
         done.append(SearchRound(around=tuple(swept), trials=tuple(measured), accepted=better))
         if better is None:
             break
-        choice, at = proposals[better], total(measured[better])
+        at = measured[better]
+    last = None
+    if done and done[-1].accepted is not None:
+        last = tuple(_around(bench, at, lambda share: progress((rounds + share) / (rounds + 1))))
     progress(1.0)
-    return first, done
+    return Searched(start, tuple(done), at, last)
 
 
 def total(measured: Trial) -> float:
@@ -146,8 +185,9 @@ def total(measured: Trial) -> float:
     return float("inf") if measured.kl_nats is None else sum(measured.kl_nats)
 
 
-def _around(bench: Workbench, choice: Integers, progress: Progress) -> list[PartSensitivity]:
+def _around(bench: Workbench, at: Trial, progress: Progress) -> list[PartSensitivity]:
     """The whole model's KL when one part of the plan takes another format, for every part and every other format."""
+    choice = bench.choice(at.parts)
     swaps = [
         (row, column)
         for row, now in enumerate(choice)
@@ -173,23 +213,38 @@ def _around(bench: Workbench, choice: Integers, progress: Progress) -> list[Part
     ]
 
 
-def _proposals(bench: Workbench, choice: Integers, swept: Sequence[PartSensitivity], at: float, budget: int) -> list[Integers]:
-    """Different plans within the budget, from the boldest to the most timid, none of them the plan at hand."""
-    menu = bench.menu
-    rows = {part.name: row for row, part in enumerate(bench.parts)}
-    marginal = np.full(menu.offered.shape, np.inf)
-    marginal[np.arange(len(choice)), choice] = 0.0
-    for item in swept:
-        if item.kl_nats is not None:
-            marginal[rows[item.part], menu.formats.index(item.format)] = sum(item.kl_nats) - at
-    known = Menu(menu.parts, menu.formats, menu.stored_bytes, np.isfinite(marginal), menu.parameters)
+def proposals(bench: Workbench, at: Trial, around: Sequence[PartSensitivity], budget: int) -> list[Integers]:
+    """Different plans within a budget, from the boldest to the most timid, none of them the plan at hand.
+
+    Args:
+        bench: says what is offered.
+        at: the plan at hand, measured.
+        around: the sweep around it.
+        budget: stored bytes; the plan at hand may take more.
+    """
+    choice = bench.choice(at.parts)
+    known, marginal = _marginal(bench, choice, around, total(at))
     swap = np.ones(marginal.shape)
     swap[np.arange(len(choice)), choice] = 0.0
     largest = float(np.abs(marginal[np.isfinite(marginal)]).max(initial=0.0))
     found: dict[bytes, Integers] = {choice.tobytes(): choice}
+    if budget < known.least_bytes:  # a format that could not be measured around this plan is not offered
+        return []
     for price in (0.0, *(largest / 2**step for step in reversed(range(TIMID_STEPS - 1)))):
         costs = np.where(known.offered, marginal + price * swap, 0.0)
         costs = costs - costs.min(axis=1, keepdims=True)  # the planner minimizes sums of what is not negative
         plan = solve(known, costs, budget)
         found.setdefault(plan.tobytes(), plan)
     return list(found.values())[1:]
+
+
+def _marginal(bench: Workbench, choice: Integers, around: Sequence[PartSensitivity], at: float) -> tuple[Menu, Floats]:
+    """What is offered around a plan, and what each swap adds to its KL, nats over all sequences; infinite where it is not offered."""
+    menu = bench.menu
+    rows = {part.name: row for row, part in enumerate(bench.parts)}
+    marginal = np.full(menu.offered.shape, np.inf)
+    marginal[np.arange(len(choice)), choice] = 0.0
+    for item in around:
+        if item.kl_nats is not None:
+            marginal[rows[item.part], menu.formats.index(item.format)] = sum(item.kl_nats) - at
+    return Menu(menu.parts, menu.formats, menu.stored_bytes, np.isfinite(marginal), menu.parameters), marginal

@@ -28,7 +28,7 @@ def rivals(bench: Workbench, cell: SensitivityCell, searched: SearchCell, settin
     menu, budget, separate = bench.menu, searched.budget_bytes, search.summed(bench, cell)
     found: list[Rival] = [
         (PLAN, "search", bench.choice(searched.found.parts)),
-        ("additive", "additive", bench.choice(searched.start.parts)),
+        ("additive", "additive", solve(menu, separate, budget)),
     ]
     for column, name in enumerate(menu.formats[:-1]):
         if (choice := plans.uniform(menu, column)) is not None:
