@@ -4,21 +4,24 @@ From the top of a checkout, with the data sets in the hub's layouts under FOLDER
 
     python scripts/engine_speed.py smollm2 --data FOLDER
 
-The plain way to a sensitivity is a full forward pass with the weights swapped, for every part and format. A sample of these pairs is
-measured both ways in turns, batch by batch; both give the same KL, which is checked. Prints a table in Markdown.
+The plain way to a sensitivity is a full forward pass with the weights swapped, for every part and format. Of these pairs every so many-th
+is measured both ways in turns, batch by batch; both give the same KL, which is checked. Times are this process's processor time, so that
+other work on the machine does not count. Peaks of memory are read off Linux, above what the process held before. Prints a table in
+Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
-import resource
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import process_time
 
+import psutil
 import torch
 from tabulate import tabulate
 
@@ -32,13 +35,25 @@ from bitzones.measure.session import Session
 EXACT_GOAL = 0.65
 FISHER_GOAL = 40.0
 """Forward passes that the score of every group in two formats may take."""
+MEMORY_GOAL = 2.0
+"""Peaks of a forward pass, above the weights, that the score may take."""
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds of one call."""
-    started = perf_counter()
+    """Seconds of processor time of one call."""
+    started = process_time()
     work()
-    return perf_counter() - started
+    return process_time() - started
+
+
+def peak_mib(work: Callable[[], object]) -> float:
+    """The most resident memory during one call, above what there was before it."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # proc(5): the peak starts again from what is resident now
+    before = psutil.Process().memory_info().rss
+    work()
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="ascii"))
+    assert peak is not None
+    return (int(peak[1]) * 1024 - before) / 2**20
 
 
 @torch.no_grad()
@@ -72,10 +87,11 @@ def both_ways(session: Session, candidates: Sequence[Candidate], batch: Batch, *
 
 
 def chosen(session: Session, granularity: Granularity, count: int) -> list[Candidate]:
-    """A seeded sample of (part, format), spread over the layers."""
+    """Every so many-th (part, format), so that the depth of the sample is that of the whole sweep."""
     variants = session.variants
     pairs = [(part, variant) for part in model_parts(variants.loaded.model, granularity) for variant in variants.uniform]
-    picked = random.Random(0).sample(pairs, min(count, len(pairs)))
+    count = min(count, len(pairs))
+    picked = [pairs[(2 * number + 1) * len(pairs) // (2 * count)] for number in range(count)]
     return [Candidate(part.layer, {name: variants.packed(variant)[name] for name in part.modules}) for part, variant in picked]
 
 
@@ -84,44 +100,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the exact sweep and the fisher score beside full forward passes.")
     parser.add_argument("profile")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--candidates", type=int, default=30, help="(part, format) pairs measured both ways, per granularity")
+    parser.add_argument("--candidates", type=int, default=60, help="(part, format) pairs measured both ways, per granularity")
+    parser.add_argument("--batches", type=int, help="batches of the calibration set that are used; all where it is left out")
     given = parser.parse_args()
     session = Session(profile.load(given.profile).resolved(given.data))
-    batches = list(session.calibration_batches())
-    model = session.variants.reference
-    rows = []
+    batches = list(islice(session.calibration_batches(), given.batches))
+    for variant in session.variants.uniform:
+        session.variants.packed(variant)
+    rows = [*_fisher(session, batches)]
     kinds: tuple[Granularity, ...] = ("layer", "group")
     for granularity in kinds:
         candidates = chosen(session, granularity, given.candidates)
         ratios = [both_ways(session, candidates, batch, exact_first=number % 2 == 1) for number, batch in enumerate(batches)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        rows.append(
-            [f"exact, {granularity}", f"{median(ratios):.2f}x of a full pass each", spread, f"{len(ratios)} batches", f"{EXACT_GOAL}x"]
-        )
-    parts = model_parts(session.variants.loaded.model, "group")
-    pairs = [(part, variant) for part in parts for variant in session.variants.uniform]
-    changes = [{name: session.variants.packed(variant)[name] for name in part.modules} for part, variant in pairs]
-    samples = session.profile.sensitivity.fisher_samples
-    with torch.no_grad():
-        passes = [timed(partial(divergence.logits_of, model, batch)) for batch in batches]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    scored = timed(lambda: fisher.scores(model, changes, batches, len(session.calibration.sequences), samples, 0))
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    tokens = sum(session.calibration.sequence_tokens)
-    rows.append(
-        [
-            f"fisher, {len(changes)} pairs",
-            f"{scored / sum(passes):.1f} forward passes",
-            "-",
-            f"{samples} samples",
-            f"{FISHER_GOAL:g} passes",
-        ]
-    )
-    print(tabulate(rows, ["method", "time", "smallest to largest", "n", "goal"], tablefmt="github", disable_numparse=True))
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        what = f"exact, {len(candidates)} {granularity}s and formats"
+        rows.append([what, f"{median(ratios):.3f}x of a full pass each", spread, f"{len(ratios)} batches", f"{EXACT_GOAL}x"])
+    print(tabulate(rows, ["method", "found", "smallest to largest", "n", "goal"], tablefmt="github", disable_numparse=True))
+    tokens = sum(len(row.ids) for batch in batches for row in batch.sequences)
     print(
-        f"\n{tokens} tokens in {len(batches)} batches, {given.candidates} pairs per granularity, threads: {torch.get_num_threads()}, "
-        f"{environment.cpu_name()}, torch {torch.__version__}; fisher: {tokens / scored:.0f} tokens/s, peak memory grew by {grown:.0f} MiB."
+        f"\n{tokens} tokens in {len(batches)} batches, threads: {torch.get_num_threads()}, {environment.cpu_name()}, "
+        f"torch {torch.__version__}."
     )
+
+
+def _fisher(session: Session, batches: Sequence[Batch]) -> list[list[str]]:
+    """Time and memory of the score of every group in every format, beside forward passes over the same batches."""
+    model = session.variants.reference
+    pairs = [(part, variant) for part in model_parts(session.variants.loaded.model, "group") for variant in session.variants.uniform]
+    changes = [{name: session.variants.packed(variant)[name] for name in part.modules} for part, variant in pairs]
+    samples, sequences = session.profile.sensitivity.fisher_samples, len(session.calibration.sequences)
+    times: dict[str, float] = {}
+
+    def forward() -> None:
+        with torch.no_grad():
+            times["forward"] = sum(timed(partial(divergence.logits_of, model, batch)) for batch in batches)
+
+    def score() -> None:
+        times["fisher"] = timed(lambda: fisher.scores(model, changes, batches, sequences, samples, 0))
+
+    forward()  # whatever is made at first is made now
+    memory = {work.__name__: peak_mib(work) for work in (forward, score)}
+    passes, grown = times["fisher"] / times["forward"], memory["score"] / memory["forward"]
+    what, n = f"fisher, {len(changes)} groups and formats", f"{samples} samples"
+    return [
+        [what, f"{passes:.1f} forward passes", "-", n, f"{FISHER_GOAL:g} passes"],
+        [what, f"{grown:.2f}x a forward pass's peak ({memory['score']:.0f} of {memory['forward']:.0f} MiB)", "-", n, f"{MEMORY_GOAL:g}x"],
+    ]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM
 
-from bitzones.errors import NonFiniteError
+from bitzones.errors import NonFiniteError, NotMeasuredError
 from bitzones.measure import calibration, divergence, fisher, models, sensitivity, structure
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.parts import model_parts
@@ -34,11 +34,13 @@ def model() -> LlamaForCausalLM:
 
 
 def test_a_projection_is_the_derivative_along_the_change() -> None:
-    model = tiny_models.llama(torch.float64)
-    changes = [{name: moved(model, name, 0.5)} for name in MODULES] + [{name: moved(model, name, 0.5) for name in MODULES}]
+    model = tiny_models.llama(torch.float64, tied=False)
+    names = (*MODULES, "lm_head")  # behind the last layer gradients are made in steps of sequences
+    changes = [{name: moved(model, name, 0.5)} for name in names] + [{name: moved(model, name, 0.5) for name in names}]
     (batch,) = batches(4)
     cotangent = torch.randn(*batch.ids.shape, 257, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * batch.mask[..., None]
-    (found,) = fisher.projections(model, changes, batch, lambda logits: [cotangent])
+    layers = list(structure.decoder_layers(model).values())
+    (found,) = fisher.projections(model, layers, changes, batch, lambda _logits, rows: [cotangent[rows]])
     step = 3e-3  # norms compute in float32: a smaller step would drown in rounding
     for change, values in zip(changes, found, strict=True):
         sums = []
@@ -92,6 +94,43 @@ def test_the_same_seed_gives_the_same_scores_and_nothing_stays(model: LlamaForCa
     assert not torch.equal(first, other)
     assert all(torch.equal(parameter, before[name]) and parameter.grad is None for name, parameter in model.named_parameters())
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_one_layer_s_graph_is_alive_at_a_time(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What autograd saves for a layer is freed before the next one is run: the most at once is far below that of a whole graph."""
+    alive = {"now": 0, "most": 0}
+
+    class Saved:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+            alive["now"] += tensor.nbytes
+            alive["most"] = max(alive.values())
+
+        def __del__(self) -> None:
+            alive["now"] -= self.tensor.nbytes
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor)
+    changes = [{name: moved(model, name, 0.3)} for name in MODULES]
+    (batch,) = batches(4)
+    with hooks:
+        fisher.scores(model, changes, [batch], len(LENGTHS), 2, seed=0)
+        in_layers = alive["most"]
+        with torch.enable_grad():
+            embedded = model.get_input_embeddings()(batch.ids).requires_grad_()
+            kept = model(inputs_embeds=embedded, attention_mask=batch.mask, use_cache=False).logits
+    assert kept.requires_grad
+    assert in_layers < 0.5 * alive["most"], alive
+
+
+def test_what_does_not_see_every_token_is_refused(model: LlamaForCausalLM) -> None:
+    layer = model.model.layers[1].mlp
+    plain = layer.forward
+    layer.forward = lambda hidden: plain(hidden[:, :-1])[:, [*range(hidden.shape[1] - 1), -1]]
+    try:
+        with pytest.raises(NotMeasuredError, match="up_proj is not given every token"):
+            fisher.scores(model, [{MODULES[1]: moved(model, MODULES[1], 0.3)}], batches(), len(LENGTHS), 1, seed=0)
+    finally:
+        del layer.forward
 
 
 def test_nan_is_said() -> None:

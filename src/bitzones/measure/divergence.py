@@ -17,7 +17,7 @@ from bitzones.measure import quantizers
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.records import DivergenceCell
 
-__all__ = ["divergence_cell", "kl_nats", "log_probabilities", "logits_of", "swapped", "whole"]
+__all__ = ["as_log_probabilities", "check_finite", "divergence_cell", "kl_nats", "log_probabilities", "logits_of", "swapped", "whole"]
 
 
 def kl_nats(reference: torch.Tensor, changed: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -77,11 +77,28 @@ def log_probabilities(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     Raises:
         NonFiniteError: a logit of a scored token is NaN or infinite.
     """
-    logits = logits_of(model, batch)
-    if not torch.isfinite(logits[batch.mask.bool()]).all():
-        raise NonFiniteError("the reference's own logits are NaN or infinite: nothing can be compared with it")
+    return as_log_probabilities(logits_of(model, batch), batch)
+
+
+def as_log_probabilities(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The log-probabilities that logits of the reference stand for, float32, same shape.
+
+    Raises:
+        NonFiniteError: a logit of a scored token is NaN or infinite.
+    """
+    check_finite(logits, batch.mask)
     log_p: torch.Tensor = logits.float().log_softmax(-1)
     return log_p
+
+
+def check_finite(logits: torch.Tensor, mask: torch.Tensor) -> None:
+    """Refuse logits of the reference that are NaN or infinite where ``mask`` says that a token is scored.
+
+    Raises:
+        NonFiniteError: one is.
+    """
+    if not torch.isfinite(logits[mask.bool()]).all():
+        raise NonFiniteError("the reference's own logits are NaN or infinite: nothing can be compared with it")
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ last word. This module does not know what a plan is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,15 +18,16 @@ from typing import Any, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.errors import NonFiniteError
-from bitzones.measure import quantizers
+from bitzones.errors import NonFiniteError, NotMeasuredError
+from bitzones.measure import quantizers, structure
 from bitzones.measure.calibration import Batch, Calibration
-from bitzones.measure.divergence import logits_of
+from bitzones.measure.divergence import check_finite, logits_of
+from bitzones.measure.prefix import Entry, entered_at, passed
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.variants import Variants
 from bitzones.records import FisherCell, Part, PartScores
 
-__all__ = ["Change", "fisher_cell", "projections", "sampled_cotangent", "scores"]
+__all__ = ["Change", "Cotangents", "fisher_cell", "projections", "sampled_cotangent", "scores"]
 
 Change: TypeAlias = Mapping[str, torch.Tensor]
 """Module name -> the weight it would get, quantized or dense."""
@@ -35,34 +36,33 @@ SCORE_DIGITS = 6
 """Significant digits of a score that a run file keeps: the estimate's own spread is above a per cent."""
 
 
+Cotangents: TypeAlias = Callable[[torch.Tensor, slice], Iterable[torch.Tensor]]
+"""Gives, for the logits of some sequences of a batch and their place in it, tensors of their shape: as many for all of them."""
+
+TAIL_STEPS = 4
+"""Steps in which the logits of a batch are differentiated: drawing labels makes six tensors of their size, a step a quarter of each."""
+
+
 @dataclass
 class _Watched:
-    """What one forward pass left: a module's output, in the graph, and what each change would add to it."""
+    """What one forward pass left of a module: what it was given, and its output in the graph."""
 
+    given: torch.Tensor
     output: torch.Tensor
-    added: dict[int, torch.Tensor]
 
 
 @contextmanager
-def _watching(model: PreTrainedModel, changes: Sequence[Change]) -> Iterator[dict[str, _Watched]]:
-    """Keep, of every module that a change names, its output and the change's effect on it."""
+def _watching(model: PreTrainedModel, names: Iterable[str]) -> Iterator[dict[str, _Watched]]:
+    """Keep input and output of the named modules."""
     seen: dict[str, _Watched] = {}
-    named = {name: [number for number, change in enumerate(changes) if name in change] for change in changes for name in change}
 
     def keep(name: str) -> Any:
         def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            given, weight = args[0].detach(), module.get_parameter("weight").detach()
-            with torch.no_grad():
-                added = {n: given @ (quantizers.values(changes[n][name], weight.dtype) - weight).T for n in named[name]}
-            seen[name] = _Watched(output, added)
+            seen[name] = _Watched(args[0].detach(), output)
 
         return hook
 
-    def differentiable(module: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        return output.detach().requires_grad_()
-
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in named]
-    handles.append(model.get_input_embeddings().register_forward_hook(differentiable))
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
     try:
         yield seen
     finally:
@@ -70,35 +70,98 @@ def _watching(model: PreTrainedModel, changes: Sequence[Change]) -> Iterator[dic
             handle.remove()
 
 
-def projections(model: PreTrainedModel, changes: Sequence[Change], batch: Batch, cotangents: Any) -> list[torch.Tensor]:
+class _Projector:
+    """Carries gradients from the logits of one batch back through the layers, one layer's graph alive at a time."""
+
+    def __init__(self, model: PreTrainedModel, layers: Sequence[torch.nn.Module], changes: Sequence[Change], batch: Batch) -> None:
+        self._model, self._layers, self._changes, self._batch = model, layers, changes, batch
+        names = list(dict.fromkeys(name for change in changes for name in change))
+        own = {id(module): number for number, layer in enumerate(layers) for module in layer.modules()}
+        self._inside: list[list[str]] = [[] for _ in range(len(layers) + 1)]  # the last: what lies behind all layers
+        for name in names:
+            self._inside[own.get(id(model.get_submodule(name)), len(layers))].append(name)
+        self._found: list[torch.Tensor] = []
+        self._incoming: list[torch.Tensor] = []
+
+    def run(self, cotangents: Cotangents) -> list[torch.Tensor]:
+        with torch.no_grad():
+            pass_ = passed(self._model, self._layers, self._batch)[0]
+        entries, after = pass_.entries, pass_.after
+        for rows in _steps(len(self._batch.index)):
+            self._tail(after, rows, cotangents)
+        for number in reversed(range(len(self._layers))):
+            self._layer(number, entries.pop())
+        return self._found
+
+    def _tail(self, after: torch.Tensor, rows: slice, cotangents: Cotangents) -> None:
+        """From the logits of some sequences back to what left the last layer."""
+        batch, count = self._batch, len(self._layers)
+        leaf = after[rows].detach().requires_grad_()
+        here = Batch(batch.ids[rows], batch.mask[rows], batch.index[rows], batch.sequences[rows])
+        with torch.enable_grad(), entered_at(self._layers, count, leaf), _watching(self._model, self._inside[count]) as seen:
+            logits = logits_of(self._model, here)
+        check_finite(logits, here.mask)
+        for sample, cotangent in enumerate(cotangents(logits.detach(), rows)):
+            if sample == len(self._found):
+                self._found.append(torch.zeros(len(self._changes), len(batch.index), dtype=torch.float64, device=logits.device))
+                self._incoming.append(torch.zeros_like(after))
+            gradients = torch.autograd.grad(logits, [leaf, *(w.output for w in seen.values())], cotangent, retain_graph=True)
+            self._incoming[sample][rows] = gradients[0]
+            self._add(seen, {sample: gradients[1:]}, rows)
+
+    def _layer(self, number: int, entry: Entry) -> None:
+        """From what left a layer back to what entered it."""
+        leaf = entry.hidden.detach().requires_grad_()
+        with torch.enable_grad(), _watching(self._model, self._inside[number]) as seen:
+            left = entry.run(self._layers[number], leaf)
+        outputs, kept = [leaf, *(w.output for w in seen.values())], {}
+        for sample, gradient in enumerate(self._incoming):
+            found = torch.autograd.grad(left, outputs, gradient, retain_graph=sample + 1 < len(self._incoming))
+            self._incoming[sample], kept[sample] = found[0], found[1:]
+        self._add(seen, kept, slice(None))
+
+    @torch.no_grad()
+    def _add(self, seen: Mapping[str, _Watched], gradients: Mapping[int, Sequence[torch.Tensor]], rows: slice) -> None:
+        """Add gradient * change of every module; what a change adds to an output is made once for all samples, and not kept."""
+        for at, (name, module) in enumerate(seen.items()):
+            weight = self._model.get_submodule(name).get_parameter("weight").detach()
+            if module.output.shape[:-1] != self._batch.ids[rows].shape:
+                raise NotMeasuredError(f"{name} is not given every token in its place: fisher scores of it cannot be told by sequence")
+            for number, change in enumerate(self._changes):
+                if name in change:
+                    added = module.given @ (quantizers.values(change[name], weight.dtype) - weight).T
+                    for sample, found in gradients.items():
+                        self._found[sample][number, rows] += torch.linalg.vecdot(found[at], added).sum(-1, dtype=torch.float64)
+
+
+def _steps(sequences: int) -> Iterator[slice]:
+    size = -(-sequences // TAIL_STEPS)
+    yield from (slice(start, min(start + size, sequences)) for start in range(0, sequences, size))
+
+
+def projections(
+    model: PreTrainedModel, layers: Sequence[torch.nn.Module], changes: Sequence[Change], batch: Batch, cotangents: Cotangents
+) -> list[torch.Tensor]:
     """For each cotangent c of the logits: d/de of sum(c * logits) per sequence, when a change is scaled by e, at e = 0.
+
+    Every layer is run a second time, from the hidden states that entered it, so that the graph of one layer is alive at a time and memory
+    stays about that of a pass without gradients (Chen et al. 2016, arXiv:1604.06174).
 
     Args:
         model: its parameters need no gradients.
+        layers: its decoder layers, in order.
         changes: what to differentiate along.
         batch: right-padded sequences.
-        cotangents: gives, for the logits, tensors of their shape, one after another.
+        cotangents: asked once for each step of the batch's sequences.
 
     Returns:
         One float64 tensor of shape (changes, sequences) per cotangent.
 
     Raises:
         NonFiniteError: a logit of a scored token is NaN or infinite.
+        NotMeasuredError: a module does not see every token of every sequence, as an expert does not.
     """
-    with torch.enable_grad(), _watching(model, changes) as seen:
-        logits = logits_of(model, batch)
-    if not torch.isfinite(logits[batch.mask.bool()]).all():
-        raise NonFiniteError("the reference's own logits are NaN or infinite: nothing can be compared with it")
-    watched = list(seen.values())
-    found = []
-    for cotangent in cotangents(logits.detach()):
-        gradients = torch.autograd.grad(logits, [w.output for w in watched], cotangent, retain_graph=True)
-        total = torch.zeros(len(changes), len(batch.index), dtype=torch.float64, device=logits.device)
-        for gradient, module in zip(gradients, watched, strict=True):
-            for number, added in module.added.items():
-                total[number] += torch.linalg.vecdot(gradient, added).sum(-1, dtype=torch.float64)
-        found.append(total)
-    return found
+    return _Projector(model, layers, changes, batch).run(cotangents)
 
 
 def sampled_cotangent(logits: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -135,14 +198,15 @@ def scores(
     """
     found = torch.zeros(len(changes), samples, sequences, dtype=torch.float64)
     generator = torch.Generator(model.device).manual_seed(seed)
+    layers = list(structure.decoder_layers(model).values())
     done = 0
     for batch in batches:
 
-        def drawn(logits: torch.Tensor, batch: Batch = batch) -> Iterator[torch.Tensor]:
+        def drawn(logits: torch.Tensor, rows: slice, batch: Batch = batch) -> Iterator[torch.Tensor]:
             for _ in range(samples):
-                yield sampled_cotangent(logits, batch.mask, generator)
+                yield sampled_cotangent(logits, batch.mask[rows], generator)
 
-        for sample, values in enumerate(projections(model, changes, batch, drawn)):
+        for sample, values in enumerate(projections(model, layers, changes, batch, drawn)):
             found[:, sample, list(batch.index)] = values.cpu()
         done += len(batch.index)
         progress(done / sequences)

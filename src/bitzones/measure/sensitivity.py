@@ -11,15 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from bitzones.measure import quantizers, structure
 from bitzones.measure.calibration import Batch, Calibration
-from bitzones.measure.divergence import kl_nats, log_probabilities, logits_of, swapped
+from bitzones.measure.divergence import as_log_probabilities, kl_nats, log_probabilities, logits_of, swapped
 from bitzones.measure.parts import Granularity
-from bitzones.measure.prefix import entered_at
+from bitzones.measure.prefix import entered_at, passed
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.variants import Variants
 from bitzones.records import Part, PartSensitivity, SensitivityCell
@@ -32,9 +31,12 @@ NOT_FINITE = "the changed model's logits are NaN or infinite"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change to measure: ``weights`` of modules none of which lies before ``layer``, quantized or dense, by module name."""
+    """A change to measure: ``weights`` of modules none of which lies before ``layer``, quantized or dense, by module name.
 
-    layer: int
+    Where ``layer`` is None all of them lie behind the last layer, as the head does.
+    """
+
+    layer: int | None
     weights: Mapping[str, torch.Tensor]
 
 
@@ -79,13 +81,16 @@ def exact(
     for batch in batches:
         reference = log_probabilities(model, batch) if based else None
         with swapped(model, based):
-            entering, log_q = _entering(model, layers, batch)
+            pass_, logits = passed(model, layers, batch)
+            log_q = as_log_probabilities(logits, batch)
+            del logits  # as large as all that is kept
             if reference is None:
                 reference = log_q
             else:
                 _put(made.base, batch, kl_nats(reference, log_q, batch.mask))
             for number, candidate in enumerate(candidates):
-                with swapped(model, candidate.weights), entered_at(layers, candidate.layer, entering[candidate.layer]):
+                start = len(layers) if candidate.layer is None else candidate.layer
+                with swapped(model, candidate.weights), entered_at(layers, start, pass_.entering(start)):
                     values = kl_nats(reference, logits_of(model, batch), batch.mask)
                 if not torch.isfinite(values).all():
                     broken.add(number)
@@ -97,21 +102,6 @@ def exact(
 def _put(results: list[float], batch: Batch, values: torch.Tensor) -> None:
     for index, value in zip(batch.index, values.tolist(), strict=True):
         results[index] = value
-
-
-def _entering(model: torch.nn.Module, layers: Sequence[torch.nn.Module], batch: Batch) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Hidden states entering each layer, and the log-probabilities, of one pass over the model as it is now."""
-    entering: list[torch.Tensor] = []
-
-    def keep(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        entering.append(args[0] if args else kwargs["hidden_states"])
-
-    handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
-    try:
-        return entering, log_probabilities(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def exact_cell(
