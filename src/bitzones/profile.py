@@ -28,14 +28,17 @@ __all__ = [
     "Model",
     "Plans",
     "Profile",
+    "Rounding",
     "Sensitivity",
     "Task",
     "Zones",
     "available",
     "format_bits",
     "format_optimizer",
+    "is_calibrated",
     "load",
     "locate",
+    "stock_format",
     "variant_formats",
 ]
 
@@ -58,13 +61,13 @@ PYPI_SOURCE = re.compile(
 )
 """One exact version, so that a run can be repeated; nothing in it can be taken for an option of pip."""
 
-_FORMAT = re.compile(r"^qint(?P<bits>[248])(?::(?P<optimizer>max|hqq))?$")
+_FORMAT = re.compile(r"^qint(?P<bits>[248])(?::(?P<optimizer>max|hqq|gptq))?$")
 
 
 def _format(name: str) -> str:
     match = _FORMAT.match(name)
     if not match or (match["bits"] == "8" and match["optimizer"]):
-        raise ValueError("not a format; allowed: qint8, qint4, qint2, and qint4 or qint2 with :max or :hqq, as in qint2:hqq")
+        raise ValueError("not a format; allowed: qint8, qint4, qint2, and qint4 or qint2 with :max, :hqq or :gptq, as in qint2:hqq")
     return name.removesuffix(":max")
 
 
@@ -141,6 +144,18 @@ class Calibration(_Section):
     batch: int = Field(default=16, ge=1)
 
 
+class Rounding(_Section):
+    """How calibrated formats, ``qint4:gptq`` and ``qint2:gptq``, choose their integers (arXiv:2210.17323).
+
+    From ``tokens`` tokens of sequences of their own, taken from the train splits after those on which sensitivity is measured and plans are
+    judged: at least as many as the widest module has input features. ``damping`` is the share of the mean diagonal of the inputs' second
+    moments that is added to it.
+    """
+
+    tokens: int = Field(default=8192, ge=1)
+    damping: float = Field(default=0.01, gt=0, le=1)
+
+
 class Sensitivity(_Section):
     """What is changed at a time: a whole decoder layer, a group of modules that serving engines fuse, or one module.
 
@@ -214,6 +229,7 @@ class Profile(_Section):
     model: Model
     tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
     calibration: Calibration = Calibration()
+    rounding: Rounding = Rounding()
     sensitivity: Sensitivity = Sensitivity()
     plans: Plans = Plans()
     latency: Latency = Latency()
@@ -301,11 +317,30 @@ def format_bits(name: str) -> int:
 
 
 def format_optimizer(name: str) -> str:
-    """Which optimizer chooses a format's scales: ``absmax`` for 8 bits, else ``max`` (quanto's default) or ``hqq``."""
+    """What chooses a format's scales: ``absmax`` for 8 bits, else ``max`` (quanto's default), ``hqq``, or ``gptq``, which rounds too."""
     match = _FORMAT.match(name)
     if match is None:
         raise ValueError(f"{name!r} is not a format")
     return match["optimizer"] or ("absmax" if match["bits"] == "8" else "max")
+
+
+def is_calibrated(name: str) -> bool:
+    """Whether a format's integers come from calibration sequences: the reference's name is no format, and is not.
+
+    >>> is_calibrated("qint2:gptq"), is_calibrated("qint2:hqq"), is_calibrated("bf16")
+    (True, False, False)
+    """
+    match = _FORMAT.match(name)
+    return match is not None and match["optimizer"] == "gptq"
+
+
+def stock_format(name: str) -> str:
+    """Quanto's own best format of the same width: what a module gets that could not be calibrated.
+
+    >>> stock_format("qint2:gptq")
+    'qint2:hqq'
+    """
+    return f"qint{format_bits(name)}:hqq" if is_calibrated(name) else name
 
 
 def _folders() -> list[Path]:
@@ -376,6 +411,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "model": Model,
     "tasks": Task,
     "calibration": Calibration,
+    "rounding": Rounding,
     "sensitivity": Sensitivity,
     "plans": Plans,
     "latency": Latency,

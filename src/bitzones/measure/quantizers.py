@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from bitzones.errors import ModelError
-from bitzones.profile import format_bits, format_optimizer
+from bitzones.measure.gptq import Rounded
+from bitzones.profile import format_bits, format_optimizer, is_calibrated
 
 __all__ = [
     "Packed",
@@ -37,7 +38,10 @@ __all__ = [
     "is_quantizable",
     "kernel",
     "needs_unpacking",
+    "pack",
+    "packed_alone",
     "packed_weights",
+    "planned_group_size",
     "quantize",
     "reload",
     "repack_as_reloaded",
@@ -67,18 +71,20 @@ def is_quantizable(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.Linear) and not isinstance(module, QModuleMixin)
 
 
-def quantize(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
+def quantize(model: torch.nn.Module, assignment: Mapping[str, str], ready: Mapping[str, Packed] | None = None) -> None:
     """Quantize and freeze, in place, each named module to its format.
 
     Args:
         model: a model of which no module is quantized yet.
         assignment: module name -> format, as in ``{"model.layers.0.mlp.down_proj": "qint2:hqq"}``.
+        ready: weights that are quantized already, which calibrated formats need; the others are quantized here.
 
     Raises:
         ModelError: a name that the model does not have or that quanto cannot quantize, a model that is quantized already, or a weight that
             did not come out in its format.
     """
-    _check_before(model, assignment)
+    ready = ready or {}
+    _check_before(model, assignment, ready)
     extension_failure()  # quanto unpacks while it searches for scales
     by_format: defaultdict[str, list[str]] = defaultdict(list)
     for name, format_name in assignment.items():
@@ -87,14 +93,16 @@ def quantize(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
         quanto.quantize(
             model,
             weights=f"qint{format_bits(format_name)}",
-            optimizer=_OPTIMIZERS[format_optimizer(format_name)](),
+            optimizer=_OPTIMIZERS.get(format_optimizer(format_name), quanto.MaxOptimizer)(),
             include=[glob.escape(name) for name in names],
         )
+    for name, weight in ready.items():
+        model.get_submodule(name).weight = torch.nn.Parameter(weight, requires_grad=False)  # freezing leaves it as it is
     quanto.freeze(model)
     verify(model, assignment)
 
 
-def _check_before(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
+def _check_before(model: torch.nn.Module, assignment: Mapping[str, str], ready: Mapping[str, Packed]) -> None:
     modules = dict(model.named_modules())
     if not assignment:
         raise ModelError("nothing to quantize: no module was named")
@@ -106,6 +114,12 @@ def _check_before(model: torch.nn.Module, assignment: Mapping[str, str]) -> None
             raise ModelError(f"the model has no module {name!r}: nothing would be quantized")
         if not is_quantizable(modules[name]):
             raise ModelError(f"module {name!r} is a {type(modules[name]).__name__}: not quantizable by quanto")
+    if raw := [name for name, format_name in assignment.items() if is_calibrated(format_name) and name not in ready]:
+        raise ModelError(
+            f"module {raw[0]!r} and {len(raw) - 1} more: {assignment[raw[0]]} has to be rounded on calibration sequences first"
+        )
+    if extra := sorted(set(ready) - set(assignment)):
+        raise ModelError(f"module {extra[0]!r} comes with a quantized weight and no format was asked for")
 
 
 def verify(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
@@ -160,6 +174,39 @@ def expected_bytes(rows: int, columns: int, dtype: torch.dtype, format_name: str
     return stored_bytes(packed_weights(made)["0"])
 
 
+def planned_group_size(columns: int) -> int | None:
+    """Weights that will share a scale in a row of so many, or None where a whole row does: quanto's own choice.
+
+    >>> planned_group_size(4096), planned_group_size(576), planned_group_size(100)
+    (128, 96, None)
+    """
+    size: int | None = quanto.QLinear(columns, 1, bias=False, weights=quanto.qint4, device="meta").weight_group_size
+    return size
+
+
+def pack(rounded: Rounded, bits: int, group: int | None) -> Packed:
+    """Integers, scales and shifts that were chosen elsewhere, as quanto stores them.
+
+    Args:
+        rounded: of a whole weight, scales and shifts one for each row and group.
+        bits: 2 or 4.
+        group: as `planned_group_size` says.
+    """
+    size = rounded.integers.shape
+    data = rounded.integers if group is None else rounded.integers.reshape(-1, group)
+    qtype = quanto.qtypes[f"qint{bits}"]
+    return WeightQBitsTensor(qtype, 0, group, size, (size[1], 1), data, rounded.scale.reshape(-1, 1), rounded.shift.reshape(-1, 1))
+
+
+def packed_alone(weight: torch.Tensor, format_name: str) -> Packed:
+    """One weight in a stock format, packed as it would be stored."""
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype, device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    made = torch.nn.Sequential(linear)
+    quantize(made, {"0": format_name})
+    return packed_weights(made)["0"]
+
+
 def group_size(weight: torch.Tensor) -> int | None:
     """Weights that share a scale along the input features, or None where a whole row does."""
     size: int | None = getattr(weight, "_group_size", None)
@@ -207,8 +254,10 @@ def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
     plain = [p for p in model.parameters() if not isinstance(p, quanto.QTensor)]
     stored = plain[0].dtype if plain else dtype
     for module in model.modules():
-        if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor) and module.weight.dtype != dtype:
-            module.weight = torch.nn.Parameter(cast(module.weight.data, dtype), requires_grad=False)
+        if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor):
+            weight = module.weight.data
+            kept = weight.optimize() if weight.dtype == dtype else cast(weight, dtype)  # what was rounded elsewhere has no kernel yet
+            module.weight = torch.nn.Parameter(kept, requires_grad=False)
         for tensor in [*module._parameters.values(), *module._buffers.values()]:
             if tensor is not None and tensor.dtype == stored and not isinstance(tensor, quanto.QTensor):
                 tensor.data = tensor.data.to(dtype)

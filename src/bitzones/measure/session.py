@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import bitzones
 from bitzones import environment, records
 from bitzones.errors import BitzonesError, NotMeasuredError
-from bitzones.measure import calibration, models, planning, prompts, quantizers, search, sensitivity, structure, tasks
+from bitzones.measure import calibration, models, planning, prompts, quantizers, rounding, search, sensitivity, structure, tasks
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.measure.parts import Granularity, model_parts
@@ -54,7 +54,8 @@ class Session:
                 prompts.check_template(loaded.tokenizer)
         quantizers.extension_failure(self._notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
-        return Variants(loaded, variant_formats(self.profile), self.device, dtype)
+        formats = variant_formats(self.profile)
+        return Variants(loaded, formats, self.device, dtype, self.rounding_batches, self.profile.rounding.damping, self._notify)
 
     @property
     def reference_id(self) -> str:
@@ -128,6 +129,24 @@ class Session:
         """Other sequences, on which whole plans are judged."""
         _ = self.calibration  # taken first, so that both are the same whatever is asked for first
         return calibration.take(self._sequences, self.profile.plans.held_out_tokens, "plans.held_out_tokens")
+
+    @cached_property
+    def rounding_set(self) -> Calibration:
+        """Sequences of their own on which calibrated formats choose their integers.
+
+        Raises:
+            TaskError: there are too few tokens for the widest module, or for the profile.
+        """
+        _ = self.held_out  # taken first, as above
+        taken = calibration.take(self._sequences, self.profile.rounding.tokens, "rounding.tokens")
+        rounding.check_tokens(self.variants.loaded.model, sum(taken.sequence_tokens))
+        others = {sequence.ids for other in (self.calibration, self.held_out) for sequence in other.sequences}
+        assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"
+        return taken
+
+    def rounding_batches(self) -> list[Batch]:
+        size = 1 if structure.has_experts(self.variants.reference) else self.profile.calibration.batch  # see moments.moments_of
+        return list(calibration.batches(self.rounding_set, size, self.device))
 
     def calibration_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.calibration, self.profile.calibration.batch, self.device)

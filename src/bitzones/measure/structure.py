@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from bitzones.errors import ModelError
 from bitzones.measure import quantizers
 
-__all__ = ["decoder_layers", "model_bytes", "not_quantizable", "quantizable_modules", "tied_embeddings"]
+__all__ = ["decoder_layers", "has_experts", "model_bytes", "not_quantizable", "quantizable_modules", "tied_embeddings"]
 
 
 def tied_embeddings(model: PreTrainedModel) -> bool:
@@ -40,6 +40,11 @@ def decoder_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
         raise ModelError(f"{type(model).__name__} has no list of decoder layers")
     name, layers = max(outermost, key=lambda pair: len(pair[1]))
     return {f"{name}.{number}": layer for number, layer in enumerate(layers)}
+
+
+def has_experts(model: torch.nn.Module) -> bool:
+    """Whether a decoder layer holds a list of modules: a token visits a few of them."""
+    return any(isinstance(module, torch.nn.ModuleList) for layer in decoder_layers(model).values() for module in layer.modules())
 
 
 def quantizable_modules(model: torch.nn.Module) -> dict[str, int]:

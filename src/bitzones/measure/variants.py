@@ -1,21 +1,30 @@
 """Every variant is built from a fresh copy and quantized once, and at most one quantized model is alive beside the reference.
 
-What stays of a variant is its packed weights, a fraction of the reference's size: the sensitivity sweep takes them from here.
+What stays of a variant is its packed weights, a fraction of the reference's size: the sensitivity sweep takes them from here. A calibrated
+format has two sets of them: each module rounded alone, for sensitivities, and the variant as a whole, rounded layer after layer.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
 
+from bitzones.errors import ModelError
 from bitzones.measure import device as devices
-from bitzones.measure import models, quantizers, structure
+from bitzones.measure import models, quantizers, rounding, structure
+from bitzones.measure.calibration import Batch
+from bitzones.measure.gptq import DAMPING
 from bitzones.measure.quantizers import Packed
+from bitzones.profile import is_calibrated
 
 __all__ = ["Variants"]
+
+
+def _none() -> Sequence[Batch]:
+    raise ModelError("a calibrated format needs calibration sequences, and none were given")
 
 
 class Variants:
@@ -24,9 +33,21 @@ class Variants:
     Args:
         loaded: the model as stored.
         formats: variant id -> format; the first is the reference, the others are ``uniform``.
+        batches: gives the sequences that calibrated formats are rounded on.
+        damping: of calibrated formats (`gptq.round_rows`).
+        notify: told, in a line, when modules are rounded: it takes a while.
     """
 
-    def __init__(self, loaded: models.Loaded, formats: Mapping[str, str], device: torch.device, compute_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        loaded: models.Loaded,
+        formats: Mapping[str, str],
+        device: torch.device,
+        compute_dtype: torch.dtype,
+        batches: Callable[[], Sequence[Batch]] = _none,
+        damping: float = DAMPING,
+        notify: Callable[[str], None] = lambda message: None,
+    ) -> None:
         self.loaded = loaded
         self.formats = dict(formats)
         self.reference_id = next(iter(formats))
@@ -35,8 +56,14 @@ class Variants:
         self.device = device
         self.compute_dtype = compute_dtype
         self.reference = self._ready(loaded.model if loaded.model.dtype == compute_dtype else copy.deepcopy(loaded.model))
-        self._packed: dict[str, dict[str, Packed]] = {self.reference_id: {}}
+        self.fallbacks: dict[str, dict[str, str]] = {}
+        """Variant -> module -> why it has the stock format's integers in place of calibrated ones."""
+        self._packed: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
+        self._whole: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
         self._alive: tuple[str, PreTrainedModel] | None = None
+        self._batches = batches
+        self._damping = damping
+        self._notify = notify
 
     def define(self, variant: str, assignment: Mapping[str, str]) -> None:
         """Add a variant of mixed formats: module name -> format, the reference's for what stays as it is."""
@@ -58,22 +85,54 @@ class Variants:
         return self._alive[1]
 
     def packed(self, variant: str) -> Mapping[str, Packed]:
-        """Module name -> packed weight of a variant, as it would be stored; empty for the reference."""
+        """Module name -> packed weight of a variant, as it would be stored; empty for the reference.
+
+        In a calibrated format each module is rounded as if it alone were changed.
+        """
         if variant not in self._packed:
-            self.model(variant)
+            if is_calibrated(self.formats[variant]):
+                self._round_separately()
+            else:
+                self._packed[variant] = self.whole(variant)
         return self._packed[variant]
+
+    def whole(self, variant: str) -> Mapping[str, Packed]:
+        """Module name -> packed weight of the variant's model: calibrated formats are rounded layer after layer."""
+        if variant not in self._whole:
+            self.model(variant)
+        return self._whole[variant]
 
     def stored_bytes(self, variant: str) -> int:
         """Bytes of the whole model as it would be stored: packed weights, and all else in the model's own dtype."""
-        return structure.model_bytes(self.loaded.model, self.packed(variant))
+        return structure.model_bytes(self.loaded.model, self.whole(variant))
 
     def _build(self, variant: str) -> PreTrainedModel:
+        everywhere = dict.fromkeys(structure.quantizable_modules(self.loaded.model), self.formats[variant])
+        assignment = self._mixed.get(variant, everywhere)
+        ready = self._round_in_sequence(variant, assignment)
         model = copy.deepcopy(self.loaded.model)
-        everywhere = dict.fromkeys(structure.quantizable_modules(model), self.formats[variant])
-        if assignment := self._mixed.get(variant, everywhere):  # a plan may leave everything as it is
-            quantizers.quantize(model, assignment)
-        self._packed[variant] = quantizers.packed_weights(model)
+        if assignment:  # a plan may leave everything as it is
+            quantizers.quantize(model, assignment, ready)
+        self._whole[variant] = quantizers.packed_weights(model)
         return self._ready(model)
+
+    def _round_in_sequence(self, variant: str, assignment: Mapping[str, str]) -> Mapping[str, Packed]:
+        if not any(map(is_calibrated, assignment.values())):
+            return {}
+        batches = self._batches()
+        self._notify(f"rounding {len(assignment)} modules of {variant}, layer after layer")
+        made = rounding.in_sequence(self.reference, assignment, batches, self.loaded.model.dtype, self._damping)
+        self.fallbacks[variant] = made.fallbacks
+        return made.weights
+
+    def _round_separately(self) -> None:
+        """All calibrated formats at once: they share the walk over the layers."""
+        wanted = {variant: name for variant, name in self.uniform.items() if is_calibrated(name)}
+        batches = self._batches()
+        self._notify(f"rounding every module alone in {' and '.join(wanted.values())}")
+        found = rounding.separately(self.reference, list(wanted.values()), batches, self.loaded.model.dtype, self._damping)
+        for variant, name in wanted.items():
+            self._packed[variant] = found[name].weights
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
         quantizers.set_compute_dtype(model, self.compute_dtype)
