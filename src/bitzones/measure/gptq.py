@@ -5,7 +5,8 @@ the module's outputs is made good, in the least-squares sense over calibration i
 integers* are stored changes: groups, scales and shifts are laid out as quanto lays them out. What differs from the paper: scale and shift
 of a group are searched for, weighted with the Hessian's diagonal, when the group's turn comes, so that they fit the weights as feedback has
 left them; and groups are taken from the most to the least active, columns within them likewise (the paper's "activation order" inside
-what a packing by groups of neighbours allows). This module sees matrices; it does not know what a model is, or quanto.
+what a packing by groups of neighbours allows). Where earlier layers have changed a module's inputs, `towards` first moves the weights to
+where they give the outputs of the unchanged inputs again. This module sees matrices; it does not know what a model is, or quanto.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 from bitzones.errors import NonFiniteError
 
-__all__ = ["DAMPING", "Rounded", "round_rows"]
+__all__ = ["DAMPING", "Rounded", "round_rows", "towards"]
 
 DAMPING = 0.01
 """Share of the Hessian's mean diagonal that is added to it: the paper's own (its section 3.3, step 3)."""
@@ -30,6 +31,9 @@ SHRINKS = (1.0, 0.9, 0.8, 0.7)
 
 REFITS = 2
 """Least-squares fits of scale and shift to the integers, from each start; a third changed no digit of the KL on SmolLM2-135M."""
+
+TOWARDS = 0.5
+"""Share of the way to the weights that best undo a drift of the inputs: all of it fits the calibration sequences too closely (LOG.md)."""
 
 BLOCK = 128
 """Columns whose feedback to all later ones is given at once, as one matrix product (the paper's lazy batch)."""
@@ -52,7 +56,8 @@ class Rounded:
     def values(self) -> torch.Tensor:
         """The weights that are stood for, float32, shape (rows, columns)."""
         grouped = self.integers.float().unflatten(1, (self.scale.shape[1], -1))
-        return (grouped * self.scale.float()[..., None] - self.shift.float()[..., None]).flatten(1)
+        values: torch.Tensor = (grouped * self.scale.float()[..., None] - self.shift.float()[..., None]).flatten(1)
+        return values
 
     def rows(self, start: int, stop: int) -> Rounded:
         """Some of the rows."""
@@ -80,7 +85,7 @@ def round_rows(
     if not (torch.isfinite(weight).all() and torch.isfinite(hessian).all()):
         raise NonFiniteError("a weight or an input of the calibration set is NaN or infinite")
     order = _order(hessian.diagonal(), group)
-    upper = _inverse_factor(hessian[order][:, order], damping)
+    upper = _inverse_factor(_factor(hessian[order][:, order], damping))
     columns = weight.T[order].contiguous()  # a column is contiguous: it is what one step works on
     activity = hessian.diagonal()[order].float()
     integers = torch.empty_like(columns, dtype=torch.uint8)
@@ -93,6 +98,27 @@ def round_rows(
         _round_group(columns, upper, integers, here, (scale[at].float(), shift[at].float(), levels))
     back = order.argsort()
     return Rounded(integers[back].T.contiguous(), scale.T.contiguous(), shift.T.contiguous())
+
+
+def towards(weight: torch.Tensor, hessian: torch.Tensor, drift: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
+    """Weights whose outputs for the inputs x, as they have become, are nearer to those for the inputs z that they were.
+
+    W + `TOWARDS` * W D (H + damping)^-1 with H = sum of x x^T and D = sum of (z - x) x^T: the asymmetric calibration of GPTAQ (Li et al.
+    2025, arXiv:2504.02692), as one regression before rounding.
+
+    Args:
+        weight: shape (rows, columns), float32.
+        hessian: H, shape (columns, columns), float64.
+        drift: D, likewise.
+        damping: as in `round_rows`.
+
+    Raises:
+        NonFiniteError: as `round_rows`.
+    """
+    if not (torch.isfinite(hessian).all() and torch.isfinite(drift).all()):
+        raise NonFiniteError("an input of the calibration set is NaN or infinite")
+    regression = torch.cholesky_solve(drift.T, _factor(hessian, damping)).T  # D (H + damping)^-1, for a symmetric H
+    return weight + TOWARDS * (weight.double() @ regression).float()
 
 
 def _round_group(
@@ -119,31 +145,35 @@ def _blocks(span: slice) -> Iterator[slice]:
 
 def _order(activity: torch.Tensor, group: int) -> torch.Tensor:
     """Columns in the order of rounding: groups by their most active column, and columns within a group by their own activity."""
-    grouped = activity.unflatten(0, (-1, group))
+    grouped: torch.Tensor = activity.unflatten(0, (-1, group))
     groups = grouped.amax(1).argsort(descending=True, stable=True)
     within = grouped[groups].argsort(dim=1, descending=True, stable=True)
-    return (groups[:, None] * group + within).flatten()
+    order: torch.Tensor = (groups[:, None] * group + within).flatten()
+    return order
 
 
-def _inverse_factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
-    """The upper triangular U with U^T U = (H + damping)^-1, float32: all that the paper's updates need of the inverse.
+def _factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
+    """The lower Cholesky factor of the damped Hessian.
 
     A channel that was never active has no Hessian of its own; the mean of the others makes it round to the nearest.
     """
     mean = hessian.diagonal().mean()
     if mean == 0:  # nothing was ever active
-        return torch.eye(len(hessian), device=hessian.device)
+        return torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     dead = torch.where(hessian.diagonal() == 0, mean, 0.0)
+    lower: torch.Tensor
     while damping <= MOST_DAMPING:
         lower, failed = torch.linalg.cholesky_ex(hessian + torch.diag(dead + damping * mean))
         if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not failed:
-            return upper.float()
+            return lower
         damping *= 10
-    raise NonFiniteError(
-        f"the Hessian of the calibration inputs is not positive semidefinite, damped by up to {MOST_DAMPING:g} of its mean"
-    )
+    raise NonFiniteError(f"the Hessian of the calibration inputs is not positive semidefinite, even damped by {MOST_DAMPING:g} of its mean")
+
+
+def _inverse_factor(lower: torch.Tensor) -> torch.Tensor:
+    """The upper triangular U with U^T U = (L L^T)^-1, float32: all that the paper's updates need of the inverse."""
+    upper: torch.Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return upper.float()
 
 
 def _fit(columns: torch.Tensor, activity: torch.Tensor, levels: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,14 +17,21 @@ import torch
 from bitzones.measure.calibration import Batch
 from bitzones.measure.prefix import entered_at
 
-__all__ = ["Moment", "embedded", "moments_of", "shared", "through"]
+__all__ = ["Entering", "Moment", "embedded", "moments_of", "shared", "through"]
 
 
 @dataclass(eq=False)
 class Moment:
-    """Sum of x x^T over the inputs x of one or several modules, float32 of shape (width, width), and how many inputs there were."""
+    """Of the inputs x of one or several modules, which the reference's layers give as z, float32 of shape (width, width) each.
+
+    Args:
+        total: sum of x x^T.
+        drift: sum of (z - x) x^T; 0 where they do not differ.
+        tokens: how many inputs there were.
+    """
 
     total: torch.Tensor
+    drift: torch.Tensor
     tokens: int = 0
 
 
@@ -75,46 +82,48 @@ def through(
     return found
 
 
+@dataclass(frozen=True)
+class Entering:
+    """The hidden states of every batch that stand before a layer: as the layers before it give them, and as the reference's did."""
+
+    now: list[torch.Tensor]
+    reference: list[torch.Tensor] | None = None
+
+
 def moments_of(
     model: torch.nn.Module,
     layers: Sequence[torch.nn.Module],
     at: int,
     names: Sequence[str],
-    entering: Sequence[torch.Tensor],
+    entering: Entering,
     batches: Sequence[Batch],
-) -> tuple[dict[str, Moment], list[torch.Tensor]]:
-    """The moment of each named module of layer ``at``, and the hidden states that leave the layer.
+) -> tuple[dict[str, Moment], Entering]:
+    """The moment of each named module of layer ``at``, and the hidden states that leave the layer, which is as the reference's.
 
     Padding is left out where a module is given whole sequences. An expert is given the tokens that were sent to it, and padding among them
-    cannot be told apart: give batches without padding then.
+    cannot be told apart: give batches without padding then. Such tokens are not paired with those that the reference sent, either.
 
     Returns:
         Modules that read the same tensor have the same `Moment`; a module that was never run has none.
     """
     found: dict[str, Moment] = {}
-    leaving: list[torch.Tensor] = []
-    for batch, hidden in zip(batches, entering, strict=True):
-        with _recording(model, names, batch, found):
-            leaving += through(model, layers, at, [hidden], [batch])
+    leaving = Entering([], None if entering.reference is None else [])
+    for number, batch in enumerate(batches):
+        were: dict[str, torch.Tensor] = {}
+        if entering.reference is not None and leaving.reference is not None:
+            with _watching(model, names, were.__setitem__):
+                leaving.reference.extend(through(model, layers, at, [entering.reference[number]], [batch]))
+        with _watching(model, names, _adder(found, were, batch.mask)):
+            leaving.now.extend(through(model, layers, at, [entering.now[number]], [batch]))
     return found, leaving
 
 
 @contextmanager
-def _recording(model: torch.nn.Module, names: Sequence[str], batch: Batch, found: dict[str, Moment]) -> Iterator[None]:
-    """Add what the named modules are given during one pass to their moments."""
-    seen: dict[tuple[int, int], tuple[torch.Tensor, Moment]] = {}  # the tensors are kept, so that no address is given out twice
+def _watching(model: torch.nn.Module, names: Sequence[str], tell: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Tell the name and the input of each named module whenever it runs."""
 
     def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
-        def add(_module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            given = args[0]
-            key = (given.data_ptr(), given.numel())
-            if name not in found:
-                found[name] = seen[key][1] if key in seen else Moment(torch.zeros(given.shape[-1], given.shape[-1], device=given.device))
-            if key not in seen or seen[key][1] is not found[name]:
-                _add(found[name], given, batch.mask)
-            seen.setdefault(key, (given, found[name]))
-
-        return add
+        return lambda _module, args: tell(name, args[0])
 
     handles = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
     try:
@@ -124,9 +133,32 @@ def _recording(model: torch.nn.Module, names: Sequence[str], batch: Batch, found
             handle.remove()
 
 
-def _add(moment: Moment, given: torch.Tensor, mask: torch.Tensor) -> None:
-    inputs = (given[mask.bool()] if given.shape[:-1] == mask.shape else given.flatten(0, -2)).float()
+def _adder(found: dict[str, Moment], were: Mapping[str, torch.Tensor], mask: torch.Tensor) -> Callable[[str, torch.Tensor], None]:
+    """Adds what modules are given during one pass to their moments, once for each tensor."""
+    seen: dict[tuple[int, int], tuple[torch.Tensor, Moment]] = {}  # the tensors are kept, so that no address is given out twice
+
+    def add(name: str, given: torch.Tensor) -> None:
+        key = (given.data_ptr(), given.numel())
+        if name not in found:
+            found[name] = seen[key][1] if key in seen else _empty(given)
+        if key not in seen or seen[key][1] is not found[name]:
+            _add(found[name], given, were.get(name), mask)
+        seen.setdefault(key, (given, found[name]))
+
+    return add
+
+
+def _empty(given: torch.Tensor) -> Moment:
+    square = (given.shape[-1], given.shape[-1])
+    return Moment(torch.zeros(square, device=given.device), torch.zeros(square, device=given.device))
+
+
+def _add(moment: Moment, given: torch.Tensor, was: torch.Tensor | None, mask: torch.Tensor) -> None:
+    whole = given.shape[:-1] == mask.shape
+    inputs = (given[mask.bool()] if whole else given.flatten(0, -2)).float()
     moment.total.addmm_(inputs.T, inputs)
+    if was is not None and whole:
+        moment.drift.addmm_((was[mask.bool()].float() - inputs).T, inputs)
     moment.tokens += len(inputs)
 
 

@@ -256,8 +256,9 @@ def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
     for module in model.modules():
         if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor):
             weight = module.weight.data
-            kept = weight.optimize() if weight.dtype == dtype else cast(weight, dtype)  # what was rounded elsewhere has no kernel yet
-            module.weight = torch.nn.Parameter(kept, requires_grad=False)
+            wanted = weight.optimize() if weight.dtype == dtype else cast(weight, dtype)  # what was rounded elsewhere has no kernel yet
+            if type(wanted) is not type(weight) or wanted.dtype != weight.dtype:
+                module.weight = torch.nn.Parameter(wanted, requires_grad=False)
         for tensor in [*module._parameters.values(), *module._buffers.values()]:
             if tensor is not None and tensor.dtype == stored and not isinstance(tensor, quanto.QTensor):
                 tensor.data = tensor.data.to(dtype)

@@ -18,8 +18,8 @@ from bitzones.errors import NonFiniteError, TaskError
 from bitzones.measure import quantizers, structure
 from bitzones.measure.calibration import Batch
 from bitzones.measure.divergence import swapped
-from bitzones.measure.gptq import DAMPING, round_rows
-from bitzones.measure.moments import Moment, embedded, moments_of, shared, through
+from bitzones.measure.gptq import DAMPING, round_rows, towards
+from bitzones.measure.moments import Entering, Moment, embedded, moments_of, shared, through
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.quantizers import Packed
 from bitzones.profile import format_bits, is_calibrated, stock_format
@@ -72,7 +72,7 @@ def separately(
     """
     found = {name: Calibrated() for name in formats}
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
-    entering = embedded(model, layers, batches)
+    entering = Entering(embedded(model, layers, batches))
     for at in range(len(layers)):
         names = [name for name, layer in modules.items() if layer == at]
         moments, entering = moments_of(model, layers, at, names, entering, batches)
@@ -93,7 +93,7 @@ def in_sequence(
     damping: float = DAMPING,
     progress: Progress = silent,
 ) -> Calibrated:
-    """A whole assignment, each layer on the activations of the layers before it as they have been rounded.
+    """A whole assignment, each layer on the activations of the layers before it as they have been rounded, and towards the reference's.
 
     Args:
         model: as it computes; unchanged afterwards.
@@ -108,7 +108,8 @@ def in_sequence(
     """
     found = Calibrated()
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
-    entering = embedded(model, layers, batches)
+    first = embedded(model, layers, batches)
+    entering = Entering(first, first)
     with ExitStack() as changed:
         for at in range(len(layers)):
             names = [name for name in assignment if modules.get(name) == at]
@@ -122,7 +123,7 @@ def in_sequence(
                 _put(found, name, _stock(model, name, assignment[name], dtype), None)
             if names:
                 changed.enter_context(swapped(model, {name: found.weights[name] for name in names}))
-                leaving = through(model, layers, at, entering, batches)
+                leaving = Entering(through(model, layers, at, entering.now, batches), leaving.reference)
             entering = leaving
             progress((at + 1) / len(layers))
     return found
@@ -154,7 +155,11 @@ def _round(
     levels = torch.cat([torch.full((count,), 2.0**width_ - 1, device=weights[0].device) for count, width_ in zip(rows, bits, strict=True)])
     size = quantizers.planned_group_size(width)
     try:
-        rounded = round_rows(torch.cat(weights).float(), moment.total.double(), levels, size or width, dtype, damping)
+        hessian = moment.total.double()
+        wanted = torch.cat(weights).float()
+        if moment.drift.any():
+            wanted = towards(wanted, hessian, moment.drift.double(), damping)
+        rounded = round_rows(wanted, hessian, levels, size or width, dtype, damping)
     except NonFiniteError as error:
         raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
     starts = [sum(rows[:number]) for number in range(len(rows))]

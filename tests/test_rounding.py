@@ -1,0 +1,150 @@
+"""Calibrated formats on a tiny model: what is stored is what was computed, it loses less, and the model is as it was afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from tiny_sweep import CPU, sequences
+
+from bitzones.errors import ModelError, NonFiniteError, TaskError
+from bitzones.measure import calibration, divergence, quantizers, rounding, structure
+from bitzones.measure.moments import Entering, embedded, moments_of
+
+LENGTHS = (40,) * 16  # 640 tokens, for modules of 192 and 384 input features
+CALIBRATION, HELD_OUT = sequences(LENGTHS), sequences((30,) * 4)
+BATCHES = list(calibration.batches(CALIBRATION, 8, CPU))
+DOWN, QUERY = "model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj"
+DTYPE = torch.bfloat16
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    return tiny_models.llama(torch.bfloat16).float()
+
+
+@pytest.fixture(scope="module")
+def alone(model) -> dict[str, rounding.Calibrated]:
+    return rounding.separately(model, ["qint4:gptq", "qint2:gptq"], BATCHES, DTYPE)
+
+
+def lost(model, weights) -> float:
+    """KL on sequences that nothing was rounded on."""
+    layers, batches = list(structure.decoder_layers(model).values()), list(calibration.batches(HELD_OUT, 4, CPU))
+    assert layers
+    total = 0.0
+    with torch.no_grad():
+        for batch in batches:
+            reference = divergence.log_probabilities(model, batch)
+            with divergence.swapped(model, weights):
+                total += float(divergence.kl_nats(reference, divergence.logits_of(model, batch), batch.mask).sum())
+    return total
+
+
+def test_what_is_stored_is_what_was_computed(model, alone) -> None:
+    layers = list(structure.decoder_layers(model).values())
+    moments, _ = moments_of(model, layers, 0, [DOWN], Entering(embedded(model, layers, BATCHES)), BATCHES)
+    weight = model.get_parameter(f"{DOWN}.weight")
+    computed = rounding.round_rows(weight, moments[DOWN].total.double(), torch.full((len(weight),), 3.0), 128, DTYPE)
+    stored = alone["qint2:gptq"].weights[DOWN]
+    assert (stored.qtype.name, quantizers.group_size(stored), stored._scale.dtype) == ("qint2", 128, DTYPE)
+    assert torch.equal(quantizers.dense(stored, torch.float32), computed.values())
+
+
+def test_stored_bytes_are_those_of_the_stock_format(model, alone) -> None:
+    for name, weight in alone["qint4:gptq"].weights.items():
+        stock = quantizers.packed_alone(model.get_parameter(f"{name}.weight").to(DTYPE), "qint4")
+        assert quantizers.stored_bytes(weight) == quantizers.stored_bytes(stock)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_whole_model_loses_less_than_in_the_stock_format(model, alone, bits: int) -> None:
+    stock = {
+        name: quantizers.packed_alone(model.get_parameter(f"{name}.weight").to(DTYPE), f"qint{bits}:hqq")
+        for name in structure.quantizable_modules(model)
+    }
+    assert lost(model, alone[f"qint{bits}:gptq"].weights) < 0.9 * lost(model, stock)
+
+
+def test_rounding_in_sequence_repairs_and_leaves_the_model_as_it_was(model, alone) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assignment = dict.fromkeys(structure.quantizable_modules(model), "qint2:gptq")
+    made = rounding.in_sequence(model, assignment, BATCHES, DTYPE)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert set(made.weights) == set(assignment)
+    assert made.fallbacks == {}
+    separate = alone["qint2:gptq"].weights
+    first = [name for name in assignment if name.startswith("model.layers.0.")]
+    assert all(torch.equal(made.weights[n]._data.unpack(), separate[n]._data.unpack()) for n in first)  # nothing has drifted yet
+    assert not torch.equal(made.weights[QUERY]._data.unpack(), separate[QUERY]._data.unpack())
+    assert lost(model, made.weights) < lost(model, separate)
+
+
+def test_stock_formats_and_gaps_in_a_plan(model) -> None:
+    assignment = {DOWN: "qint2:hqq", QUERY: "qint4:gptq"}
+    made = rounding.in_sequence(model, assignment, BATCHES, DTYPE)
+    assert set(made.weights) == set(assignment)
+    stock = quantizers.packed_alone(model.get_parameter(f"{DOWN}.weight").to(DTYPE), "qint2:hqq")
+    assert torch.equal(made.weights[DOWN]._data.unpack(), stock._data.unpack())
+
+
+def test_an_interrupted_walk_leaves_the_model_as_it_was(model) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def interrupt(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rounding.in_sequence(model, {DOWN: "qint2:gptq"}, BATCHES, DTYPE, progress=interrupt)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_same_sequences_give_the_same_integers(model, alone) -> None:
+    again = rounding.separately(model, ["qint4:gptq", "qint2:gptq"], BATCHES, DTYPE)
+    for format_name, made in again.items():
+        for name, weight in made.weights.items():
+            assert torch.equal(weight._data.unpack(), alone[format_name].weights[name]._data.unpack())
+
+
+def test_too_few_tokens_fall_back_to_the_stock_format_and_are_listed(model) -> None:
+    few = list(calibration.batches(sequences((200,)), 1, CPU))  # enough for 192 input features, not for 384
+    made = rounding.separately(model, ["qint2:gptq"], few, DTYPE)["qint2:gptq"]
+    assert set(made.fallbacks) == {f"model.layers.{n}.mlp.down_proj" for n in range(tiny_models.LAYERS)}
+    assert made.fallbacks[DOWN] == "200 tokens reached it, and 384 input features need at least as many"
+    stock = quantizers.packed_alone(model.get_parameter(f"{DOWN}.weight").to(DTYPE), "qint2:hqq")
+    assert torch.equal(made.weights[DOWN]._data.unpack(), stock._data.unpack())
+
+
+def test_too_few_tokens_for_a_module_that_sees_all_of_them_are_refused(model) -> None:
+    rounding.check_tokens(model, 384)
+    with pytest.raises(TaskError, match=r"rounding\.tokens: model\.layers\.2\.mlp\.down_proj has 384 input features.*at least 384"):
+        rounding.check_tokens(model, 383)
+
+
+def test_an_activation_that_is_not_finite_names_the_module() -> None:
+    broken = tiny_models.llama()
+    broken.model.layers[1].input_layernorm.weight.data[3] = torch.inf
+    with pytest.raises(NonFiniteError, match=r"^model\.layers\.1\.self_attn\.q_proj: .*NaN or infinite"):
+        rounding.separately(broken, ["qint2:gptq"], BATCHES, DTYPE)
+
+
+def test_a_calibrated_format_without_its_weights_is_refused() -> None:
+    with pytest.raises(ModelError, match="has to be rounded on calibration sequences first"):
+        quantizers.quantize(tiny_models.llama(), {DOWN: "qint2:gptq"})
+
+
+def test_anybodys_quanto_loads_it_and_computes_the_same(model, alone, tmp_path: Path) -> None:
+    quantized = tiny_models.llama(torch.bfloat16)
+    assignment = dict.fromkeys(structure.quantizable_modules(model), "qint2:gptq")
+    quantizers.quantize(quantized, assignment, alone["qint2:gptq"].weights)
+    quantizers.save(quantized, tmp_path)
+    again = quantizers.reload(tmp_path)
+    quantizers.verify(again, assignment)
+    quantizers.set_compute_dtype(again, torch.float32)
+    again.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq  # which no file holds: the one here went through bfloat16
+    ids = torch.tensor([[1, 2, 3, 4]])
+    with divergence.swapped(model, alone["qint2:gptq"].weights):
+        expected = model(ids).logits
+    torch.testing.assert_close(again(ids).logits, expected)
