@@ -13,6 +13,8 @@ def test_plans(cell, session):
 
     def prepare():
         bench = search.workbench(session.variants, session.sweep(), session.held_out_batches, len(session.held_out.sequences))
-        return bench, verify.rivals(bench, session.sweep(), session.search(), session.profile.plans, session.profile.seed)
+        stock = session.without_calibration()
+        rivals = verify.rivals(bench, session.sweep(), session.search(), session.profile.plans, session.profile.seed, stock)
+        return bench, rivals, session.whole()
 
-    record.measure(prepare, lambda made: verify.plans_cell(made[0], made[1], session.held_out, session.search(), record.progress))
+    record.measure(prepare, lambda made: verify.plans_cell(made[0], made[1], session.held_out, session.search(), made[2], record.progress))

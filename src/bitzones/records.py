@@ -44,6 +44,7 @@ __all__ = [
     "PlanOrigin",
     "PlansCell",
     "Record",
+    "Rounding",
     "Run",
     "SearchCell",
     "SearchRound",
@@ -353,7 +354,7 @@ class SearchCell(Measured):
         return self
 
 
-PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign"]
+PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign", "stock", "separate"]
 
 
 class NamedTrial(Trial):
@@ -459,6 +460,25 @@ class Environment(Record):
     quanto_extension: str
 
 
+class Rounding(Record):
+    """What calibrated formats were rounded on, whole: with the model it is all that making the same integers again takes.
+
+    ``sequences`` are token ids in decimal with one space between, ``batch`` of them at a time. ``fallbacks`` is variant to module to the
+    reason why that module has the stock format's integers.
+    """
+
+    calibration_sha256: str
+    sequences: tuple[Annotated[str, Field(pattern=r"^\d+( \d+)*$")], ...] = Field(min_length=1)
+    batch: int = Field(ge=1)
+    damping: float = Field(gt=0, le=1)
+    fallbacks: dict[str, dict[str, str]] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return sum(sequence.count(" ") + 1 for sequence in self.sequences)
+
+
 class Run(Record):
     """What all cells of a run share."""
 
@@ -468,4 +488,5 @@ class Run(Record):
     model: ModelInfo | None
     variants: dict[str, str]
     environment: Environment | None
+    rounding: Rounding | None = None
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

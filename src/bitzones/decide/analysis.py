@@ -28,6 +28,7 @@ __all__ = [
     "PROCESS_KEYS",
     "TIME_KEYS",
     "Analysis",
+    "CalibratedFormats",
     "Decision",
     "Failure",
     "LatencyFigures",
@@ -181,6 +182,17 @@ class Decision(Decided):
         return next((item.zone for item in self.layer_zones if item.layer == layer), None)
 
 
+class CalibratedFormats(Decided):
+    """What calibrated formats were rounded on."""
+
+    calibration_sha256: str
+    sequences: int
+    tokens: int
+    damping: float
+    fallbacks: dict[str, dict[str, str]]
+    """Variant to module to the reason why it has the stock format's integers."""
+
+
 class Analysis(Decided):
     """Everything that was decided about one run; analysis.json is this record."""
 
@@ -196,6 +208,8 @@ class Analysis(Decided):
     variants: dict[str, str]
     formats: tuple[str, ...]
     """The profile's formats from most to fewest bits."""
+    rounding: CalibratedFormats | None
+    """Null where no format is calibrated."""
     sequences: int
     """Calibration sequences with at least one scored token: the unit of every bootstrap over sensitivity; 0 where none were used."""
     tokens: int

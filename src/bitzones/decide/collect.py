@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bitzones.decide import accuracy, attention, costs, heuristics, likelihood, limits, planner, plans, screen, sensitivity, zones
-from bitzones.decide.analysis import Analysis, Decision, Failure
+from bitzones.decide.analysis import Analysis, CalibratedFormats, Decision, Failure
 from bitzones.decide.answered import Accuracy
 from bitzones.decide.judged import RuleAudit
 from bitzones.decide.plan import PlanAccuracy
@@ -119,6 +119,19 @@ def _rules(run: Run, measured: sensitivity.Measured | None, layers: LayersCell |
     )
 
 
+def _rounding(run: Run) -> CalibratedFormats | None:
+    made = run.rounding
+    if made is None:
+        return None
+    return CalibratedFormats(
+        calibration_sha256=made.calibration_sha256,
+        sequences=len(made.sequences),
+        tokens=made.tokens,
+        damping=made.damping,
+        fallbacks=made.fallbacks,
+    )
+
+
 def _unswept(run: Run, sweep: SensitivityCell | None) -> tuple[int, ...]:
     """Layers of the model that the sweep left out."""
     if sweep is None or run.model is None:
@@ -159,6 +172,7 @@ def analyse(run_file: RunFile) -> Analysis:
         reference=reference,
         variants=run.variants,
         formats=formats,
+        rounding=_rounding(run),
         sequences=sample.sequences if sample else 0,
         tokens=int(sample.tokens.sum()) if sample else 0,
         granularity=found.sweep.granularity if found.sweep else None,

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from bitzones.records import PlanOrigin, Record
+from bitzones.records import PlanOrigin, Record, Rounding
 from bitzones.stats import Estimate, Interval, Verdict
 
 __all__ = [
@@ -115,6 +115,8 @@ class Plan(Decided):
     """Module to format, the reference's name for modules that stay."""
     group_sizes: dict[str, int | None]
     """Module to the group size its scales were measured with, null for one scale per row; modules that stay are absent."""
+    rounding: Rounding | None = None
+    """The sequences that calibrated formats were rounded on; null where there is no such format. ``fallbacks`` are the plan's."""
     calibration_sha256: str
     profile_sha256: str
     versions: dict[str, str]

@@ -20,7 +20,10 @@ from bitzones.profile import PLAN
 from bitzones.records import NamedTrial, PlanOrigin, PlansCell, SearchCell, Trial
 from bitzones.stats import Estimate, bootstrap_ratio, estimate, weighted_ratio
 
-__all__ = ["HELD_OUT_SEED", "Chosen", "chosen", "history", "judge"]
+__all__ = ["HELD_OUT_SEED", "NO_RIVALS", "Chosen", "chosen", "history", "judge"]
+
+NO_RIVALS = ("search", "frontier", "separate")
+"""Origins of what is no alternative to the plan: itself, plans for other budgets, and its formats rounded in another way."""
 
 HELD_OUT_SEED = 1
 """Added to the seed for the held-out sequences, so that they are not drawn in step with as many calibration sequences."""
@@ -95,7 +98,7 @@ def judge(cell: PlansCell, measured: Measured | None, fisher: Screen | None, ref
 
 def _rivals(plans: tuple[PlanReading, ...]) -> list[PlanReading]:
     """What could be recommended instead: within the budget, and made for it; from the least KL up."""
-    found = [item for item in plans if item.within_budget and item.origin not in ("search", "frontier") and item.measured is not None]
+    found = [item for item in plans if item.within_budget and item.origin not in NO_RIVALS and item.measured is not None]
     return sorted(found, key=_kl)
 
 

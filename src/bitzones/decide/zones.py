@@ -19,8 +19,8 @@ from bitzones.decide.planner import Menu, budget_bytes, cheapest, solve, solve_m
 from bitzones.decide.plans import Chosen
 from bitzones.decide.sensitivity import Measured, layers_of
 from bitzones.errors import PlanError
-from bitzones.profile import format_bits, variant_formats
-from bitzones.records import Run, SearchCell
+from bitzones.profile import PLAN, format_bits, is_calibrated, variant_formats
+from bitzones.records import Rounding, Run, SearchCell
 from bitzones.stats import MIN_SEQUENCES
 
 __all__ = [
@@ -154,10 +154,17 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
         parts=dict(zip(menu.parts, names, strict=True)),
         assignment={module: name for part, name in zip(cell.parts, names, strict=True) for module in part.modules},
         group_sizes=groups,
+        rounding=_rounding(run, names),
         calibration_sha256=cell.calibration_sha256,
         profile_sha256=profile.sha256,
         versions=dict(run.environment.versions) if run.environment else {},
     )
+
+
+def _rounding(run: Run, formats: list[str]) -> Rounding | None:
+    if run.rounding is None or not any(map(is_calibrated, formats)):
+        return None
+    return run.rounding.model_copy(update={"fallbacks": {PLAN: found} if (found := run.rounding.fallbacks.get(PLAN)) else {}})
 
 
 def part_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[PartPlan, ...]:

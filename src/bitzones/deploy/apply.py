@@ -6,6 +6,7 @@ reloaded, and what the two models compute has to be the same, bit for bit. This 
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,8 @@ from bitzones.deploy import answers, check, folders
 from bitzones.deploy.model_card import model_card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.errors import ModelError, PlanError
-from bitzones.measure import models, quantizers, structure
+from bitzones.measure import calibration, models, quantizers, rounding, structure
+from bitzones.measure import device as devices
 
 __all__ = ["Applied", "apply"]
 
@@ -92,7 +94,7 @@ def apply(
         bytes_before = structure.model_bytes(model, {})
         tied = structure.tied_embeddings(model) and _head(model) not in plan_file.formats  # a quantized head is a tensor of its own
         notify(f"quantizing {len(plan_file.formats)} modules")
-        quantizers.quantize(model, plan_file.formats)
+        quantizers.quantize(model, plan_file.formats, _calibrated(model, plan_file, device))
         check.verify(model, plan_file)
         notify("saving")
         (folder / check.PLAN_FILE).write_text(plan_file.text, encoding="utf-8")
@@ -129,6 +131,25 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
         )
     except ValidationError as error:
         raise PlanError(f"model source {taken!r}: {error.errors(include_url=False)[0]['msg']}") from error
+
+
+def _calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, quantizers.Packed]:
+    """All weights of a plan with calibrated formats, which depend on each other; nothing for another plan.
+
+    Raises:
+        PlanError: the plan's sequences are not this model's.
+    """
+    made = plan_file.plan.rounding
+    if made is None or not any(map(profile.is_calibrated, plan_file.formats.values())):
+        return {}
+    sequences = calibration.retold(made.sequences)
+    largest = max(max(sequence.ids) for sequence in sequences.sequences)
+    if sequences.sha256 != made.calibration_sha256 or largest >= len(model.get_input_embeddings().weight):
+        raise PlanError("the plan's calibration sequences are not whole, or not for this model's tokenizer")
+    computing = copy.deepcopy(model)
+    quantizers.set_compute_dtype(computing, devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype))
+    batches = list(calibration.batches(sequences, made.batch, device))
+    return rounding.in_sequence(computing, plan_file.formats, batches, model.dtype, made.damping).weights
 
 
 def _check_model(plan_file: PlanFile, source: str, loaded: models.Loaded) -> None:

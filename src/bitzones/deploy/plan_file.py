@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitzones.decide.plan import PLAN_FORMAT, PLAN_SCHEMA, Plan, PlannedModel
 from bitzones.errors import PlanError
-from bitzones.profile import REFERENCE_NAMES, FormatName
+from bitzones.profile import REFERENCE_NAMES, FormatName, is_calibrated
 
 __all__ = ["PlanFile", "read_plan"]
 
@@ -92,4 +92,9 @@ def _checked(path: Path, text: str, plan: Plan) -> PlanFile:
     if odd := sorted(set(formats) ^ set(plan.group_sizes)):
         where = "has no group size" if odd[0] in formats else "has a group size and no format"
         raise PlanError(f"{path}: module {odd[0]!r} {where}: the plan was edited or is not whole")
+    if calibrated := [name for name, format_name in formats.items() if is_calibrated(format_name)]:
+        if plan.rounding is None:
+            raise PlanError(f"{path}: module {calibrated[0]!r} is to be calibrated, and the plan holds no sequences to do it on")
+        if plan.model.compute_dtype not in REFERENCE_NAMES:
+            raise PlanError(f"{path}: model.compute_dtype = {plan.model.compute_dtype!r}: not one of {', '.join(REFERENCE_NAMES)}")
     return PlanFile(text, plan, plan.model, formats)

@@ -17,7 +17,7 @@ from bitzones.errors import TaskError
 from bitzones.measure.padding import padded
 from bitzones.measure.tasks import Item
 
-__all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "sequences", "take"]
+__all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "retold", "sequences", "take"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,12 @@ def take(found: Iterator[CalibrationSequence], tokens: int, key: str = "calibrat
         f"{key} asks for {tokens} tokens and the train splits hold {total} that are neither scored nor used: lower {key}, "
         "or limit where a task is one file, or add a task"
     )
+
+
+def retold(texts: Iterable[str]) -> Calibration:
+    """Sequences that a run file or a plan holds: token ids in decimal, with spaces between. What was asked in them is not known any more."""
+    rows = [tuple(map(int, text.split())) for text in texts]
+    return Calibration(tuple(CalibrationSequence(row, len(row) - 1, ()) for row in rows))
 
 
 def _overlap(first: tuple[int, int], second: tuple[int, int]) -> bool:

@@ -111,8 +111,8 @@ def measure(
         raise PlanError(f"{path}: the held-out sequences of this run cannot be made again: the data sets or the tokenizer have changed")
     notify(f"measuring {name} on {len(session.held_out.sequences)} held-out sequences")
     bench = search.workbench(variants, sweep, session.held_out_batches, len(session.held_out.sequences))
-    (trial,) = search.trials(bench, [bench.choice(parts)])
     variants.define(name, assignment)
+    (trial,) = search.as_made(bench, [(bench.choice(parts), variants.whole(name))])
     scored = []
     for task in run.profile.tasks:
         notify(f"asking {name} {task.name}")

@@ -8,7 +8,7 @@ is taken. How a plan is searched is `search`'s affair.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -18,10 +18,10 @@ from bitzones.errors import PlanError
 from bitzones.measure import quantizers
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.search import Integers, LeastKl, Workbench, proposals, search, summed, total, trials
-from bitzones.profile import Budget
+from bitzones.profile import Budget, is_calibrated
 from bitzones.records import Part, PartSensitivity, SearchCell, SensitivityCell, Trial
 
-__all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated"]
+__all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated", "without_calibration"]
 
 BUDGET_STEPS = 8
 """Halvings of the range of budgets: of 2 to 16 bits a 256th, a twentieth of a bit, which is finer than what a plan's KL tells apart."""
@@ -129,6 +129,30 @@ def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: 
         raise PlanError(f"budget.tolerance = like:{budget.like}: not every part could be measured at {uniform[budget.like]}")
     known = trials(bench, [stays, np.full(len(bench.parts), column, dtype=np.int64)])
     return total(known[1]), known
+
+
+def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, rounds: int, progress: Progress = silent) -> Trial | None:
+    """The plan that `search.search` finds among quanto's own formats: what a budget gives without calibrated ones.
+
+    Args:
+        bench: on the calibration sequences.
+        cell: the separate sensitivities.
+        budget: stored bytes.
+        rounds: as for the plan itself.
+        progress: told how far it is.
+
+    Returns:
+        None where the menu does not have both kinds of formats, or the stock ones alone do not reach the budget.
+    """
+    calibrated = np.array([is_calibrated(name) for name in bench.menu.formats])
+    if not calibrated.any() or calibrated[:-1].all():
+        return None
+    menu = replace(bench.menu, offered=bench.menu.offered & ~calibrated)
+    if budget < menu.least_bytes:
+        return None
+    among = replace(bench, menu=menu)
+    (start,) = trials(among, [solve(menu, summed(among, cell), budget)])
+    return search(among, start, LeastKl(budget), rounds, progress).found
 
 
 def search_cell(

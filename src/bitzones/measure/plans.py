@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitzones.decide.planner import Menu
+from bitzones.profile import is_calibrated
 from bitzones.records import PlanOrigin
 
 __all__ = ["Rival", "contiguous", "distinct", "random_plan", "uniform"]
@@ -23,10 +24,14 @@ Rival = tuple[str, PlanOrigin, Integers]
 
 
 def _by_size(menu: Menu, part: int) -> list[int]:
-    """The formats offered to a part, from fewest to most bytes, the reference left out where there is another."""
+    """The formats offered to a part, from fewest to most bytes, the reference left out where there is another.
+
+    Of formats that take the same bytes only one, the calibrated one where there is one: who follows a rule takes the better rounding too.
+    """
     offered = [int(column) for column in np.flatnonzero(menu.offered[part])]
     quantized = [column for column in offered if column != len(menu.formats) - 1] or offered
-    return sorted(quantized, key=lambda column: int(menu.stored_bytes[part, column]))
+    by_bytes = {int(menu.stored_bytes[part, column]): column for column in sorted(quantized, key=lambda n: is_calibrated(menu.formats[n]))}
+    return [by_bytes[stored] for stored in sorted(by_bytes)]
 
 
 def _smallest(menu: Menu) -> Integers:

@@ -126,6 +126,7 @@ def session(pytestconfig: pytest.Config) -> Session:
         # Loaded now: one line says that there is no task or no model, instead of every cell failing.
         _ = made.scored, made.variants
         made.check_budget()
+        made.check_rounding()
     except BitzonesError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made

@@ -26,7 +26,20 @@ from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
 from bitzones.records import Part, PartSensitivity, SearchRound, SensitivityCell, Trial
 
-__all__ = ["Goal", "LeastKl", "Searched", "Workbench", "proposals", "search", "summed", "total", "trials", "weights_of", "workbench"]
+__all__ = [
+    "Goal",
+    "LeastKl",
+    "Searched",
+    "Workbench",
+    "as_made",
+    "proposals",
+    "search",
+    "summed",
+    "total",
+    "trials",
+    "weights_of",
+    "workbench",
+]
 
 TIMID_STEPS = 8
 """Proposals per round: each halves the gain that a swap has to bring, from the largest down to 1/128 of it, and the last asks for none."""
@@ -105,7 +118,12 @@ def weights_of(bench: Workbench, choice: Integers) -> dict[str, torch.Tensor]:
 
 def trials(bench: Workbench, choices: Sequence[Integers], progress: Progress = silent) -> list[Trial]:
     """Every plan as a whole, measured."""
-    candidates = [Candidate(0, weights_of(bench, choice)) for choice in choices]
+    return as_made(bench, [(choice, weights_of(bench, choice)) for choice in choices], progress)
+
+
+def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, torch.Tensor]]], progress: Progress = silent) -> list[Trial]:
+    """Every plan as a whole, measured with weights of its own, by module: those of calibrated formats depend on the rest of the plan."""
+    choices, candidates = [choice for choice, _ in made], [Candidate(0, weights) for _, weights in made]
     found = sensitivity.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
     return [
         Trial(parts=bench.named(choice), stored_bytes=bench.bytes_of(choice), kl_nats=None if kl is None else tuple(kl))

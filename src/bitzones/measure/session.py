@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TypeVar, cast
@@ -20,7 +20,7 @@ from bitzones.measure.parts import Granularity, model_parts
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.tasks import TaskSet
 from bitzones.measure.variants import Variants
-from bitzones.profile import PLAN, Profile, variant_formats
+from bitzones.profile import PLAN, Profile, is_calibrated, variant_formats
 
 __all__ = ["Session"]
 
@@ -144,9 +144,22 @@ class Session:
         assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"
         return taken
 
+    @property
+    def rounding_batch(self) -> int:
+        """Sequences that are rounded on at a time; where tokens are sent to experts, padding must not be (`moments.moments_of`)."""
+        return 1 if structure.has_experts(self.variants.reference) else self.profile.calibration.batch
+
     def rounding_batches(self) -> list[Batch]:
-        size = 1 if structure.has_experts(self.variants.reference) else self.profile.calibration.batch  # see moments.moments_of
-        return list(calibration.batches(self.rounding_set, size, self.device))
+        return list(calibration.batches(self.rounding_set, self.rounding_batch, self.device))
+
+    def check_rounding(self) -> None:
+        """Refuse sequences that are too few for calibrated formats, before anything is measured.
+
+        Raises:
+            TaskError: as `rounding_set`.
+        """
+        if any(map(is_calibrated, self.profile.formats)):
+            _ = self.rounding_set
 
     def calibration_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.calibration, self.profile.calibration.batch, self.device)
@@ -187,6 +200,23 @@ class Session:
         self.variants.define(PLAN, {module: formats[part.name] for part in self.parts for module in part.modules})
         return cell
 
+    def without_calibration(self, progress: Progress = silent) -> records.Trial | None:
+        """What the search would find without calibrated formats; None where there is nothing to compare."""
+        bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
+        budget, rounds = self.search().budget_bytes, self.profile.plans.rounds
+        return planning.without_calibration(bench, self.sweep(), budget, rounds, progress)
+
+    def whole(self) -> dict[str, Mapping[str, torch.Tensor]]:
+        """Plan -> weights, where those of a plan depend on the whole of it: calibrated formats are rounded layer after layer."""
+        formats = self.search().found.parts
+        every = {name for part in self.parts for name in part.modules}
+        made = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if is_calibrated(name)}
+        if every < set(structure.quantizable_modules(self.variants.reference)):
+            made = {}  # a variant quantizes all layers, and these plans only some
+        if any(map(is_calibrated, formats.values())):
+            made[PLAN] = PLAN
+        return {name: self.variants.whole(variant) for name, variant in made.items()}
+
     def _once(self, name: str, make: Callable[[], T]) -> T:
         """What several cells need is made once, and fails once: the others are told the same."""
         if name not in self._made:
@@ -207,6 +237,18 @@ class Session:
             model=self.variants.loaded.info(self.variants.compute_dtype),
             variants=self.variants.formats,
             environment=self.environment(),
+            rounding=self._rounding(),
+        )
+
+    def _rounding(self) -> records.Rounding | None:
+        if not any(map(is_calibrated, self.profile.formats)):
+            return None
+        return records.Rounding(
+            calibration_sha256=self.rounding_set.sha256,
+            sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in self.rounding_set.sequences),
+            batch=self.rounding_batch,
+            damping=self.profile.rounding.damping,
+            fallbacks={variant: found for variant, found in self.variants.fallbacks.items() if found},
         )
 
     def environment(self) -> records.Environment:

@@ -5,9 +5,10 @@ This module measures; which plan is recommended is for the deciding side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from bitzones.decide.planner import budget_bytes, solve
 from bitzones.errors import PlanError
@@ -18,13 +19,21 @@ from bitzones.measure.progress import Progress, silent
 from bitzones.measure.search import Workbench
 from bitzones.profile import PLAN
 from bitzones.profile import Plans as Settings
-from bitzones.records import NamedTrial, PlansCell, SearchCell, SensitivityCell
+from bitzones.records import NamedTrial, PlansCell, SearchCell, SensitivityCell, Trial
 
-__all__ = ["plans_cell", "rivals"]
+__all__ = ["SEPARATE", "WITHOUT_CALIBRATION", "plans_cell", "rivals"]
+
+WITHOUT_CALIBRATION = "without calibration"
+"""The best plan found among quanto's own formats, at the same bytes."""
+
+SEPARATE = "plan, modules rounded alone"
+"""The formats of the plan, each module rounded as if it alone were changed."""
 
 
-def rivals(bench: Workbench, cell: SensitivityCell, searched: SearchCell, settings: Settings, seed: int) -> list[Rival]:
-    """The plan, and what it is to be compared with, each different plan once."""
+def rivals(
+    bench: Workbench, cell: SensitivityCell, searched: SearchCell, settings: Settings, seed: int, stock: Trial | None = None
+) -> list[Rival]:
+    """The plan, and what it is to be compared with, each different plan once; ``stock`` was searched among quanto's own formats."""
     menu, budget, separate = bench.menu, searched.budget_bytes, search.summed(bench, cell)
     found: list[Rival] = [
         (PLAN, "search", bench.choice(searched.found.parts)),
@@ -33,6 +42,8 @@ def rivals(bench: Workbench, cell: SensitivityCell, searched: SearchCell, settin
     for column, name in enumerate(menu.formats[:-1]):
         if (choice := plans.uniform(menu, column)) is not None:
             found.append((f"uniform {name}", "uniform", choice))
+    if stock is not None:
+        found.append((WITHOUT_CALIBRATION, "stock", bench.choice(stock.parts)))
     found.append(("contiguous", "contiguous", plans.contiguous(menu, budget)))
     rng = np.random.default_rng(seed)
     found += [(f"random {number + 1}", "random", plans.random_plan(menu, budget, rng)) for number in range(settings.random)]
@@ -45,7 +56,12 @@ def rivals(bench: Workbench, cell: SensitivityCell, searched: SearchCell, settin
 
 
 def plans_cell(
-    bench: Workbench, chosen: Sequence[Rival], calibration: Calibration, searched: SearchCell, progress: Progress = silent
+    bench: Workbench,
+    chosen: Sequence[Rival],
+    calibration: Calibration,
+    searched: SearchCell,
+    whole: Mapping[str, Mapping[str, torch.Tensor]],
+    progress: Progress = silent,
 ) -> PlansCell:
     """The record of whole plans.
 
@@ -54,9 +70,15 @@ def plans_cell(
         chosen: what to measure.
         calibration: the held-out sequences.
         searched: says within which budget.
+        whole: plan -> weights of the plan as it would be applied, where they are not the workbench's: the plan that was searched is then
+            measured with the workbench's too, to tell what rounding in sequence brings.
         progress: told how far it is.
     """
-    measured = search.trials(bench, [choice for _, _, choice in chosen], progress)
+    if PLAN in whole:
+        chosen = [*chosen, *((SEPARATE, "separate", choice) for name, _, choice in chosen if name == PLAN)]
+    measured = search.as_made(
+        bench, [(choice, whole.get(name) or search.weights_of(bench, choice)) for name, _, choice in chosen], progress
+    )
     return PlansCell(
         variant=searched.variant,
         calibration_sha256=calibration.sha256,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.plans import HELD_OUT_SEED
 from bitzones.decide.sensitivity import INTERVAL_RESAMPLES
+from bitzones.profile import is_calibrated
+from bitzones.show.tables import markdown
 from bitzones.stats import ALPHA, MIN_SEQUENCES, NO_WORSE_MARGIN, POWER
 
 __all__ = ["methodology"]
@@ -18,7 +20,7 @@ def methodology(analysis: Analysis) -> str:
     text = f"""\
 - Variants are whole models really quantized by optimum-quanto to {", ".join(analysis.formats)}, each from a fresh copy of the \
 {analysis.reference} model.
-{_sweep(analysis)}\
+{_calibrated(analysis)}{_sweep(analysis)}\
 - Accuracy: Wilson 95% interval; chance is the mean over items, each with its own. Against the reference by McNemar's exact test on the \
 same items at {ALPHA:.0%}, p-values corrected for the variants of a task and metric (Holm 1979). 'No worse within X' is said only where \
 the 95% interval (Bonett and Price 2012) excludes a loss above {NO_WORSE_MARGIN:.0%}; the smallest drop shown is for {POWER:.0%} power \
@@ -50,6 +52,22 @@ may stay at the reference; a format that failed on a part is not offered to it.
 agree on. These plans are of least sum, whichever plan is recommended: zones and shares say what the separate sensitivities agree on, the \
 formats beside them are the recommended plan's, and the two can differ.
 {_whole_plans(analysis)}"""
+
+
+def _calibrated(analysis: Analysis) -> str:
+    """How calibrated formats came by their integers; empty where there is none."""
+    if not any(map(is_calibrated, analysis.formats)) or analysis.rounding is None:
+        return ""
+    made = analysis.rounding
+    fallbacks = [f"{markdown(variant)} {len(found)}" for variant, found in made.fallbacks.items()]
+    short = f" Modules with too few tokens, which have quanto's own integers: {', '.join(fallbacks)}." if fallbacks else ""
+    return (
+        f"- Calibrated formats (gptq): rounded with error feedback (Frantar et al. 2022, arXiv:2210.17323) on {made.tokens:,} tokens of "
+        f"{made.sequences} sequences ({made.calibration_sha256[:16]}) that nothing else is measured on, damping {made.damping:g}; "
+        "stored as quanto stores its own. For a sensitivity each module is rounded on the reference's activations; variants and the plan "
+        "are rounded layer after layer on the activations of the layers before, half-way towards the reference's outputs (Li et al. 2025, "
+        f"arXiv:2504.02692). Other plans than these are measured with modules rounded alone.{short}\n"
+    )
 
 
 def _whole_plans(analysis: Analysis) -> str:

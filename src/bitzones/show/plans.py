@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.judged import Compared, PlanReading, PlansReading, SearchStep
+from bitzones.decide.plans import NO_RIVALS
 from bitzones.profile import PLAN
 from bitzones.show.tables import ABSENT, bits, details, markdown, more_nats, nats, ratio, table
 from bitzones.stats import MIN_SEQUENCES
@@ -23,6 +24,8 @@ MADE = {
     "random": "random, budget filled",
     "frontier": "least sum of separate sensitivities, another budget",
     "foreign": "made elsewhere and measured here",
+    "stock": "searched likewise, among quanto's own formats only",
+    "separate": "the plan's formats, without rounding layer after layer",
 }
 
 
@@ -46,7 +49,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 def _is_rival(item: PlanReading) -> bool:
-    return item.within_budget and item.origin not in ("search", "frontier") and item.measured is not None
+    return item.within_budget and item.origin not in NO_RIVALS and item.measured is not None
 
 
 def _kl(item: PlanReading) -> float:

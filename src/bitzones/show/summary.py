@@ -24,7 +24,13 @@ def headline(analysis: Analysis) -> tuple[str, ...]:
     decision = analysis.decision
     if decision is None:
         return (f"No plan: {plain(analysis.no_decision or '', 1000)}", *_accuracy_lines(analysis))
-    return (_zones_line(analysis, decision), _plan_line(analysis, decision), *_rivals_line(analysis), *_accuracy_lines(analysis))
+    return (
+        _zones_line(analysis, decision),
+        _plan_line(analysis, decision),
+        *_calibration_line(analysis),
+        *_rivals_line(analysis),
+        *_accuracy_lines(analysis),
+    )
 
 
 def _zones_line(analysis: Analysis, decision: Decision) -> str:
@@ -59,6 +65,23 @@ def _plan_line(analysis: Analysis, decision: Decision) -> str:
 
 def _kl(estimate: Estimate) -> str:
     return f"{estimate.value:.3g} " + (NO_INTERVAL if estimate.low is None else f"({estimate.low:.3g} to {estimate.high:.3g})")
+
+
+def _calibration_line(analysis: Analysis) -> Iterator[str]:
+    """What the plan's budget costs with calibrated formats and without."""
+    found = analysis.plans
+    made = {item.origin: item for item in found.plans if item.measured is not None} if found else {}
+    if found is None or "search" not in made or "stock" not in made:
+        return
+    ours, stock = made["search"], made["stock"]
+    words = {"better": "", "worse": ": calibration makes it worse", "cannot tell": ": cannot tell which is better"}
+    share = stock.searched.ratio if stock.searched else None
+    times = "" if share is None else f" ({_kl(share)} times)"
+    at = "the budget" if ours.average_bits is None else f"{ours.average_bits:.2f} bits"
+    yield (
+        f"What calibration buys at {at}: KL {_kl(ours.measured)} with it, {_kl(stock.measured)} without{times}, "  # type: ignore[arg-type]
+        f"nats/token on n = {found.sequences} held-out sequences{words[stock.searched.word] if stock.searched else ''}"
+    )
 
 
 def _rivals_line(analysis: Analysis) -> Iterator[str]:
