@@ -145,4 +145,5 @@ def test_what_is_no_second_moment_is_refused() -> None:
 
 def test_twice_the_same_gives_the_same() -> None:
     first, second = (round_rows(weight(), hessian(inputs()), levels(2), GROUP, torch.bfloat16) for _ in range(2))
-    assert torch.equal(first.integers, second.integers) and torch.equal(first.scale, second.scale)
+    assert torch.equal(first.integers, second.integers)
+    assert torch.equal(first.scale, second.scale)

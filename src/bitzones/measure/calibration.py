@@ -94,7 +94,7 @@ def take(found: Iterator[CalibrationSequence], tokens: int, key: str = "calibrat
 
 
 def retold(texts: Iterable[str]) -> Calibration:
-    """Sequences that a run file or a plan holds: token ids in decimal, with spaces between. What was asked in them is not known any more."""
+    """Sequences that a run file or a plan holds, token ids in decimal with spaces between; what was asked in them is not known any more."""
     rows = [tuple(map(int, text.split())) for text in texts]
     return Calibration(tuple(CalibrationSequence(row, len(row) - 1, ()) for row in rows))
 
