@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bitzones import __version__
+from bitzones import __version__, guard
 from bitzones.errors import BitzonesError, MeasureError, RunFileError
 
 __all__ = ["app", "main"]
@@ -192,6 +192,9 @@ def _say(message: str) -> None:
     """How far it is, where somebody is looking."""
     if sys.stderr.isatty():
         typer.echo(message, err=True)
+
+
+guard.register(app)
 
 
 @app.command()

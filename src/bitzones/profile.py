@@ -24,6 +24,7 @@ __all__ = [
     "PYPI_SOURCE",
     "Budget",
     "Calibration",
+    "Gate",
     "Latency",
     "Model",
     "Plans",
@@ -204,6 +205,25 @@ class Zones(_Section):
     agreement: float = Field(default=0.9, gt=0.5, le=1.0)
 
 
+class Gate(_Section):
+    """How much worse a later run may be before `bitzones compare` calls it so; a project's ``[tool.bitzones.gate]`` has the last word.
+
+    ``time`` is a share of the old median: what one machine's own runs differ by from day to day stays below it. ``accuracy`` is the loss,
+    as a share of the items, that must be excluded for a task to be called the same. ``kl`` is a share of the old KL, and ``kl_nats`` nats
+    per token below which a KL is nothing: other processors' rounding moves it by less. ``bytes`` is a share of the stored bytes, none by
+    default, since they repeat exactly; ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share of what
+    the process and the device hold at most, in which allocators have a say: 14% was seen between two runs of one release.
+    """
+
+    time: float = Field(default=0.05, ge=0, le=10)
+    accuracy: float = Field(default=0.02, ge=0, le=1)
+    kl: float = Field(default=0.1, ge=0, le=10)
+    kl_nats: float = Field(default=1e-4, ge=0, le=100)
+    bytes: float = Field(default=0.0, ge=0, le=10)
+    plan_bytes: float = Field(default=0.01, ge=0, le=10)
+    memory: float = Field(default=0.25, ge=0, le=10)
+
+
 class Profile(_Section):
     """A whole run."""
 
@@ -219,6 +239,7 @@ class Profile(_Section):
     latency: Latency = Latency()
     budget: Budget = Budget(average_bits=4.0)
     zones: Zones = Zones()
+    gate: Gate = Gate()
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     @model_validator(mode="after")
@@ -258,8 +279,8 @@ class Profile(_Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of every setting: two runs of one profile have the same."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Hash of every setting but the gate's, which measures nothing: two runs of one profile have the same."""
+        return hashlib.sha256(self.model_dump_json(exclude={"gate"}).encode()).hexdigest()
 
 
 def _resolved(task: Task, data: Path | None) -> Task:
@@ -381,6 +402,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "latency": Latency,
     "budget": Budget,
     "zones": Zones,
+    "gate": Gate,
 }
 
 
