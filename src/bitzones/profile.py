@@ -29,6 +29,7 @@ __all__ = [
     "Model",
     "Plans",
     "Profile",
+    "RivalName",
     "Sensitivity",
     "Task",
     "Zones",
@@ -70,6 +71,10 @@ def _format(name: str) -> str:
 
 
 FormatName = Annotated[str, AfterValidator(_format)]
+
+
+RivalName = Literal["contiguous", "additive", "random"]
+"""A plan that the searched one is compared with, and that can answer the tasks beside it."""
 
 
 class _Section(BaseModel):
@@ -159,13 +164,14 @@ class Plans(_Section):
 
     ``rounds`` sweeps around the plan improve it on the calibration sequences; 0 leaves the plan of the separate sensitivities. Plans are
     judged on ``held_out_tokens`` of other sequences, beside ``random`` plans of the same bytes and one plan for each of the ``frontier``'s
-    average bits.
+    average bits. The rivals that ``accuracy`` names answer the tasks too, as variants of these names; ``random`` is the best random plan.
     """
 
     rounds: int = Field(default=2, ge=0, le=20)
     held_out_tokens: int = Field(default=2048, ge=1)
     random: int = Field(default=5, ge=0, le=50)
     frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
+    accuracy: tuple[RivalName, ...] = Field(default=(), strict=False)
 
 
 class Latency(_Section):
@@ -244,10 +250,13 @@ class Profile(_Section):
 
     @model_validator(mode="after")
     def _named_once(self) -> Profile:
-        for key, names in (("formats", self.formats), ("tasks", tuple(task.name for task in self.tasks))):
+        tasks = tuple(task.name for task in self.tasks)
+        for key, names in (("formats", self.formats), ("tasks", tasks), ("plans.accuracy", self.plans.accuracy)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{key}: {', '.join(twice)} stands twice")
+        if "random" in self.plans.accuracy and not self.plans.random:
+            raise ValueError("plans.accuracy names random, and plans.random = 0 makes no such plan")
         uniform = list(variant_formats(self))[1:]
         if self.budget.like is not None and self.budget.like not in uniform:
             raise ValueError(f"budget.tolerance = like:{self.budget.like}: there is no such variant; there are {', '.join(uniform)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TypeVar, cast
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import bitzones
 from bitzones import environment, records
 from bitzones.errors import BitzonesError, NotMeasuredError
-from bitzones.measure import calibration, models, planning, prompts, quantizers, search, sensitivity, structure, tasks
+from bitzones.measure import calibration, models, planning, prompts, quantizers, search, sensitivity, structure, tasks, verify
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.measure.parts import Granularity, model_parts
@@ -62,9 +62,11 @@ class Session:
         return self.variants.reference_id
 
     def model(self, variant: str) -> PreTrainedModel:
-        """A variant's model, the plan's too: it is searched when first asked for."""
+        """A variant's model, also that of the plan or of a rival: what it is has to be found, when it is first asked for."""
         if variant == PLAN:
             self.search()
+        elif variant in self.profile.plans.accuracy:
+            self._once(f"variant {variant}", lambda: self._define(variant, self._rival(variant)))
         return self.variants.model(variant)
 
     @property
@@ -164,9 +166,28 @@ class Session:
         bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
         profile = self.profile
         cell = planning.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
-        formats = cell.found.parts
-        self.variants.define(PLAN, {module: formats[part.name] for part in self.parts for module in part.modules})
+        self._define(PLAN, cell.found.parts)
         return cell
+
+    def compare(self, progress: Progress = silent) -> records.PlansCell:
+        """The plan beside its rivals on held-out sequences, measured once."""
+        return self._once("plans", lambda: self._compare(progress))
+
+    def _compare(self, progress: Progress) -> records.PlansCell:
+        bench = search.workbench(self.variants, self.sweep(), self.held_out_batches, len(self.held_out.sequences))
+        rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed)
+        return verify.plans_cell(bench, rivals, self.held_out, self.search(), progress)
+
+    def _rival(self, name: str) -> Mapping[str, str]:
+        """Part -> format of a plan that the profile names to answer the tasks."""
+        found = verify.rival(self.compare(), name)
+        if found is None:
+            raise NotMeasuredError(f"plan {name} is another plan of the run under another name, or none was made")
+        return found.parts
+
+    def _define(self, variant: str, formats: Mapping[str, str]) -> None:
+        """A variant from part -> format."""
+        self.variants.define(variant, {module: formats[part.name] for part in self.parts for module in part.modules})
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
         """What several cells need is made once, and fails once: the others are told the same."""

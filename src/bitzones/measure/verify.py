@@ -20,7 +20,7 @@ from bitzones.profile import PLAN
 from bitzones.profile import Plans as Settings
 from bitzones.records import NamedTrial, PlansCell, SearchCell, SensitivityCell
 
-__all__ = ["plans_cell", "rivals"]
+__all__ = ["plans_cell", "rival", "rivals"]
 
 
 def rivals(bench: Workbench, cell: SensitivityCell, searched: SearchCell, settings: Settings, seed: int) -> list[Rival]:
@@ -66,3 +66,9 @@ def plans_cell(
             NamedTrial(name=name, origin=origin, **trial.model_dump()) for (name, origin, _), trial in zip(chosen, measured, strict=True)
         ),
     )
+
+
+def rival(cell: PlansCell, name: str) -> NamedTrial | None:
+    """The plan of an origin, the one of least KL where there are several; None where none was measured, or only under another name."""
+    found = [plan for plan in cell.plans if plan.origin == name and plan.kl_nats is not None]
+    return min(found, key=search.total, default=None)
