@@ -8,7 +8,9 @@ does not know what else became worse.
 from __future__ import annotations
 
 from bitzones.decide import planner, sensitivity, zones
+from bitzones.decide.allowed import budget_of
 from bitzones.decide.comparison import Moved
+from bitzones.decide.margins import costs_of
 from bitzones.decide.plan import LayerZone
 from bitzones.decide.run_file import RunFile
 from bitzones.errors import PlanError
@@ -29,7 +31,7 @@ def moved_zones(old: RunFile, new: RunFile) -> tuple[tuple[Moved, ...] | None, s
     settings = [_asked(run) for run in (old, new)]
     if settings[0] != settings[1]:
         return None, "the runs have other budgets, formats or agreements"
-    if before == after:
+    if before == after and _search(old) == _search(new):
         return (), None  # the same numbers give the same zones
     try:
         was, now = (_zones(run, cell) for run, cell in ((old, before), (new, after)))
@@ -51,6 +53,12 @@ def _zones(run_file: RunFile, cell: SensitivityCell) -> dict[int, LayerZone]:
     formats = tuple(variant_formats(profile).values())[1:]
     measured = sensitivity.measured_of(cell, formats, RESAMPLES, profile.seed)
     menu = planner.menu_of(cell, formats, REFERENCE_NAMES[profile.model.dtype])
-    budget = zones.budget_of(measured, menu, run_file.run, next(iter(run_file.of(SearchCell)), None))
-    choice, choices = zones.stability(measured, menu, budget.stored_bytes, min(RESAMPLES, profile.zones.resamples))
-    return {item.layer: item for item in zones.layer_zones(measured, menu, choice, choices, profile.zones.agreement)}
+    search = _search(run_file)
+    budget = budget_of(measured, menu, run_file.run, search).stored_bytes
+    costs = costs_of(measured, menu, search, budget)
+    choices = costs.plans(measured.weights[: min(RESAMPLES, profile.zones.resamples)], budget)
+    return {item.layer: item for item in zones.layer_zones(measured, menu, costs.plan(budget), choices, profile.zones.agreement)}
+
+
+def _search(run_file: RunFile) -> SearchCell | None:
+    return next(iter(run_file.of(SearchCell)), None)
