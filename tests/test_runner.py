@@ -16,7 +16,17 @@ from bitzones.decide.analysis import repeatable
 from bitzones.errors import MeasureError
 from bitzones.measure import runner
 
-REPORT = {"run.json", "pytest.log", "summary.md", "overview_diagram.md", "technical_diagram.md", "analysis.json", "plan.json"}
+REPORT = {
+    "run.json",
+    "pytest.log",
+    "report.html",
+    "summary.md",
+    "overview_diagram.md",
+    "technical_diagram.md",
+    "analysis.json",
+    "plan.json",
+}
+REPORT |= {"layer_map.svg", "layer_map.png", "frontier.svg", "frontier.png"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def test_a_run_writes_the_whole_report_and_nothing_half_written(good: Run) -> No
 
 def test_the_last_screen_says_what_matters_and_where_the_report_is(good: Run) -> None:
     *lines, last = good.done.out.strip().splitlines()
-    assert last == "report: report/summary.md"
+    assert last == "report: report/report.html"
     assert [line.split()[0].rstrip(":") for line in lines] == ["Zones", "Plan", "No", "Accuracy", "Accuracy"]
     summary = (good.folder / "summary.md").read_text(encoding="utf-8")
     assert sum(line.startswith("- ") for line in summary.splitlines()[:10]) == len(lines)
