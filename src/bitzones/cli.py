@@ -85,6 +85,20 @@ def collect(
     _collect(run_file, output)
 
 
+@app.command()
+def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="What a run wrote.")]) -> None:
+    """Show a run in the terminal: the answer, the layer map, the plan, the verdicts. Plain text when piped; writes nothing, needs no torch.
+
+    Example: bitzones show report/run.json
+    """
+    from rich.console import Console
+
+    from bitzones.decide import collect as decide
+    from bitzones.show import terminal
+
+    terminal.show(decide.analyse(decide.read_run(run_file)), Console())
+
+
 def _collect(run_file: Path, output: Path) -> None:
     from bitzones.decide import collect as decide
     from bitzones.show import report, summary

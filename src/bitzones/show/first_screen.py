@@ -5,11 +5,12 @@ What a reader sees first, in the page and in a terminal; plain text, so whoever 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from bitzones.decide.analysis import Analysis, Decision
 from bitzones.decide.answered import NORMALIZED, Accuracy
+from bitzones.decide.plan import Around
 from bitzones.decide.zones import never_lowest, ranges
 from bitzones.profile import PLAN, format_bits
 from bitzones.show import plans
@@ -23,6 +24,9 @@ WIDE_BITS = 4
 
 MOST_TASKS = 3
 """Whose cost stands in the first screen; the others stand in the section on accuracy."""
+
+
+AROUND: Mapping[Around, str] = {"reference": "least sum", "plan": "around the plan that was found"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def _sure(analysis: Analysis, decision: Decision) -> str:
     if analysis.sequences < MIN_SEQUENCES:
         return f"How sure that is: cannot tell, {analysis.sequences} calibration sequences are too few."
     never = never_lowest(decision.layer_zones, settings.agreement)
-    plans_ = f"of {settings.resamples} resampled plans (least sum, n = {analysis.sequences} sequences)"
+    plans_ = f"of {settings.resamples} resampled plans ({AROUND[decision.around]}, n = {analysis.sequences} sequences)"
     return f"How sure: {plans_}, at least {settings.agreement:.0%} keep {_named(never)} above the fewest bits."
 
 
