@@ -1,11 +1,11 @@
-"""Accuracy of every variant on every task, item by item."""
+"""Accuracy of every variant, and of the rivals that the profile names, on every task, item by item."""
 
 from bitzones.measure import accuracy
 
 
-def test_accuracy(cell, session, variant, task):
-    record = cell("accuracy", variant, detail=task)
+def test_accuracy(cell, session, answering, task):
+    record = cell("accuracy", answering, detail=task)
     record.measure(
-        lambda: session.model(variant),
-        lambda model: accuracy.measure(model, session.tokenizer, session.asked[task], variant, session.task_batch(task), record.progress),
+        lambda: session.model(answering),
+        lambda model: accuracy.measure(model, session.tokenizer, session.asked[task], answering, session.task_batch(task), record.progress),
     )

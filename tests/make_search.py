@@ -17,6 +17,7 @@ from bitzones.records import (
     FisherCell,
     NamedTrial,
     PartScores,
+    PartSensitivity,
     PlanOrigin,
     PlansCell,
     SearchCell,
@@ -75,6 +76,16 @@ def _menu(sweep: SensitivityCell, bits: float) -> tuple[Menu, int, dict[str, str
     return menu, budget, {part: menu.formats[index] for part, index in zip(menu.parts, choice, strict=True)}
 
 
+def around(sweep: SensitivityCell, at: Trial) -> tuple[PartSensitivity, ...]:
+    """The plan, measured with one part in another format, for every part and every other format that was measured."""
+    return tuple(
+        item.model_copy(update={"group_sizes": (), "weight_error": None, "kl_nats": changed.kl_nats})
+        for item in sweep.measurements
+        if item.format != at.parts[item.part] and item.kl_nats is not None
+        for changed in [trial(sweep, at.parts | {item.part: item.format}, sweep.sequence_tokens, 5)]
+    )
+
+
 def searched(sweep: SensitivityCell, bits: float = 4.0, rounds: int = 2) -> SearchCell:
     """Each round exchanges two parts so that fewer neighbours share 2 bits, as long as that measures lower."""
     _, budget, parts = _menu(sweep, bits)
@@ -88,8 +99,7 @@ def searched(sweep: SensitivityCell, bits: float = 4.0, rounds: int = 2) -> Sear
         found = [trial(sweep, {**at.parts, a: at.parts[b], b: NARROW}, sweep.sequence_tokens, 5) for a, b in swaps]
         found.sort(key=lambda item: sum(item.kl_nats or ()))
         better = bool(found) and sum(found[0].kl_nats or ()) < sum(at.kl_nats or ())
-        around = tuple(item for item in sweep.measurements if item.format != at.parts[item.part] and item.kl_nats is not None)
-        done.append(SearchRound(around=around, trials=tuple(found[:3]), accepted=0 if better else None))
+        done.append(SearchRound(around=around(sweep, at), trials=tuple(found[:3]), accepted=0 if better else None))
         if not better:
             break
         at = found[0]
@@ -100,6 +110,7 @@ def searched(sweep: SensitivityCell, bits: float = 4.0, rounds: int = 2) -> Sear
         budget_bytes=budget,
         start=start,
         rounds=tuple(done),
+        around=around(sweep, at) if done and done[-1].accepted is not None else None,
     )
 
 

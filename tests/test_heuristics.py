@@ -169,7 +169,7 @@ def test_random_rules_rarely_hold() -> None:
 def test_only_the_order_of_a_statistic_counts(score: list[int], values: list[int], critical: frozenset[int]) -> None:
     plain = audit(measured(values, kurtosis=score), None, critical)
     bent = audit(measured(values, kurtosis=[value**3 for value in score]), None, critical)
-    assert plain == bent
+    assert [item.model_copy(update={"values": {}}) for item in plain] == [item.model_copy(update={"values": {}}) for item in bent]
     for item in plain:
         assert item.reason
         assert (item.p is None) == (item.p_adjusted is None)

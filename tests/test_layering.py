@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[1] / "src"
 PLANNED = {"bitzones.__main__", "bitzones.measure.nvml"}
 """Places that a rule may name before they are built."""
 TORCH = ("torch", "transformers", "optimum", "accelerate", "datasets", "safetensors", "tokenizers")
-SHARED = ("bitzones.records", "bitzones.errors", "bitzones.stats", "bitzones.profile", "bitzones.environment")
+SHARED = ("bitzones.records", "bitzones.errors", "bitzones.stats", "bitzones.profile", "bitzones.environment", "bitzones.files")
 DECIDING = ("bitzones.decide", "bitzones.show")
 MEASURING = ("bitzones.measure", "bitzones.deploy")
 SEARCHING = ("bitzones.measure.planning", "bitzones.measure.plans", "bitzones.measure.search", "bitzones.measure.verify")
-COMMANDS = ("bitzones.cli", "bitzones.doctor", "bitzones.__main__")
+COMMANDS = ("bitzones.cli", "bitzones.guard", "bitzones.doctor", "bitzones.__main__")
 
 Tree = dict[str, str]
 

@@ -17,7 +17,9 @@ from bitzones.records import SensitivityCell
 from bitzones.show import report
 from bitzones.show.report import write_report
 
-NAMES = ["summary.md", "overview_diagram.md", "technical_diagram.md", "analysis.json", "plan.json"]
+PLANNED = ["report.html", "summary.md", "overview_diagram.md", "technical_diagram.md", "analysis.json", "plan.json"]
+NAMES = [*PLANNED, "layer_map.svg", "layer_map.png", "frontier.svg", "frontier.png"]
+PLANLESS = [name for name in NAMES if name != "plan.json"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +27,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     return analyse(read_run(write(tmp_path_factory.mktemp("run"), run_dict(small()))))
 
 
-def test_five_files_and_nothing_else(analysis: Analysis, tmp_path: Path) -> None:
+def test_every_file_and_nothing_else(analysis: Analysis, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "report"
     paths = write_report(analysis, folder)
     assert [path.name for path in paths] == NAMES
@@ -38,11 +40,11 @@ def planless(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
     return analyse(read_run(write(tmp_path_factory.mktemp("run"), run_dict(without(SensitivityCell, small())))))
 
 
-def test_without_a_plan_there_are_four_files_and_no_earlier_plan(analysis: Analysis, planless: Analysis, tmp_path: Path) -> None:
+def test_without_a_plan_there_is_no_earlier_plan_nor_picture_of_it(analysis: Analysis, planless: Analysis, tmp_path: Path) -> None:
     write_report(analysis, tmp_path)
     assert (tmp_path / "plan.json").is_file()
-    assert [path.name for path in write_report(planless, tmp_path)] == NAMES[:-1]
-    assert {path.name for path in tmp_path.iterdir()} == set(NAMES[:-1])
+    assert [path.name for path in write_report(planless, tmp_path)] == PLANLESS
+    assert {path.name for path in tmp_path.iterdir()} == set(PLANLESS)
     assert Analysis.model_validate_json((tmp_path / "analysis.json").read_text(encoding="utf-8")) == planless
     assert [path.name for path in write_report(analysis, tmp_path)] == NAMES
 
@@ -50,7 +52,7 @@ def test_without_a_plan_there_are_four_files_and_no_earlier_plan(analysis: Analy
 def test_an_earlier_plan_stays_where_the_report_cannot_be_written(
     planless: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, text: str) -> None:
+    def full(path: Path, content: str | bytes) -> None:
         raise OSError(28, "No space left on device")
 
     (tmp_path / "plan.json").write_text("earlier", encoding="utf-8")
@@ -109,18 +111,18 @@ def test_a_folder_that_is_closed(analysis: Analysis, tmp_path: Path) -> None:
         write_report(analysis, tmp_path)
 
 
-@pytest.mark.parametrize("fails_at", range(5))
+@pytest.mark.parametrize("fails_at", range(10))
 def test_a_full_disk_leaves_the_old_report(analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int) -> None:
     for name in NAMES:
         (tmp_path / name).write_text("old", encoding="utf-8")
     whole, calls = report._write, []
 
-    def full(path: Path, text: str) -> None:
+    def full(path: Path, content: str | bytes) -> None:
         calls.append(path)
         if len(calls) > fails_at:
-            path.write_text(text[:10], encoding="utf-8")
+            path.write_bytes(content[:10] if isinstance(content, bytes) else content[:10].encode())
             raise OSError(28, "No space left on device")
-        whole(path, text)
+        whole(path, content)
 
     monkeypatch.setattr(report, "_write", full)
     with pytest.raises(OutputError, match="No space left on device") as caught:
@@ -131,8 +133,8 @@ def test_a_full_disk_leaves_the_old_report(analysis: Analysis, tmp_path: Path, m
 
 
 def test_an_interruption_leaves_nothing_half_written(analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(path: Path, text: str) -> None:
-        path.write_text(text[:10], encoding="utf-8")
+    def interrupted(path: Path, content: str | bytes) -> None:
+        path.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(report, "_write", interrupted)

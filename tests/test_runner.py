@@ -16,7 +16,17 @@ from bitzones.decide.analysis import repeatable
 from bitzones.errors import MeasureError
 from bitzones.measure import runner
 
-REPORT = {"run.json", "pytest.log", "summary.md", "overview_diagram.md", "technical_diagram.md", "analysis.json", "plan.json"}
+REPORT = {
+    "run.json",
+    "pytest.log",
+    "report.html",
+    "summary.md",
+    "overview_diagram.md",
+    "technical_diagram.md",
+    "analysis.json",
+    "plan.json",
+}
+REPORT |= {"layer_map.svg", "layer_map.png", "frontier.svg", "frontier.png"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def test_a_run_writes_the_whole_report_and_nothing_half_written(good: Run) -> No
 
 def test_the_last_screen_says_what_matters_and_where_the_report_is(good: Run) -> None:
     *lines, last = good.done.out.strip().splitlines()
-    assert last == "report: report/summary.md"
+    assert last == "report: report/report.html"
     assert [line.split()[0].rstrip(":") for line in lines] == ["Zones", "Plan", "No", "Accuracy", "Accuracy"]
     summary = (good.folder / "summary.md").read_text(encoding="utf-8")
     assert sum(line.startswith("- ") for line in summary.splitlines()[:10]) == len(lines)
@@ -94,7 +104,7 @@ def test_the_last_screen_says_what_matters_and_where_the_report_is(good: Run) ->
 def test_the_bar_counts_cells_to_the_end(good: Run) -> None:
     cells = len(good.read("run.json")["benchmarks"])
     one_each = 5  # layers, sensitivity, fisher, search, plans
-    assert cells == 5 * 2 + 5 * 2 + 5 + 4 + one_each  # accuracy, latency, memory, divergence; the plan is a variant of its own
+    assert cells == 6 * 2 + 5 * 2 + 5 + 4 + one_each  # accuracy, of a rival too, latency, memory, divergence; the plan is a variant
     assert f"{cells}/{cells}" in good.done.err
 
 
@@ -154,7 +164,7 @@ def test_failed_cells_are_named_and_the_report_is_written_all_the_same(overflowi
     tasks = ("science_mini", "word_problems_mini")
     whole = {(of, v, d) for v in ("w4", "w2") for of, d in [("divergence", ""), *(("accuracy", task) for task in tasks)]}
     assert failed == {*whole, ("fisher", "bf16", "")}
-    assert len(cells) == 34
+    assert len(cells) == 36
     summary = (overflowing.folder / "summary.md").read_text(encoding="utf-8")
     assert "the log-likelihood of an answer is NaN or infinite" in summary
 

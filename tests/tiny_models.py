@@ -58,7 +58,7 @@ def profile_text(source: str, **changes: str) -> str:
         "model": f'[model]\nsource = "{source}"',
         "tasks": '[[tasks]]\nname = "science_mini"\nlimit = 8\n[[tasks]]\nname = "word_problems_mini"\nlimit = 8',
         "calibration": "[calibration]\ntokens = 2000\nbatch = 16",
-        "plans": "[plans]\nrounds = 1\nheld_out_tokens = 400\nrandom = 1",
+        "plans": '[plans]\nrounds = 1\nheld_out_tokens = 400\nrandom = 1\naccuracy = ["random"]',
         "latency": "[latency]\nprompt_tokens = 8\nnew_tokens = 2\nrounds = 3\nwarmup_rounds = 1",
         "zones": "[zones]\nresamples = 50",
     }

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bitzones import __version__
+from bitzones import __version__, guard
 from bitzones.errors import BitzonesError, MeasureError, RunFileError
 
 __all__ = ["app", "main"]
@@ -83,6 +83,20 @@ def collect(
     Example: bitzones collect run.json -o report/
     """
     _collect(run_file, output)
+
+
+@app.command()
+def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="What a run wrote.")]) -> None:
+    """Show a run in the terminal: the answer, the layer map, the plan, the verdicts. Plain text when piped; writes nothing, needs no torch.
+
+    Example: bitzones show report/run.json
+    """
+    from rich.console import Console
+
+    from bitzones.decide import collect as decide
+    from bitzones.show import terminal
+
+    terminal.show(decide.analyse(decide.read_run(run_file)), Console())
 
 
 def _collect(run_file: Path, output: Path) -> None:
@@ -192,6 +206,9 @@ def _say(message: str) -> None:
     """How far it is, where somebody is looking."""
     if sys.stderr.isatty():
         typer.echo(message, err=True)
+
+
+guard.register(app)
 
 
 @app.command()

@@ -24,10 +24,12 @@ __all__ = [
     "PYPI_SOURCE",
     "Budget",
     "Calibration",
+    "Gate",
     "Latency",
     "Model",
     "Plans",
     "Profile",
+    "RivalName",
     "Rounding",
     "Sensitivity",
     "Task",
@@ -72,6 +74,10 @@ def _format(name: str) -> str:
 
 
 FormatName = Annotated[str, AfterValidator(_format)]
+
+
+RivalName = Literal["contiguous", "additive", "random"]
+"""A plan that the searched one is compared with, and that can answer the tasks beside it."""
 
 
 class _Section(BaseModel):
@@ -173,13 +179,14 @@ class Plans(_Section):
 
     ``rounds`` sweeps around the plan improve it on the calibration sequences; 0 leaves the plan of the separate sensitivities. Plans are
     judged on ``held_out_tokens`` of other sequences, beside ``random`` plans of the same bytes and one plan for each of the ``frontier``'s
-    average bits.
+    average bits. The rivals that ``accuracy`` names answer the tasks too, as variants of these names; ``random`` is the best random plan.
     """
 
     rounds: int = Field(default=2, ge=0, le=20)
     held_out_tokens: int = Field(default=2048, ge=1)
     random: int = Field(default=5, ge=0, le=50)
     frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
+    accuracy: tuple[RivalName, ...] = Field(default=(), strict=False)
 
 
 class Latency(_Section):
@@ -219,6 +226,25 @@ class Zones(_Section):
     agreement: float = Field(default=0.9, gt=0.5, le=1.0)
 
 
+class Gate(_Section):
+    """How much worse a later run may be before `bitzones compare` calls it so; a project's ``[tool.bitzones.gate]`` has the last word.
+
+    ``time`` is a share of the old median: what one machine's own runs differ by from day to day stays below it. ``accuracy`` is the loss,
+    as a share of the items, that must be excluded for a task to be called the same. ``kl`` is a share of the old KL, and ``kl_nats`` nats
+    per token below which a KL is nothing: other processors' rounding moves it by less. ``bytes`` is a share of the stored bytes, none by
+    default, since they repeat exactly; ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share of what
+    the process and the device hold at most, in which allocators have a say: 14% was seen between two runs of one release.
+    """
+
+    time: float = Field(default=0.05, ge=0, le=10)
+    accuracy: float = Field(default=0.02, ge=0, le=1)
+    kl: float = Field(default=0.1, ge=0, le=10)
+    kl_nats: float = Field(default=1e-4, ge=0, le=100)
+    bytes: float = Field(default=0.0, ge=0, le=10)
+    plan_bytes: float = Field(default=0.01, ge=0, le=10)
+    memory: float = Field(default=0.25, ge=0, le=10)
+
+
 class Profile(_Section):
     """A whole run."""
 
@@ -235,14 +261,18 @@ class Profile(_Section):
     latency: Latency = Latency()
     budget: Budget = Budget(average_bits=4.0)
     zones: Zones = Zones()
+    gate: Gate = Gate()
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     @model_validator(mode="after")
     def _named_once(self) -> Profile:
-        for key, names in (("formats", self.formats), ("tasks", tuple(task.name for task in self.tasks))):
+        tasks = tuple(task.name for task in self.tasks)
+        for key, names in (("formats", self.formats), ("tasks", tasks), ("plans.accuracy", self.plans.accuracy)):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{key}: {', '.join(twice)} stands twice")
+        if "random" in self.plans.accuracy and not self.plans.random:
+            raise ValueError("plans.accuracy names random, and plans.random = 0 makes no such plan")
         uniform = list(variant_formats(self))[1:]
         if self.budget.like is not None and self.budget.like not in uniform:
             raise ValueError(f"budget.tolerance = like:{self.budget.like}: there is no such variant; there are {', '.join(uniform)}")
@@ -274,8 +304,8 @@ class Profile(_Section):
 
     @property
     def sha256(self) -> str:
-        """Hash of every setting: two runs of one profile have the same."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Hash of every setting but the gate's, which measures nothing: two runs of one profile have the same."""
+        return hashlib.sha256(self.model_dump_json(exclude={"gate"}).encode()).hexdigest()
 
 
 def _resolved(task: Task, data: Path | None) -> Task:
@@ -417,6 +447,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "latency": Latency,
     "budget": Budget,
     "zones": Zones,
+    "gate": Gate,
 }
 
 

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from bitzones.decide.answered import Accuracy, Asked, Likelihood
 from bitzones.decide.judged import PlansReading, RuleAudit, ScreenReading, SearchReading
-from bitzones.decide.plan import Decided, LayerZone, PartPlan, Plan, Zone, ZoneWord
+from bitzones.decide.plan import Around, Decided, Halves, LayerZone, PartPlan, Plan, Zone, ZoneWord
 from bitzones.profile import Profile
 from bitzones.records import AttentionStatistics, Environment, Figure, ModelInfo
 from bitzones.stats import Estimate
@@ -176,6 +176,12 @@ class Decision(Decided):
     layer_zones: tuple[LayerZone, ...]
     zones: tuple[Zone, ...]
     """Only zones that have layers."""
+    around: Around = "reference"
+    """What the resampled plans are solved from: separate sensitivities, or what each change of the plan that the search found would do."""
+    contradicted: tuple[int, ...] = ()
+    """Layers that are SAFE and not wholly at the fewest bits in the plan, or CRITICAL and not wholly at the most."""
+    halves: tuple[Halves, ...] = ()
+    """Zones from two halves of the sequences: decided as the zones are, and where those are around a plan, from separate sensitivities."""
 
     def zone_of(self, layer: int) -> ZoneWord | None:
         """The zone of a layer; None for one that was not swept."""

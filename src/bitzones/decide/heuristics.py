@@ -184,6 +184,8 @@ def _reading(facts: _Facts, stop: Answer | None, p_adjusted: float | None) -> Ru
         rule=facts.rule.name,
         claim=facts.rule.claim,
         source=facts.rule.source,
+        statistic=facts.rule.statistic,
+        values=dict(zip(facts.layers, (facts.rule.sign * facts.score).tolist(), strict=True)),
         layers=len(facts.layers),
         critical=len(facts.critical),
         spearman=facts.spearman,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from bitzones.decide.plan import Decided
 from bitzones.records import PlanOrigin
 from bitzones.stats import Estimate, Interval
@@ -154,6 +156,10 @@ class RuleReading(Decided):
     """What the rule says, in plain words."""
     source: str
     """Where it comes from."""
+    statistic: str = ""
+    """What it looks at."""
+    values: dict[int, float] = Field(default_factory=dict)
+    """Layer to that statistic, where it was measured and the layer has a sensitivity."""
     layers: int
     """Layers with both the statistic and a measured sensitivity: the n of everything here."""
     critical: int

@@ -19,8 +19,10 @@ from bitzones.stats import Estimate, Interval, Verdict
 __all__ = [
     "PLAN_FORMAT",
     "PLAN_SCHEMA",
+    "Around",
     "Budget",
     "Decided",
+    "Halves",
     "LayerZone",
     "PartPlan",
     "Plan",
@@ -34,6 +36,9 @@ PLAN_SCHEMA: Literal[3] = 3
 PLAN_FORMAT: Literal["bitzones-plan"] = "bitzones-plan"
 
 ZoneWord = Literal["SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL"]
+
+Around = Literal["reference", "plan"]
+"""What a format's cost is relative to: the reference (separate sensitivities), or the plan that a search found."""
 
 
 class Decided(Record):
@@ -158,3 +163,19 @@ class Zone(Decided):
     parameters: int
     reference_bytes: int
     plan_bytes: int
+
+
+class Halves(Decided):
+    """The zones of two disjoint halves of the calibration sequences, every other one each, decided alike."""
+
+    around: Around
+    """What the costs are relative to. Around the plan that a search found, both halves share that plan, which all sequences chose."""
+    sequences: tuple[int, int]
+    """Sequences of each half."""
+    layers: tuple[int, ...]
+    zones: tuple[tuple[ZoneWord, ...], tuple[ZoneWord, ...]]
+    """Of each half, in the order of ``layers``."""
+    agree: tuple[int, ...] | None
+    """Layers whose zone is the same in both; null where a half has too few sequences to tell any."""
+    holds: bool | None
+    """Whether enough of the layers agree; null where that cannot be told."""

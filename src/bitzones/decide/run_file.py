@@ -30,6 +30,10 @@ from bitzones.records import (
 __all__ = ["RunFile", "add_plan", "one_line", "read_run"]
 
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
+
+READABLE = (2, SCHEMA)
+"""Schema numbers that are read: what 3 added has a value that stands for its absence, so a file of the last release still compares."""
+
 CellT = TypeVar("CellT")
 
 
@@ -149,12 +153,22 @@ def _load(path: Path | str) -> dict[str, Any]:
 
 def _run(path: Path | str, data: dict[str, Any]) -> Run:
     schema = data[KEY].get("schema") if isinstance(data[KEY], dict) else None
-    if isinstance(schema, int) and schema != SCHEMA:
-        raise _error(path, f"its schema number is {schema}, this bitzones reads {SCHEMA}: measure again, or use the version that wrote it")
+    if isinstance(schema, int) and schema not in READABLE:
+        advice = "measure again, or use the version that wrote it"
+        raise _error(path, f"its schema number is {schema}, this bitzones reads {_numbers()}: {advice}")
     try:
-        return Run.model_validate(data[KEY])
+        return Run.model_validate(_raised(data[KEY]))
     except ValidationError as error:
         raise _error(path, f"key 'bitzones': {_first(error, ())}") from error
+
+
+def _numbers() -> str:
+    return " and ".join(str(number) for number in READABLE)
+
+
+def _raised(value: Any) -> Any:
+    """A run or a cell as this schema has it; one of an older schema lacks nothing but what has a default."""
+    return {**value, "schema": SCHEMA} if isinstance(value, dict) and value.get("schema") in READABLE else value
 
 
 def _cell(path: Path | str, benchmark: Any) -> Cell | None:
@@ -164,10 +178,10 @@ def _cell(path: Path | str, benchmark: Any) -> Cell | None:
         return None
     cell, name = extra[KEY], str(benchmark.get("fullname", "without a name"))
     schema = cell.get("schema") if isinstance(cell, dict) else None
-    if isinstance(schema, int) and schema != SCHEMA:
-        raise _error(path, f"benchmark {name}: its schema number is {schema}, this bitzones reads {SCHEMA}")
+    if isinstance(schema, int) and schema not in READABLE:
+        raise _error(path, f"benchmark {name}: its schema number is {schema}, this bitzones reads {_numbers()}")
     try:
-        return _CELL.validate_python(cell)
+        return _CELL.validate_python(_raised(cell))
     except ValidationError as error:
         kind = cell.get("kind") if isinstance(cell, dict) else None
         raise _error(path, f"benchmark {name}: {_first(error, (kind,))}") from error

@@ -1,9 +1,10 @@
-"""Which layers can be squeezed, which cannot, and which depend on the sample: the stability of the best plan under the bootstrap.
+"""Which layers can be squeezed, which cannot, and which depend on the sample: the stability of the plan under the bootstrap.
 
-The plan is solved on every resample of the calibration sequences. A layer is SAFE where all its parts are at the lowest format in at least
-``agreement`` of the plans, CRITICAL where all are at the highest format offered or at the reference, else TRANSITION. With too few
-sequences to resample, every layer is CANNOT TELL. Zones are sets of layers: this module does not assume that neighbours are alike. The
-plan to recommend may be another than the best sum of separate sensitivities: the zones stay as they are, the formats are the plan's.
+The plan is solved again on every resample of the calibration sequences, from the costs around the plan that a search found, or else from
+the separate sensitivities (`margins`). A layer is SAFE where all its parts are at the lowest format in at least ``agreement`` of the plans,
+CRITICAL where all are at the highest format offered or at the reference, else TRANSITION. With too few sequences to resample, every layer
+is CANNOT TELL. Zones are sets of layers: this module does not assume that neighbours are alike. The plan to recommend may be another than
+the one found: the zones stay as they are, the formats are the plan's, and where the two contradict each other is said.
 """
 
 from __future__ import annotations
@@ -13,32 +14,38 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from bitzones.decide.allowed import budget_of
 from bitzones.decide.analysis import Decision
-from bitzones.decide.plan import Budget, LayerZone, PartPlan, Plan, PlannedModel, Zone, ZoneWord
-from bitzones.decide.planner import Menu, budget_bytes, cheapest, solve, solve_many
+from bitzones.decide.margins import Costs, costs_of, separate
+from bitzones.decide.plan import Halves, LayerZone, PartPlan, Zone, ZoneWord
+from bitzones.decide.planned import part_plans, plan_of
+from bitzones.decide.planner import Menu
 from bitzones.decide.plans import Chosen
 from bitzones.decide.sensitivity import Measured, layers_of
-from bitzones.errors import PlanError
-from bitzones.profile import PLAN, format_bits, is_calibrated, variant_formats
-from bitzones.records import Rounding, Run, SearchCell
-from bitzones.stats import MIN_SEQUENCES
+from bitzones.profile import format_bits
+from bitzones.records import Run, SearchCell
+from bitzones.stats import MIN_SEQUENCES, resample_weights
 
 __all__ = [
     "ZONES",
-    "budget_of",
+    "contradicted",
     "decide",
     "extremes",
+    "halves",
     "layer_zones",
     "never_lowest",
-    "part_plans",
-    "plan_of",
     "ranges",
-    "stability",
     "zones",
 ]
 
 ZONES: tuple[ZoneWord, ...] = ("SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL")
 """In the order of reports."""
+
+HALF_RESAMPLES = 400
+"""Plans of each half: a share of 90% is then known within 1.5 points (one standard error), and four halves take as long as one whole."""
+
+HALVES_AGREE = 0.8
+"""Share of layers that two halves of the sequences must put into the same zone: below it a fifth of the zones hang on which were drawn."""
 
 Integers = NDArray[np.int64]
 
@@ -66,122 +73,29 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
         menu: what they offer.
         run: says which budget, and how zones are drawn.
         chosen: the plan that measuring whole plans recommends; without one it is that of least sum.
-        search: knows the budget in bytes where one was searched.
+        search: knows the budget in bytes where one was searched, and what each change of the plan found would do.
 
     Raises:
         PlanError: no plan meets the profile's budget; the message gives the feasible range.
     """
     settings, budget = run.profile.zones, budget_of(measured, menu, run, search)
-    choice, choices = stability(measured, menu, budget.stored_bytes, settings.resamples)
+    costs = costs_of(measured, menu, search, budget.stored_bytes)
+    choices = costs.plans(measured.weights[: settings.resamples], budget.stored_bytes)
     if chosen is not None:
         choice = np.array([menu.formats.index(chosen.parts[part]) for part in menu.parts], dtype=np.int64)
-    parts = part_plans(measured, menu, choice, choices)
-    layers = layer_zones(measured, menu, choice, choices, settings.agreement)
-    return Decision(
-        plan=plan_of(measured, menu, run, choice, budget, chosen), parts=parts, layer_zones=layers, zones=zones(measured, layers, parts)
-    )
-
-
-def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | None = None) -> Budget:
-    """What the profile allows: bits as they are, a tolerance as the bytes that the search found for it, or else that its sum needs.
-
-    Raises:
-        PlanError: no plan meets it; the message gives the feasible range.
-    """
-    asked = run.profile.budget
-    if asked.average_bits is not None:
-        return Budget(average_bits=asked.average_bits, stored_bytes=budget_bytes(menu, asked.average_bits))
-    tokens = float(measured.tokens.sum())
-    if search is not None and search.tolerance_nats is not None:
-        stored, tolerance = search.budget_bytes, search.tolerance_nats / tokens
-        if stored < menu.least_bytes:
-            raise PlanError(f"the search's budget of {stored} bytes is below the {menu.least_bytes} that the smallest plan takes")
     else:
-        tolerance = _tolerance(measured, menu, run)
-        choice = cheapest(menu, measured.mean, tolerance)
-        stored = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
-    return Budget(average_bits=stored * 8 / menu.parameters, stored_bytes=stored, tolerance=tolerance)
-
-
-def _tolerance(measured: Measured, menu: Menu, run: Run) -> float:
-    """Nats per token: as given, or the sum of the separate sensitivities at the format of the variant that it names."""
-    asked = run.profile.budget
-    if isinstance(asked.tolerance, float):
-        return asked.tolerance
-    column = menu.formats.index(variant_formats(run.profile)[str(asked.like)])
-    total = float(measured.mean[:, column].sum())
-    if not menu.offered[:, column].all() or total <= 0:
-        raise PlanError(f"budget.tolerance = like:{asked.like}: not every part could be measured at {menu.formats[column]}")
-    return total
-
-
-def stability(measured: Measured, menu: Menu, budget: int, resamples: int) -> tuple[Integers, Integers]:
-    """The plan from all sequences, and the plan of every resample: format indices of shape (parts,) and (resamples, parts)."""
-    return solve(menu, measured.mean, budget), solve_many(menu, measured.resampled[:resamples], budget)
-
-
-def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: Budget, chosen: Chosen | None = None) -> Plan:
-    """The plan as a record, with all that applying it needs."""
-    cell, profile = measured.cell, run.profile
-    names = [menu.formats[index] for index in choice]
-    sizes = {(item.part, item.format): item.group_sizes for item in cell.measurements}
-    used = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
-    groups: dict[str, int | None] = {}
-    for part, name in zip(cell.parts, names, strict=True):
-        groups |= dict(zip(part.modules, sizes.get((part.name, name), ()), strict=False))
-    model = run.model and PlannedModel(
-        source=run.model.source,
-        revision=run.model.revision,
-        sha256=run.model.sha256,
-        architecture=run.model.architecture,
-        dtype=run.model.dtype,
-        compute_dtype=run.model.compute_dtype,
-        trust_remote_code=profile.model.trust_remote_code,
-    )
-    return Plan(
-        bitzones=run.bitzones,
-        model=model,
-        reference=menu.formats[-1],
-        budget=budget,
-        achieved=Budget(average_bits=used * 8 / menu.parameters, stored_bytes=used),
-        reference_bytes=int(menu.stored_bytes[:, -1].sum()),
-        predicted_kl=measured.summed(choice),
-        name=chosen.name if chosen else "additive",
-        origin=chosen.origin if chosen else "additive",
-        measured_kl=chosen.measured if chosen else None,
-        measured_sequences=chosen.sequences if chosen else None,
-        held_out_sha256=chosen.held_out_sha256 if chosen else None,
-        parts=dict(zip(menu.parts, names, strict=True)),
-        assignment={module: name for part, name in zip(cell.parts, names, strict=True) for module in part.modules},
-        group_sizes=groups,
-        rounding=_rounding(run, names),
-        calibration_sha256=cell.calibration_sha256,
-        profile_sha256=profile.sha256,
-        versions=dict(run.environment.versions) if run.environment else {},
-    )
-
-
-def _rounding(run: Run, formats: list[str]) -> Rounding | None:
-    if run.rounding is None or not any(map(is_calibrated, formats)):
-        return None
-    return run.rounding.model_copy(update={"fallbacks": {PLAN: found} if (found := run.rounding.fallbacks.get(PLAN)) else {}})
-
-
-def part_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[PartPlan, ...]:
-    """What the plan does to every part, with the share of resamples at each format."""
-    return tuple(
-        PartPlan(
-            part=part.name,
-            layer=part.layer,
-            group=part.group,
-            format=menu.formats[choice[row]],
-            stored_bytes=int(menu.stored_bytes[row, choice[row]]),
-            reference_bytes=part.reference_bytes,
-            shares={
-                name: float((choices[:, row] == column).mean()) for column, name in enumerate(menu.formats) if menu.offered[row, column]
-            },
-        )
-        for row, part in enumerate(measured.cell.parts)
+        choice = costs.plan(budget.stored_bytes)
+    parts = part_plans(measured, costs.menu, choice, choices)
+    layers = layer_zones(measured, menu, choice, choices, settings.agreement)
+    bases = [costs] if costs.around == "reference" else [costs, separate(measured, menu)]
+    return Decision(
+        plan=plan_of(measured, menu, run, choice, budget, chosen),
+        parts=parts,
+        layer_zones=layers,
+        zones=zones(measured, layers, parts),
+        around=costs.around,
+        contradicted=contradicted(layers, menu),
+        halves=tuple(halves(measured, base, run, budget.stored_bytes) for base in bases),
     )
 
 
@@ -203,21 +117,69 @@ def layer_zones(measured: Measured, menu: Menu, choice: Integers, choices: Integ
     The parts of a layer are counted together, plan by plan: a layer each of whose parts is at the lowest format in 95% of the plans, but
     all of them in only 85%, is not SAFE at an agreement of 90%.
     """
-    lowest, highest = ([menu.formats.index(name) for name in names] for names in extremes(menu.formats[:-1], menu.formats[-1]))
     found = []
     for layer, rows in layers_of(measured.cell.parts).items():
-        low, high = (float(np.isin(choices[:, rows], wanted).all(axis=1).mean()) for wanted in (lowest, highest))
-        zone: ZoneWord = "SAFE" if low >= agreement else "CRITICAL" if high >= agreement else "TRANSITION"
+        low, high = _shares(menu, choices[:, rows])
         found.append(
             LayerZone(
                 layer=layer,
-                zone=zone if measured.sequences >= MIN_SEQUENCES else "CANNOT TELL",
+                zone=_zone(low, high, measured.sequences, agreement),
                 formats={name: count for column, name in enumerate(menu.formats) if (count := int((choice[rows] == column).sum()))},
                 lowest_share=low,
                 highest_share=high,
             )
         )
     return tuple(found)
+
+
+def _shares(menu: Menu, choices: Integers) -> tuple[float, float]:
+    """The share of plans that put all of these parts at the lowest format, and of those that put all at the highest or the reference."""
+    lowest, highest = ([menu.formats.index(name) for name in names] for names in extremes(menu.formats[:-1], menu.formats[-1]))
+    low, high = (float(np.isin(choices, wanted).all(axis=1).mean()) for wanted in (lowest, highest))
+    return low, high
+
+
+def _zone(low: float, high: float, sequences: int, agreement: float) -> ZoneWord:
+    if sequences < MIN_SEQUENCES:
+        return "CANNOT TELL"
+    return "SAFE" if low >= agreement else "CRITICAL" if high >= agreement else "TRANSITION"
+
+
+def contradicted(layers: Iterable[LayerZone], menu: Menu) -> tuple[int, ...]:
+    """The layers that a plan stores otherwise than their zone says: SAFE ones not wholly at the lowest format, CRITICAL ones not wholly at
+    the highest or the reference."""
+    lowest, highest = extremes(menu.formats[:-1], menu.formats[-1])
+    said = {"SAFE": set(lowest), "CRITICAL": set(highest)}
+    return tuple(item.layer for item in layers if item.zone in said and not set(item.formats) <= said[item.zone])
+
+
+def halves(measured: Measured, costs: Costs, run: Run, budget: int) -> Halves:
+    """The zones of every other sequence, and those of the others: how much of the zones is the sample's.
+
+    Both are decided as the whole is, on up to `HALF_RESAMPLES` resamples of their own; the price of a swap is that of the whole.
+    """
+    settings, layers = run.profile.zones, layers_of(measured.cell.parts)
+    even = np.arange(measured.sequences) % 2 == 0
+    words: list[tuple[ZoneWord, ...]] = []
+    unknown: ZoneWord = "CANNOT TELL"
+    for half in (even, ~even):
+        count = int(half.sum())
+        if count < MIN_SEQUENCES:
+            words.append((unknown,) * len(layers))
+            continue
+        choices = costs.of(half).plans(resample_weights(count, min(settings.resamples, HALF_RESAMPLES), run.profile.seed), budget)
+        words.append(tuple(_zone(*_shares(costs.menu, choices[:, rows]), count, settings.agreement) for rows in layers.values()))
+    first, second = words
+    told = measured.sequences // 2 >= MIN_SEQUENCES
+    agree = tuple(layer for layer, a, b in zip(layers, first, second, strict=True) if a == b) if told else None
+    return Halves(
+        around=costs.around,
+        sequences=(int(even.sum()), int((~even).sum())),
+        layers=tuple(layers),
+        zones=(first, second),
+        agree=agree,
+        holds=None if agree is None else len(agree) / len(layers) >= HALVES_AGREE,
+    )
 
 
 def never_lowest(layers: Iterable[LayerZone], agreement: float) -> tuple[int, ...]:

@@ -85,6 +85,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     chosen = metafunc.config.stash[PROFILE]
     values = {
         "variant": [*profile.variant_formats(chosen), profile.PLAN],
+        "answering": [*profile.variant_formats(chosen), profile.PLAN, *chosen.plans.accuracy],
         "quantized": [*list(profile.variant_formats(chosen))[1:], profile.PLAN],
         "task": [task.name for task in chosen.tasks],
         "phase": list(PHASES),
@@ -95,14 +96,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Variant by variant, so that each is quantized once; then what needs all of them, then plans, and the plan's own cells last."""
-    order = {name: number for number, name in enumerate(profile.variant_formats(config.stash[PROFILE]))}
+    """Variant by variant, so that each is quantized once; then what needs all of them, then plans, and the cells of single plans last."""
+    chosen = config.stash[PROFILE]
+    order = {name: number for number, name in enumerate(profile.variant_formats(chosen))}
+    single = {name: len(order) + 2 + number for number, name in enumerate((profile.PLAN, *chosen.plans.accuracy))}
 
     def place(item: pytest.Item) -> int:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        variant = str(params.get("variant", params.get("quantized")))
-        if variant == profile.PLAN:
-            return len(order) + 2
+        variant = next((str(params[name]) for name in ("variant", "answering", "quantized") if name in params), "")
+        if variant in single:
+            return single[variant]
         return len(order) + 1 if item.path.stem == "test_plan" else order.get(variant, len(order))
 
     items.sort(key=place)

@@ -13,7 +13,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import bitzones
 from bitzones import environment, records
 from bitzones.errors import BitzonesError, NotMeasuredError
-from bitzones.measure import calibration, models, planning, prompts, quantizers, rounding, search, sensitivity, structure, tasks
+from bitzones.measure import (
+    calibration,
+    models,
+    planning,
+    prompts,
+    quantizers,
+    rounding,
+    search,
+    sensitivity,
+    structure,
+    tasks,
+    verify,
+)
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.measure.parts import Granularity, model_parts
@@ -63,9 +75,11 @@ class Session:
         return self.variants.reference_id
 
     def model(self, variant: str) -> PreTrainedModel:
-        """A variant's model, the plan's too: it is searched when first asked for."""
+        """A variant's model, also that of the plan or of a rival: what it is has to be found, when it is first asked for."""
         if variant == PLAN:
             self.search()
+        elif variant in self.profile.plans.accuracy:
+            self._once(f"variant {variant}", lambda: self._define(variant, self._rival(variant)))
         return self.variants.model(variant)
 
     @property
@@ -196,17 +210,36 @@ class Session:
         bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
         profile = self.profile
         cell = planning.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
-        formats = cell.found.parts
-        self.variants.define(PLAN, {module: formats[part.name] for part in self.parts for module in part.modules})
+        self._define(PLAN, cell.found.parts)
         return cell
 
-    def without_calibration(self, progress: Progress = silent) -> records.Trial | None:
+    def compare(self, progress: Progress = silent) -> records.PlansCell:
+        """The plan beside its rivals on held-out sequences, measured once."""
+        return self._once("plans", lambda: self._compare(progress))
+
+    def _compare(self, progress: Progress) -> records.PlansCell:
+        bench = search.workbench(self.variants, self.sweep(), self.held_out_batches, len(self.held_out.sequences))
+        rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, self._without_calibration())
+        return verify.plans_cell(bench, rivals, self.held_out, self.search(), self._whole(), progress)
+
+    def _rival(self, name: str) -> Mapping[str, str]:
+        """Part -> format of a plan that the profile names to answer the tasks."""
+        found = verify.rival(self.compare(), name)
+        if found is None:
+            raise NotMeasuredError(f"plan {name} is another plan of the run under another name, or none was made")
+        return found.parts
+
+    def _define(self, variant: str, formats: Mapping[str, str]) -> None:
+        """A variant from part -> format."""
+        self.variants.define(variant, {module: formats[part.name] for part in self.parts for module in part.modules})
+
+    def _without_calibration(self) -> records.Trial | None:
         """What the search would find without calibrated formats; None where there is nothing to compare."""
         bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
         budget, rounds = self.search().budget_bytes, self.profile.plans.rounds
-        return planning.without_calibration(bench, self.sweep(), budget, rounds, progress)
+        return planning.without_calibration(bench, self.sweep(), budget, rounds)
 
-    def whole(self) -> dict[str, Mapping[str, torch.Tensor]]:
+    def _whole(self) -> dict[str, Mapping[str, torch.Tensor]]:
         """Plan -> weights, where those of a plan depend on the whole of it: calibrated formats are rounded layer after layer."""
         formats = self.search().found.parts
         every = {name for part in self.parts for name in part.modules}

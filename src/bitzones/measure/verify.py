@@ -21,7 +21,7 @@ from bitzones.profile import PLAN
 from bitzones.profile import Plans as Settings
 from bitzones.records import NamedTrial, PlansCell, SearchCell, SensitivityCell, Trial
 
-__all__ = ["SEPARATE", "WITHOUT_CALIBRATION", "plans_cell", "rivals"]
+__all__ = ["SEPARATE", "WITHOUT_CALIBRATION", "plans_cell", "rival", "rivals"]
 
 WITHOUT_CALIBRATION = "without calibration"
 """The best plan found among quanto's own formats, at the same bytes."""
@@ -88,3 +88,9 @@ def plans_cell(
             NamedTrial(name=name, origin=origin, **trial.model_dump()) for (name, origin, _), trial in zip(chosen, measured, strict=True)
         ),
     )
+
+
+def rival(cell: PlansCell, name: str) -> NamedTrial | None:
+    """The plan of an origin, the one of least KL where there are several; None where none was measured, or only under another name."""
+    found = [plan for plan in cell.plans if plan.origin == name and plan.kl_nats is not None]
+    return min(found, key=search.total, default=None)

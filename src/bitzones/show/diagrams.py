@@ -14,6 +14,7 @@ from bitzones.decide.plan import LayerZone, Plan, ZoneWord
 from bitzones.decide.zones import ranges
 from bitzones.show.charts import accuracy_charts, block, frontier_chart, sensitivity_chart
 from bitzones.show.decisions import mix, no_plan, unswept
+from bitzones.show.layer_map import SIGNS
 from bitzones.show.tables import NO_INTERVAL, bits, fold, markdown, megabytes, mermaid, nats, table
 
 __all__ = ["SINGLE_LAYERS", "overview", "technical"]
@@ -23,8 +24,6 @@ SINGLE_LAYERS = 20
 
 ROW = 4
 """Nodes beside each other: as many as stay legible in GitHub's column."""
-
-SIGNS: dict[ZoneWord, str] = {"SAFE": "✔", "TRANSITION": "◐", "CRITICAL": "▲", "CANNOT TELL": "?"}
 
 STYLES: dict[ZoneWord, str] = {
     "SAFE": "fill:#d7f0dc,stroke:#1a6b33,stroke-width:2px,color:#0c2f17",

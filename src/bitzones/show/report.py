@@ -1,6 +1,6 @@
-"""The folder that a run leaves behind: five files, or four where there is no plan, all of them or none.
+"""The folder that a run leaves behind: a page, a summary, pictures, diagrams and JSON, all of them or none.
 
-Every text is made before the first file is written, each is written beside its place and moved there when whole. This module does not know
+Everything is made before the first file is written, each is written beside its place and moved there when whole. This module does not know
 what stands in them.
 """
 
@@ -15,42 +15,58 @@ from pathlib import Path
 from bitzones.decide.analysis import Analysis
 from bitzones.errors import OutputError
 from bitzones.records import Record
+from bitzones.show import vega
 from bitzones.show.diagrams import overview, technical
+from bitzones.show.frontier import frontier
+from bitzones.show.layer_map import layer_map
+from bitzones.show.page import page
 from bitzones.show.summary import summary
 from bitzones.show.tables import plain
 
-__all__ = ["write_report"]
+__all__ = ["OPTIONAL", "write_report"]
 
 PLAN = "plan.json"
-"""The one file that a report can be without."""
+
+PICTURES = {"layer_map": layer_map, "frontier": frontier}
+
+OPTIONAL = (PLAN, *(f"{name}.{kind}" for name in PICTURES for kind in ("svg", "png")))
+"""What a report can be without: one without a plan, or without anything to draw."""
 
 
 def write_report(analysis: Analysis, folder: Path) -> list[Path]:
-    """Write summary.md, overview_diagram.md, technical_diagram.md, analysis.json and plan.json; the paths, in that order.
+    """Write report.html, summary.md, two diagrams, analysis.json, and, where there are such, plan.json and pictures.
 
-    Without a plan there is no plan.json: that of an earlier report is removed, lest it be taken for this run's.
+    Returns the paths in that order.
+
+    Without a plan there is no plan.json: that of an earlier report is removed, lest it be taken for this run's; so are pictures.
 
     Raises:
         OutputError: the folder cannot be made or written; files of an earlier report are then as they were.
     """
-    texts = {
+    contents: dict[str, str | bytes] = {
+        "report.html": page(analysis),
         "summary.md": summary(analysis),
         "overview_diagram.md": overview(analysis),
         "technical_diagram.md": technical(analysis),
         "analysis.json": _json(analysis),
     }
     if analysis.decision is not None:
-        texts[PLAN] = _json(analysis.decision.plan)
+        contents[PLAN] = _json(analysis.decision.plan)
+    for name, chart in PICTURES.items():
+        if (spec := chart(analysis)) is not None:
+            drawn = vega.svg(spec)
+            contents |= {f"{name}.svg": drawn, f"{name}.png": vega.png(drawn)}
     written: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
+        for name, content in contents.items():
             beside = folder / f".{name}.{os.getpid()}.part"
             written[beside] = folder / name
-            _write(beside, text)
-        _check_free((*written.values(), folder / PLAN))
-        if PLAN not in texts:
-            (folder / PLAN).unlink(missing_ok=True)  # first of all: an earlier summary without its plan misleads nobody
+            _write(beside, content)
+        _check_free((*written.values(), *(folder / name for name in OPTIONAL)))
+        for name in OPTIONAL:
+            if name not in contents:
+                (folder / name).unlink(missing_ok=True)  # first of all: an earlier summary without its plan misleads nobody
         for beside, place in written.items():
             beside.replace(place)
     except OSError as error:
@@ -73,9 +89,9 @@ def _json(record: Record) -> str:
     return json.dumps(record.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+def _write(path: Path, content: str | bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())
 

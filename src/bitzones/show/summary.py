@@ -12,11 +12,12 @@ from bitzones.decide.answered import NORMALIZED, Accuracy
 from bitzones.decide.judged import PlanReading
 from bitzones.decide.zones import never_lowest, ranges
 from bitzones.profile import PLAN
-from bitzones.show import answers, decisions, measurements, method, plans, rules, screen
+from bitzones.show import answers, decisions, measurements, method, plans, rules, screen, text_map
+from bitzones.show.frontier import frontier
 from bitzones.show.tables import NO_INTERVAL, markdown, megabytes, plain, table
 from bitzones.stats import Estimate
 
-__all__ = ["headline", "summary"]
+__all__ = ["about", "cannot_tell", "headline", "summary"]
 
 
 def headline(analysis: Analysis) -> tuple[str, ...]:
@@ -135,13 +136,15 @@ def summary(analysis: Analysis) -> str:
     sections = (
         f"# bitzones: {name}",
         "\n".join(f"- {markdown(line, 10**4)}" for line in headline(analysis)),
-        f"[Overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md) · {files}",
-        _about(analysis),
+        f"[Page with charts](report.html) · [overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md) · {files}",
+        about(analysis),
+        text_map.markdown_map(analysis),
         decisions.zones(analysis),
         decisions.plan(analysis),
         plans.compared(analysis),
         plans.search(analysis),
         plans.frontier(analysis),
+        _picture(analysis),
         answers.accuracy(analysis),
         decisions.extreme_layers(analysis),
         decisions.whole(analysis),
@@ -153,12 +156,23 @@ def summary(analysis: Analysis) -> str:
         measurements.activations(analysis),
         measurements.failures(analysis),
         method.methodology(analysis),
-        "## What the data cannot tell\n\n" + "\n".join(f"- {markdown(line, 10**4)}" for line in analysis.cannot_tell),
+        cannot_tell(analysis),
     )
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _about(analysis: Analysis) -> str:
+def _picture(analysis: Analysis) -> str:
+    """The frontier as an image; empty where there is none to draw."""
+    return "" if frontier(analysis) is None else "![KL and accuracy by stored bytes, with 95% intervals](frontier.svg)"
+
+
+def cannot_tell(analysis: Analysis) -> str:
+    """The section on the limits of the data, one line each."""
+    return "## What the data cannot tell\n\n" + "\n".join(f"- {markdown(line, 10**4)}" for line in analysis.cannot_tell)
+
+
+def about(analysis: Analysis) -> str:
+    """Which model, on what machine, with which versions: a table."""
     model, env = analysis.model, analysis.environment
     rows = []
     if model:

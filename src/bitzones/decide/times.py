@@ -1,0 +1,101 @@
+"""Whether a cell became slower, from the raw rounds of both runs, and whether the two may be compared at all.
+
+Times of two machines are not compared: they differ for reasons that no release note holds. The rounds of one run are not independent (a
+machine is fast or slow for seconds at a time), so the bootstrap draws blocks of neighbouring rounds. This module does not know how a round
+was timed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.decide.comparison import Metric
+from bitzones.decide.drafts import Draft, normal_p, settled
+from bitzones.profile import Gate
+from bitzones.records import Environment, LatencyCell
+from bitzones.stats import MIN_SEQUENCES, Estimate, percentile_interval
+
+__all__ = ["disturbances", "latency", "machine", "other_machine", "slowdown"]
+
+RESAMPLES = 1000
+"""Behind the interval of a ratio: its standard error is then known to about 2%, and a thousand cells take a second."""
+
+NOT_MACHINE = frozenset({"python", "versions", "platform"})
+"""What of an environment may change from release to release without its times being those of another machine. Anything else may not."""
+
+Floats = NDArray[np.float64]
+
+
+def machine(environment: Environment | None) -> dict[str, str]:
+    """What must agree before two times are compared: processor, device, threads, driver and whatever else a run knows of its machine."""
+    if environment is None:
+        return {}
+    return {name: str(value) for name, value in environment.model_dump(mode="json").items() if name not in NOT_MACHINE}
+
+
+def other_machine(old: Environment | None, new: Environment | None) -> str | None:
+    """Why two runs are not of one machine; None where they are."""
+    before, now = machine(old), machine(new)
+    if not before or not now:
+        return "a run does not say which machine it was made on"
+    changed = [f"{name} {before.get(name, 'unknown')} and {now.get(name, 'unknown')}" for name in now if before.get(name) != now[name]]
+    return ", ".join(changed).replace("_", " ") or None
+
+
+def latency(old: LatencyCell, new: LatencyCell, gate: Gate, elsewhere: str | None, seed: int) -> Draft:
+    """The one metric of a latency cell: new median over old median."""
+    before, now = float(np.median(old.rounds_s)), float(np.median(new.rounds_s))
+    rounds = min(len(old.rounds_s), len(new.rounds_s))
+    metric = Metric(
+        name="median", unit="s", status="incomparable", old=before, new=now, as_ratio=True, n=rounds, units="rounds", tolerance=gate.time
+    )
+    if elsewhere is not None:
+        return settled(metric.model_copy(update={"reason": f"other machine: {elsewhere}"}))
+    for which, cell in (("old", old), ("new", new)):
+        if found := disturbances(cell):
+            return settled(metric.model_copy(update={"reason": f"disturbed in the {which} run: {', '.join(found)}"}))
+    if before <= 0 or now <= 0 or not math.isfinite(now / before):
+        return settled(metric.model_copy(update={"reason": "a median of no time at all"}))
+    if rounds < MIN_SEQUENCES:
+        change = Estimate(value=now / before, low=None, high=None)
+        reason = f"{rounds} rounds are too few to resample; {MIN_SEQUENCES} would do"
+        return Draft(metric.model_copy(update={"change": change, "reason": reason}), family="time")
+    logs = slowdown(old.rounds_s, new.rounds_s, seed)
+    value, spread, margin = math.log(now / before), float(logs.std()), math.log1p(gate.time)
+    interval = percentile_interval(now / before, np.exp(logs))
+    return Draft(
+        metric.model_copy(update={"change": Estimate(value=interval.value, low=interval.low, high=interval.high)}),
+        family="time",
+        p_worse=normal_p(value - margin, spread),
+        p_better=normal_p(-value - margin, spread),
+        within=math.log(interval.high) <= margin,
+        spread=spread,
+        margin=margin,
+    )
+
+
+def disturbances(cell: LatencyCell) -> tuple[str, ...]:
+    """What makes a cell's times doubtful, as the run itself saw it."""
+    watch = getattr(cell, "gpu", None)
+    return tuple(watch.disturbed) if watch is not None else ()
+
+
+def slowdown(old: Sequence[float], new: Sequence[float], seed: int) -> Floats:
+    """Logarithm of the ratio of medians in every resample: shape (`RESAMPLES`,).
+
+    Circular block bootstrap with blocks of n^(1/3) rounds (Politis & Romano 1992; the rate of Hall, Horowitz & Jing 1995).
+    """
+    rng = np.random.default_rng(seed)
+    return np.log(_medians(new, rng)) - np.log(_medians(old, rng))
+
+
+def _medians(rounds: Sequence[float], rng: np.random.Generator) -> Floats:
+    values = np.maximum(np.asarray(rounds, dtype=np.float64), np.finfo(np.float64).tiny)
+    n, block = len(values), max(1, round(len(values) ** (1 / 3)))
+    starts = rng.integers(0, n, size=(RESAMPLES, math.ceil(n / block)))
+    drawn = (starts[:, :, None] + np.arange(block)).reshape(RESAMPLES, -1)[:, :n] % n
+    return np.median(values[drawn], axis=1)

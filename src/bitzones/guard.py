@@ -1,0 +1,125 @@
+"""The commands that guard a release: they read run files, decide, and say it. None of them needs torch.
+
+`cli` puts them on its command line. Commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitzones.errors import RunFileError
+
+__all__ = ["compare", "list_", "register", "save", "show"]
+
+STORAGE = Path(".benchmarks")
+"""pytest-benchmark's own folder."""
+
+PROJECT = Path("pyproject.toml")
+"""Whose ``[tool.bitzones.gate]`` is read where there is one and no other is named."""
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The baseline; with --against, the run that is judged.")],
+    new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", help="The run that is judged.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Instead of OLD.json: the newest run in FOLDER of the same profile, model and machine."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DELTA.md", help="Markdown for a pull request.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="DELTA.json", help="The same for machines.")] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS", help="Exit 1 on any of: worse,missing,failed (the default), cannot-tell, incomparable, new, moved; or none."
+        ),
+    ] = None,
+    project: Annotated[
+        Path | None, typer.Option(metavar="PYPROJECT.toml", help="Tolerances of [tool.bitzones.gate], instead of ./pyproject.toml's.")
+    ] = None,
+) -> None:
+    """Guard: say for every cell whether it is worse, same, better, missing, new or incomparable. Needs no torch.
+
+    Exits with 0 where nothing is worse or gone, with 1 where something is, with 2 where the runs cannot be compared.
+
+    Examples: bitzones compare old.json new.json -o delta.md
+    bitzones compare new.json --against .benchmarks
+    """
+    from bitzones.decide import gate as gates
+    from bitzones.decide.compare import compare as compared
+    from bitzones.decide.run_file import read_run
+    from bitzones.files import write_text
+    from bitzones.show.delta import delta, delta_json, delta_lines
+
+    words = gates.fail_on(fail_on)
+    if (new is None) == (against is None):
+        raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
+    if against is not None:
+        from bitzones.decide.history import newest_like
+
+        judged = read_run(old)
+        base = newest_like(judged, against)
+        typer.echo(f"against {base.path}")
+    else:
+        assert new is not None
+        base, judged = read_run(old), read_run(new)
+        if old.resolve() == new.resolve():
+            raise RunFileError(f"{old}: compared with itself")
+    chosen = project if project is not None else PROJECT if PROJECT.is_file() else None
+    comparison = compared(base, judged, gates.tolerances(judged.run.profile.gate, chosen))
+    code = gates.exit_code(comparison, words)
+    if output is not None:
+        write_text(output, delta(comparison, code))
+    if json is not None:
+        write_text(json, delta_json(comparison))
+    for line in delta_lines(comparison, code):
+        typer.echo(line)
+    if code:
+        raise typer.Exit(code)
+
+
+baselines = typer.Typer(help="Keep runs that later ones are compared with.", no_args_is_help=True, rich_markup_mode=None)
+
+Storage = Annotated[Path, typer.Option("--storage", metavar="FOLDER", help="Where runs are kept.")]
+
+
+@baselines.command()
+def save(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run to keep.")],
+    name: Annotated[str | None, typer.Option(help="Stands in the file's name; else the time it was measured.")] = None,
+    storage: Storage = STORAGE,
+) -> None:
+    """Keep a run, as it is, where 'bitzones compare --against' finds it."""
+    from bitzones.decide import history
+
+    typer.echo(f"kept: {history.save(run_file, storage, name)}")
+
+
+@baselines.command("list")
+def list_(storage: Storage = STORAGE) -> None:
+    """List the runs of a storage, oldest first."""
+    from bitzones.decide import history
+    from bitzones.show.baselines import baseline_lines
+
+    for line in baseline_lines(history.stored(storage)):
+        typer.echo(line)
+
+
+@baselines.command()
+def show(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run that is to be judged.")],
+    storage: Storage = STORAGE,
+) -> None:
+    """Say which run of a storage this one would be compared with: the newest of the same profile, model and machine."""
+    from bitzones.decide import history
+    from bitzones.decide.run_file import read_run
+
+    typer.echo(history.newest_like(read_run(run_file), storage).path)
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands on a command line."""
+    app.command()(compare)
+    app.add_typer(baselines, name="baseline")

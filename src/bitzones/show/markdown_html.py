@@ -1,0 +1,50 @@
+"""The sections of summary.md as HTML, so that no table and no sentence is worded twice.
+
+markdown-it reads them as GitHub does. Raw HTML is escaped, but for the one form that `tables.details` writes: every name in a section was
+escaped before (`tables.markdown`), and this is the second lock. It does not know what a section says.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup, escape
+
+__all__ = ["html"]
+
+_DETAILS = re.compile(r"<details><summary>[\w ,.:()]*</summary>\s*|</details>\s*")
+"""What `tables.details` writes around a long table; nothing of a run file stands in its title."""
+
+
+def html(section: str) -> Markup:
+    r"""A section's HTML; its headings one level lower, because the page's own stand above them.
+
+    >>> html("## Zones\n\na &#60;b&#62; <i>c</i>")
+    Markup('<h3>Zones</h3>\n<p>a &lt;b&gt; &lt;i&gt;c&lt;/i&gt;</p>\n')
+    """
+    return Markup(_parser().render(section))  # noqa: S704  # markdown-it escapes all but what _DETAILS lets through
+
+
+@cache
+def _parser() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
+    parser.add_render_rule("html_block", _raw)
+    parser.add_render_rule("html_inline", _raw)
+    parser.core.ruler.push("lower_headings", _lower)
+    return parser
+
+
+def _raw(_self: Any, tokens: Sequence[Token], index: int, _options: Any, _env: Any) -> str:
+    content = tokens[index].content
+    return content if _DETAILS.fullmatch(content) else str(escape(content))
+
+
+def _lower(state: Any) -> None:
+    for token in state.tokens:
+        if token.type in {"heading_open", "heading_close"}:
+            token.tag = f"h{min(6, int(token.tag[1:]) + 1)}"
