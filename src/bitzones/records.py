@@ -86,6 +86,7 @@ class Part(Record):
     """What one decision covers: the modules that are quantized together.
 
     ``weight_kurtosis`` is the fourth standardized moment of all its weights, 3 for a normal law; null where it was not computed.
+    ``fused`` names, for a part of one module, what serving engines would fuse it into within its layer; null where a part is more.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Part(Record):
     parameters: Count
     reference_bytes: Count
     weight_kurtosis: NonNegative | None = None
+    fused: str | None = None
 
 
 class PartSensitivity(Record):

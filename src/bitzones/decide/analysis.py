@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from bitzones.decide.answered import Accuracy, Asked, Likelihood
 from bitzones.decide.judged import PlansReading, RuleAudit, ScreenReading, SearchReading
-from bitzones.decide.plan import Around, Decided, Halves, LayerZone, PartPlan, Plan, Zone, ZoneWord
+from bitzones.decide.plan import Around, Decided, Fused, Halves, LayerZone, PartPlan, Plan, Zone, ZoneWord
 from bitzones.profile import Profile
 from bitzones.records import AttentionStatistics, Environment, Figure, ModelInfo
 from bitzones.stats import Estimate
@@ -182,6 +182,8 @@ class Decision(Decided):
     """Layers that are SAFE and not wholly at the fewest bits in the plan, or CRITICAL and not wholly at the most."""
     halves: tuple[Halves, ...] = ()
     """Zones from two halves of the sequences: decided as the zones are, and where those are around a plan, from separate sensitivities."""
+    fused: Fused | None = None
+    """What engines that fuse modules make of the plan; null where its parts are such groups already, or whole layers."""
 
     def zone_of(self, layer: int) -> ZoneWord | None:
         """The zone of a layer; None for one that was not swept."""
