@@ -27,7 +27,7 @@ def test_zones_that_the_plan_follows(analysis: Analysis) -> None:
     assert "solved around the plan that the search found" in text
     assert "The plan contradicts the zone of none of the 12 layers" in text
     assert "Zones from every other calibration sequence and from the rest agree on 12 of 12 layers (100%), n = 20 and 20 sequences." in text
-    assert "From separate sensitivities, where they share nothing, agree on " in text
+    assert "From separate sensitivities, where the halves share nothing, they agree on " in text
     assert headline(analysis)[0].endswith("; two halves of the sequences agree on 12 of 12")
 
 

@@ -69,23 +69,20 @@ def halves(decision: Decision) -> str:
 
 def _half(found: Halves, *, first: bool) -> str:
     total, (one, other) = len(found.layers), found.sequences
-    what = (
-        "Zones from every other calibration sequence and from the rest"
-        if first
-        else "From separate sensitivities, where they share nothing,"
-    )
+    what = "Zones from every other calibration sequence and from the rest"
     if found.agree is None:
-        if not first:
-            return ""
-        return f"{what}: cannot tell how far they agree, n = {one} and {other} sequences and at least {MIN_SEQUENCES} are needed in each."
-    said = f"{what} agree on {len(found.agree)} of {total} layers ({len(found.agree) / total:.0%})"
-    if first:
-        said += f", n = {one} and {other} sequences"
+        needed = f"n = {one} and {other} sequences and at least {MIN_SEQUENCES} are needed in each"
+        return f"{what}: cannot tell how far they agree, {needed}." if first else ""
+    share = f"{len(found.agree)} of {total} layers ({len(found.agree) / total:.0%})"
+    others = ranges(tuple(layer for layer in found.layers if layer not in found.agree))
+    if not first:
+        return f"From separate sensitivities, where the halves share nothing, they agree on {share}" + (
+            "." if found.holds else f": those of layers {others} differ."
+        )
+    said = f"{what} agree on {share}, n = {one} and {other} sequences"
     if not found.holds:
-        others = ranges(tuple(layer for layer in found.layers if layer not in found.agree))
         said += f": **below {HALVES_AGREE:.0%}, the zones do not hold**; those of layers {others} hang on which sequences were drawn"
-    shared = " Both halves are about the same plan, which all sequences chose." if first and found.around == "plan" else ""
-    return f"{said}.{shared}"
+    return f"{said}." + (" Both halves are about the same plan, which all sequences chose." if found.around == "plan" else "")
 
 
 def halves_in_short(decision: Decision) -> str:
