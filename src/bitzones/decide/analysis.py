@@ -81,7 +81,7 @@ class LatencyFigures(Decided):
     """Median by the reference's median at the same shape, bootstrap interval over rounds; null for the reference."""
     kernels: dict[str, int]
     """What computed the quantized products: name to number of modules."""
-    kernels_by_group: dict[str, dict[str, int]] = {}
+    kernels_by_group: dict[str, dict[str, int]] = Field(default_factory=dict)
     """The same for each group of modules, over all layers."""
     compiled: bool = False
     """Decoded through torch.compile."""

@@ -33,7 +33,7 @@ def slow_path(cell: LatencyCell, slower: float | None, reference: str) -> str | 
 
     >>> from bitzones.records import LatencyCell
     >>> cell = LatencyCell(
-    ...     variant="w2", phase="decode", batch=1, prompt_tokens=8, tokens=4, warmup_rounds=3, rounds_s=[1.0], kernels={"WeightQBitsTensor": 84}
+    ...     variant="w2", phase="decode", batch=1, prompt_tokens=8, tokens=4, warmup_rounds=3, rounds_s=[1.0], kernels={UNPACKED: 84}
     ... )
     >>> slow_path(cell, 3.1, "bf16")
     'no fused kernel (84 of 84 modules are unpacked at every product): 3.1x slower per token than bf16'

@@ -58,4 +58,5 @@ def wind_back(cache: StaticCache, positions: int) -> None:
 def bytes_per_position(cache: Any) -> float:
     """Bytes of keys and values that one position takes over all layers and sequences; of recurrent states nothing is known, and 0."""
     layers = [layer for layer in getattr(cache, "layers", ()) if isinstance(getattr(layer, "keys", None), torch.Tensor)]
-    return sum(float(layer.keys.nbytes + layer.values.nbytes) / layer.keys.shape[-2] for layer in layers)
+    sizes: list[float] = [(layer.keys.nbytes + layer.values.nbytes) / layer.keys.shape[-2] for layer in layers]
+    return sum(sizes)

@@ -45,8 +45,9 @@ Groups: TypeAlias = Mapping[tuple[int, str], tuple[str, ...]]
 STABLE_ROUNDS, STABLE_SPREAD = 3, 0.05
 """A phase is warm when its last three rounds lie within 5% of the fastest of them: less is noise on a machine that is not idle."""
 
-MAX_WARMUP_ROUNDS, MAX_WARMUP_S = 30, 20.0
-"""The bound of warming up: what is not stable by then (a shared machine) is timed as it is, and said to be so."""
+MAX_WARMUP_ROUNDS, MAX_WARMUP_S = 10, 5.0
+"""The bound of warming up, in seconds without the first round, which may compile: what is not stable by then (a shared machine) is timed as
+it is, and said to be so."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ def warm_up(once: Callable[[], float], least: int) -> WarmUp:
         rounds.append(once())
         last = rounds[-STABLE_ROUNDS:]
         stable = len(rounds) >= STABLE_ROUNDS and max(last) <= (1 + STABLE_SPREAD) * min(last)
-        over = len(rounds) >= MAX_WARMUP_ROUNDS or sum(rounds) >= MAX_WARMUP_S
+        over = len(rounds) >= MAX_WARMUP_ROUNDS or sum(rounds[1:]) >= MAX_WARMUP_S
         if len(rounds) >= least and (stable or over):
             return WarmUp(len(rounds), stable)
 

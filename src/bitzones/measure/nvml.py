@@ -1,8 +1,8 @@
 """What the NVIDIA driver says of one GPU: memory in use, whose it is, energy, and what holds the clocks down.
 
 The only importer of ``pynvml``. Nothing here raises: a figure is a number or the reason why there is none, and 0 is never said where
-nothing is known. In containers the list of processes can be empty, hold the host's process ids or 0 bytes; a GPU that is split (MIG) refuses
-questions about the whole. This module knows no torch: a GPU is found by the UUID that torch gives for it.
+nothing is known. In containers the list of processes can be empty, hold the host's process ids or 0 bytes; a GPU that is split (MIG)
+refuses questions about the whole. This module knows no torch: a GPU is found by the UUID that torch gives for it.
 """
 
 from __future__ import annotations
