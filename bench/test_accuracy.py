@@ -7,7 +7,7 @@ def test_accuracy(cell, session, answering, task):
     record = cell("accuracy", answering, detail=task)
     record.measure(
         lambda: session.model(answering),
-        lambda model: session.at_half(
+        lambda model: session.hardware.at_half(
             session.task_batch(task),
             lambda batch: accuracy.measure(model, session.tokenizer, session.asked[task], answering, batch, record.progress),
         ),

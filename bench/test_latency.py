@@ -2,8 +2,12 @@
 
 
 def test_latency(cell, session, variant, timing):
+    def prepare():
+        session.model(variant)  # a plan has to be found first
+        return session.hardware.ready(variant, timing)
+
     cell("latency", variant, detail=timing).time(
-        lambda: session.timed(variant, timing),
+        prepare,
         rounds=session.profile.latency.rounds,
-        finish=lambda ready, rounds: session.latency_cell(variant, ready, rounds),
+        finish=lambda ready, rounds: session.hardware.latency_cell(variant, ready, rounds),
     )

@@ -6,10 +6,10 @@ from bitzones.measure import memory
 
 
 def test_memory(cell, session, variant):
-    shape = session.largest_decoding
+    hardware, shape = session.hardware, session.hardware.largest_decoding
     cell("memory", variant).measure(
         lambda: session.model(variant),
-        lambda _model: session.at_half(
-            shape.batch, lambda batch: memory.measure(variant, session.variants, replace(shape, batch=batch), session.gpu)
+        lambda _model: hardware.at_half(
+            shape.batch, lambda batch: memory.measure(variant, session.variants, replace(shape, batch=batch), hardware.gpu)
         ),
     )

@@ -15,34 +15,29 @@ from bitzones import environment, records
 from bitzones.errors import BitzonesError, NotMeasuredError
 from bitzones.measure import (
     calibration,
-    energy,
-    latency,
     models,
-    nvml,
-    parts,
     planning,
     prompts,
     quantizers,
     rounding,
     search,
     sensitivity,
-    shortage,
     structure,
     tasks,
     verify,
 )
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
+from bitzones.measure.hardware import Hardware
 from bitzones.measure.parts import Granularity, model_parts
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.tasks import TaskSet
 from bitzones.measure.variants import Variants
-from bitzones.profile import PLAN, Profile, Timing, is_calibrated, variant_formats
+from bitzones.profile import PLAN, Profile, is_calibrated, variant_formats
 
 __all__ = ["Session"]
 
 T = TypeVar("T")
-M = TypeVar("M", bound=records.Measured)
 
 
 class Session:
@@ -76,45 +71,9 @@ class Session:
         return Variants(loaded, formats, self.device, dtype, self.rounding_batches, self.profile.rounding.damping, self._notify)
 
     @cached_property
-    def gpu(self) -> nvml.Gpu:
-        """The GPU as its driver sees it, where one computes."""
-        return nvml.open_gpu(devices.uuid_of(self.device))
-
-    @cached_property
-    def bandwidth(self) -> records.Figure:
-        """Of the device's memory, measured once, before the first latency."""
-        return devices.copy_bandwidth(self.device)
-
-    @cached_property
-    def idle_watts(self) -> records.Figure:
-        """What the GPU draws with the models in memory and nothing to do."""
-        return energy.idle_watts(self.gpu)
-
-    @cached_property
-    def groups(self) -> latency.Groups:
-        """What serving engines fuse, found before anything is quantized."""
-        return parts.fused_groups(self.variants.loaded.model)
-
-    def timed(self, variant: str, timing: str) -> latency.Ready:
-        """A cell of the latency grid, warm."""
-        _, _ = self.bandwidth, self.idle_watts
-        shape = self.profile.latency.timings()[timing]
-        return latency.ready(self.model(variant), shape, self.profile.seed, self.profile.latency.warmup_rounds, self.gpu, self.groups)
-
-    def latency_cell(self, variant: str, made: latency.Ready, rounds_s: Sequence[float]) -> records.LatencyCell:
-        """The record of timed rounds; energy is measured here, when timing is over."""
-        return latency.cell(variant, made, rounds_s, self.bandwidth, latency.energy_of(made, self.gpu, self.idle_watts))
-
-    @cached_property
-    def largest_decoding(self) -> Timing:
-        """The decoding of the latency grid that needs the most memory."""
-        shapes = (shape for shape in self.profile.latency.timings().values() if shape.phase == "decode" and not shape.compiled)
-        return max(shapes, key=lambda shape: shape.batch * (shape.prompt_tokens + shape.new_tokens))
-
-    def at_half(self, batch: int, work: Callable[[int], M]) -> M:
-        """What ``work`` records at this batch, or at the half of it that memory is enough for, with what ran out."""
-        cell, shortages = shortage.halving(batch, work, self.device)
-        return cell.model_copy(update={"shortages": shortages}) if shortages else cell
+    def hardware(self) -> Hardware:
+        """The machine under the run."""
+        return Hardware(self.variants, self.profile)
 
     @property
     def reference_id(self) -> str:
@@ -191,7 +150,39 @@ class Session:
         _ = self.calibration  # taken first, so that both are the same whatever is asked for first
         return calibration.take(self._sequences, self.profile.plans.held_out_tokens, "plans.held_out_tokens")
 
-from bitzones.profile import PLAN, Profile, Timing, is_calibrated, variant_formats
+    @cached_property
+    def rounding_set(self) -> Calibration:
+        """Sequences of their own on which calibrated formats choose their integers.
+
+        Raises:
+            TaskError: there are too few tokens for the widest module, or for the profile.
+        """
+        _ = self.held_out  # taken first, as above
+        taken = calibration.take(self._sequences, self.profile.rounding.tokens, "rounding.tokens")
+        rounding.check_tokens(self.variants.loaded.model, sum(taken.sequence_tokens))
+        others = {sequence.ids for other in (self.calibration, self.held_out) for sequence in other.sequences}
+        assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"
+        return taken
+
+    @property
+    def rounding_batch(self) -> int:
+        """Sequences that are rounded on at a time; where tokens are sent to experts, padding must not be (`moments.moments_of`)."""
+        return 1 if structure.has_experts(self.variants.reference) else self.profile.calibration.batch
+
+    def rounding_batches(self) -> list[Batch]:
+        return list(calibration.batches(self.rounding_set, self.rounding_batch, self.device))
+
+    def check_rounding(self) -> None:
+        """Refuse sequences that are too few for calibrated formats, before anything is measured.
+
+        Raises:
+            TaskError: as `rounding_set`.
+        """
+        if any(map(is_calibrated, self.profile.formats)):
+            _ = self.rounding_set
+
+    def calibration_batches(self) -> Iterator[Batch]:
+        return calibration.batches(self.calibration, self.profile.calibration.batch, self.device)
 
     def held_out_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.held_out, self.profile.calibration.batch, self.device)
