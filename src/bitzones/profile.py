@@ -290,15 +290,15 @@ class Gate(_Section):
 
     ``time`` is a share of the old median: what one machine's own runs differ by from day to day stays below it. ``accuracy`` is the loss,
     as a share of the items, that must be excluded for a task to be called the same. ``kl`` is a share of the old KL, and ``kl_nats`` nats
-    per token below which a KL is nothing: other processors' rounding moves it by less. ``bytes`` is a share of the stored bytes, none by
-    default, since they repeat exactly; ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share of what
-    the process and the device hold at most, in which allocators have a say: 14% was seen between two runs of one release.
+    per token that are nothing: the rounding of other processors moves a KL by less in float32. ``bytes`` is a share of the stored bytes,
+    none by default, since they repeat exactly; ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share
+    of what the process and the device hold at most, in which allocators have a say: 14% was seen between two runs of one release.
     """
 
     time: float = Field(default=0.05, ge=0, le=10)
     accuracy: float = Field(default=0.02, ge=0, le=1)
-    kl: float = Field(default=0.1, ge=0, le=10)
-    kl_nats: float = Field(default=1e-4, ge=0, le=100)
+    kl: float = Field(default=0.03, ge=0, le=10)
+    kl_nats: float = Field(default=1e-6, ge=0, le=100)
     bytes: float = Field(default=0.0, ge=0, le=10)
     plan_bytes: float = Field(default=0.01, ge=0, le=10)
     memory: float = Field(default=0.25, ge=0, le=10)

@@ -60,8 +60,12 @@ SCHEMA = 3
 KEY = "bitzones"
 """Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
 
-Count = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LARGEST = 1e100
+"""Of any measured number: far beyond what can be measured, and sums of squares of such are still finite."""
+
+Count = Annotated[int, Field(ge=0, le=2**60)]
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -74,7 +78,7 @@ class Record(BaseModel):
 class Figure(Record):
     """One number that a machine may be unable to give: ``value`` is null, never 0, unless ``status`` is ``ok``."""
 
-    value: float | None
+    value: Finite | None
     unit: str
     status: str
 
@@ -304,7 +308,7 @@ class LayerStatistics(Record):
     """One layer's output over scored tokens: ``sparsity`` is the share of |x| < 0.01 std, ``kurtosis`` is 3 for a normal law."""
 
     layer: Count
-    mean: float
+    mean: Finite
     std: NonNegative
     magnitude: NonNegative
     peak: NonNegative
@@ -354,7 +358,7 @@ class PartScores(Record):
 
     part: str
     format: str
-    nats: tuple[float, ...]
+    nats: tuple[Finite, ...]
 
 
 class FisherCell(Measured):
