@@ -7,5 +7,8 @@ def test_accuracy(cell, session, answering, task):
     record = cell("accuracy", answering, detail=task)
     record.measure(
         lambda: session.model(answering),
-        lambda model: accuracy.measure(model, session.tokenizer, session.asked[task], answering, session.task_batch(task), record.progress),
+        lambda model: session.hardware.at_half(
+            session.task_batch(task),
+            lambda batch: accuracy.measure(model, session.tokenizer, session.asked[task], answering, batch, record.progress),
+        ),
     )

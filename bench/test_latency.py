@@ -1,13 +1,13 @@
-"""Prefill and decode times of every variant, raw rounds kept."""
-
-from bitzones.measure import latency
+"""Prefill and decode times of every variant over the grid of shapes, raw rounds kept."""
 
 
-def test_latency(cell, session, variant, phase):
-    shape = session.profile.latency
-    cell("latency", variant, detail=phase).time(
-        lambda: latency.prepare(phase, session.model(variant), shape, session.profile.seed),
-        rounds=shape.rounds,
-        warmup_rounds=shape.warmup_rounds,
-        finish=lambda timed, rounds: latency.cell(variant, phase, shape, timed, rounds),
+def test_latency(cell, session, variant, timing):
+    def prepare():
+        session.model(variant)  # a plan has to be found first
+        return session.hardware.ready(variant, timing)
+
+    cell("latency", variant, detail=timing).time(
+        prepare,
+        rounds=session.profile.latency.rounds,
+        finish=lambda ready, rounds: session.hardware.latency_cell(variant, ready, rounds),
     )

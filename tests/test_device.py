@@ -44,7 +44,8 @@ def test_cuda_is_found_and_counted() -> None:
     with pytest.raises(DeviceError, match="there are only cuda:0 to"):
         device.resolve("cuda:99")
     assert device.allocated_bytes(torch.device("cuda", 0)).status == "ok"
-    assert device.device_used_bytes(torch.device("cuda", 0)).value
+    assert device.reserved_bytes(torch.device("cuda", 0)).status == "ok"
+    assert len(device.uuid_of(torch.device("cuda", 0)) or "") == 36
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,51 @@ def test_a_real_allocation_that_is_too_large_is_recognized() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50, dtype=torch.uint8)
     assert device.is_out_of_memory(caught.value)
+    assert device.shortage(caught.value, 4, CPU).asked_bytes == 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("message", "asked"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 20.50 GiB. GPU 0 has a total capacity of 79.10 GiB of which 5.06 MiB is free.",
+            22011707392,
+        ),
+        ("CUDA out of memory. Tried to allocate 512.00 KiB. GPU 0 has ...", 524288),
+        ("something else", None),
+    ],
+)
+def test_what_was_asked_for_is_read_from_the_error(message: str, asked: int | None) -> None:
+    found = device.shortage(torch.OutOfMemoryError(message), 2, CPU)
+    assert (found.batch, found.asked_bytes) == (2, asked)
+    assert found.free_bytes is not None
+    assert found.free_bytes > 0
+
+
+def test_a_large_copy_has_a_bandwidth() -> None:
+    found = device.copy_bandwidth(CPU)
+    assert (found.unit, found.status) == ("bytes/s", "ok")
+    assert found.value is not None
+    assert 1e8 < found.value < 1e13, "bytes per second of any memory"
+
+
+def test_a_cpu_has_no_clock_of_its_own() -> None:
+    clock = device.Clock(CPU)
+    clock.start()
+    clock.stop()
+    assert clock.rounds_s(1) is None
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_events_time_what_is_between_them() -> None:
+    gpu = torch.device("cuda", 0)
+    clock, made = device.Clock(gpu), torch.ones(2**24, device=gpu)
+    for _ in range(3):
+        clock.start()
+        made.mul_(1.0)
+        clock.stop()
+    rounds = clock.rounds_s(2)
+    assert rounds is not None
+    assert len(rounds) == 2
+    assert all(took > 0 for took in rounds)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import altair as alt
 import pytest
 from make_run import hostile, latency, memory, planned, run_dict, write
 from typer.testing import CliRunner
@@ -13,7 +14,11 @@ from typer.testing import CliRunner
 from bitzones import guard
 from bitzones.cli import app
 from bitzones.decide.comparison import Comparison
+from bitzones.decide.history import stored
+from bitzones.decide.trend import trend as decided_trend
 from bitzones.errors import BitzonesError
+from bitzones.show.trend import trend_chart
+from bitzones.show.vega import svg
 
 Data = dict[str, Any]
 
@@ -165,6 +170,65 @@ def test_names_are_escaped_wherever_they_stand(folder: Path) -> None:
 
 
 def test_every_command_says_what_it_does() -> None:
-    for name in ("compare", "baseline"):
+    for name in ("compare", "baseline", "trend", "export-metrics"):
         assert ran(name, "--help")[0] == 0
-    assert set(guard.__all__) == {"compare", "list_", "register", "save", "show"}
+    assert set(guard.__all__) == {"compare", "export_metrics", "list_", "register", "save", "show", "trend"}
+
+
+def test_a_trend_marks_what_compare_calls_worse(folder: Path, runs: tuple[Data, Data]) -> None:
+    third = json.loads(Path("new.json").read_text(encoding="utf-8"))
+    third["datetime"] = "2026-11-26T06:00:00+00:00"
+    third["bitzones"]["environment"]["versions"]["torch"] = "2.14.0"
+    write(folder, third, "third.json")
+    found = decided_trend(item.run for item in stored(folder) if item.run is not None)
+    assert [(point.run, point.reading.name, point.change) for point in found.changes] == [(1, "stored bytes w4", "worse")]
+    assert found.releases == ("", "", "torch: 2.13.0 -> 2.14.0")
+    code, said = ran("trend", ".", "-o", "out/trend.html")
+    assert (code, said) == (0, "3 runs, 1 change points: out/trend.html\n")
+    text = Path("out/trend.html").read_text(encoding="utf-8")
+    assert "Did anything become worse?" in text
+    assert "torch: 2.13.0" in text
+
+
+def test_every_chart_of_a_trend_is_vega_lite_and_can_be_drawn(folder: Path) -> None:
+    for number in range(2):
+        write(folder, run_dict(planned()) | {"datetime": f"2026-11-2{number}T06:00:00+00:00"}, f"{number}.json")
+    found = decided_trend(item.run for item in stored(folder) if item.run is not None)
+    for unit in ("share", "nats/token", "s", "bytes"):
+        chart = trend_chart(found, unit)
+        alt.Chart.from_dict(chart)  # raises where the schema does not know a word of it
+        assert svg(chart).startswith("<svg")
+
+
+def test_a_trend_of_one_run_is_none(folder: Path) -> None:
+    write(folder, run_dict([memory("w4")]), "one.json")
+    assert ran("trend", ".") == (2, "a trend takes two runs or more, and there is one")
+
+
+def test_metrics_for_other_tools(folder: Path) -> None:
+    write(folder, run_dict(planned()), "run.json")
+    assert ran("export-metrics", "run.json")[0] == 0
+    smaller, bigger = (json.loads(Path(f"metrics/custom{which}IsBetter.json").read_text()) for which in ("Smaller", "Bigger"))
+    assert {item["unit"] for item in bigger} == {"share"}
+    assert {item["unit"] for item in smaller} == {"s", "bytes", "nats/token"}
+    assert bigger[0] == {
+        "name": "accuracy (acc) bf16 science_mini",
+        "unit": "share",
+        "value": 0.88,
+        "range": "0.84858 to 0.905625",
+        "extra": "n = 500",
+    }
+    assert ran("export-metrics", "run.json", "--format", "bencher", "-o", "b")[0] == 0
+    found = json.loads(Path("b/bencher.json").read_text())
+    timed = found["time w4 decode, batch 1, 16 tokens"]["latency"]
+    assert timed["lower_value"] < timed["value"] < timed["upper_value"]
+    assert 1e6 < timed["value"] < 1e9  # nanoseconds
+    assert ran("export-metrics", "run.json", "--format", "csv")[0] == 2
+
+
+def test_releases_stand_on_the_axis(folder: Path, runs: tuple[Data, Data]) -> None:
+    new = json.loads(Path("new.json").read_text(encoding="utf-8"))
+    new["bitzones"]["environment"]["versions"]["torch"] = "2.14.0"
+    write(folder, new, "new.json")
+    chart = trend_chart(decided_trend(item.run for item in stored(folder) if item.run is not None), "bytes")
+    assert [row["run"] for row in chart["concat"][0]["data"]["values"]] == ["1", "2 torch 2.14.0"]

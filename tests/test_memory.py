@@ -6,10 +6,13 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.measure import device, memory, models
+from bitzones.measure import device, memory, models, nvml
 from bitzones.measure.variants import Variants
+from bitzones.profile import Timing
 
 CPU = torch.device("cpu")
+SHAPE = Timing("decode", 2, 5, 3)
+NO_GPU = nvml.open_gpu(None)
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +22,11 @@ def variants() -> Variants:
 
 
 def test_a_cpu_gives_rss_and_says_why_it_gives_no_more(variants: Variants) -> None:
-    cell = memory.measure("bf16", variants)
+    cell = memory.measure("bf16", variants, SHAPE, NO_GPU)
     assert cell.process_rss.value is not None
     assert cell.process_peak_rss.value is not None
     assert cell.stored_bytes < cell.process_rss.value <= cell.process_peak_rss.value * 1.01
-    for figure in (cell.device_allocated, cell.device_used):
+    for figure in (cell.device_allocated, cell.device_reserved, cell.device_used, cell.process_used):
         assert (figure.value, figure.unit, figure.status) == (None, "bytes", "not measured (no CUDA device)")
 
 
@@ -41,7 +44,20 @@ def test_rss_grows_with_what_is_held() -> None:
 
 
 def test_bytes_by_format_add_up(variants: Variants) -> None:
-    cell = memory.measure("w8", variants)
+    cell = memory.measure("w8", variants, SHAPE, NO_GPU)
     assert set(cell.stored_bytes_by_format) == {"bf16", "qint8"}
     assert sum(cell.stored_bytes_by_format.values()) == cell.stored_bytes
-    assert cell.stored_bytes < memory.measure("bf16", variants).stored_bytes
+    assert cell.stored_bytes < memory.measure("bf16", variants, SHAPE, NO_GPU).stored_bytes
+
+
+def test_weights_and_keys_and_values_are_told_apart(variants: Variants) -> None:
+    cell = memory.measure("bf16", variants, SHAPE, NO_GPU)
+    assert (
+        cell.cache_bytes == 2 * tiny_models.LAYERS * 2 * 2 * 32 * 4 * 8
+    )  # keys and values, layers, sequences, heads of 32 float32, tokens
+    assert (cell.batch, cell.positions) == (2, 8)
+    held = sum(p.nbytes for p in variants.reference.parameters()) + sum(b.nbytes for b in variants.reference.buffers())
+    assert cell.weight_bytes == held
+    packed = memory.measure("w8", variants, SHAPE, NO_GPU).weight_bytes
+    assert packed is not None
+    assert packed < held

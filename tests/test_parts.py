@@ -146,3 +146,11 @@ def test_kurtosis_of_weights_as_large_as_the_format_holds() -> None:
     assert parts.model_parts(model, "module")[0].weight_kurtosis == pytest.approx(before, rel=1e-2)
     model.get_submodule("model.layers.0.self_attn.q_proj").weight.zero_()
     assert parts.model_parts(model, "module")[0].weight_kurtosis is None
+
+
+def test_a_single_module_knows_what_it_would_be_fused_into() -> None:
+    model = hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES))
+    found = {part.name: part.fused for part in parts.model_parts(model, "module", (1,))}
+    expected = {f"model.layers.1.{name}": group for group, names in GATED.items() for name in names}
+    assert found == expected
+    assert {part.fused for part in parts.model_parts(model, "group")} == {part.fused for part in parts.model_parts(model)} == {None}

@@ -93,7 +93,10 @@ def test_the_other_cells_are_measured(cells: dict[str, Any]) -> None:
     assert stored == sorted(stored, reverse=True)
     assert len(set(stored)) == 4
     decode = cells["test_latency[w4-decode]"]
-    assert (decode["tokens"], len(decode["rounds_s"]), decode["warmup_rounds"]) == (2, 3, 1)
+    assert (decode["tokens"], len(decode["rounds_s"])) == (2, 3)
+    assert decode["warmup_rounds"] >= 1
+    assert decode["bandwidth"]["status"] == "ok"
+    assert decode["gpu"]["device_used_peak"] == {"value": None, "unit": "bytes", "status": "not measured (no CUDA device)"}
     assert sum(decode["kernels"].values()) == tiny_models.LAYERS * 7
     assert "dense" not in decode["kernels"]
 

@@ -35,7 +35,7 @@ def refused(path: str) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"more": "[latency]\nround = 5"}, "unknown key latency.round; did you mean rounds? allowed here: batch, new_tokens, "),
+        ({"more": "[latency]\nround = 5"}, "unknown key latency.round; did you mean rounds? allowed here: batch, compile, "),
         ({"schema": "schema = 1\nformat = []"}, "unknown key format; did you mean formats?"),
         ({"tasks": '[[tasks]]\nname = "x"\nlimits = 3'}, "unknown key tasks.0.limits; did you mean limit?"),
         ({"schema": ""}, "key schema is missing"),

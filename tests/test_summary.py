@@ -194,7 +194,7 @@ def test_latency_with_spread_rounds_and_ratio(text: str) -> None:
 def test_memory_shows_a_status_and_never_zero(text: str) -> None:
     found = row(section(text, "Memory"), "w2")
     assert found[1] == "0.529 MB"
-    assert found[-2:] == ["unsupported", "no-permission"]
+    assert found[-4:] == ["unsupported", "not recorded", "no-permission", "not recorded"]
 
 
 def test_the_sum_stands_beside_the_whole_and_the_plan_is_not_measured(text: str) -> None:

@@ -15,7 +15,7 @@ from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
 from bitzones.decide.judged import PlansReading
 from bitzones.decide.plans import history
-from bitzones.profile import PLAN
+from bitzones.profile import PLAN, Budget, Plans
 from bitzones.records import FailedCell, NamedTrial, PlansCell, Record, SearchCell, SearchRound
 from bitzones.show.diagrams import overview
 from bitzones.show.summary import headline, summary
@@ -315,3 +315,31 @@ def test_a_plan_may_leave_parts_as_they_are(tmp_path: Path) -> None:
     alone = analysis_of(tmp_path, [sweep, cell])
     assert decided(alone).plan.parts == parts
     assert not any(name.startswith("model.layers.0.") for name in decided(alone).plan.group_sizes)
+
+
+def test_a_recommended_rival_that_answered_the_tasks_has_its_accuracy(cells: list[Record], tmp_path: Path) -> None:
+    """`random` is the best random plan; here it beats the searched one."""
+    named = make_run.profile(plans=Plans(accuracy=("random",)))
+    answers = [*changed(cells, "random 1", 0.8), make_run.accuracy("science_mini", "random", 420)]
+    found = analyse(read_run(write(tmp_path, run_dict(answers, named))))
+    plan = decided(found).plan
+    first = plan.accuracy[0]
+    assert (plan.name, first.task, first.metric, first.share.value) == ("random 1", "science_mini", "acc", 0.84)
+    assert "Its accuracy was not measured" not in summary(found)
+    assert "random 84.0% (" in headline(found)[3]
+
+
+def test_a_search_for_fewer_bytes_says_what_it_kept(cells: list[Record], tmp_path: Path) -> None:
+    """The same run under a tolerance: bytes before and after, the tolerance, and zones at both."""
+    search = next(cell for cell in cells if isinstance(cell, SearchCell))
+    kept = search.model_copy(update={"tolerance_nats": 2.0 * sum(search.start.kl_nats or ()), "budget_bytes": search.found.stored_bytes})
+    plans = next(cell for cell in cells if isinstance(cell, PlansCell)).model_copy(update={"budget_bytes": kept.budget_bytes})
+    others = [cell for cell in cells if not isinstance(cell, SearchCell | PlansCell)]
+    nats = kept.tolerance_nats / sum(kept.sequence_tokens)  # type: ignore[operator]
+    found = analyse(read_run(write(tmp_path, run_dict([*others, kept, plans], make_run.profile(budget=Budget(tolerance=nats))))))
+    assert found.search is not None
+    assert found.search.tolerance == pytest.approx(nats)
+    text = summary(found)
+    assert f"{kept.start.stored_bytes:,} stored bytes became {kept.found.stored_bytes:,}" in text
+    assert f"The tolerance is {nats:.3g}: each round looks for fewer bytes within it" in text
+    assert f"Zones of 12 layers at a tolerance of {nats:.3g} nats per token, " in headline(found)[0]

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make_run import ROBUST, SENSITIVE, decided, profile, run_dict, sensitivity, write
+from make_run import ROBUST, SENSITIVE, decided, planned, profile, run_dict, sensitivity, write
 
 from bitzones.decide.analysis import Analysis
 from bitzones.decide.collect import analyse, read_run
-from bitzones.decide.plan import LayerZone, Plan
-from bitzones.decide.planner import menu_of
+from bitzones.decide.margins import separate
+from bitzones.decide.plan import Halves, LayerZone, Plan, ZoneWord
+from bitzones.decide.planner import budget_bytes, menu_of
 from bitzones.decide.sensitivity import measured_of, ranking
-from bitzones.decide.zones import extremes, layer_zones, never_lowest, ranges
+from bitzones.decide.zones import contradicted, extremes, halves, layer_zones, never_lowest, ranges
 from bitzones.profile import Budget
-from bitzones.records import SensitivityCell
+from bitzones.records import Record, Run, SearchCell, SensitivityCell
 
 FORMATS = ("qint8", "qint4", "qint2:hqq")
 
@@ -251,3 +252,71 @@ def test_ranges_name_exactly_their_layers(layers: set[int]) -> None:
     ends = [step.split("-") for step in text.split(", ")] if layers else []
     assert {layer for end in ends for layer in range(int(end[0]), int(end[-1]) + 1)} == layers
     assert len(ends) == sum(layer - 1 not in layers for layer in layers)
+
+
+def tied(tmp_path: Path, found: list[Record]) -> Analysis:
+    return analyse(read_run(write(tmp_path, run_dict(found))))
+
+
+def test_zones_are_drawn_around_the_plan_that_was_searched(tmp_path: Path) -> None:
+    """Planted: the searched plan moves a layer from where separate sensitivities have it, and the zones follow the plan."""
+    found = planned()
+    analysis = tied(tmp_path, found)
+    decision = decided(analysis)
+    assert (decision.around, decision.contradicted) == ("plan", ())
+    assert [half.around for half in decision.halves] == ["plan", "reference"]
+    search = next(cell for cell in found if isinstance(cell, SearchCell))
+    moved = [part for part, name in search.found.parts.items() if search.start.parts[part] != name]
+    assert moved
+    separately = decided(tied(tmp_path, [cell for cell in found if not isinstance(cell, SearchCell)]))
+    assert (separately.around, [half.around for half in separately.halves]) == ("reference", ["reference"])
+    shares = [{part.part: part.shares.get(search.start.parts[part.part], 0.0) for part in at.parts} for at in (decision, separately)]
+    assert all(shares[0][part] < 0.5 < shares[1][part] for part in moved)
+
+
+def test_the_same_run_twice_has_the_same_zones(tmp_path: Path) -> None:
+    first, second = (decided(tied(tmp_path, planned(sequences=44))) for _ in range(2))
+    assert first == second
+
+
+def test_a_plan_that_does_not_follow_the_zones_is_told_for_every_layer() -> None:
+    cell = sensitivity(layers=4)
+    menu = menu_of(cell, FORMATS, "bf16")
+    stored = ({"qint4": 1}, {"qint2:hqq": 1}, {"qint2:hqq": 1}, {"bf16": 1})
+    words: tuple[ZoneWord, ...] = ("SAFE", "CRITICAL", "SAFE", "CRITICAL")
+    layers = [
+        LayerZone(layer=n, zone=word, formats=formats, lowest_share=1.0, highest_share=0.0)
+        for n, (word, formats) in enumerate(zip(words, stored, strict=True))
+    ]
+    assert contradicted(layers, menu) == (0, 1)
+    assert contradicted([item.model_copy(update={"zone": "TRANSITION"}) for item in layers], menu) == ()
+
+
+def by_halves(even: float, odd: float, sequences: int = 40) -> Halves:
+    """Two layers at 3.3 average bits, of which one can have 4 bits; the second is dearer at 2 bits, by as much in each half."""
+    cell = sensitivity(layers=2, sequences=sequences)
+    tokens = np.array(cell.sequence_tokens, dtype=float)
+    dear = np.where(np.arange(sequences) % 2 == 0, even, odd) * tokens
+    kl = [0.0 * tokens, 0.0 * tokens, tokens, 0.0 * tokens, 0.0 * tokens, dear]
+    measurements = tuple(item.model_copy(update={"kl_nats": tuple(kl[n].tolist())}) for n, item in enumerate(cell.measurements))
+    measured = measured_of(cell.model_copy(update={"measurements": measurements}), FORMATS, 50, 0)
+    menu, run = menu_of(measured.cell, FORMATS, "bf16"), Run.model_validate(run_dict([cell])["bitzones"])
+    return halves(measured, separate(measured, menu), run, budget_bytes(menu, 3.4))
+
+
+def test_halves_that_say_the_same_hold() -> None:
+    found = by_halves(9.0, 9.0)
+    assert (found.sequences, found.layers, found.agree, found.holds) == ((20, 20), (0, 1), (0, 1), True)
+    assert found.zones == (("SAFE", "TRANSITION"), ("SAFE", "TRANSITION"))
+
+
+def test_halves_that_differ_do_not_hold() -> None:
+    found = by_halves(9.0, 0.1)
+    assert found.zones == (("SAFE", "TRANSITION"), ("TRANSITION", "SAFE"))
+    assert (found.agree, found.holds) == ((), False)
+
+
+def test_halves_of_too_few_sequences_cannot_tell() -> None:
+    found = by_halves(9.0, 9.0, 39)
+    assert found.sequences == (20, 19)
+    assert (found.zones[1], found.agree, found.holds) == (("CANNOT TELL", "CANNOT TELL"), None, None)

@@ -17,6 +17,8 @@ A bug raises anything else, and shows its traceback.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "BitzonesError",
     "DeviceError",
@@ -24,6 +26,7 @@ __all__ = [
     "ModelError",
     "NonFiniteError",
     "NotMeasuredError",
+    "OutOfMemoryError",
     "OutputError",
     "PlanError",
     "ProfileError",
@@ -77,3 +80,11 @@ class NonFiniteError(MeasureError):
 
 class NotMeasuredError(MeasureError):
     """This machine cannot give an honest number for a cell."""
+
+
+class OutOfMemoryError(MeasureError):
+    """Memory ran out at the smallest batch too; ``shortages`` are the records of every try."""
+
+    def __init__(self, message: str, shortages: tuple[Any, ...]) -> None:
+        super().__init__(message)
+        self.shortages = shortages

@@ -12,7 +12,7 @@ import typer
 
 from bitzones.errors import RunFileError
 
-__all__ = ["compare", "list_", "register", "save", "show"]
+__all__ = ["compare", "export_metrics", "list_", "register", "save", "show", "trend"]
 
 STORAGE = Path(".benchmarks")
 """pytest-benchmark's own folder."""
@@ -119,7 +119,57 @@ def show(
     typer.echo(history.newest_like(read_run(run_file), storage).path)
 
 
+def trend(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Run files, or pytest-benchmark's storage.")] = STORAGE,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="TREND.html", help="The page to write.")] = Path("trend.html"),
+) -> None:
+    """Show every figure over releases on one page, with intervals, and where it became worse or better.
+
+    Example: bitzones trend .benchmarks -o trend.html
+    """
+    from bitzones.decide import history
+    from bitzones.decide import trend as decide
+    from bitzones.files import write_text
+    from bitzones.show.trend import trend_page
+
+    stored = history.stored(folder)
+    for item in stored:
+        if item.fault is not None:
+            typer.echo(f"left out: {item.fault}", err=True)
+    found = decide.trend(item.run for item in stored if item.run is not None)
+    write_text(output, trend_page(found))
+    typer.echo(f"{len(found.runs)} runs, {len(found.changes)} change points: {output}")
+
+
+def export_metrics(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run.")],
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="github-action-benchmark or bencher.")
+    ] = "github-action-benchmark",
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the files are put.")] = Path("metrics"),
+) -> None:
+    """Write a run's figures for tools that plot benchmarks, since those see pytest-benchmark's times and nothing else.
+
+    Writes customSmallerIsBetter.json and customBiggerIsBetter.json, or bencher.json, into FOLDER.
+
+    Example: bitzones export-metrics run.json --format bencher -o metrics/
+    """
+    from bitzones.decide.readings import readings
+    from bitzones.decide.run_file import read_run
+    from bitzones.files import write_text
+    from bitzones.show.metrics import FORMATS, metrics_files
+
+    chosen = next((name for name in FORMATS if name == form), None)
+    if chosen is None:
+        raise typer.BadParameter(f"{form!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
+    for name, text in metrics_files(readings(read_run(run_file)), chosen).items():
+        write_text(output / name, text)
+        typer.echo(f"wrote {output / name}")
+
+
 def register(app: typer.Typer) -> None:
     """Put the commands on a command line."""
     app.command()(compare)
+    app.command()(trend)
+    app.command("export-metrics")(export_metrics)
     app.add_typer(baselines, name="baseline")

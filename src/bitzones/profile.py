@@ -10,10 +10,22 @@ import difflib
 import hashlib
 import re
 import tomllib
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from bitzones.errors import ProfileError
 
@@ -33,6 +45,7 @@ __all__ = [
     "Rounding",
     "Sensitivity",
     "Task",
+    "Timing",
     "Zones",
     "available",
     "format_bits",
@@ -189,14 +202,60 @@ class Plans(_Section):
     accuracy: tuple[RivalName, ...] = Field(default=(), strict=False)
 
 
-class Latency(_Section):
-    """The shapes that are timed."""
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
-    batch: int = Field(default=1, ge=1)
-    prompt_tokens: int = Field(default=64, ge=1)
-    new_tokens: int = Field(default=16, ge=1)
+
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several), Field(min_length=1, strict=False)]
+"""One size, or a list of them."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One cell of the latency grid; prefill writes no new tokens."""
+
+    phase: Literal["prefill", "decode"]
+    batch: int
+    prompt_tokens: int
+    new_tokens: int = 0
+    compiled: bool = False
+
+
+class Latency(_Section):
+    """The shapes that are timed: every combination of ``batch``, ``prompt_tokens`` and ``new_tokens``, each one size or a list.
+
+    ``warmup_rounds`` are the fewest before timing begins. ``compile`` also times decoding through torch.compile, beside and not instead.
+    """
+
+    batch: Sizes = (1,)
+    prompt_tokens: Sizes = (64,)
+    new_tokens: Sizes = (16,)
     rounds: int = Field(default=20, ge=2)
     warmup_rounds: int = Field(default=3, ge=1)
+    compile: bool = False
+
+    @field_validator("batch", "prompt_tokens", "new_tokens")
+    @classmethod
+    def _each_once(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(sizes)) < len(sizes):
+            raise ValueError("a size stands twice")
+        return sizes
+
+    def timings(self) -> dict[str, Timing]:
+        """Id -> cell of the grid; the ids name the shape where there is more than one.
+
+        >>> list(Latency().timings()), list(Latency(batch=(1, 4), compile=True).timings())[3:]
+        (['prefill', 'decode'], ['decode-b1-p64-n16-compile', 'decode-b4-p64-n16', 'decode-b4-p64-n16-compile'])
+        """
+        single = len(self.batch) == len(self.prompt_tokens) == len(self.new_tokens) == 1
+        found: dict[str, Timing] = {}
+        for batch, prompt in product(self.batch, self.prompt_tokens):
+            found["prefill" if single else f"prefill-b{batch}-p{prompt}"] = Timing("prefill", batch, prompt)
+        for batch, prompt, new in product(self.batch, self.prompt_tokens, self.new_tokens):
+            for compiled in (False, True) if self.compile else (False,):
+                name = ("decode" if single else f"decode-b{batch}-p{prompt}-n{new}") + ("-compile" if compiled else "")
+                found[name] = Timing("decode", batch, prompt, new, compiled)
+        return found
 
 
 class Budget(_Section):
@@ -231,15 +290,15 @@ class Gate(_Section):
 
     ``time`` is a share of the old median: what one machine's own runs differ by from day to day stays below it. ``accuracy`` is the loss,
     as a share of the items, that must be excluded for a task to be called the same. ``kl`` is a share of the old KL, and ``kl_nats`` nats
-    per token below which a KL is nothing: other processors' rounding moves it by less. ``bytes`` is a share of the stored bytes, none by
-    default, since they repeat exactly; ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share of what
-    the process and the device hold at most, in which allocators have a say: 14% was seen between two runs of one release.
+    per token that are nothing: the rounding of other processors moves a KL by less in float32. ``bytes`` is a share of the stored bytes,
+    none by default, since they repeat exactly; ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share
+    of what the process and the device hold at most, in which allocators have a say: 14% was seen between two runs of one release.
     """
 
     time: float = Field(default=0.05, ge=0, le=10)
     accuracy: float = Field(default=0.02, ge=0, le=1)
-    kl: float = Field(default=0.1, ge=0, le=10)
-    kl_nats: float = Field(default=1e-4, ge=0, le=100)
+    kl: float = Field(default=0.03, ge=0, le=10)
+    kl_nats: float = Field(default=1e-6, ge=0, le=100)
     bytes: float = Field(default=0.0, ge=0, le=10)
     plan_bytes: float = Field(default=0.01, ge=0, le=10)
     memory: float = Field(default=0.25, ge=0, le=10)

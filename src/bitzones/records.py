@@ -27,10 +27,12 @@ __all__ = [
     "AttentionStatistics",
     "Cell",
     "DivergenceCell",
+    "Energy",
     "Environment",
     "FailedCell",
     "Figure",
     "FisherCell",
+    "GpuWatch",
     "LatencyCell",
     "LayerStatistics",
     "LayersCell",
@@ -49,6 +51,7 @@ __all__ = [
     "SearchCell",
     "SearchRound",
     "SensitivityCell",
+    "Shortage",
     "Trial",
 ]
 
@@ -57,8 +60,12 @@ SCHEMA = 3
 KEY = "bitzones"
 """Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
 
-Count = Annotated[int, Field(ge=0)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+LARGEST = 1e100
+"""Of any measured number: far beyond what can be measured, and sums of squares of such are still finite."""
+
+Count = Annotated[int, Field(ge=0, le=2**60)]
+Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -71,7 +78,7 @@ class Record(BaseModel):
 class Figure(Record):
     """One number that a machine may be unable to give: ``value`` is null, never 0, unless ``status`` is ``ok``."""
 
-    value: float | None
+    value: Finite | None
     unit: str
     status: str
 
@@ -82,10 +89,50 @@ class Figure(Record):
         return self
 
 
+NOT_RECORDED = Figure(value=None, unit="bytes", status="not recorded")
+"""What an older run file lacks."""
+
+
+class Shortage(Record):
+    """Memory that ran out at a batch size; bytes are null where the error or the system did not tell them."""
+
+    batch: int = Field(ge=1)
+    asked_bytes: Count | None = None
+    free_bytes: Count | None = None
+
+
+class GpuWatch(Record):
+    """What the driver (NVML) said of the GPU while a cell ran, sampled on a thread every ``period_s``.
+
+    ``coverage`` is the share of the cell's time in which samples stood no further apart than twice the period. ``clocks_held`` names what
+    held the clocks down, with the share of samples in which it did; ``disturbed`` says in words what makes the cell's times doubtful.
+    """
+
+    device_used_peak: Figure
+    process_used_peak: Figure
+    other_processes: Figure
+    clocks_held_share: Figure
+    clocks_held: dict[str, Share] = {}
+    disturbed: tuple[str, ...] = ()
+    period_s: NonNegative
+    samples: Count
+    coverage: Share | None = None
+
+
+class Energy(Record):
+    """Energy of the whole GPU per token over ``window_s`` of nothing but decoding, what it draws when idle subtracted."""
+
+    per_token: Figure
+    idle: Figure
+    window_s: NonNegative = 0.0
+    tokens: Count = 0
+
+
 class Part(Record):
     """What one decision covers: the modules that are quantized together.
 
     ``weight_kurtosis`` is the fourth standardized moment of all its weights, 3 for a normal law; null where it was not computed.
+    ``fused`` names, for a part of one module, what serving engines would fuse it into within its layer; null where a part is more.
     """
 
     name: str
@@ -95,6 +142,7 @@ class Part(Record):
     parameters: Count
     reference_bytes: Count
     weight_kurtosis: NonNegative | None = None
+    fused: str | None = None
 
 
 class PartSensitivity(Record):
@@ -124,6 +172,8 @@ class Measured(Record):
 
     schema_number: Literal[3] = Field(default=3, alias="schema")
     variant: str
+    shortages: tuple[Shortage, ...] = ()
+    """Batch sizes for which memory ran out before this one, largest first."""
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
 
@@ -175,7 +225,13 @@ class AccuracyCell(Measured):
 
 
 class LatencyCell(Measured):
-    """Raw rounds of one phase at one shape; ``tokens`` is what one round processes (prefill) or produces (decode)."""
+    """Raw rounds of one phase at one shape; ``tokens`` is what one round processes (prefill) or produces (decode).
+
+    ``rounds_s`` is wall time with the device synchronised at the end, ``device_rounds_s`` the device's own clock over the same rounds; null
+    where it has none. ``weight_bytes`` and ``cache_bytes`` are what one step of decoding has to read, as it lies in memory (the keys and
+    values at the middle of the round): by ``bandwidth``, that of a large copy in the same run, they give the floor of its time.
+    ``warmup_stable`` is false where warming up ended at its bound.
+    """
 
     kind: Literal["latency"] = "latency"
     phase: Literal["prefill", "decode"]
@@ -185,10 +241,36 @@ class LatencyCell(Measured):
     warmup_rounds: Count
     rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
     kernels: dict[str, Count]
+    kernels_by_group: dict[str, dict[str, Count]] = {}
+    compiled: bool = False
+    cache: Literal["static", "dynamic"] = "dynamic"
+    warmup_stable: bool | None = None
+    device_rounds_s: tuple[NonNegative, ...] | None = None
+    weight_bytes: Count | None = None
+    cache_bytes: Count | None = None
+    bandwidth: Figure | None = None
+    energy: Energy | None = None
+    gpu: GpuWatch | None = None
+
+    @property
+    def asked_batch(self) -> int:
+        """The batch of the profile, before memory ran out."""
+        return self.shortages[0].batch if self.shortages else self.batch
+
+    @model_validator(mode="after")
+    def _same_rounds(self) -> LatencyCell:
+        if self.device_rounds_s is not None and len(self.device_rounds_s) != len(self.rounds_s):
+            raise ValueError("rounds_s and device_rounds_s differ in length")
+        return self
 
 
 class MemoryCell(Measured):
-    """Bytes of one variant: as stored (read off the tensors) and as the running process shows them."""
+    """Bytes of one variant: as stored (read off the tensors) and as the running process shows them.
+
+    The figures of the device are peaks over one decoding of ``batch`` sequences up to ``positions`` tokens, whose keys and values take
+    ``cache_bytes`` beside the ``weight_bytes`` that lie in memory; ``device_used`` and ``process_used`` come from the driver (NVML),
+    allocated and reserved from torch. The reference is in memory too.
+    """
 
     kind: Literal["memory"] = "memory"
     stored_bytes: Count
@@ -197,6 +279,13 @@ class MemoryCell(Measured):
     process_peak_rss: Figure
     device_allocated: Figure
     device_used: Figure
+    device_reserved: Figure = NOT_RECORDED
+    process_used: Figure = NOT_RECORDED
+    weight_bytes: Count | None = None
+    cache_bytes: Count | None = None
+    batch: Count | None = None
+    positions: Count | None = None
+    gpu: GpuWatch | None = None
 
 
 class AttentionStatistics(Record):
@@ -219,7 +308,7 @@ class LayerStatistics(Record):
     """One layer's output over scored tokens: ``sparsity`` is the share of |x| < 0.01 std, ``kurtosis`` is 3 for a normal law."""
 
     layer: Count
-    mean: float
+    mean: Finite
     std: NonNegative
     magnitude: NonNegative
     peak: NonNegative
@@ -269,7 +358,7 @@ class PartScores(Record):
 
     part: str
     format: str
-    nats: tuple[float, ...]
+    nats: tuple[Finite, ...]
 
 
 class FisherCell(Measured):

@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from bitzones.decide.answered import Accuracy, Asked, Likelihood
 from bitzones.decide.judged import PlansReading, RuleAudit, ScreenReading, SearchReading
-from bitzones.decide.plan import Around, Decided, Halves, LayerZone, PartPlan, Plan, Zone, ZoneWord
+from bitzones.decide.plan import Around, Decided, Fused, Halves, LayerZone, PartPlan, Plan, Zone, ZoneWord
 from bitzones.profile import Profile
 from bitzones.records import AttentionStatistics, Environment, Figure, ModelInfo
 from bitzones.stats import Estimate
@@ -81,6 +81,26 @@ class LatencyFigures(Decided):
     """Median by the reference's median at the same shape, bootstrap interval over rounds; null for the reference."""
     kernels: dict[str, int]
     """What computed the quantized products: name to number of modules."""
+    kernels_by_group: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """The same for each group of modules, over all layers."""
+    compiled: bool = False
+    """Decoded through torch.compile."""
+    device_median_s: float | None = None
+    """Median of the rounds by the device's own clock; null where it has none."""
+    floor_s: float | None = None
+    """Decode: the least that a round can take: bytes that its steps have to read, by the bandwidth of a large copy in the same run."""
+    times_floor: float | None = None
+    """Median by floor."""
+    slow_path: str | None = None
+    """In words, where no fused kernel computes the quantized products and decoding is measured to be slower than the reference."""
+    joules_per_token: Figure | None = None
+    """Energy of the GPU above idle; null where nothing was decoded for it."""
+    warmup_stable: bool | None = None
+    """Whether rounds had become alike before timing began; false where warming up ended at its bound."""
+    disturbed: tuple[str, ...] = ()
+    """What makes these times doubtful, as the GPU's driver saw it."""
+    asked_batch: int | None = None
+    """The profile's batch, where memory was enough for a smaller one only."""
 
 
 class MemoryFigures(Decided):
@@ -93,6 +113,10 @@ class MemoryFigures(Decided):
     stored_bytes_by_format: dict[str, int]
     share_of_reference: float | None
     """Stored bytes by the reference's; null where the reference was not measured."""
+    weight_bytes: int | None = None
+    """All weights as they lie in memory to be computed with; null in an older run."""
+    cache_bytes: int | None = None
+    """Keys and values of the largest decoding of the latency grid."""
     process: dict[str, Figure]
     """What the operating system and the device say of the process; null with a status where they could not."""
 
@@ -182,6 +206,8 @@ class Decision(Decided):
     """Layers that are SAFE and not wholly at the fewest bits in the plan, or CRITICAL and not wholly at the most."""
     halves: tuple[Halves, ...] = ()
     """Zones from two halves of the sequences: decided as the zones are, and where those are around a plan, from separate sensitivities."""
+    fused: Fused | None = None
+    """What engines that fuse modules make of the plan; null where its parts are such groups already, or whole layers."""
 
     def zone_of(self, layer: int) -> ZoneWord | None:
         """The zone of a layer; None for one that was not swept."""

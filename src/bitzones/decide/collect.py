@@ -51,6 +51,16 @@ class _Found:
             return self.search.found.parts
         return next((plan.parts for plan in self.plans.plans if plan.origin == "search"), None) if self.plans else None
 
+    def answered_as(self, parts: dict[str, str], rivals: Iterable[str]) -> str | None:
+        """The variant that is a plan: the searched one, or a rival that answers the tasks, the best of its origin; None where none is."""
+        if self.planned == parts:
+            return PLAN
+        for name in rivals:
+            made = [plan for plan in self.plans.plans if plan.origin == name and plan.kl_nats is not None] if self.plans else []
+            if made and min(made, key=lambda plan: sum(plan.kl_nats or ())).parts == parts:
+                return name
+        return None
+
 
 def _found(run_file: RunFile, reference: str) -> _Found:
     return _Found(
@@ -93,14 +103,15 @@ def _decided(
         return None, one_line(f"the budget cannot be met; {error}")
 
 
-def _with_accuracy(decision: Decision, found: _Found, answered: Iterable[Accuracy]) -> Decision:
-    """The decision, its plan with the accuracy of the variant that is that plan; as it was where another plan is recommended."""
-    if found.planned != decision.plan.parts:
+def _with_accuracy(decision: Decision, found: _Found, answered: Iterable[Accuracy], rivals: Iterable[str]) -> Decision:
+    """The decision, its plan with the accuracy of the variant that is that plan; as it was where the plan answered no task."""
+    variant = found.answered_as(decision.plan.parts, rivals)
+    if variant is None:
         return decision
     measured = tuple(
         PlanAccuracy(task=item.task, metric=item.metric, n=item.n, share=item.share, verdict=item.against.verdict if item.against else None)
         for item in answered
-        if item.variant == PLAN
+        if item.variant == variant
     )
     return decision.model_copy(update={"plan": decision.plan.model_copy(update={"accuracy": measured})})
 
@@ -191,7 +202,7 @@ def analyse(run_file: RunFile) -> Analysis:
         search=plans.history(found.search, resamples, seed, profile.plans.rounds) if found.search else None,
         screen=screen.screen(scores, measured) if scores and measured else (),
         rules=_rules(run, measured, found.layers, decision),
-        decision=_with_accuracy(decision, found, answered) if decision else None,
+        decision=_with_accuracy(decision, found, answered, profile.plans.accuracy) if decision else None,
         no_decision=no_decision,
         layers=attention.layer_readings(found.layers),
         layer_sequences=found.layers.sequences if found.layers else 0,

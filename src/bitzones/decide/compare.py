@@ -66,7 +66,8 @@ def _indexed(cells: Iterable[Cell]) -> dict[Key, Cell]:
 
 
 def _shape(cell: LatencyCell) -> str:
-    return f"batch {cell.batch}, {cell.prompt_tokens} prompt tokens, {cell.tokens} tokens a round"
+    compiled = ", compiled" if cell.compiled else ""
+    return f"batch {cell.batch}, {cell.prompt_tokens} prompt tokens, {cell.tokens} tokens a round{compiled}"
 
 
 def compare(old: RunFile, new: RunFile, gate: Gate) -> Comparison:

@@ -68,7 +68,7 @@ def _slot(cell: Cell) -> tuple[object, ...]:
         case AccuracyCell():
             return cell.kind, cell.variant, cell.task
         case LatencyCell():
-            return cell.kind, cell.variant, cell.phase, cell.batch, cell.prompt_tokens, cell.tokens
+            return cell.kind, cell.variant, cell.phase, cell.asked_batch, cell.prompt_tokens, cell.tokens // cell.batch, cell.compiled
         case FailedCell():
             return cell.kind, cell.of, cell.variant, cell.detail
         case _:

@@ -14,11 +14,45 @@ from bitzones.decide.sensitivity import INTERVAL_RESAMPLES
 from bitzones.records import LatencyCell, MemoryCell
 from bitzones.stats import ratio_of_medians
 
-__all__ = ["latencies", "memories"]
+__all__ = ["floor_s", "latencies", "memories", "slow_path"]
 
 
-def _shape(cell: LatencyCell) -> tuple[str, int, int, int]:
-    return cell.phase, cell.batch, cell.prompt_tokens, cell.tokens
+UNPACKED = "WeightQBitsTensor"
+"""Quanto's plain packing: every product unpacks the weight first. Its other classes (AWQ, Marlin, TinyGemm) have a kernel of their own."""
+
+PYTHON = "python"
+"""What stands in for a kernel that is missing is called after the language it is written in."""
+
+
+def _shape(cell: LatencyCell) -> tuple[str, int, int, int, bool]:
+    return cell.phase, cell.batch, cell.prompt_tokens, cell.tokens, cell.compiled
+
+
+def slow_path(cell: LatencyCell, slower: float | None, reference: str) -> str | None:
+    """What a variant pays for having no fused kernel, in words; None where it has one, or is not slower than the reference.
+
+    >>> from bitzones.records import LatencyCell
+    >>> cell = LatencyCell(
+    ...     variant="w2", phase="decode", batch=1, prompt_tokens=8, tokens=4, warmup_rounds=3, rounds_s=[1.0], kernels={UNPACKED: 84}
+    ... )
+    >>> slow_path(cell, 3.1, "bf16")
+    'no fused kernel (84 of 84 modules are unpacked at every product): 3.1x slower per token than bf16'
+    """
+    unpacked = sum(count for name, count in cell.kernels.items() if name == UNPACKED or PYTHON in name.lower())
+    if not unpacked or slower is None or slower <= 1 or cell.phase != "decode":
+        return None
+    whole = sum(cell.kernels.values())
+    return f"no fused kernel ({unpacked} of {whole} modules are unpacked at every product): {slower:.1f}x slower per token than {reference}"
+
+
+def floor_s(cell: LatencyCell) -> float | None:
+    """Seconds that a round of decoding takes at least: what each step has to read, by the bandwidth of memory; None for prefill, which
+    computes more than it reads, and where the run did not measure one of the two.
+    """
+    if cell.phase != "decode" or cell.weight_bytes is None or cell.bandwidth is None or not cell.bandwidth.value:
+        return None
+    steps = cell.tokens / cell.batch
+    return steps * (cell.weight_bytes + (cell.cache_bytes or 0)) / cell.bandwidth.value
 
 
 def latencies(cells: Iterable[LatencyCell], variants: dict[str, str], reference: str, seed: int) -> tuple[LatencyFigures, ...]:
@@ -26,7 +60,8 @@ def latencies(cells: Iterable[LatencyCell], variants: dict[str, str], reference:
     cells = tuple(cells)
     shapes = [_shape(cell) for cell in cells]
     cells = tuple(sorted(cells, key=lambda cell: shapes.index(_shape(cell))))
-    references = {_shape(cell): cell for cell in cells if cell.variant == reference}
+    of_reference = sorted((cell for cell in cells if cell.variant == reference), key=lambda cell: len(cell.shortages), reverse=True)
+    references = {_shape(cell): cell for cell in of_reference}  # of two at one shape that which was asked for stays
     return tuple(_latency(cell, references.get(_shape(cell)), variants, seed) for cell in cells)
 
 
@@ -35,6 +70,7 @@ def _latency(cell: LatencyCell, reference: LatencyCell | None, variants: dict[st
     ratio = None
     if reference is not None and reference.variant != cell.variant:
         ratio = ratio_of_medians(cell.rounds_s, reference.rounds_s, INTERVAL_RESAMPLES, seed)
+    floor = floor_s(cell)
     return LatencyFigures(
         variant=cell.variant,
         format=variants.get(cell.variant, cell.variant),
@@ -49,6 +85,16 @@ def _latency(cell: LatencyCell, reference: LatencyCell | None, variants: dict[st
         high_quartile_s=float(high),
         ratio=ratio,
         kernels=dict(sorted(cell.kernels.items())),
+        kernels_by_group=cell.kernels_by_group,
+        compiled=cell.compiled,
+        device_median_s=None if cell.device_rounds_s is None else float(np.median(cell.device_rounds_s)),
+        floor_s=floor,
+        times_floor=float(median) / floor if floor else None,
+        slow_path=slow_path(cell, ratio.value if ratio else None, reference.variant if reference else ""),
+        joules_per_token=cell.energy.per_token if cell.energy else None,
+        warmup_stable=cell.warmup_stable,
+        disturbed=cell.gpu.disturbed if cell.gpu else (),
+        asked_batch=cell.asked_batch if cell.shortages else None,
     )
 
 
@@ -62,12 +108,16 @@ def memories(cells: Iterable[MemoryCell], variants: dict[str, str], reference: s
             format=variants.get(cell.variant, cell.variant),
             stored_bytes=cell.stored_bytes,
             stored_bytes_by_format=dict(sorted(cell.stored_bytes_by_format.items())),
+            weight_bytes=cell.weight_bytes,
+            cache_bytes=cell.cache_bytes,
             share_of_reference=cell.stored_bytes / whole if whole else None,
             process={
                 "rss": cell.process_rss,
                 "peak_rss": cell.process_peak_rss,
                 "device_allocated": cell.device_allocated,
+                "device_reserved": cell.device_reserved,
                 "device_used": cell.device_used,
+                "device_used_by_this_process": cell.process_used,
             },
         )
         for cell in cells

@@ -106,6 +106,8 @@ class SearchStep(Decided):
     """Parts whose format the accepted plan changes; 0 where none was accepted."""
     kl: Estimate | None
     """KL of the plan at hand after the round, nats per token."""
+    stored_bytes: int = 0
+    """Of the plan at hand after the round."""
 
 
 class SearchReading(Decided):
@@ -124,6 +126,12 @@ class SearchReading(Decided):
     steps: tuple[SearchStep, ...]
     ended: str
     """Why it ended, as a clause."""
+    tolerance: float | None = None
+    """The KL that every accepted plan keeps, nats per token; null where the budget was given in bits."""
+    start_bytes: int = 0
+    """Stored bytes of the plan that the search started from."""
+    found_bytes: int = 0
+    """Stored bytes of the plan found."""
 
 
 class Disagreement(Decided):

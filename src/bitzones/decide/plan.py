@@ -22,12 +22,14 @@ __all__ = [
     "Around",
     "Budget",
     "Decided",
+    "Fused",
     "Halves",
     "LayerZone",
     "PartPlan",
     "Plan",
     "PlanAccuracy",
     "PlannedModel",
+    "SplitGroup",
     "Zone",
     "ZoneWord",
 ]
@@ -179,3 +181,19 @@ class Halves(Decided):
     """Layers whose zone is the same in both; null where a half has too few sequences to tell any."""
     holds: bool | None
     """Whether enough of the layers agree; null where that cannot be told."""
+
+
+class SplitGroup(Decided):
+    """A group of modules that serving engines fuse, stored in more than one format."""
+
+    layer: int
+    group: str
+
+
+class Fused(Decided):
+    """Whether a plan of single modules can be served by engines that fuse some of them."""
+
+    groups: int
+    """Groups of more than one module."""
+    split: tuple[SplitGroup, ...]
+    """Those that the plan stores in more than one format: none of them can be served fused."""

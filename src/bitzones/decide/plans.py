@@ -186,6 +186,7 @@ def history(cell: SearchCell, resamples: int, seed: int, allowed: int) -> Search
                 accepted=item.accepted is not None,
                 changed=_changed(before, at),
                 kl=_estimate(sample, at),
+                stored_bytes=at.stored_bytes,
             )
         )
     start, found = _kept(sample, cell.start), _kept(sample, cell.found)
@@ -198,6 +199,9 @@ def history(cell: SearchCell, resamples: int, seed: int, allowed: int) -> Search
         changed=_changed(cell.start, cell.found),
         steps=tuple(steps),
         ended=_ended(cell, allowed),
+        tolerance=None if cell.tolerance_nats is None else cell.tolerance_nats / float(sample.tokens.sum()),
+        start_bytes=cell.start.stored_bytes,
+        found_bytes=cell.found.stored_bytes,
     )
 
 
@@ -206,7 +210,10 @@ def _ended(cell: SearchCell, allowed: int) -> str:
         return "no round was asked for"
     if cell.rounds[-1].accepted is not None:
         return f"the {len(cell.rounds)} rounds allowed are done" if len(cell.rounds) >= allowed else "no round followed the last one"
-    return "no proposal of the last round measured lower" if cell.rounds[-1].trials else "the last round had nothing to propose"
+    if not cell.rounds[-1].trials:
+        return "the last round had nothing to propose"
+    better = "measured lower" if cell.tolerance_nats is None else "kept the tolerance with fewer bytes, or with as many and a lower KL"
+    return f"no proposal of the last round {better}"
 
 
 def _kept(sample: Sample, trial: Trial) -> Floats | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bitzones.decide.allowed import budget_of
 from bitzones.decide.analysis import Decision
+from bitzones.decide.fused import fused
 from bitzones.decide.margins import Costs, costs_of, separate
 from bitzones.decide.plan import Halves, LayerZone, PartPlan, Zone, ZoneWord
 from bitzones.decide.planned import part_plans, plan_of
@@ -95,6 +96,7 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
         zones=zones(measured, layers, parts),
         around=costs.around,
         contradicted=contradicted(layers, menu),
+        fused=fused(measured.cell.parts, {part.part: part.format for part in parts}),
         halves=tuple(halves(measured, base, run, budget.stored_bytes) for base in bases),
     )
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import resource
+import statistics
 import sys
+import time
+from typing import Any
 
 import numpy as np
 import psutil
@@ -13,23 +17,32 @@ import torch
 
 from bitzones.environment import cpu_name
 from bitzones.errors import DeviceError
-from bitzones.records import Figure
+from bitzones.measure.nvml import NO_DEVICE, missing
+from bitzones.records import Figure, Shortage
 
 __all__ = [
+    "Clock",
     "allocated_bytes",
     "cache_elements",
+    "compiled",
     "compute_dtype",
+    "copy_bandwidth",
     "cuda_names",
-    "device_used_bytes",
     "dtype_of",
+    "forget_compiled",
     "free",
+    "free_bytes",
     "is_out_of_memory",
     "name_of",
     "peak_rss_bytes",
+    "reserved_bytes",
+    "reset_peaks",
     "resolve",
     "rss_bytes",
     "seed_everything",
+    "shortage",
     "synchronize",
+    "uuid_of",
 ]
 
 
@@ -38,6 +51,15 @@ CPU_CACHE_ELEMENTS = 2**17
 
 CUDA_CHUNK_ELEMENTS = 2**26
 """A quarter of a gigabyte of float32: enough to occupy a GPU, small beside the logits of a batch."""
+
+COPY_BYTES = {False: 2**28, True: 2**30}
+"""For a CPU and for CUDA: far more than the last cache of either holds, so that memory is timed."""
+
+COPY_ROUNDS = 10
+"""Each takes a fraction of a second on a CPU and a millisecond on a GPU; their median is steady."""
+
+_ASKED = re.compile(r"ried to allocate (?P<count>\d+(?:\.\d+)?) (?P<unit>bytes|KiB|MiB|GiB)")
+_UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def resolve(name: str) -> torch.device:
@@ -129,16 +151,94 @@ def peak_rss_bytes() -> Figure:
     return Figure(value=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale, unit="bytes", status="ok")
 
 
+def reset_peaks(device: torch.device) -> None:
+    """Let `allocated_bytes` and `reserved_bytes` count from here."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def allocated_bytes(device: torch.device) -> Figure:
-    """Peak of torch's allocations on the device; a CPU's allocator keeps no such count."""
+    """Peak of what torch had handed out on the device since `reset_peaks`; a CPU's allocator keeps no such count."""
     if device.type != "cuda":
-        return Figure(value=None, unit="bytes", status="not measured (no CUDA device)")
+        return missing("bytes", NO_DEVICE)
     return Figure(value=torch.cuda.max_memory_allocated(device), unit="bytes", status="ok")
 
 
-def device_used_bytes(device: torch.device) -> Figure:
-    """Memory of the whole device in use, by every process."""
+def reserved_bytes(device: torch.device) -> Figure:
+    """Peak of what torch had taken from the device since `reset_peaks`, in use or kept for later."""
     if device.type != "cuda":
-        return Figure(value=None, unit="bytes", status="not measured (no CUDA device)")
-    available, total = torch.cuda.mem_get_info(device)
-    return Figure(value=total - available, unit="bytes", status="ok")
+        return missing("bytes", NO_DEVICE)
+    return Figure(value=torch.cuda.max_memory_reserved(device), unit="bytes", status="ok")
+
+
+def free_bytes(device: torch.device) -> int:
+    """What is left: of the device as its driver counts, or of this machine's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def shortage(error: BaseException, batch: int, device: torch.device) -> Shortage:
+    """The record of memory that ran out at a batch size; the bytes that were asked for stand in the message of torch's allocators only."""
+    found = _ASKED.search(str(error))
+    asked = round(float(found["count"]) * _UNITS[found["unit"]]) if found else None
+    return Shortage(batch=batch, asked_bytes=asked, free_bytes=free_bytes(device))
+
+
+def uuid_of(device: torch.device) -> str | None:
+    """The UUID by which the driver knows a GPU, without prefix; None for a CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
+class Clock:
+    """Times rounds by the device's own clock: CUDA events around what is given to it. A CPU has no clock of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events: list[tuple[Any, Any]] = []
+        self._device = device
+
+    def start(self) -> None:
+        """A round begins."""
+        if self._device.type == "cuda":
+            self._events.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+            self._events[-1][0].record(torch.cuda.current_stream(self._device))
+
+    def stop(self) -> None:
+        """A round ends: waits for the device."""
+        if self._device.type == "cuda":
+            self._events[-1][1].record(torch.cuda.current_stream(self._device))
+        synchronize(self._device)
+
+    def rounds_s(self, last: int) -> tuple[float, ...] | None:
+        """Seconds of the last rounds; None where the device has no clock."""
+        if self._device.type != "cuda":
+            return None
+        return tuple(begin.elapsed_time(end) / 1000 for begin, end in self._events[-last:])
+
+
+def copy_bandwidth(device: torch.device) -> Figure:
+    """Bytes per second that a large copy reads and writes on the device: the median of `COPY_ROUNDS`, the first not counted.
+
+    The way of STREAM's Copy (J. McCalpin): one byte read and one written for each that is copied.
+    """
+    size = min(COPY_BYTES[device.type == "cuda"], free_bytes(device) // 4)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target, clock, walls = torch.zeros_like(source), Clock(device), []
+    for _ in range(COPY_ROUNDS + 1):
+        clock.start()
+        began = time.perf_counter()
+        target.copy_(source)
+        clock.stop()
+        walls.append(time.perf_counter() - began)
+    rounds = clock.rounds_s(COPY_ROUNDS) or walls[-COPY_ROUNDS:]
+    return Figure(value=2 * size / statistics.median(rounds), unit="bytes/s", status="ok")
+
+
+def compiled(model: torch.nn.Module, device: torch.device) -> Any:
+    """A model through torch.compile for fixed shapes: with CUDA graphs on a GPU, plain on a CPU. Compiles when it is first called."""
+    return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default", dynamic=False)
+
+
+def forget_compiled() -> None:
+    """Drop what was compiled, so that one variant's code is not looked through for the next."""
+    torch.compiler.reset()

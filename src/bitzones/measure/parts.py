@@ -40,7 +40,10 @@ def model_parts(model: PreTrainedModel, granularity: Granularity = "layer", laye
     if not taken:
         raise ModelError(f"nothing in layers {', '.join(map(str, sorted(layers or ())))} is quantizable by quanto")
     if granularity == "module":
-        return tuple(_part(model, name, layer, name.removeprefix(f"{blocks[layer]}."), (name,)) for name, layer in taken.items())
+        fused = {name: group for (_, group), names in fused_groups(model).items() for name in names}
+        return tuple(
+            _part(model, name, layer, name.removeprefix(f"{blocks[layer]}."), (name,), fused.get(name)) for name, layer in taken.items()
+        )
     if granularity == "group":
         groups = fused_groups(model)
         return tuple(
@@ -54,7 +57,7 @@ def model_parts(model: PreTrainedModel, granularity: Granularity = "layer", laye
     )
 
 
-def _part(model: torch.nn.Module, name: str, layer: int, group: str | None, modules: tuple[str, ...]) -> Part:
+def _part(model: torch.nn.Module, name: str, layer: int, group: str | None, modules: tuple[str, ...], fused: str | None = None) -> Part:
     weights = [model.get_parameter(f"{module}.weight").detach() for module in modules]
     return Part(
         name=name,
@@ -64,6 +67,7 @@ def _part(model: torch.nn.Module, name: str, layer: int, group: str | None, modu
         parameters=sum(w.numel() for w in weights),
         reference_bytes=sum(quantizers.stored_bytes(w) for w in weights),
         weight_kurtosis=_kurtosis(weights),
+        fused=fused,
     )
 
 

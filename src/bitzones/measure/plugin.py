@@ -18,12 +18,12 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bitzones import profile
-from bitzones.errors import BitzonesError, NotMeasuredError
+from bitzones.errors import BitzonesError, NotMeasuredError, OutOfMemoryError
 from bitzones.measure.progress import Progress, silent
-from bitzones.records import KEY, FailedCell, Measured
+from bitzones.records import KEY, FailedCell, Measured, Shortage
 
 if TYPE_CHECKING:
-    from bitzones.measure.latency import Timed
+    from bitzones.measure.latency import Ready
     from bitzones.measure.session import Session
 
 __all__ = ["NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
@@ -38,7 +38,6 @@ PROGRESS = pytest.StashKey[Progress]()
 NOTIFY = pytest.StashKey[Callable[[str], None]]()
 """Told, in a line, of anything that takes long and is not a cell."""
 
-PHASES = ("prefill", "decode")
 REASON_LENGTH = 300
 """Characters of an exception's message that a run file keeps."""
 
@@ -88,7 +87,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "answering": [*profile.variant_formats(chosen), profile.PLAN, *chosen.plans.accuracy],
         "quantized": [*list(profile.variant_formats(chosen))[1:], profile.PLAN],
         "task": [task.name for task in chosen.tasks],
-        "phase": list(PHASES),
+        "timing": list(chosen.latency.timings()),
     }
     for name, options in values.items():  # in this order, so that the variant leads the id: w4-science_mini
         if name in metafunc.fixturenames:
@@ -151,13 +150,15 @@ class Recorder:
         with self._recording():
             self._store(self.benchmark.pedantic(work, args=(prepare(),), rounds=1, iterations=1))
 
-    def time(self, prepare: Callable[[], Timed], rounds: int, warmup_rounds: int, finish: Callable[[Timed, list[float]], Measured]) -> None:
+    def time(self, prepare: Callable[[], Ready], rounds: int, finish: Callable[[Ready, list[float]], Measured]) -> None:
         """Time ``rounds`` rounds, each on a fresh setup that is not timed, and store the cell that ``finish`` makes of the raw rounds."""
         with self._recording():
-            timed = prepare()
-            self.benchmark.pedantic(timed.run, setup=lambda: (timed.setup(), {}), rounds=rounds, iterations=1, warmup_rounds=warmup_rounds)
+            ready = prepare()
+            timed = ready.timed
+            with ready.watch:
+                self.benchmark.pedantic(timed.run, setup=lambda: (timed.setup(), {}), rounds=rounds, iterations=1)
             if self.benchmark.stats is not None:  # None under --benchmark-disable: nothing was timed
-                self._store(finish(timed, list(self.benchmark.stats.stats.data)))
+                self._store(finish(ready, list(self.benchmark.stats.stats.data)))
 
     def _store(self, cell: Measured) -> None:
         self.benchmark.extra_info[KEY] = cell.model_dump(mode="json")
@@ -169,6 +170,9 @@ class Recorder:
         except NotMeasuredError as error:
             self._keep("not measured", str(error))
             pytest.skip(str(error))
+        except OutOfMemoryError as error:
+            self._keep("failed", str(error), error.shortages)
+            pytest.fail(str(error), pytrace=False)
         except BitzonesError as error:
             self._keep("failed", str(error))
             pytest.fail(str(error), pytrace=False)
@@ -179,7 +183,7 @@ class Recorder:
             self._keep("failed", "interrupted")
             raise
 
-    def _keep(self, status: Literal["failed", "not measured"], why: str) -> None:
+    def _keep(self, status: Literal["failed", "not measured"], why: str, shortages: tuple[Shortage, ...] = ()) -> None:
         """Have pytest-benchmark keep this benchmark although it has no result."""
         if self.benchmark.stats is None:
             self.benchmark._mode = None
@@ -187,7 +191,7 @@ class Recorder:
         elif not self.benchmark.stats.stats.data:
             self.benchmark.stats.update(0.0)
         self.benchmark.has_error = False
-        self._store(FailedCell(variant=self.variant, of=self.of, detail=self.detail, status=status, reason=why))
+        self._store(FailedCell(variant=self.variant, of=self.of, detail=self.detail, status=status, reason=why, shortages=shortages))
 
 
 def reason(error: BaseException) -> str:

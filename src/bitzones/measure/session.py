@@ -28,6 +28,7 @@ from bitzones.measure import (
 )
 from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
+from bitzones.measure.hardware import Hardware
 from bitzones.measure.parts import Granularity, model_parts
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.tasks import TaskSet
@@ -68,6 +69,11 @@ class Session:
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
         formats = variant_formats(self.profile)
         return Variants(loaded, formats, self.device, dtype, self.rounding_batches, self.profile.rounding.damping, self._notify)
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        """The machine under the run."""
+        return Hardware(self.variants, self.profile)
 
     @property
     def reference_id(self) -> str:

@@ -12,6 +12,7 @@ from bitzones.decide.analysis import Analysis, Decision
 from bitzones.decide.plan import PartPlan, Plan, Zone
 from bitzones.decide.zones import extremes, ranges
 from bitzones.profile import PLAN
+from bitzones.show import firmness
 from bitzones.show.tables import ABSENT, fold, markdown, megabytes, nats, percent, ratio, table
 from bitzones.stats import MIN_SEQUENCES
 
@@ -64,17 +65,16 @@ def zones(analysis: Analysis) -> str:
     whole, stored = decision.plan.reference_bytes, decision.plan.achieved.stored_bytes
     count = str(len(decision.layer_zones))
     rows.append(("all", "", count, _stored_as(analysis, decision.parts), *_bytes(whole, stored)))
-    words = {zone.zone for zone in decision.zones}
-    answer = "" if words & {"SAFE", "CANNOT TELL"} else f"**No layer is safe** at {decision.plan.budget.average_bits:.4g} average bits."
     head = ("zone", "layers", "count", "in the plan", analysis.reference, "plan", "saved", "saved share")
-    found = (_zones_text(analysis), table(head, rows, text=(0, 1, 3)), answer, unswept(analysis))
+    firm = "" if analysis.sequences < MIN_SEQUENCES else f"{firmness.contradicted(analysis, decision)} {firmness.halves(decision)}".strip()
+    text = f"{_zones_text(analysis)} {firmness.basis(decision)}"
+    found = (text, table(head, rows, text=(0, 1, 3)), firmness.none_safe(decision), firm, unswept(analysis))
     return "## Zones\n\n" + "\n\n".join(text for text in found if text)
 
 
 def _zones_text(analysis: Analysis) -> str:
     settings = analysis.profile.zones
     lowest, highest = extremes(analysis.formats, analysis.reference)
-    additive = analysis.decision is None or analysis.decision.plan.origin == "additive"
     subject = "it is" if analysis.granularity == "layer" else f"all its {analysis.granularity}s are"
     return (
         f"A layer is SAFE where {subject} at {' or '.join(lowest)} in at least {settings.agreement:.0%} of {settings.resamples} "
@@ -82,11 +82,6 @@ def _zones_text(analysis: Analysis) -> str:
         f"{' or '.join(highest)} in as many; else TRANSITION. "
         "SAFE says what this budget squeezes first, not that accuracy survives: the tighter the "
         "budget, the more layers are squeezed. Bytes are stored bytes, scales and shifts counted."
-        + (
-            ""
-            if additive
-            else " The resampled plans are of least sum; the formats shown are the recommended plan's and need not follow them."
-        )
     )
 
 
@@ -122,8 +117,9 @@ def plan(analysis: Analysis) -> str:
     return (
         "## Plan\n\n"
         f"{_allowed(plan)} the plan takes {plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). "
-        f"{_distance(analysis, plan)} {_accuracy(analysis, plan)}"
-        f"{shares}\n\n" + (_by_layer(analysis, decision, groups) if layerwise else _by_part(analysis, decision))
+        f"{_distance(analysis, plan)} {_accuracy(analysis, plan)}{firmness.fused(decision)}".rstrip()
+        + f" {shares}\n\n"
+        + (_by_layer(analysis, decision, groups) if layerwise else _by_part(analysis, decision))
     )
 
 
@@ -133,7 +129,7 @@ def _allowed(plan: Plan) -> str:
         return f"At most {bits} are allowed ({stored});"
     return (
         f"A KL of at most {plan.budget.tolerance:.3g} nats per token on the calibration sequences is allowed; the fewest bytes found for "
-        f"that by halving the range of budgets are {stored} ({bits});"
+        f"that are {stored} ({bits});"
     )
 
 

@@ -5,7 +5,9 @@ This module interprets nothing: words about a layer come from the analysis.
 
 from __future__ import annotations
 
-from bitzones.decide.analysis import Analysis
+from collections.abc import Iterator
+
+from bitzones.decide.analysis import Analysis, LatencyFigures
 from bitzones.show.tables import ABSENT, figure, fold, markdown, megabytes, milliseconds, percent, ratio, table
 
 __all__ = ["activations", "attention", "failures", "latency", "memory"]
@@ -20,6 +22,8 @@ def memory(analysis: Analysis) -> str:
             markdown(item.variant),
             megabytes(item.stored_bytes),
             percent(item.share_of_reference),
+            megabytes(item.weight_bytes),
+            megabytes(item.cache_bytes),
             ", ".join(f"{markdown(name)} {megabytes(count)}" for name, count in item.stored_bytes_by_format.items()),
             *(figure(value) for value in item.process.values()),
         )
@@ -30,9 +34,14 @@ def memory(analysis: Analysis) -> str:
         "One reading each, without a spread. "
         "Stored bytes are read off the tensors of the whole model, embeddings included. The process's figures come from the operating "
         "system and the device; where there is none, its status stands instead. They are of the process that also holds the reference, "
-        "and its peak is the highest so far in the run. MB are 10^6 bytes.\n\n"
+        "and its peak is the highest so far in the run. Weights are as they lie in memory, keys and values those of the largest decoding "
+        "that is timed; the device's figures are peaks while it ran. MB are 10^6 bytes.\n\n"
     )
-    return "## Memory\n\n" + note + table(("variant", "stored", "of reference", "by format", *names), rows, text=(0, 3))
+    return (
+        "## Memory\n\n"
+        + note
+        + table(("variant", "stored", "of reference", "weights", "keys and values", "by format", *names), rows, text=(0, 5))
+    )
 
 
 def latency(analysis: Analysis) -> str:
@@ -41,7 +50,7 @@ def latency(analysis: Analysis) -> str:
         return "## Latency\n\nNot measured."
     rows = [
         (
-            f"{item.phase}, batch {item.batch}, prompt {item.prompt_tokens}",
+            f"{item.phase}, batch {item.batch}, prompt {item.prompt_tokens}{', compiled' if item.compiled else ''}",
             markdown(item.variant),
             milliseconds(item.median_s),
             f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
@@ -49,14 +58,41 @@ def latency(analysis: Analysis) -> str:
             milliseconds(item.median_s / item.tokens),
             str(item.rounds),
             ratio(item.ratio),
+            ABSENT if item.floor_s is None else milliseconds(item.floor_s),
+            ABSENT if item.times_floor is None else f"{item.times_floor:.2f}",
+            _energy(item),
         )
         for item in analysis.latency
     ]
     head = ("phase", "variant", "median", "middle half", "p95", "median per token", "rounds", f"ratio to {analysis.reference} [95%]")
     return (
         "## Latency\n\nPer round; a ratio above 1 is slower than the reference. Its interval covers the rounds of this process only: "
-        "variants are timed one after another, and another run can lie outside it.\n\n" + table(head, rows, text=(0, 1))
+        "variants are timed one after another, and another run can lie outside it. The floor is what reading weights, keys and values "
+        "takes at the bandwidth of a large copy in the same run; where a processor's cache holds the weights, a round can beat it. "
+        "Energy is the whole GPU's, idle subtracted.\n\n"
+        + table((*head, "floor", "times floor", "energy per token"), rows, text=(0, 1))
+        + "".join(f"\n\n- {line}" if not number else f"\n- {line}" for number, line in enumerate(_doubts(analysis)))
     )
+
+
+def _energy(item: LatencyFigures) -> str:
+    return ABSENT if item.joules_per_token is None else figure(item.joules_per_token)
+
+
+def _doubts(analysis: Analysis) -> Iterator[str]:
+    """What a reader of the table must know: slow paths, disturbances, what was timed at another batch than asked for."""
+    for item in analysis.latency:
+        where = f"{markdown(item.variant)}, {item.phase}, batch {item.batch}, prompt {item.prompt_tokens}"
+        where += ", compiled" if item.compiled else ""
+        if item.slow_path is not None:
+            yield f"**{markdown(item.variant)}: {markdown(item.slow_path, 200)}** ({where})"
+        if item.disturbed:
+            yield f"**disturbed**: {where}: {markdown('; '.join(item.disturbed), 300)}"
+        if item.asked_batch is not None:
+            yield f"{where}: memory was not enough for batch {item.asked_batch}"
+    if unstable := [item for item in analysis.latency if item.warmup_stable is False]:
+        named = ", ".join(dict.fromkeys(f"{markdown(item.variant)} {item.phase}" for item in unstable))
+        yield f"not stable when warming up ended at its bound: {named}"
 
 
 def attention(analysis: Analysis) -> str:

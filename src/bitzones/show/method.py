@@ -49,8 +49,7 @@ resampled alike, so differences are paired. Below {MIN_SEQUENCES} sequences: can
 - Plan: least sum of KL within the byte budget, an exact multiple-choice knapsack (a Lagrangian bound, then scipy.optimize.milp). A part \
 may stay at the reference; a format that failed on a part is not offered to it.
 - Zones: the plan is solved again on {zones.resamples} of those resamples; a layer's zone is what at least {zones.agreement:.0%} of them \
-agree on. These plans are of least sum, whichever plan is recommended: zones and shares say what the separate sensitivities agree on, the \
-formats beside them are the recommended plan's, and the two can differ.
+agree on. {_zone_costs(analysis)}
 {_whole_plans(analysis)}"""
 
 
@@ -67,6 +66,17 @@ def _calibrated(analysis: Analysis) -> str:
         "stored as quanto stores its own. For a sensitivity each module is rounded on the reference's activations; variants and the plan "
         "are rounded layer after layer on the activations of the layers before, half-way towards the reference's outputs (Li et al. 2025, "
         f"arXiv:2504.02692). Other plans than these are measured with modules rounded alone.{short}\n"
+    )
+
+
+def _zone_costs(analysis: Analysis) -> str:
+    if analysis.decision is None or analysis.decision.around == "reference":
+        return "These plans are of least sum of the separate sensitivities."
+    return (
+        "A format's cost is the KL of the plan found with that part changed less that of the plan found, on the same sequences, and can "
+        "be negative; the reference is not tried around a plan, so a part leaves it or stays; every "
+        "change costs the least price besides at which the plan found is the best one from all sequences (Dinkelbach "
+        "1967): the search measured what bolder plans bring, and it was less than their changes promise one by one."
     )
 
 

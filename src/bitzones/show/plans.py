@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bitzones.decide.analysis import Analysis
-from bitzones.decide.judged import Compared, PlanReading, PlansReading, SearchStep
+from bitzones.decide.judged import Compared, PlanReading, PlansReading, SearchReading, SearchStep
 from bitzones.decide.plans import NO_RIVALS
 from bitzones.profile import PLAN
 from bitzones.show.tables import ABSENT, bits, details, markdown, more_nats, nats, ratio, table
@@ -84,7 +84,12 @@ def compared(analysis: Analysis) -> str:
 def _unmeasured(analysis: Analysis, plans: PlansReading) -> str:
     """What a recommendation of another plan leaves open."""
     other = plans.recommended not in (None, plans.searched)
-    return " Its accuracy was not measured: variant `plan` is the searched plan." if other and PLAN in analysis.variants else ""
+    answered = analysis.decision is not None and analysis.decision.plan.accuracy
+    return (
+        " Its accuracy was not measured: variant `plan` is the searched plan."
+        if other and PLAN in analysis.variants and not answered
+        else ""
+    )
 
 
 def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
@@ -150,19 +155,43 @@ def search(analysis: Analysis) -> str:
     parts = len(analysis.decision.parts) if analysis.decision else 0
     of = f" of {parts}" if parts else ""
     noun = f"{analysis.granularity}s" if analysis.granularity else "parts"
+    kept = found.tolerance is not None
+    start = "the smallest plan of the separate sensitivities that keeps the tolerance" if kept else "the plan of the separate sensitivities"
+    shrunk = f", and {found.start_bytes:,} stored bytes became {found.found_bytes:,}" if kept else ""
     text = (
-        f"From the plan of the separate sensitivities, on the n = {found.sequences} calibration sequences: KL {nats(found.start)} became "
-        f"{nats(found.found)} nats per token, {ratio(found.ratio)} of it, with {found.changed}{of} {noun} changed. It ended because "
+        f"From {start}, on the n = {found.sequences} calibration sequences: KL {nats(found.start)} became "
+        f"{nats(found.found)} nats per token, {ratio(found.ratio)} of it{shrunk}, with {found.changed}{of} {noun} changed. "
+        f"{_kept(found)}It ended because "
         f"{found.ended}. These sequences chose the plan, so its KL on them flatters it: how good it is, held-out sequences say."
     )
     rows = [_step(number, step) for number, step in enumerate(found.steps, 1)]
-    head = ("round", "single changes tried", "plans tried", "least KL among them [95%]", "accepted", f"{noun} changed", "KL after [95%]")
+    tried = ("round", "single changes tried", "plans tried", "least KL among them [95%]")
+    head = (*tried, "accepted", f"{noun} changed", "KL after [95%]", "stored bytes after")
     return "## How the plan was searched\n\n" + text + ("\n\n" + table(head, rows) if rows else "")
+
+
+def _kept(found: SearchReading) -> str:
+    """What the tolerance asks for; empty where the budget is in bits."""
+    if found.tolerance is None:
+        return ""
+    return (
+        f"The tolerance is {found.tolerance:.3g}: each round looks for fewer bytes within it, or for a lower KL at as many bytes, which is "
+        "slack for the next. "
+    )
 
 
 def _step(number: int, step: SearchStep) -> tuple[str, ...]:
     accepted = "yes" if step.accepted else "no"
-    return str(number), str(step.swaps), str(step.proposals), nats(step.least), accepted, str(step.changed), nats(step.kl)
+    return (
+        str(number),
+        str(step.swaps),
+        str(step.proposals),
+        nats(step.least),
+        accepted,
+        str(step.changed),
+        nats(step.kl),
+        f"{step.stored_bytes:,}",
+    )
 
 
 def on_frontier(plans: PlansReading) -> list[PlanReading]:

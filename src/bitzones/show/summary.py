@@ -12,7 +12,7 @@ from bitzones.decide.answered import NORMALIZED, Accuracy
 from bitzones.decide.judged import PlanReading
 from bitzones.decide.zones import never_lowest, ranges
 from bitzones.profile import PLAN
-from bitzones.show import answers, decisions, measurements, method, plans, rules, screen, text_map
+from bitzones.show import answers, decisions, firmness, measurements, method, plans, rules, screen, text_map
 from bitzones.show.frontier import frontier
 from bitzones.show.tables import NO_INTERVAL, markdown, megabytes, plain, table
 from bitzones.stats import Estimate
@@ -45,7 +45,9 @@ def _zones_line(analysis: Analysis, decision: Decision) -> str:
     never = never_lowest(decision.layer_zones, analysis.profile.zones.agreement)
     kept = f"; never at the fewest bits: {ranges(never)}" if never else ""
     swept = f"{total} layers" if not analysis.unswept else f"{total} of {total + len(analysis.unswept)} layers, the others not swept,"
-    return f"Zones of {swept} at {decision.plan.budget.average_bits:.4g} average bits: {', '.join(said)}{kept}"
+    against = f"; the plan contradicts {len(decision.contradicted)} of them" if decision.contradicted else ""
+    firm = f"{against}{firmness.halves_in_short(decision)}"
+    return f"Zones of {swept} at {firmness.budget(decision.plan)}: {', '.join(said)}{kept}{firm}"
 
 
 def _plan_line(analysis: Analysis, decision: Decision) -> str:

@@ -1,0 +1,200 @@
+"""How often `bitzones compare` alarms without a reason, and how often it misses one: measured on rounds that were really recorded.
+
+Needs run files of the same code on the same machine, the more the better; latency cells are enough:
+
+    for i in $(seq 20); do pytest bench/test_latency.py -k "not plan" --benchmark-json=runs/$i.json; done
+    python scripts/guard_errors.py runs/*.json
+
+Each of 200 comparisons takes two different runs of those, whole, and blocks of neighbouring rounds from each cell, so that what differs
+between runs is in the sample and what differs within them too. Nothing is injected, or one cell is made 10% slower. Beside it stands what
+pytest-benchmark's ``--benchmark-compare-fail=median:5%`` says of the same rounds. Accuracies: 1,000 items, answers that flip both ways by
+chance (2% of the items, more than two runs of one release were seen to), and a drop of 3 points. KLs: the sensitivity cells of the same
+run files, sequences drawn anew, with noise, and one of them made larger; `wrong_scale.py` measures what a wrong scale really does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitzones.decide import paired, times
+from bitzones.decide.drafts import Draft, decided
+from bitzones.profile import Gate
+from bitzones.records import AccuracyCell, LatencyCell
+from bitzones.stats import wilson_interval
+
+COMPARISONS = 200
+SLOWDOWN = 1.10
+DROP = 0.03
+ITEMS = 1000
+FLIPS = 0.02
+Rounds = dict[str, list[float]]
+
+
+def recorded(paths: list[Path]) -> list[Rounds]:
+    """Cell -> raw rounds, run by run; only cells that all of them have. Also of schemas that are not read any more."""
+    runs = []
+    for path in paths:
+        cells = [benchmark["extra_info"].get("bitzones", {}) for benchmark in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]]
+        timed = [cell for cell in cells if cell.get("kind") == "latency"]
+        runs.append({f"{c['variant']} {c['phase']} {c['tokens']}": c["rounds_s"] for c in timed})
+    shared = set.intersection(*(set(run) for run in runs))
+    return [{name: run[name] for name in sorted(shared)} for run in runs]
+
+
+def block(rng: random.Random, rounds: list[float], count: int) -> list[float]:
+    """Neighbouring rounds, from a random start on, around the end."""
+    start = rng.randrange(len(rounds))
+    return [rounds[(start + step) % len(rounds)] for step in range(count)]
+
+
+def latency_cell(name: str, rounds: list[float]) -> LatencyCell:
+    return LatencyCell(
+        variant=name, phase="decode", batch=1, prompt_tokens=1, tokens=1, warmup_rounds=0, rounds_s=tuple(rounds), kernels={}
+    )
+
+
+def alarms(drafts: list[Draft]) -> list[int]:
+    """Which of them are called worse after the correction."""
+    return [row for row, metric in enumerate(decided(drafts)) if metric.status == "worse"]
+
+
+def told(metrics: list[Draft]) -> Counter[str]:
+    return Counter(metric.status for metric in decided(metrics))
+
+
+def time_trials(runs: list[Rounds], count: int, factor: float, rng: random.Random) -> Iterator[tuple[bool, bool, bool, bool, Counter[str]]]:
+    """For each comparison: any alarm of ours, ours on the slowed cell, any of pytest-benchmark's, its on the slowed cell, our words."""
+    gate, names = Gate(), list(runs[0])
+    for number in range(COMPARISONS):
+        old, new = rng.sample(runs, 2)
+        slowed = rng.randrange(len(names))
+        drafts, others = [], []
+        for row, name in enumerate(names):
+            before = block(rng, old[name], count)
+            after = [value * (factor if row == slowed else 1.0) for value in block(rng, new[name], count)]
+            drafts.append(times.latency(latency_cell(name, before), latency_cell(name, after), gate, None, number))
+            others.append(float(np.median(after)) > 1.05 * float(np.median(before)))
+        ours = alarms(drafts)
+        yield bool(ours), slowed in ours, any(others), others[slowed], told(drafts)
+
+
+def answers(rng: random.Random, drop: float, cells: int) -> list[Draft]:
+    """Accuracy cells of one comparison, the first of which loses ``drop`` of its items."""
+    found = []
+    for cell in range(cells):
+        old = [rng.random() < 0.8 for _ in range(ITEMS)]
+        new = [not value if rng.random() < FLIPS * (0.5 / (0.8 if value else 0.2)) else value for value in old]
+        if cell == 0 and drop:
+            for item in rng.sample([index for index, value in enumerate(new) if value], round(drop * ITEMS)):
+                new[item] = False
+        found += paired.accuracy(accuracy_cell(old), accuracy_cell(new), Gate())
+    return found
+
+
+def accuracy_cell(correct: list[bool]) -> AccuracyCell:
+    n = len(correct)
+    return AccuracyCell(
+        variant="w4",
+        task="task",
+        task_version=1,
+        task_sha256="t",
+        origin="simulated",
+        metric="exact_match",
+        item_ids=tuple(str(index) for index in range(n)),
+        correct=tuple(correct),
+        predictions=("",) * n,
+        gold_nll_nats=(1.0,) * n,
+        gold_tokens=(1,) * n,
+        chance=(0.0,) * n,
+        tokens=n,
+        seconds_s=1.0,
+    )
+
+
+def sweeps(paths: list[Path]) -> list[dict[str, Any]]:
+    """Sensitivity cells of the files, as they are written."""
+    found = []
+    for path in paths:
+        for benchmark in json.loads(path.read_text(encoding="utf-8"))["benchmarks"]:
+            cell = benchmark["extra_info"].get("bitzones", {})
+            if cell.get("kind") == "sensitivity":
+                found.append(cell)
+    return found
+
+
+def kl_trials(sweep: dict[str, Any], noise: float, factor: float, rng: random.Random) -> Iterator[tuple[bool, bool]]:
+    """For each comparison: any alarm, and one on the part that was made worse. Sequences are drawn anew, the same for both runs."""
+    rows = [item["kl_nats"] for item in sweep["measurements"] if item["kl_nats"] is not None]
+    for number in range(COMPARISONS):
+        generator = np.random.default_rng(rng.randrange(2**32))
+        drawn = generator.integers(0, len(sweep["sequence_tokens"]), len(sweep["sequence_tokens"]))
+        sequences = paired.Sequences([sweep["sequence_tokens"][index] for index in drawn], number)
+        hurt = rng.randrange(len(rows))
+        drafts = []
+        for row, values in enumerate(rows):
+            old = np.asarray(values)[drawn]
+            new = old * np.exp(generator.normal(0, noise, len(old))) * (factor if row == hurt else 1.0)
+            drafts.append(paired.kl("KL", old.tolist(), new.tolist(), sequences, Gate()))
+        found = alarms(drafts)
+        yield bool(found), hurt in found
+
+
+def share(hits: int, count: int = COMPARISONS) -> str:
+    interval = wilson_interval(hits, count)
+    return f"{hits} of {count} ({interval.low:.1%} to {interval.high:.1%})"
+
+
+def say(what: str, hits: int) -> None:
+    print(f"{what:<70} {share(hits)}", flush=True)
+
+
+def say_times(runs: list[Rounds], rounds: int, rng: random.Random) -> None:
+    for name in runs[0]:
+        medians = [float(np.median(run[name])) * 1e3 for run in runs]
+        spread = np.std(np.log(medians), ddof=1)
+        print(f"  {name:<24} {min(medians):8.2f} to {max(medians):.2f} ms, medians differ by {spread:.1%} (standard deviation)")
+    for what, factor in (("nothing changed", 1.0), ("one cell 10% slower", SLOWDOWN)):
+        found = list(time_trials(runs, rounds, factor, rng))
+        say(f"times, {what}, any alarm: ours", sum(item[0] for item in found))
+        say(f"times, {what}, any alarm: --benchmark-compare-fail=median:5%", sum(item[2] for item in found))
+        if factor > 1:
+            say("times, an alarm on the slowed cell: ours", sum(item[1] for item in found))
+            say("times, an alarm on the slowed cell: median:5%", sum(item[3] for item in found))
+        print(f"  our words: {dict(sum((item[4] for item in found), Counter[str]()))}")
+
+
+def say_kls(sweep: dict[str, Any], rng: random.Random) -> None:
+    parts = len(sweep["measurements"])
+    for noise in (0.0, 0.01, 0.05):
+        say(f"KL, {parts} cells, {noise:.0%} noise per sequence, any alarm", sum(item[0] for item in kl_trials(sweep, noise, 1.0, rng)))
+    for factor in (1.15, 1.25, 1.5):
+        say(f"KL, one of them {factor - 1:.0%} up, 1% noise, caught", sum(item[1] for item in kl_trials(sweep, 0.01, factor, rng)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--rounds", type=int, default=20, help="of every cell")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    rng, runs = random.Random(given.seed), recorded(given.runs)
+    if len(runs) < 2 or not runs[0]:
+        raise SystemExit("give at least two run files that have latency cells in common")
+    print(f"{len(runs)} runs, {len(runs[0])} latency cells, {given.rounds} rounds of each")
+    say_times(runs, given.rounds, rng)
+    say("accuracy, 10 cells of 1,000 items, 2% flips, any alarm", sum(bool(alarms(answers(rng, 0, 10))) for _ in range(COMPARISONS)))
+    say("accuracy, a drop of 3 points in one of them, caught", sum(0 in alarms(answers(rng, DROP, 10)) for _ in range(COMPARISONS)))
+    for sweep in sweeps(given.runs)[:1]:
+        say_kls(sweep, rng)
+
+
+if __name__ == "__main__":
+    main()
