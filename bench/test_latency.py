@@ -11,3 +11,7 @@ def test_latency(cell, session, variant, timing):
         rounds=session.profile.latency.rounds,
         finish=lambda ready, rounds: session.hardware.latency_cell(variant, ready, rounds),
     )
+
+
+def test_parts(cell, session):
+    cell("part_latency", session.reference_id).measure(lambda: session.parts, lambda _parts: session.part_times())

@@ -10,7 +10,7 @@ import copy
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ from bitzones.records import (
     MemoryCell,
     ModelInfo,
     Part,
+    PartLatencyCell,
     PartSensitivity,
     Record,
     Run,
     SensitivityCell,
+    ShapeTimes,
 )
 
 PARAMETERS = 192 * 192
@@ -152,6 +154,23 @@ def latency(variant: str, phase: Any, scale: float) -> LatencyCell:
     )
 
 
+def part_latency(sweep: SensitivityCell, speed: Mapping[str, float] | None = None, rounds: int = 20) -> PartLatencyCell:
+    """One sort of part; ``speed`` is format to its time by the reference's, which is 2 ms."""
+    took = speed or {"bf16": 1.0, "qint8": 1.2, "qint4": 3.0, "qint2:hqq": 2.5}
+    drawn = np.random.default_rng(3).lognormal(0, 0.02, rounds)  # the machine's own drift, which all formats share
+    shapes = ((192, 192), (192, 192))
+    return PartLatencyCell(
+        variant="bf16",
+        batch=1,
+        warmup_rounds=3,
+        parts={part.name: shapes for part in sweep.parts},
+        times=tuple(
+            ShapeTimes(shapes=shapes, format=name, repeats=4, rounds_s=tuple((0.008 * by * drawn).tolist()), kernels={"dense": 2})
+            for name, by in took.items()
+        ),
+    )
+
+
 def memory(variant: str, layers: int = 12) -> MemoryCell:
     format_, head = {**VARIANTS, PLAN: PLAN}[variant], 400_000
     body = int(BITS.get(format_, 16) * PARAMETERS / 8) * layers
@@ -228,7 +247,7 @@ def plan_cells(sweep: SensitivityCell, layers: int) -> list[Record]:
             "stored_bytes_by_format": {"bf16": 400_000, PLAN: search.found.stored_bytes},
         }
     )
-    return [fisher(sweep), search, held_out(sweep, search), whole, stored]
+    return [part_latency(sweep), fisher(sweep), search, held_out(sweep, search), whole, stored]
 
 
 def decided(analysis: Analysis) -> Decision:

@@ -35,7 +35,7 @@ def test_what_a_sweep_will_offer_is_known_before_it(variants: Variants, bench: W
     assert (expected.parts, expected.formats, expected.parameters) == (bench.menu.parts, bench.menu.formats, bench.menu.parameters)
     assert expected.stored_bytes.tolist() == bench.menu.stored_bytes.tolist()
     with pytest.raises(PlanError, match=r"no plan stores the parts in 2\.01 average bits: the formats offered reach from 2\.3"):
-        planning.check_budget(expected, 2.01)
+        planning.check_budget(expected, Budget(average_bits=2.01), None)
 
 
 def column(bench: Workbench, name: str) -> np.ndarray:

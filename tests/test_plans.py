@@ -41,9 +41,9 @@ def test_a_format_that_was_not_offered_is_not_taken() -> None:
 
 
 def test_too_small_a_budget_is_refused() -> None:
-    with pytest.raises(ValueError, match="7 bytes are fewer"):
+    with pytest.raises(ValueError, match="a budget of 7 is fewer"):
         plans.contiguous(menu([(4, 2)] * 4), 7)
-    with pytest.raises(ValueError, match="7 bytes are fewer"):
+    with pytest.raises(ValueError, match="a budget of 7 is fewer"):
         plans.random_plan(menu([(4, 2)] * 4), 7, np.random.default_rng(0))
 
 

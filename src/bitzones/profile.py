@@ -260,16 +260,22 @@ class Latency(_Section):
 
 class Budget(_Section):
     """What the plan may cost: an average of stored bits per weight of the quantized modules, scales and shifts counted; or, with a
-    ``tolerance``, as few bytes as keep its measured KL at that: nats per token, or ``like:w4``, no worse than that uniform variant.
+    ``tolerance``, as few bytes as keep its measured KL at that: nats per token, or ``like:w4``, no worse than that uniform variant; or a
+    ``latency``, the share of the reference's time that the products of the parts may take in a decode step, measured on the run's device.
+    At 1 the reference itself would do.
     """
 
     average_bits: float | None = Field(default=None, gt=0, le=32)
     tolerance: Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^like:\S+$")] | None = None
 
+    latency: float | None = Field(default=None, gt=0, lt=1)
+
     @model_validator(mode="after")
     def _one_of_them(self) -> Budget:
-        if (self.average_bits is None) == (self.tolerance is None):
-            raise ValueError("give either average_bits or tolerance, as nats per token or like:VARIANT")
+        if [self.average_bits, self.tolerance, self.latency].count(None) != 2:
+            raise ValueError(
+                "give one of average_bits, tolerance (nats per token, or like:VARIANT) and latency (a share of the reference's time)"
+            )
         return self
 
     @property

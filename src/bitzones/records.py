@@ -41,6 +41,7 @@ __all__ = [
     "ModelInfo",
     "NamedTrial",
     "Part",
+    "PartLatencyCell",
     "PartScores",
     "PartSensitivity",
     "PlanOrigin",
@@ -51,6 +52,7 @@ __all__ = [
     "SearchCell",
     "SearchRound",
     "SensitivityCell",
+    "ShapeTimes",
     "Shortage",
     "Trial",
 ]
@@ -264,6 +266,50 @@ class LatencyCell(Measured):
         return self
 
 
+class ShapeTimes(Record):
+    """Raw rounds of the products of one sort of part in one format: ``shapes`` are (output, input) features of its modules, in order.
+
+    One round computes the products of ``repeats`` such parts one after another, each with weights of its own.
+    """
+
+    shapes: tuple[tuple[int, int], ...]
+    format: str
+    repeats: int = Field(ge=1)
+    rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
+    kernels: dict[str, Count]
+
+    @property
+    def rounds_per_part_s(self) -> tuple[float, ...]:
+        """Seconds of one part, round by round."""
+        return tuple(took / self.repeats for took in self.rounds_s)
+
+
+class PartLatencyCell(Measured):
+    """What the products of every part take in one decode step of ``batch`` sequences, per sort of part and format, on the run's device.
+
+    ``parts`` is part to shapes: parts of the same shapes are one sort. Round n of every format ran beside round n of the others.
+    ``variant`` is the reference, which is timed too.
+    """
+
+    kind: Literal["part_latency"] = "part_latency"
+    batch: int = Field(ge=1)
+    warmup_rounds: Count
+    parts: dict[str, tuple[tuple[int, int], ...]]
+    times: tuple[ShapeTimes, ...]
+
+    @model_validator(mode="after")
+    def _every_shape_is_timed(self) -> PartLatencyCell:
+        timed = [(item.shapes, item.format) for item in self.times]
+        if len(set(timed)) < len(timed):
+            raise ValueError("shapes stand twice at one format")
+        wanted = {(shapes, name) for shapes in self.parts.values() for name in {item.format for item in self.times}}
+        if wanted != set(timed) or not timed:
+            raise ValueError("not every part is timed in every format")
+        if len({len(item.rounds_s) for item in self.times}) > 1:
+            raise ValueError("formats differ in their number of rounds")
+        return self
+
+
 class MemoryCell(Measured):
     """Bytes of one variant: as stored (read off the tensors) and as the running process shows them.
 
@@ -411,8 +457,9 @@ class SearchCell(Measured):
     """How the plan came about, on calibration sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans.
 
     ``tolerance_nats`` is the KL, summed over all sequences, for which the fewest bytes were searched, ``budget_bytes`` those of the plan
-    found; null where the budget was given. ``around`` is the last sweep, where it belongs to no round: a last round that accepted nothing
-    swept around the plan found, and after any other one more sweep does.
+    found; null where the budget was given. ``budget_ns`` is set where the budget is one of time: what the products of all parts may take in
+    a decode step, by `PartLatencyCell`; ``budget_bytes`` is then the most that any plan takes. ``around`` is the last sweep, where it
+    belongs to no round: a last round that accepted nothing swept around the plan found, and after any other one more sweep does.
     """
 
     kind: Literal["search"] = "search"
@@ -420,9 +467,15 @@ class SearchCell(Measured):
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
     budget_bytes: Count
     tolerance_nats: NonNegative | None = None
+    budget_ns: Count | None = None
     start: Trial
     rounds: tuple[SearchRound, ...]
     around: tuple[PartSensitivity, ...] | None = None
+
+    @property
+    def limit(self) -> int:
+        """What the budget allows, in what it counts: nanoseconds or bytes."""
+        return self.budget_bytes if self.budget_ns is None else self.budget_ns
 
     @property
     def around_found(self) -> tuple[PartSensitivity, ...] | None:
@@ -454,12 +507,13 @@ class NamedTrial(Trial):
 
 
 class PlansCell(Measured):
-    """Whole plans side by side on held-out sequences, from which none of them was made."""
+    """Whole plans side by side on held-out sequences, from which none of them was made; budgets as in `SearchCell`."""
 
     kind: Literal["plans"] = "plans"
     calibration_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
     budget_bytes: Count
+    budget_ns: Count | None = None
     plans: tuple[NamedTrial, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -495,7 +549,7 @@ class FailedCell(Measured):
     """
 
     kind: Literal["failed"] = "failed"
-    of: Literal["accuracy", "latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
+    of: Literal["accuracy", "latency", "part_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
     status: Literal["failed", "not measured"] = "failed"
     detail: str = ""
     reason: str
@@ -504,6 +558,7 @@ class FailedCell(Measured):
 Cell = Annotated[
     AccuracyCell
     | LatencyCell
+    | PartLatencyCell
     | MemoryCell
     | LayersCell
     | SensitivityCell

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitzones.decide.plan import Budget
+from bitzones.decide.part_times import budget_ns
+from bitzones.decide.plan import Budget, PlanLatency
 from bitzones.decide.planner import Menu, budget_bytes, cheapest
 from bitzones.decide.sensitivity import Measured
 from bitzones.errors import PlanError
@@ -26,6 +27,9 @@ def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | Non
     asked = run.profile.budget
     if asked.average_bits is not None:
         return Budget(average_bits=asked.average_bits, stored_bytes=budget_bytes(menu, asked.average_bits))
+    if asked.latency is not None:
+        time = PlanLatency(nanoseconds=budget_ns(menu, asked.latency), share=asked.latency)
+        return Budget(average_bits=menu.most_bytes * 8 / menu.parameters, stored_bytes=menu.most_bytes, latency=time)
     tokens = float(measured.tokens.sum())
     if search is not None and search.tolerance_nats is not None:
         stored, tolerance = search.budget_bytes, search.tolerance_nats / tokens

@@ -35,14 +35,17 @@ __all__ = [
     "LayerRank",
     "LayerReading",
     "MemoryFigures",
+    "PartLatencyFigures",
     "PartReading",
+    "PlanTime",
+    "ShapeFigures",
     "WholeVariant",
     "repeatable",
 ]
 
 ANALYSIS_SCHEMA: Literal[3] = 3
 
-TIME_KEYS = frozenset({"latency", "measured_at", "seconds_s", "tokens_per_s"})
+TIME_KEYS = frozenset({"latency", "latency_budget_ns", "measured_at", "part_latency", "seconds_s", "tokens_per_s"})
 """Keys of analysis.json, at any depth, under which everything is a time or comes from one: two runs differ there and nowhere else."""
 
 PROCESS_KEYS = frozenset({"process"})
@@ -101,6 +104,44 @@ class LatencyFigures(Decided):
     """What makes these times doubtful, as the GPU's driver saw it."""
     asked_batch: int | None = None
     """The profile's batch, where memory was enough for a smaller one only."""
+
+
+class ShapeFigures(Decided):
+    """The products of one sort of part in one format, over its raw rounds."""
+
+    shapes: tuple[tuple[int, int], ...]
+    """Output and input features of its modules."""
+    parts: int
+    """How many parts of the model are of this sort."""
+    format: str
+    rounds: int
+    median_s: float
+    """Seconds of one part in one decode step."""
+    low_quartile_s: float
+    high_quartile_s: float
+    ratio: Estimate | None
+    """Median by the reference's, bootstrap interval over rounds; null for the reference."""
+
+
+class PlanTime(Decided):
+    """The products of all parts in one decode step, by one assignment of formats."""
+
+    name: str
+    """A format for all, or ``plan``."""
+    seconds: Estimate
+    ratio: Estimate | None
+    """By the reference's; null for the reference."""
+
+
+class PartLatencyFigures(Decided):
+    """What formats change of a decode step, on the device of the run."""
+
+    batch: int
+    shapes: tuple[ShapeFigures, ...]
+    totals: tuple[PlanTime, ...]
+    """The reference, each format for all parts, and the plan where there is one."""
+    slower: tuple[str, ...]
+    """Formats whose products are told to take longer than the reference's: there bits do not buy time."""
 
 
 class MemoryFigures(Decided):
@@ -254,6 +295,8 @@ class Analysis(Decided):
     accuracy: tuple[Accuracy, ...]
     likelihood: tuple[Likelihood, ...]
     latency: tuple[LatencyFigures, ...]
+    part_latency: PartLatencyFigures | None = None
+    """Null where no part was timed."""
     memory: tuple[MemoryFigures, ...]
     sensitivity: tuple[PartReading, ...]
     ranking: tuple[LayerRank, ...]

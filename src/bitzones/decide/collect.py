@@ -9,7 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bitzones.decide import accuracy, attention, costs, heuristics, likelihood, limits, planner, plans, screen, sensitivity, zones
+from bitzones.decide import (
+    accuracy,
+    attention,
+    costs,
+    heuristics,
+    likelihood,
+    limits,
+    part_times,
+    planner,
+    plans,
+    screen,
+    sensitivity,
+    zones,
+)
 from bitzones.decide.analysis import Analysis, CalibratedFormats, Decision, Failure
 from bitzones.decide.answered import Accuracy
 from bitzones.decide.judged import RuleAudit
@@ -25,6 +38,7 @@ from bitzones.records import (
     LatencyCell,
     LayersCell,
     MemoryCell,
+    PartLatencyCell,
     PlansCell,
     Run,
     SearchCell,
@@ -42,6 +56,7 @@ class _Found:
     fisher: FisherCell | None
     search: SearchCell | None
     plans: PlansCell | None
+    times: PartLatencyCell | None
     layers: LayersCell | None
 
     @property
@@ -68,6 +83,7 @@ def _found(run_file: RunFile, reference: str) -> _Found:
         fisher=next(iter(run_file.of(FisherCell)), None),
         search=next(iter(run_file.of(SearchCell)), None),
         plans=next(iter(run_file.of(PlansCell)), None),
+        times=next(iter(run_file.of(PartLatencyCell)), None),
         layers=next((cell for cell in run_file.of(LayersCell) if cell.variant == reference), None),
     )
 
@@ -92,13 +108,16 @@ def _decided(
     formats: tuple[str, ...],
     reference: str,
     chosen: plans.Chosen | None,
-    search: SearchCell | None,
+    found: _Found,
 ) -> tuple[Decision | None, str | None]:
     """The decision, or why there is none."""
     if measured is None:
         return None, _without_sweep(run_file)
     try:
-        return zones.decide(measured, planner.menu_of(measured.cell, formats, reference), run_file.run, chosen, search), None
+        menu = planner.menu_of(measured.cell, formats, reference)
+        if run_file.run.profile.budget.latency is not None:
+            menu = part_times.timed_menu(menu, found.times)
+        return zones.decide(measured, menu, run_file.run, chosen, found.search), None
     except PlanError as error:
         return None, one_line(f"the budget cannot be met; {error}")
 
@@ -124,6 +143,7 @@ def _rules(run: Run, measured: sensitivity.Measured | None, layers: LayersCell |
     return RuleAudit(
         format=measured.formats[-1],
         average_bits=decision.plan.budget.average_bits,
+        within=decision.plan.budget.words,
         agreement=agreement,
         critical=critical,
         rules=heuristics.audit(measured, layers, frozenset(critical), run.model.layers if run.model else None),
@@ -168,10 +188,10 @@ def analyse(run_file: RunFile) -> Analysis:
     measured = sensitivity.measured_of(found.sweep, formats, resamples, seed) if found.sweep else None
     sample = measured.sample if measured else sensitivity.sample_of(whole[0].sequence_tokens, resamples, seed) if whole else None
     scores = screen.screened(found.fisher, resamples, seed) if found.fisher else None
-    judged = plans.judge(found.plans, measured, scores, reference, resamples, seed) if found.plans else None
+    judged = plans.judge(found.plans, measured, scores, reference, resamples, seed, found.times) if found.plans else None
     chosen = plans.chosen(found.plans, judged, found.search)
-    decision, no_decision = _decided(run_file, measured, formats, reference, chosen, found.search)
-    answers = run_file.of(AccuracyCell)
+    decision, no_decision = _decided(run_file, measured, formats, reference, chosen, found)
+    plan, answers = decision.plan if decision else None, run_file.of(AccuracyCell)
     answered = accuracy.accuracies(answers, run.variants, reference)
     unswept = _unswept(run, found.sweep)
     analysis = Analysis(
@@ -192,6 +212,7 @@ def analyse(run_file: RunFile) -> Analysis:
         accuracy=answered,
         likelihood=likelihood.likelihoods(answers, run.variants, reference, seed),
         latency=costs.latencies(run_file.of(LatencyCell), run.variants, reference, seed),
+        part_latency=costs.part_latency(found.times, plan, formats, reference, seed) if found.times else None,
         memory=costs.memories(run_file.of(MemoryCell), run.variants, reference),
         sensitivity=sensitivity.readings(measured) if measured else (),
         ranking=sensitivity.ranking(measured) if measured else (),

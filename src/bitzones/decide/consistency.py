@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from bitzones.decide.part_times import plan_ns
 from bitzones.profile import REFERENCE_NAMES
 from bitzones.records import (
     AccuracyCell,
@@ -18,6 +19,7 @@ from bitzones.records import (
     FisherCell,
     LatencyCell,
     Part,
+    PartLatencyCell,
     PlansCell,
     Run,
     SearchCell,
@@ -82,7 +84,7 @@ def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
         if _slot(cell) in seen:
             yield f"duplicate cells: {' '.join(str(step) for step in _slot(cell))} stands twice"
         seen.add(_slot(cell))
-        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell):
+        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | PartLatencyCell):
             kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
     yield from (f"{count} {kind} cells; a run has one" for kind, count in kinds.items() if count > 1)
 
@@ -180,6 +182,10 @@ def _searched(found: _Cells, cell: SearchCell) -> Iterator[str]:
                 yield f"{where}: the plans do not know it"
             if item.kl_nats is not None and len(item.kl_nats) != len(cell.sequence_tokens):
                 yield f"{where} has another number of sequences than the cell"
+    for times in found.of(PartLatencyCell):
+        taken = plan_ns(times, cell.found.parts)
+        if cell.budget_ns is not None and taken is not None and taken > cell.budget_ns:
+            yield f"search cell: the plan found takes {taken} ns, the budget is {cell.budget_ns}"
     if cell.found.stored_bytes > cell.budget_bytes:
         yield f"search cell: the plan found takes {cell.found.stored_bytes} bytes, the budget is {cell.budget_bytes}"
 
@@ -192,6 +198,8 @@ def _compared(cell: PlansCell, searches: Iterable[SearchCell]) -> Iterator[str]:
     for search in searches:
         if search.budget_bytes != cell.budget_bytes:
             yield f"plans cell: its budget is {cell.budget_bytes} bytes, the search's {search.budget_bytes}"
+        if search.budget_ns != cell.budget_ns:
+            yield f"plans cell: its budget is {cell.budget_ns} ns, the search's {search.budget_ns}"
         if searched[0].parts != search.found.parts:
             yield f"plans cell: plan {searched[0].name} is not the one that the search found"
 

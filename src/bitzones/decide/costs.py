@@ -5,16 +5,20 @@ This module does not know how a round was timed, nor what a byte count means on 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 
-from bitzones.decide.analysis import LatencyFigures, MemoryFigures
+from bitzones.decide import part_times
+from bitzones.decide.analysis import LatencyFigures, MemoryFigures, PartLatencyFigures, PlanTime, ShapeFigures
+from bitzones.decide.plan import Plan
 from bitzones.decide.sensitivity import INTERVAL_RESAMPLES
-from bitzones.records import LatencyCell, MemoryCell
+from bitzones.profile import PLAN
+from bitzones.records import LatencyCell, MemoryCell, PartLatencyCell, ShapeTimes
 from bitzones.stats import ratio_of_medians
 
-__all__ = ["floor_s", "latencies", "memories", "slow_path"]
+__all__ = ["floor_s", "latencies", "memories", "part_latency", "slow_path"]
 
 
 UNPACKED = "WeightQBitsTensor"
@@ -95,6 +99,45 @@ def _latency(cell: LatencyCell, reference: LatencyCell | None, variants: dict[st
         warmup_stable=cell.warmup_stable,
         disturbed=cell.gpu.disturbed if cell.gpu else (),
         asked_batch=cell.asked_batch if cell.shortages else None,
+    )
+
+
+def part_latency(cell: PartLatencyCell, plan: Plan | None, formats: Iterable[str], reference: str, seed: int) -> PartLatencyFigures:
+    """Every sort of part in every format, what they add up to, and the formats that are slower than the reference."""
+    timed = {item.format for item in cell.times}
+    uniform = [name for name in (reference, *formats) if name in timed]
+    chosen = {name: dict.fromkeys(cell.parts, name) for name in uniform}
+    if plan is not None and set(plan.parts) <= set(cell.parts) and set(plan.parts.values()) <= timed:
+        chosen[PLAN] = plan.parts
+    totals = tuple(
+        PlanTime(
+            name=name,
+            seconds=part_times.plan_s(cell, parts, INTERVAL_RESAMPLES, seed),
+            ratio=None if name == reference else part_times.plan_ratio(cell, parts, reference, INTERVAL_RESAMPLES, seed),
+        )
+        for name, parts in chosen.items()
+    )
+    slower = [item.name for item in totals if item.name != PLAN and item.ratio is not None and (item.ratio.low or 0) > 1]
+    counts = Counter(cell.parts.values())
+    references = {item.shapes: item for item in cell.times if item.format == reference}
+    rows = tuple(_shape_figures(item, references.get(item.shapes), counts[item.shapes], seed) for item in cell.times)
+    return PartLatencyFigures(batch=cell.batch, shapes=rows, totals=totals, slower=tuple(slower))
+
+
+def _shape_figures(item: ShapeTimes, reference: ShapeTimes | None, parts: int, seed: int) -> ShapeFigures:
+    low, median, high = np.quantile(np.asarray(item.rounds_per_part_s), [0.25, 0.5, 0.75])
+    ratio = None
+    if reference is not None and reference is not item:
+        ratio = ratio_of_medians(item.rounds_per_part_s, reference.rounds_per_part_s, INTERVAL_RESAMPLES, seed)
+    return ShapeFigures(
+        shapes=item.shapes,
+        parts=parts,
+        format=item.format,
+        rounds=len(item.rounds_s),
+        median_s=float(median),
+        low_quartile_s=float(low),
+        high_quartile_s=float(high),
+        ratio=ratio,
     )
 
 

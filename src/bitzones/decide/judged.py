@@ -72,6 +72,8 @@ class PlansReading(Decided):
     """Held-out sequences with a scored token."""
     tokens: int
     budget_bytes: int
+    latency_budget_ns: int | None = None
+    """Where time is what the budget counts: nanoseconds of the parts' products in a decode step."""
     plans: tuple[PlanReading, ...]
     searched: str
     """Name of the plan that the search found."""
@@ -202,6 +204,8 @@ class RuleAudit(Decided):
     """Sensitivity is that of whole layers at this format, the one with the fewest bits."""
     average_bits: float
     """The budget of the resampled plans."""
+    within: str = ""
+    """The budget in words, where it is not one of bits too."""
     agreement: float
     """Critical is a layer that at least this share of the resampled plans do not store wholly at that format."""
     critical: tuple[int, ...]

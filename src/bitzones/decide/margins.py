@@ -82,10 +82,10 @@ def around_plan(measured: Measured, menu: Menu, search: SearchCell, budget: int)
     A format that was not measured around the plan is not offered; the plan's own is, and costs nothing.
     """
     at, around, kept = search.found, search.around_found, measured.sample.kept
-    if around is None or at.kl_nats is None or at.stored_bytes > budget:
+    choice = np.array([menu.formats.index(at.parts[part]) for part in menu.parts], dtype=np.int64)
+    if around is None or at.kl_nats is None or int(menu.sizes[np.arange(len(choice)), choice].sum()) > budget:
         return None
     rows = {part: row for row, part in enumerate(menu.parts)}
-    choice = np.array([menu.formats.index(at.parts[part]) for part in menu.parts], dtype=np.int64)
     stands, kl = np.zeros(menu.offered.shape, dtype=np.bool_), np.zeros((*menu.offered.shape, measured.sequences))
     stands[np.arange(len(choice)), choice] = True
     offered = stands.copy()

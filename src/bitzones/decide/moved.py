@@ -11,11 +11,12 @@ from bitzones.decide import planner, sensitivity, zones
 from bitzones.decide.allowed import budget_of
 from bitzones.decide.comparison import Moved
 from bitzones.decide.margins import costs_of
+from bitzones.decide.part_times import timed_menu
 from bitzones.decide.plan import LayerZone
 from bitzones.decide.run_file import RunFile
 from bitzones.errors import PlanError
 from bitzones.profile import REFERENCE_NAMES, variant_formats
-from bitzones.records import SearchCell, SensitivityCell
+from bitzones.records import PartLatencyCell, SearchCell, SensitivityCell
 
 __all__ = ["moved_zones"]
 
@@ -54,7 +55,9 @@ def _zones(run_file: RunFile, cell: SensitivityCell) -> dict[int, LayerZone]:
     measured = sensitivity.measured_of(cell, formats, RESAMPLES, profile.seed)
     menu = planner.menu_of(cell, formats, REFERENCE_NAMES[profile.model.dtype])
     search = _search(run_file)
-    budget = budget_of(measured, menu, run_file.run, search).stored_bytes
+    if profile.budget.latency is not None:
+        menu = timed_menu(menu, next(iter(run_file.of(PartLatencyCell)), None))
+    budget = budget_of(measured, menu, run_file.run, search).limit
     costs = costs_of(measured, menu, search, budget)
     choices = costs.plans(measured.weights[: min(RESAMPLES, profile.zones.resamples)], budget)
     return {item.layer: item for item in zones.layer_zones(measured, menu, costs.plan(budget), choices, profile.zones.agreement)}

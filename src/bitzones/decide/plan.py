@@ -28,6 +28,7 @@ __all__ = [
     "PartPlan",
     "Plan",
     "PlanAccuracy",
+    "PlanLatency",
     "PlannedModel",
     "SplitGroup",
     "Zone",
@@ -51,6 +52,14 @@ class Decided(Record):
     )
 
 
+class PlanLatency(Decided):
+    """Time of the products of a plan's parts in one decode step, as sums of medians measured on the device of the run."""
+
+    nanoseconds: int
+    share: float
+    """Of what the reference takes."""
+
+
 class Budget(Decided):
     """What the plan may cost, or does."""
 
@@ -59,6 +68,18 @@ class Budget(Decided):
     stored_bytes: int
     tolerance: float | None = None
     """The KL for which these bytes were found, nats per token on the calibration sequences; null where bits were given."""
+    latency: PlanLatency | None = None
+    """Where time is what the budget counts; the bytes are then the most that any plan takes. Null elsewhere."""
+
+    @property
+    def limit(self) -> int:
+        """What is allowed, in what the budget counts: nanoseconds or bytes."""
+        return self.stored_bytes if self.latency is None else self.latency.nanoseconds
+
+    @property
+    def words(self) -> str:
+        """What is allowed, in words."""
+        return f"{self.average_bits:.4g} average bits" if self.latency is None else f"{self.latency.share:.3g} of the reference's time"
 
 
 class PlannedModel(Decided):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bitzones.decide.plan import Budget, PartPlan, Plan, PlannedModel
+from bitzones.decide.plan import Budget, PartPlan, Plan, PlanLatency, PlannedModel
 from bitzones.decide.planner import Menu
 from bitzones.decide.plans import Chosen
 from bitzones.decide.sensitivity import Measured
@@ -43,7 +43,7 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
         model=model,
         reference=menu.formats[-1],
         budget=budget,
-        achieved=Budget(average_bits=used * 8 / menu.parameters, stored_bytes=used),
+        achieved=Budget(average_bits=used * 8 / menu.parameters, stored_bytes=used, latency=_latency(menu, choice)),
         reference_bytes=int(menu.stored_bytes[:, -1].sum()),
         predicted_kl=measured.summed(choice),
         name=chosen.name if chosen else "additive",
@@ -65,6 +65,14 @@ def _rounding(run: Run, formats: list[str]) -> Rounding | None:
     if run.rounding is None or not any(map(is_calibrated, formats)):
         return None
     return run.rounding.model_copy(update={"fallbacks": {PLAN: found} if (found := run.rounding.fallbacks.get(PLAN)) else {}})
+
+
+def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:
+    """What the plan takes beside the reference; None where the menu counts bytes."""
+    if menu.nanoseconds is None:
+        return None
+    taken = int(menu.nanoseconds[np.arange(len(choice)), choice].sum())
+    return PlanLatency(nanoseconds=taken, share=taken / max(1, int(menu.nanoseconds[:, -1].sum())))
 
 
 def part_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[PartPlan, ...]:

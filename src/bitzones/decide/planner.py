@@ -44,13 +44,27 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Menu:
-    """What is offered: ``stored_bytes[p, f]`` of part p in format f, where ``offered[p, f]``. The last format is the reference."""
+    """What is offered: ``stored_bytes[p, f]`` of part p in format f, where ``offered[p, f]``. The last format is the reference.
+
+    With ``nanoseconds[p, f]`` a budget counts time instead of bytes.
+    """
 
     parts: tuple[str, ...]
     formats: tuple[str, ...]
     stored_bytes: Integers
     offered: Flags
     parameters: int
+    nanoseconds: Integers | None = None
+
+    @property
+    def sizes(self) -> Integers:
+        """What a budget counts."""
+        return self.stored_bytes if self.nanoseconds is None else self.nanoseconds
+
+    @property
+    def least_size(self) -> int:
+        """The smallest plan, in what a budget counts."""
+        return int(np.where(self.offered, self.sizes, np.iinfo(np.int64).max).min(axis=1).sum())
 
     @property
     def least_bytes(self) -> int:
@@ -103,18 +117,19 @@ def solve(menu: Menu, kl: Floats, budget: int) -> Integers:
 def solve_many(menu: Menu, kl: Floats, budget: int) -> Integers:
     """The best plan for every resample r of ``kl[r, p, f]``: format indices of shape (resamples, parts).
 
-    The bytes of a plan never exceed the budget. Ties: within a part the format of fewer bytes; between parts that cannot be told apart
-    (same bytes, same KL) the earlier one gets the fewer bytes; else the order of the parts decides, alike for the same input.
+    A plan never exceeds the budget, in bytes or, where the menu has them, nanoseconds. Ties: within a part the format of fewer bytes;
+    between parts that cannot be told apart (same bytes, same KL) the earlier one gets the fewer bytes; else the order of the parts decides,
+    alike for the same input.
 
     Raises:
-        ValueError: the budget is below `Menu.least_bytes`.
+        ValueError: the budget is below `Menu.least_size`.
     """
-    if budget < menu.least_bytes:
-        raise ValueError(f"{budget} bytes are fewer than the smallest plan's {menu.least_bytes}")
-    costs = _undominated(np.where(menu.offered, kl, np.inf), menu.stored_bytes)
-    choices = _least(costs, np.broadcast_to(menu.stored_bytes, costs.shape), np.full(len(costs), budget, dtype=np.int64))
-    for row in _with_ties(costs, menu.stored_bytes):
-        choices[row] = _untie(choices[row], costs[row], menu.stored_bytes)
+    if budget < menu.least_size:
+        raise ValueError(f"a budget of {budget} is fewer than the smallest plan's {menu.least_size}")
+    costs = _undominated(np.where(menu.offered, kl, np.inf), menu.sizes)
+    choices = _least(costs, np.broadcast_to(menu.sizes, costs.shape), np.full(len(costs), budget, dtype=np.int64))
+    for row in _with_ties(costs, menu.sizes):
+        choices[row] = _untie(choices[row], costs[row], menu.sizes)
     return choices
 
 

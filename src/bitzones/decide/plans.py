@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitzones.decide.judged import Compared, PlanReading, PlansReading, SearchReading, SearchStep
+from bitzones.decide.part_times import plan_ns
 from bitzones.decide.screen import Screen
 from bitzones.decide.sensitivity import Measured, Sample, sample_of
 from bitzones.profile import PLAN
-from bitzones.records import NamedTrial, PlanOrigin, PlansCell, SearchCell, Trial
+from bitzones.records import NamedTrial, PartLatencyCell, PlanOrigin, PlansCell, SearchCell, Trial
 from bitzones.stats import Estimate, bootstrap_ratio, estimate, weighted_ratio
 
 __all__ = ["HELD_OUT_SEED", "NO_RIVALS", "Chosen", "chosen", "history", "judge"]
@@ -57,7 +58,15 @@ def chosen(cell: PlansCell | None, reading: PlansReading | None, searched: Searc
     return None
 
 
-def judge(cell: PlansCell, measured: Measured | None, fisher: Screen | None, reference: str, resamples: int, seed: int) -> PlansReading:
+def judge(
+    cell: PlansCell,
+    measured: Measured | None,
+    fisher: Screen | None,
+    reference: str,
+    resamples: int,
+    seed: int,
+    times: PartLatencyCell | None = None,
+) -> PlansReading:
     """Every plan of the cell with its intervals, and the one to recommend.
 
     Args:
@@ -67,6 +76,7 @@ def judge(cell: PlansCell, measured: Measured | None, fisher: Screen | None, ref
         reference: the format that stays.
         resamples: of the held-out sequences, at least.
         seed: the run's.
+        times: of the parts, needed where the budget is one of time: without them no plan is within it.
 
     Raises:
         ValueError: no sequence has a scored token.
@@ -80,7 +90,7 @@ def judge(cell: PlansCell, measured: Measured | None, fisher: Screen | None, ref
         if name != searched.name and searched.name in nats
     }
     plans = tuple(
-        _reading(item, cell.budget_bytes, sample, nats.get(item.name), against.get(item.name), measured, fisher, reference)
+        _reading(item, _within(cell, item, times), sample, nats.get(item.name), against.get(item.name), measured, fisher, reference)
         for item in cell.plans
     )
     return PlansReading(
@@ -88,12 +98,20 @@ def judge(cell: PlansCell, measured: Measured | None, fisher: Screen | None, ref
         sequences=sample.sequences,
         tokens=int(sample.tokens.sum()),
         budget_bytes=cell.budget_bytes,
+        latency_budget_ns=cell.budget_ns,
         plans=plans,
         searched=searched.name,
         beaten_by=tuple(item.name for item in _rivals(plans) if item.searched is not None and item.searched.word == "worse"),
         not_told=tuple(item.name for item in _rivals(plans) if item.searched is not None and item.searched.word == "cannot tell"),
         recommended=_recommended(plans, searched.name),
     )
+
+
+def _within(cell: PlansCell, item: NamedTrial, times: PartLatencyCell | None) -> bool:
+    if cell.budget_ns is None:
+        return item.stored_bytes <= cell.budget_bytes
+    taken = plan_ns(times, item.parts) if times is not None else None
+    return taken is not None and taken <= cell.budget_ns
 
 
 def _rivals(plans: tuple[PlanReading, ...]) -> list[PlanReading]:
@@ -127,7 +145,7 @@ def _compared(sample: Sample, plan: Floats, other: Floats) -> Compared:
 
 def _reading(
     item: NamedTrial,
-    budget: int,
+    within: bool,
     sample: Sample,
     nats: Floats | None,
     against: Compared | None,
@@ -142,7 +160,7 @@ def _reading(
         origin=item.origin,
         stored_bytes=item.stored_bytes,
         average_bits=item.stored_bytes * 8 / weights if weights else None,
-        within_budget=item.stored_bytes <= budget,
+        within_budget=within,
         measured=None if nats is None else bootstrap_ratio(sample.weights, nats, sample.tokens),
         predicted=measured.summed(choice) if measured and choice is not None else None,
         fisher=fisher.of_plan(item.parts, reference) if fisher else None,

@@ -80,12 +80,12 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
         PlanError: no plan meets the profile's budget; the message gives the feasible range.
     """
     settings, budget = run.profile.zones, budget_of(measured, menu, run, search)
-    costs = costs_of(measured, menu, search, budget.stored_bytes)
-    choices = costs.plans(measured.weights[: settings.resamples], budget.stored_bytes)
+    costs = costs_of(measured, menu, search, budget.limit)
+    choices = costs.plans(measured.weights[: settings.resamples], budget.limit)
     if chosen is not None:
         choice = np.array([menu.formats.index(chosen.parts[part]) for part in menu.parts], dtype=np.int64)
     else:
-        choice = costs.plan(budget.stored_bytes)
+        choice = costs.plan(budget.limit)
     parts = part_plans(measured, costs.menu, choice, choices)
     layers = layer_zones(measured, menu, choice, choices, settings.agreement)
     bases = [costs] if costs.around == "reference" else [costs, separate(measured, menu)]
@@ -97,7 +97,7 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
         around=costs.around,
         contradicted=contradicted(layers, menu),
         fused=fused(measured.cell.parts, {part.part: part.format for part in parts}),
-        halves=tuple(halves(measured, base, run, budget.stored_bytes) for base in bases),
+        halves=tuple(halves(measured, base, run, budget.limit) for base in bases),
     )
 
 

@@ -197,8 +197,7 @@ def warm_up(once: Callable[[], float], least: int) -> WarmUp:
 def kernels(model: PreTrainedModel) -> dict[str, int]:
     """How many linear modules of the decoder layers each kind of weight, and so each kernel, computes."""
     layers = structure.decoder_layers(model).values()
-    linear = (m for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear))
-    return dict(Counter(quantizers.kernel(module) for module in linear))
+    return quantizers.kernels(m for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear))
 
 
 def weight_bytes(model: PreTrainedModel) -> int:

@@ -1,4 +1,4 @@
-"""What a budget allows, in bytes, and the record of the plan that was searched within it.
+"""What a budget allows, in bytes or in time, and the record of the plan that was searched within it.
 
 A budget in bits is a matter of arithmetic, and is refused before anything is measured where it is impossible; one for a tolerated KL has to
 be measured, and is searched twice: first among the plans of least sum, then around the plan found, where every byte that lower KL sets free
@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from transformers import PreTrainedModel
 
+from bitzones.decide.part_times import budget_ns, timed_menu
 from bitzones.decide.planner import Menu, budget_bytes, solve
 from bitzones.errors import PlanError
 from bitzones.measure import quantizers
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.search import Integers, LeastKl, Workbench, proposals, search, summed, total, trials
 from bitzones.profile import Budget, is_calibrated
-from bitzones.records import Part, PartSensitivity, SearchCell, SensitivityCell, Trial
+from bitzones.records import Part, PartLatencyCell, PartSensitivity, SearchCell, SensitivityCell, Trial
 
 __all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated", "without_calibration"]
 
@@ -41,13 +42,21 @@ def expected_menu(model: PreTrainedModel, parts: Sequence[Part], formats: Sequen
     return Menu(tuple(part.name for part in parts), (*formats, reference), stored, offered, sum(part.parameters for part in parts))
 
 
-def check_budget(menu: Menu, average_bits: float) -> None:
-    """Refuse a budget below every plan of a menu.
+def check_budget(menu: Menu, budget: Budget, times: PartLatencyCell | None) -> None:
+    """Refuse a budget below every plan of a menu, before any sensitivity is measured.
+
+    Args:
+        menu: what will be offered.
+        budget: as in the profile; the reference keeps any tolerance.
+        times: needed where the budget is one of time.
 
     Raises:
         PlanError: the message gives the range that can be met.
     """
-    budget_bytes(menu, average_bits)
+    if budget.average_bits is not None:
+        budget_bytes(menu, budget.average_bits)
+    elif budget.latency is not None and times is not None:
+        budget_ns(timed_menu(menu, times), budget.latency)
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, ro
     Args:
         bench: on the calibration sequences.
         cell: the separate sensitivities.
-        budget: stored bytes.
+        budget: in what the menu counts, stored bytes or nanoseconds.
         rounds: as for the plan itself.
         progress: told how far it is.
 
@@ -148,7 +157,7 @@ def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, ro
     if not calibrated.any() or calibrated[:-1].all():
         return None
     menu = replace(bench.menu, offered=bench.menu.offered & ~calibrated)
-    if budget < menu.least_bytes:
+    if budget < menu.least_size:
         return None
     among = replace(bench, menu=menu)
     (start,) = trials(among, [solve(menu, summed(among, cell), budget)])
@@ -163,11 +172,15 @@ def search_cell(
     Raises:
         PlanError: no plan is as small as the budget, or as `tolerated`.
     """
-    separate = summed(bench, cell)
-    if budget.average_bits is not None:
-        most, tolerance = budget_bytes(bench.menu, budget.average_bits), None
-        (start,) = trials(bench, [solve(bench.menu, separate, most)])
-        made = search(bench, start, LeastKl(most), rounds, progress)
+    separate, tolerance, time = summed(bench, cell), None, None
+    if budget.tolerance is None:
+        if budget.latency is not None:
+            time, most = budget_ns(bench.menu, budget.latency), bench.menu.most_bytes
+        else:
+            most = budget_bytes(bench.menu, budget.average_bits or 0.0)
+        limit = most if time is None else time
+        (start,) = trials(bench, [solve(bench.menu, separate, limit)])
+        made = search(bench, start, LeastKl(limit), rounds, progress)
     else:
         tolerance, known = tolerated(bench, cell, budget, uniform)
         goal = FewestBytes(tolerance)
@@ -181,6 +194,7 @@ def search_cell(
         sequence_tokens=cell.sequence_tokens,
         budget_bytes=most,
         tolerance_nats=tolerance,
+        budget_ns=time,
         start=made.start,
         rounds=made.rounds,
         around=made.around,

@@ -24,22 +24,28 @@ Rival = tuple[str, PlanOrigin, Integers]
 
 
 def _by_size(menu: Menu, part: int) -> list[int]:
-    """The formats offered to a part, from fewest to most bytes, the reference left out where there is another.
+    """The formats offered to a part, from least to most of what the budget counts.
 
-    Of formats that take the same bytes only one, the calibrated one where there is one: who follows a rule takes the better rounding too.
+    Under a budget of bytes the reference is left out where there is another. Under one of time it is not: it may be the fastest. Of formats
+    that take the same only one, the calibrated one where there is one: who follows a rule takes the better rounding too.
     """
     offered = [int(column) for column in np.flatnonzero(menu.offered[part])]
-    quantized = [column for column in offered if column != len(menu.formats) - 1] or offered
-    by_bytes = {int(menu.stored_bytes[part, column]): column for column in sorted(quantized, key=lambda n: is_calibrated(menu.formats[n]))}
-    return [by_bytes[stored] for stored in sorted(by_bytes)]
+    if menu.nanoseconds is None:
+        offered = [column for column in offered if column != len(menu.formats) - 1] or offered
+    by_size = {int(menu.sizes[part, column]): column for column in sorted(offered, key=lambda n: _is_calibrated(menu, n))}
+    return [by_size[size] for size in sorted(by_size)]
+
+
+def _is_calibrated(menu: Menu, column: int) -> bool:
+    return column != len(menu.formats) - 1 and is_calibrated(menu.formats[column])
 
 
 def _smallest(menu: Menu) -> Integers:
     return np.array([_by_size(menu, part)[0] for part in range(len(menu.parts))], dtype=np.int64)
 
 
-def _bytes(menu: Menu, choice: Integers) -> int:
-    return int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
+def _size(menu: Menu, choice: Integers) -> int:
+    return int(menu.sizes[np.arange(len(choice)), choice].sum())
 
 
 def uniform(menu: Menu, column: int) -> Integers | None:
@@ -58,7 +64,7 @@ def contiguous(menu: Menu, budget: int) -> Integers:
     for part in reversed(range(len(menu.parts))):
         grown = choice.copy()
         grown[part] = _by_size(menu, part)[-1]
-        if _bytes(menu, grown) > budget:
+        if _size(menu, grown) > budget:
             break
         choice = grown
     return choice
@@ -75,7 +81,7 @@ def random_plan(menu: Menu, budget: int, rng: np.random.Generator) -> Integers:
         for column in rng.permutation(_by_size(menu, int(part))[1:]):
             grown = choice.copy()
             grown[part] = column
-            if _bytes(menu, grown) <= budget:
+            if _size(menu, grown) <= budget:
                 choice = grown
                 break
     return choice
@@ -83,8 +89,8 @@ def random_plan(menu: Menu, budget: int, rng: np.random.Generator) -> Integers:
 
 def _within(menu: Menu, budget: int) -> Integers:
     choice = _smallest(menu)
-    if _bytes(menu, choice) > budget:
-        raise ValueError(f"{budget} bytes are fewer than the smallest formats take")
+    if _size(menu, choice) > budget:
+        raise ValueError(f"a budget of {budget} is fewer than the smallest formats take")
     return choice
 
 

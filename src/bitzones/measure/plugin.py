@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
 
 T = TypeVar("T")
-Kind = Literal["accuracy", "latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
+Kind = Literal["accuracy", "latency", "part_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
 
 PROFILE = pytest.StashKey[profile.Profile]()
 SESSION = pytest.StashKey["Session"]()

@@ -7,10 +7,11 @@ result off the tensors. It does not know about layers, plans or measurements.
 
 from __future__ import annotations
 
+import copy
 import glob
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -37,6 +38,7 @@ __all__ = [
     "group_size",
     "is_quantizable",
     "kernel",
+    "kernels",
     "needs_unpacking",
     "pack",
     "packed_alone",
@@ -47,6 +49,7 @@ __all__ = [
     "repack_as_reloaded",
     "save",
     "set_compute_dtype",
+    "stand_in",
     "stored_bytes",
     "unpack",
     "values",
@@ -207,6 +210,17 @@ def packed_alone(weight: torch.Tensor, format_name: str) -> Packed:
     return packed_weights(made)["0"]
 
 
+def stand_in(modules: Sequence[torch.nn.Module], format_name: str, dtype: torch.dtype) -> list[torch.nn.Module]:
+    """Linear modules of the same values as the given dense ones, in a format and computing in ``dtype``: for timing, not for measuring.
+
+    Their scales are those of quanto's default optimizer, whatever the format's: that changes values and not the work.
+    """
+    made = torch.nn.Sequential(*(copy.deepcopy(module) for module in modules))
+    quantize(made, dict.fromkeys((name for name, _ in made.named_children()), f"qint{format_bits(format_name)}"))
+    set_compute_dtype(made, dtype)
+    return list(made)
+
+
 def group_size(weight: torch.Tensor) -> int | None:
     """Weights that share a scale along the input features, or None where a whole row does."""
     size: int | None = getattr(weight, "_group_size", None)
@@ -216,6 +230,11 @@ def group_size(weight: torch.Tensor) -> int | None:
 def kernel(module: torch.nn.Module) -> str:
     """What computes a module's product: the class of its weight tensor, since quanto chooses kernels by it."""
     return type(module.weight.data).__name__ if isinstance(module, QModuleMixin) else "dense"
+
+
+def kernels(modules: Iterable[torch.nn.Module]) -> dict[str, int]:
+    """How many modules each kernel computes."""
+    return dict(Counter(kernel(module) for module in modules))
 
 
 def needs_unpacking(module: torch.nn.Module) -> bool:

@@ -11,20 +11,21 @@ measured on other sequences. This module decides nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bitzones.decide.part_times import timed_menu
 from bitzones.decide.planner import Menu, menu_of, solve
 from bitzones.measure import sensitivity, structure
 from bitzones.measure.calibration import Batch
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.sensitivity import Candidate
 from bitzones.measure.variants import Variants
-from bitzones.records import Part, PartSensitivity, SearchRound, SensitivityCell, Trial
+from bitzones.records import Part, PartLatencyCell, PartSensitivity, SearchRound, SensitivityCell, Trial
 
 __all__ = [
     "Goal",
@@ -56,7 +57,7 @@ class Workbench:
         model: the reference.
         layers: its decoder layers.
         parts: what is decided separately, in the order of the menu.
-        menu: formats and bytes; its last format is the reference.
+        menu: formats and bytes, or times where the budget is one of time; its last format is the reference.
         weights: format -> module -> quantized weight; the reference's format is absent.
         batches: makes the sequences anew for every pass.
         sequences: how many they are.
@@ -83,14 +84,21 @@ class Workbench:
         return {part.name: self.menu.formats[index] for part, index in zip(self.parts, choice, strict=True)}
 
 
-def workbench(variants: Variants, cell: SensitivityCell, batches: Callable[[], Iterable[Batch]], sequences: int) -> Workbench:
-    """A workbench of what a sweep has measured, on the calibration set or on any other sequences."""
+def workbench(
+    variants: Variants,
+    cell: SensitivityCell,
+    batches: Callable[[], Iterable[Batch]],
+    sequences: int,
+    times: PartLatencyCell | None = None,
+) -> Workbench:
+    """A workbench of what a sweep has measured, on the calibration set or on any other sequences; with ``times`` budgets count time."""
     formats = tuple(variants.uniform.values())
+    menu = menu_of(cell, formats, variants.formats[variants.reference_id])
     return Workbench(
         variants.reference,
         list(structure.decoder_layers(variants.reference).values()),
         cell.parts,
-        menu_of(cell, formats, variants.formats[variants.reference_id]),
+        menu if times is None else timed_menu(menu, times),
         {name: variants.packed(variant) for variant, name in variants.uniform.items()},
         batches,
         sequences,
@@ -143,7 +151,7 @@ class Goal(Protocol):
 
 @dataclass(frozen=True)
 class LeastKl:
-    """The least KL within ``budget`` stored bytes."""
+    """The least KL within ``budget``, in what the menu counts: stored bytes or nanoseconds."""
 
     budget: int
 
@@ -238,7 +246,7 @@ def proposals(bench: Workbench, at: Trial, around: Sequence[PartSensitivity], bu
         bench: says what is offered.
         at: the plan at hand, measured.
         around: the sweep around it.
-        budget: stored bytes; the plan at hand may take more.
+        budget: in what the menu counts, stored bytes or nanoseconds; the plan at hand may take more.
     """
     choice = bench.choice(at.parts)
     known, marginal = _marginal(bench, choice, around, total(at))
@@ -246,7 +254,7 @@ def proposals(bench: Workbench, at: Trial, around: Sequence[PartSensitivity], bu
     swap[np.arange(len(choice)), choice] = 0.0
     largest = float(np.abs(marginal[np.isfinite(marginal)]).max(initial=0.0))
     found: dict[bytes, Integers] = {choice.tobytes(): choice}
-    if budget < known.least_bytes:  # a format that could not be measured around this plan is not offered
+    if budget < known.least_size:  # a format that could not be measured around this plan is not offered
         return []
     for price in (0.0, *(largest / 2**step for step in reversed(range(TIMID_STEPS - 1)))):
         costs = np.where(known.offered, marginal + price * swap, 0.0)
@@ -265,4 +273,4 @@ def _marginal(bench: Workbench, choice: Integers, around: Sequence[PartSensitivi
     for item in around:
         if item.kl_nats is not None:
             marginal[rows[item.part], menu.formats.index(item.format)] = sum(item.kl_nats) - at
-    return Menu(menu.parts, menu.formats, menu.stored_bytes, np.isfinite(marginal), menu.parameters), marginal
+    return replace(menu, offered=np.isfinite(marginal)), marginal

@@ -16,6 +16,7 @@ from bitzones.errors import BitzonesError, NotMeasuredError
 from bitzones.measure import (
     calibration,
     models,
+    part_times,
     planning,
     prompts,
     quantizers,
@@ -193,11 +194,20 @@ class Session:
         Raises:
             PlanError: the message gives the range that can be met.
         """
-        if self.profile.budget.average_bits is None:
+        if self.profile.budget.tolerance is not None:
             return  # the reference keeps any tolerance
         reference = self.variants.formats[self.reference_id]
         menu = planning.expected_menu(self.variants.loaded.model, self.parts, self.profile.formats, reference)
-        planning.check_budget(menu, self.profile.budget.average_bits)
+        planning.check_budget(menu, self.profile.budget, self.times)
+
+    def part_times(self) -> records.PartLatencyCell:
+        """What the products of the parts take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
+        return self._once("part_times", lambda: part_times.measure(self.variants, self.parts, self.profile.latency, self.profile.seed))
+
+    @property
+    def times(self) -> records.PartLatencyCell | None:
+        """What plans are charged with; None where they are charged with bytes."""
+        return None if self.profile.budget.latency is None else self.part_times()
 
     def sweep(self, progress: Progress = silent) -> records.SensitivityCell:
         """The separate sensitivities, measured once."""
@@ -213,7 +223,7 @@ class Session:
         return self._once("search", lambda: self._search(progress))
 
     def _search(self, progress: Progress) -> records.SearchCell:
-        bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
+        bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences), self.times)
         profile = self.profile
         cell = planning.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
         self._define(PLAN, cell.found.parts)
@@ -224,7 +234,7 @@ class Session:
         return self._once("plans", lambda: self._compare(progress))
 
     def _compare(self, progress: Progress) -> records.PlansCell:
-        bench = search.workbench(self.variants, self.sweep(), self.held_out_batches, len(self.held_out.sequences))
+        bench = search.workbench(self.variants, self.sweep(), self.held_out_batches, len(self.held_out.sequences), self.times)
         rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, self._without_calibration())
         return verify.plans_cell(bench, rivals, self.held_out, self.search(), self._whole(), progress)
 
@@ -241,8 +251,8 @@ class Session:
 
     def _without_calibration(self) -> records.Trial | None:
         """What the search would find without calibrated formats; None where there is nothing to compare."""
-        bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences))
-        budget, rounds = self.search().budget_bytes, self.profile.plans.rounds
+        bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences), self.times)
+        budget, rounds = self.search().limit, self.profile.plans.rounds
         return planning.without_calibration(bench, self.sweep(), budget, rounds)
 
     def _whole(self) -> dict[str, Mapping[str, torch.Tensor]]:

@@ -6,6 +6,7 @@ This module measures; which plan is recommended is for the deciding side.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def rivals(
     bench: Workbench, cell: SensitivityCell, searched: SearchCell, settings: Settings, seed: int, stock: Trial | None = None
 ) -> list[Rival]:
     """The plan, and what it is to be compared with, each different plan once; ``stock`` was searched among quanto's own formats."""
-    menu, budget, separate = bench.menu, searched.budget_bytes, search.summed(bench, cell)
+    menu, budget, separate = bench.menu, searched.limit, search.summed(bench, cell)
     found: list[Rival] = [
         (PLAN, "search", bench.choice(searched.found.parts)),
         ("additive", "additive", solve(menu, separate, budget)),
@@ -47,9 +48,10 @@ def rivals(
     found.append(("contiguous", "contiguous", plans.contiguous(menu, budget)))
     rng = np.random.default_rng(seed)
     found += [(f"random {number + 1}", "random", plans.random_plan(menu, budget, rng)) for number in range(settings.random)]
+    by_bytes = replace(menu, nanoseconds=None)
     for bits in settings.frontier:
         try:
-            found.append((f"{bits:g} bits", "frontier", solve(menu, separate, budget_bytes(menu, bits))))
+            found.append((f"{bits:g} bits", "frontier", solve(by_bytes, separate, budget_bytes(menu, bits))))
         except PlanError:  # a point that no plan reaches is no point of the frontier
             continue
     return list(plans.distinct(found))
@@ -84,6 +86,7 @@ def plans_cell(
         calibration_sha256=calibration.sha256,
         sequence_tokens=calibration.sequence_tokens,
         budget_bytes=searched.budget_bytes,
+        budget_ns=searched.budget_ns,
         plans=tuple(
             NamedTrial(name=name, origin=origin, **trial.model_dump()) for (name, origin, _), trial in zip(chosen, measured, strict=True)
         ),

@@ -13,7 +13,7 @@ from bitzones.decide.plan import PartPlan, Plan, Zone
 from bitzones.decide.zones import extremes, ranges
 from bitzones.profile import PLAN
 from bitzones.show import firmness
-from bitzones.show.tables import ABSENT, fold, markdown, megabytes, nats, percent, ratio, table
+from bitzones.show.tables import ABSENT, fold, markdown, megabytes, milliseconds, nats, percent, ratio, table
 from bitzones.stats import MIN_SEQUENCES
 
 __all__ = ["EXTREME_LAYERS", "extreme_layers", "mix", "no_plan", "plan", "unswept", "whole", "zones"]
@@ -125,6 +125,12 @@ def plan(analysis: Analysis) -> str:
 
 def _allowed(plan: Plan) -> str:
     bits, stored = f"{plan.budget.average_bits:.4g} average bits", f"{plan.budget.stored_bytes:,} bytes"
+    if plan.budget.latency is not None and plan.achieved.latency is not None:
+        ms = [milliseconds(item.nanoseconds / 1e9) for item in (plan.budget.latency, plan.achieved.latency)]
+        return (
+            f"The products of the parts may take {plan.budget.latency.share:.3g} of the reference's time in a decode step ({ms[0]}), by "
+            f"medians measured in this run; those of the plan take {plan.achieved.latency.share:.3f} ({ms[1]}). Of average bits"
+        )
     if plan.budget.tolerance is None:
         return f"At most {bits} are allowed ({stored});"
     return (

@@ -138,7 +138,7 @@ def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
     yield "flowchart TB"
     counts = (f"{len(decision.layer_zones)} layers", f"{len(analysis.formats)} formats", f"{analysis.sequences} sequences")
     yield f'  run["measured:<br/>{"<br/>".join(counts)}"]:::plain'
-    yield f'  zones{{"which zone, at<br/>{plan.budget.average_bits:.4g} average bits?"}}:::plain'
+    yield f'  zones{{"which zone, at<br/>{plan.budget.words}?"}}:::plain'
     yield "  run --> zones"
     for zone, place in layers.items():
         yield f'  {_class(zone)}_do["{SIGNS[zone]} {zone}<br/>{_wrapped(place)}<br/>{_action(analysis, plan, zone)}"]:::{_class(zone)}'

@@ -19,7 +19,7 @@ __all__ = ["basis", "budget", "contradicted", "fused", "halves", "halves_in_shor
 
 def budget(plan: Plan) -> str:
     """The budget that zones belong to, as in ``at 3 average bits``."""
-    bits = f"{plan.budget.average_bits:.4g} average bits"
+    bits = plan.budget.words
     if plan.budget.tolerance is None:
         return bits
     return f"a tolerance of {plan.budget.tolerance:.3g} nats per token, {bits}"

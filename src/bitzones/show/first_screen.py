@@ -88,7 +88,7 @@ def _saved(analysis: Analysis, decision: Decision) -> Answer:
     share = percent(saved / plan.reference_bytes) if plan.reference_bytes else "-"
     sizes = (
         f"{megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized parts, "
-        f"{plan.achieved.average_bits:.2f} bits per weight with scales; the budget was {plan.budget.average_bits:.4g}."
+        f"{plan.achieved.average_bits:.2f} bits per weight with scales; the budget was {plan.budget.words}."
     )
     details = [
         sizes,

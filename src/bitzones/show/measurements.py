@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitzones.decide.analysis import Analysis, LatencyFigures
-from bitzones.show.tables import ABSENT, figure, fold, markdown, megabytes, milliseconds, percent, ratio, table
+from bitzones.decide.analysis import Analysis, LatencyFigures, PartLatencyFigures
+from bitzones.show.tables import ABSENT, NO_INTERVAL, figure, fold, markdown, megabytes, milliseconds, percent, ratio, table
+from bitzones.stats import Estimate
 
-__all__ = ["activations", "attention", "failures", "latency", "memory"]
+__all__ = ["activations", "attention", "failures", "latency", "memory", "part_latency"]
 
 
 def memory(analysis: Analysis) -> str:
@@ -93,6 +94,57 @@ def _doubts(analysis: Analysis) -> Iterator[str]:
     if unstable := [item for item in analysis.latency if item.warmup_stable is False]:
         named = ", ".join(dict.fromkeys(f"{markdown(item.variant)} {item.phase}" for item in unstable))
         yield f"not stable when warming up ended at its bound: {named}"
+
+
+def part_latency(analysis: Analysis) -> str:
+    """What formats change of a decode step: sums over the parts, and every sort of part; empty where no part was timed."""
+    found = analysis.part_latency
+    if found is None:
+        return ""
+    totals = [(markdown(item.name), _milliseconds(item.seconds), ratio(item.ratio)) for item in found.totals]
+    rows = [
+        (
+            ", ".join(f"{rows}x{columns}" for rows, columns in item.shapes),
+            str(item.parts),
+            item.format,
+            milliseconds(item.median_s),
+            f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
+            ratio(item.ratio),
+        )
+        for item in found.shapes
+    ]
+    n, against = found.shapes[0].rounds, f"ratio to {analysis.reference} [95%]"
+    note = (
+        f"What the products of the parts take per decode step, at {found.batch} {'sequence' if found.batch == 1 else 'sequences'}: medians "
+        f"of n = {n} rounds of each sort of part, formats in turns, summed over the parts. Attention, norms and the calls between them are "
+        "not in it."
+    )
+    head = ("stored in", "per decode step [95%]", against)
+    sorts = ("shapes of a part", "parts", "format", "median", "middle half", against)
+    text = (note, _bought(analysis, found), table(head, totals), fold("Every sort of part", len(rows), table(sorts, rows, text=(0, 2))))
+    return "## What formats change of decoding\n\n" + "\n\n".join(text)
+
+
+def _bought(analysis: Analysis, found: PartLatencyFigures) -> str:
+    """Whether fewer bits buy time on this device."""
+    others = [item for item in found.totals if item.ratio is not None and item.name in analysis.formats]
+    faster = [item.name for item in others if item.ratio is not None and item.ratio.high is not None and item.ratio.high < 1]
+    open_ = [item.name for item in others if item.name not in (*faster, *found.slower)]
+    said = [
+        f"{', '.join(names)} {'takes' if len(names) == 1 else 'take'} {what} than {analysis.reference}"
+        for names, what in ((faster, "less time"), (found.slower, "more time"))
+        if names
+    ]
+    if open_:
+        said.append(f"{', '.join(open_)} cannot be told from {analysis.reference}")
+    verdict = "fewer bits do not buy time." if found.slower and not faster else "" if not found.slower else "not all of them buy time."
+    return f"**On this device {'; '.join(said)}{': ' + verdict if verdict else '.'}**"
+
+
+def _milliseconds(seconds: Estimate) -> str:
+    if seconds.low is None or seconds.high is None:
+        return f"{milliseconds(seconds.value)} {NO_INTERVAL}"
+    return f"{milliseconds(seconds.value)} [{milliseconds(seconds.low)}, {milliseconds(seconds.high)}]"
 
 
 def attention(analysis: Analysis) -> str:

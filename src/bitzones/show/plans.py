@@ -11,7 +11,7 @@ from bitzones.decide.analysis import Analysis
 from bitzones.decide.judged import Compared, PlanReading, PlansReading, SearchReading, SearchStep
 from bitzones.decide.plans import NO_RIVALS
 from bitzones.profile import PLAN
-from bitzones.show.tables import ABSENT, bits, details, markdown, more_nats, nats, ratio, table
+from bitzones.show.tables import ABSENT, bits, details, markdown, milliseconds, more_nats, nats, ratio, table
 from bitzones.stats import MIN_SEQUENCES
 
 __all__ = ["compared", "frontier", "on_frontier", "outcome", "search"]
@@ -96,11 +96,18 @@ def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
     few = f" {plans.sequences} sequences are too few to resample: cannot tell." if plans.sequences < MIN_SEQUENCES else ""
     return (
         f"KL({analysis.reference} || plan) in nats per token on n = {plans.sequences} held-out sequences ({plans.tokens:,} tokens), "
-        f"from which no plan was made; the budget is {plans.budget_bytes:,} bytes. Sum: of the separate sensitivities on the "
+        f"from which no plan was made; the budget is {_budget(plans)}. Sum: of the separate sensitivities on the "
         "calibration sequences. "
         "Second order: from the screen's scores, with all interactions. The last three columns set the searched plan beside each other "
         f"one, paired over sequences: below 0, or below 1, it is better.{few}"
     )
+
+
+def _budget(plans: PlansReading) -> str:
+    """What the plans were allowed."""
+    if plans.latency_budget_ns is None:
+        return f"{plans.budget_bytes:,} bytes"
+    return f"{milliseconds(plans.latency_budget_ns / 1e9)} for the products of the parts in a decode step"
 
 
 def _legend(plans: PlansReading) -> str:

@@ -22,8 +22,8 @@ def critical(audit: RuleAudit | None, resamples: int) -> str:
     if audit is None:
         return ""
     return (
-        f"Critical are the layers that at least {audit.agreement:.0%} of the {resamples} resampled plans, at {audit.average_bits:.4g} "
-        f"average bits, do not store wholly in {audit.format}: {ranges(audit.critical)}."
+        f"Critical are the layers that at least {audit.agreement:.0%} of the {resamples} resampled plans, at "
+        f"{audit.within or f'{audit.average_bits:.4g} average bits'}, do not store wholly in {audit.format}: {ranges(audit.critical)}."
     )
 
 

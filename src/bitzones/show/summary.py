@@ -154,6 +154,7 @@ def summary(analysis: Analysis) -> str:
         _rules(analysis),
         measurements.memory(analysis),
         measurements.latency(analysis),
+        measurements.part_latency(analysis),
         measurements.attention(analysis),
         measurements.activations(analysis),
         measurements.failures(analysis),
