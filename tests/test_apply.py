@@ -24,7 +24,8 @@ from bitzones.deploy import apply as deploy
 from bitzones.deploy import check
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.errors import BitzonesError, ModelError, OutputError, PlanError
-from bitzones.measure import quantizers, structure
+from bitzones.measure import calibration, models, quantizers, rounding, structure
+from bitzones.profile import Model
 
 CPU = torch.device("cpu")
 UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
@@ -368,3 +369,55 @@ def test_a_mistake_on_the_command_line(tmp_path: Path, arguments: list[str], sai
     assert done.err.startswith(said)
     assert "Traceback" not in done.err
     assert list(tmp_path.iterdir()) == []
+
+
+# --- calibrated formats
+
+
+ROUNDED_ON = calibration.retold([" ".join(str(1 + (17 * row + 31 * place) % 256) for place in range(40)) for row in range(12)])
+
+
+def calibrated(plan: Plan, **changes: Any) -> dict[str, Any]:
+    """The plan with calibrated formats in place of hqq's, and the sequences that they are rounded on."""
+    assignment = {name: format_.replace("qint2:hqq", "qint2:gptq") for name, format_ in plan.assignment.items()}
+    rounding = {
+        "calibration_sha256": ROUNDED_ON.sha256,
+        "sequences": [" ".join(map(str, sequence.ids)) for sequence in ROUNDED_ON.sequences],
+        "batch": 4,
+        "damping": 0.01,
+    }
+    return {"assignment": assignment, "rounding": {**rounding, **changes}}
+
+
+def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: Path) -> None:
+    made = deploy.apply(plan_file(tmp_path, plan, **calibrated(plan)), tmp_path / "model", CPU)
+    assert made.modules["qint2:gptq"] == sum(name == "qint2:hqq" for name in plan.assignment.values())
+    stored = quantizers.packed_weights(quantizers.reload(made.folder))
+    assert plan.model is not None
+    reference = models.load(Model(source=plan.model.source), CPU).model.float()
+    formats = {name: format_ for name, format_ in calibrated(plan)["assignment"].items() if format_ != "bf16"}
+    batches = list(calibration.batches(ROUNDED_ON, 4, CPU))
+    expected = rounding.in_sequence(reference, formats, batches, torch.bfloat16).weights
+    two_bits = [name for name, format_ in formats.items() if format_ == "qint2:gptq"]
+    assert two_bits
+    assert all(torch.equal(stored[name]._data.unpack(), expected[name]._data.unpack()) for name in two_bits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"calibration_sha256": "f" * 64}, "calibration sequences are not whole, or not for this model's tokenizer"),
+        ({"sequences": ["1 2 -3"]}, "key 'rounding.sequences.0': string should match pattern"),
+        ({"sequences": []}, "key 'rounding.sequences': tuple should have at least 1 item"),
+    ],
+)
+def test_calibration_sequences_that_were_edited_are_refused(plan: Plan, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        deploy.apply(plan_file(tmp_path, plan, **calibrated(plan, **changes)), tmp_path / "model", CPU)
+    assert says in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_calibrated_plan_without_its_sequences_is_refused(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="is to be calibrated, and the plan holds no sequences to do it on"):
+        plan_file(tmp_path, plan, assignment=calibrated(plan)["assignment"])

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
-from tiny_sweep import CPU, sequences
+from tiny_sweep import CPU, sequences, swept
 
+from bitzones.decide.planner import budget_bytes
 from bitzones.errors import ModelError, NonFiniteError, TaskError
-from bitzones.measure import calibration, divergence, quantizers, rounding, structure
+from bitzones.measure import calibration, divergence, models, planning, quantizers, rounding, search, sensitivity, structure, verify
+from bitzones.measure.calibration import Batch
 from bitzones.measure.moments import Entering, embedded, moments_of
+from bitzones.measure.parts import model_parts
+from bitzones.measure.variants import Variants
+from bitzones.profile import PLAN, Budget, Plans
 
 LENGTHS = (40,) * 16  # 640 tokens, for modules of 192 and 384 input features
 CALIBRATION, HELD_OUT = sequences(LENGTHS), sequences((30,) * 4)
@@ -148,3 +154,53 @@ def test_anybodys_quanto_loads_it_and_computes_the_same(model, alone, tmp_path: 
     with divergence.swapped(model, alone["qint2:gptq"].weights):
         expected = model(ids).logits
     torch.testing.assert_close(again(ids).logits, expected)
+
+
+def test_a_variant_is_rounded_in_sequence_and_its_parts_alone() -> None:
+    loaded = models.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
+    variants = Variants(loaded, {"bf16": "bf16", "w2": "qint2:gptq"}, CPU, torch.float32, lambda: BATCHES)
+    whole, alone = variants.whole("w2"), variants.packed("w2")
+    assert torch.equal(variants.model("w2").get_submodule(QUERY).weight._data.unpack(), whole[QUERY]._data.unpack())
+    assert not torch.equal(whole[QUERY]._data.unpack(), alone[QUERY]._data.unpack())
+    assert lost(variants.reference, whole) < lost(variants.reference, alone)
+    assert variants.fallbacks == {"w2": {}}
+
+
+def test_a_variant_without_sequences_says_so() -> None:
+    loaded = models.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
+    with pytest.raises(ModelError, match="needs calibration sequences, and none were given"):
+        Variants(loaded, {"bf16": "bf16", "w2": "qint2:gptq"}, CPU, torch.float32).model("w2")
+
+
+def test_a_plan_is_searched_among_quantos_own_formats_too() -> None:
+    loaded = models.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
+    formats = {"bf16": "bf16", "w4-gptq": "qint4:gptq", "w4-hqq": "qint4:hqq", "w2-gptq": "qint2:gptq", "w2-hqq": "qint2:hqq"}
+    variants = Variants(loaded, formats, CPU, torch.float32, lambda: BATCHES)
+
+    def held() -> Iterator[Batch]:
+        return calibration.batches(HELD_OUT, 4, CPU)
+
+    parts = model_parts(loaded.model, "layer")
+    cell = sensitivity.exact_cell(variants, parts, "layer", HELD_OUT, held(), lambda done: None)
+    bench = search.workbench(variants, cell, held, len(HELD_OUT.sequences))
+    budget = budget_bytes(bench.menu, 3.2)
+    stock = planning.without_calibration(bench, cell, budget, 1)
+    assert stock is not None
+    assert set(stock.parts.values()) <= {"qint4:hqq", "qint2:hqq", "bf16"}
+    assert stock.stored_bytes <= budget
+    searched = planning.search_cell(bench, cell, Budget(average_bits=3.2), variants.uniform, 1)
+    assert search.total(searched.found) < search.total(stock)
+    whole = {PLAN: search.weights_of(bench, bench.choice(searched.found.parts))}
+    chosen = verify.rivals(bench, cell, searched, Plans(random=1), 0, stock)
+    judged = verify.plans_cell(bench, chosen, HELD_OUT, searched, whole)
+    origins = [plan.origin for plan in judged.plans]
+    assert (origins[0], origins[-1], "stock" in origins) == ("search", "separate", True)
+    assert judged.plans[0].kl_nats == judged.plans[-1].kl_nats  # the same weights were given for both
+    contiguous = next(plan for plan in judged.plans if plan.origin == "contiguous")
+    assert set(contiguous.parts.values()) <= {"qint4:gptq", "qint2:gptq"}  # a rule takes the better rounding too
+
+
+def test_nothing_is_compared_where_there_is_one_family_only() -> None:
+    variants, cell, bench = swept()
+    assert variants.uniform
+    assert planning.without_calibration(bench, cell, bench.menu.most_bytes, 1) is None
