@@ -11,13 +11,14 @@ import pytest
 from make_run import decided, planned, run_dict, sensitivity, without, write
 from make_search import TOGETHER, held_out, searched, trial
 
-from bitzones.decide.analysis import Analysis
+from bitzones.decide.analysis import Analysis, CalibratedFormats
 from bitzones.decide.collect import analyse, read_run
 from bitzones.decide.judged import PlansReading
 from bitzones.decide.plans import history
 from bitzones.profile import PLAN, Budget, Plans
 from bitzones.records import FailedCell, NamedTrial, PlansCell, Record, SearchCell, SearchRound
 from bitzones.show.diagrams import overview
+from bitzones.show.method import methodology
 from bitzones.show.summary import headline, summary
 
 
@@ -343,3 +344,57 @@ def test_a_search_for_fewer_bytes_says_what_it_kept(cells: list[Record], tmp_pat
     assert f"{kept.start.stored_bytes:,} stored bytes became {kept.found.stored_bytes:,}" in text
     assert f"The tolerance is {nats:.3g}: each round looks for fewer bytes within it" in text
     assert f"Zones of 12 layers at a tolerance of {nats:.3g} nats per token, " in headline(found)[0]
+
+
+def with_twins(found: list[Record], stock: float, separate: float) -> list[Record]:
+    """The run with what the plan would be without calibration, and with modules rounded alone, at so many times its KL."""
+
+    def add(cell: Record) -> Record:
+        if not isinstance(cell, PlansCell):
+            return cell
+        plan = cell.plans[0]
+        kl = {origin: tuple(times * nats for nats in plan.kl_nats or ()) for origin, times in (("stock", stock), ("separate", separate))}
+        twins = [
+            NamedTrial.model_validate({**plan.model_dump(), "name": f"a {origin} plan", "origin": origin, "kl_nats": kl[origin]})
+            for origin in kl
+        ]
+        return cell.model_copy(update={"plans": (*cell.plans, *twins)})
+
+    return [add(cell) for cell in found]
+
+
+@pytest.mark.parametrize(
+    ("stock", "says"),
+    [
+        (4.0, "(0.25 (0.25 to 0.25) times), nats/token on n = 30 held-out sequences"),
+        (0.5, ": calibration makes it worse"),
+        (1.0, ": cannot tell"),
+    ],
+)
+def test_the_headline_says_what_calibration_buys(cells: list[Record], tmp_path: Path, stock: float, says: str) -> None:
+    found = analysis_of(tmp_path, with_twins(cells, stock, 0.5))
+    (line,) = [line for line in headline(found) if line.startswith("What calibration buys at ")]
+    plan = plans_of(found).named(PLAN).measured
+    assert plan is not None
+    assert f"KL {plan.value:.3g} (" in line
+    assert says in line
+    assert "modules rounded alone" not in line
+
+
+def test_modules_rounded_alone_are_no_rival(cells: list[Record], tmp_path: Path) -> None:
+    found = analysis_of(tmp_path, with_twins(cells, 4.0, 0.5))
+    assert plans_of(found).recommended == PLAN
+    assert "a separate plan: the plan's formats, without rounding layer after layer" in summary(found)
+
+
+def test_without_both_families_nothing_is_said_of_calibration(analysis: Analysis) -> None:
+    assert not any("calibration buys" in line for line in headline(analysis))
+
+
+def test_the_method_says_what_was_rounded_on_and_what_could_not_be(analysis: Analysis) -> None:
+    assert "Calibrated formats" not in methodology(analysis)
+    why = {"an.expert": "3 tokens reached it, and 96 input features need at least as many"}
+    rounding = CalibratedFormats(calibration_sha256="e" * 64, sequences=2, tokens=5, damping=0.01, fallbacks={PLAN: why})
+    text = methodology(analysis.model_copy(update={"formats": ("qint4:gptq",), "rounding": rounding}))
+    assert "on 5 tokens of 2 sequences" in text
+    assert "Modules with too few tokens, which have quanto's own integers: plan 1." in text
