@@ -248,3 +248,33 @@ def test_a_thousand_cells_are_compared_without_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, "compare", *files], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[0] == "no regression: 1000 same"
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_disturbed_times_are_incomparable(tmp_path: Path, good: Data) -> None:
+    none = {"value": None, "unit": "bytes", "status": "unsupported"}
+    figures = dict.fromkeys(("device_used_peak", "process_used_peak", "other_processes", "clocks_held_share"), none)
+
+    def disturb(data: Data) -> None:
+        slower(data)
+        cell_of(data, "latency", "w4", phase="decode")["gpu"] = {**figures, "period_s": 0.1, "samples": 9, "disturbed": ["hot in 40% of 9"]}
+
+    for old, new in ((good, changed(good, disturb)), (changed(good, disturb), good)):
+        cell = by_key(compared(tmp_path, old, new))["latency", "w4", "decode"]
+        assert cell.status == "incomparable"
+        assert "hot in 40%" in cell.reason
+
+
+def test_another_shape_is_incomparable(tmp_path: Path, good: Data) -> None:
+    def compile_it(data: Data) -> None:
+        cell_of(data, "latency", "w4", phase="decode")["compiled"] = True
+
+    cell = by_key(compared(tmp_path, good, changed(good, compile_it)))["latency", "w4", "decode"]
+    assert (cell.status, "compiled" in cell.reason) == ("incomparable", True)
+
+
+def test_a_part_that_could_never_be_measured_fails_nothing(tmp_path: Path) -> None:
+    def fail(data: Data) -> None:
+        cell_of(data, "sensitivity", "bf16")["measurements"][2] |= {"kl_nats": None, "failure": "NaN"}
+
+    small = changed(run_dict([cell for cell in planned(layers=6) if getattr(cell, "kind", "") == "sensitivity"]), fail)
+    assert by_key(compared(tmp_path, small, small))["sensitivity", "bf16", ""].status == "same"

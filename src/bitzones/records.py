@@ -66,6 +66,7 @@ LARGEST = 1e100
 """Of any measured number: far beyond what can be measured, and sums of squares of such are still finite."""
 
 Count = Annotated[int, Field(ge=0, le=2**60)]
+Positive = Annotated[int, Field(ge=1, le=2**60)]
 Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -98,7 +99,7 @@ NOT_RECORDED = Figure(value=None, unit="bytes", status="not recorded")
 class Shortage(Record):
     """Memory that ran out at a batch size; bytes are null where the error or the system did not tell them."""
 
-    batch: int = Field(ge=1)
+    batch: Positive
     asked_bytes: Count | None = None
     free_bytes: Count | None = None
 
@@ -237,9 +238,9 @@ class LatencyCell(Measured):
 
     kind: Literal["latency"] = "latency"
     phase: Literal["prefill", "decode"]
-    batch: int = Field(ge=1)
-    prompt_tokens: int = Field(ge=1)
-    tokens: int = Field(ge=1)
+    batch: Positive
+    prompt_tokens: Positive
+    tokens: Positive
     warmup_rounds: Count
     rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
     kernels: dict[str, Count]
@@ -413,7 +414,7 @@ class FisherCell(Measured):
     kind: Literal["fisher"] = "fisher"
     calibration_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
-    samples: int = Field(ge=1)
+    samples: Positive
     parts: tuple[Part, ...] = Field(min_length=1)
     scores: tuple[PartScores, ...]
 
@@ -613,7 +614,7 @@ class Rounding(Record):
 
     calibration_sha256: str
     sequences: tuple[Annotated[str, Field(pattern=r"^\d+( \d+)*$")], ...] = Field(min_length=1)
-    batch: int = Field(ge=1)
+    batch: Positive
     damping: float = Field(gt=0, le=1)
     fallbacks: dict[str, dict[str, str]] = {}
 

@@ -156,7 +156,11 @@ class _Pairs:
         if old is None or new is None:
             if new is not None:
                 return _word("new", "could not be measured before", name)
-            return _word("failed", "could not be measured", name)
+            return (
+                _word("failed", "could not be measured", name)
+                if old is not None
+                else _word("incomparable", "measured in neither run", name)
+            )
         return paired.kl(name, old, new, sequences, self.gate)
 
     def _divergence(self, old: DivergenceCell, new: DivergenceCell) -> list[Draft]:

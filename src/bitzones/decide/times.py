@@ -80,8 +80,7 @@ def latency(old: LatencyCell, new: LatencyCell, gate: Gate, elsewhere: str | Non
 
 def disturbances(cell: LatencyCell) -> tuple[str, ...]:
     """What makes a cell's times doubtful, as the run itself saw it."""
-    watch = getattr(cell, "gpu", None)
-    return tuple(watch.disturbed) if watch is not None else ()
+    return cell.gpu.disturbed if cell.gpu is not None else ()
 
 
 def slowdown(old: Sequence[float], new: Sequence[float], seed: int) -> Floats:
