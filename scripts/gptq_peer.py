@@ -1,0 +1,114 @@
+"""Our rounding beside llm-compressor's GPTQ, on the same weights, inputs, bits and groups: the error that each leaves at the outputs.
+
+Two steps, because the two want different environments. Where bitzones is installed, with the data sets under FOLDER:
+
+    python scripts/gptq_peer.py gather smollm2 inputs.safetensors --data FOLDER
+
+and where `pip install torch==2.13.0 llmcompressor` was run, from the top of a checkout:
+
+    PYTHONPATH=src python scripts/gptq_peer.py compare inputs.safetensors
+
+Prints a table in Markdown: the relative error ||(W - W') X|| / ||W X|| of both, and ours by theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+DAMPING = 0.01
+"""The same for both: the default of both."""
+LAYERS = (0, 14, 29)
+MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+def gather(name: str, place: Path, data: Path | None) -> None:
+    """Weights, and second moments of their inputs on the profile's rounding sequences, of a few layers."""
+    from bitzones import profile  # noqa: PLC0415  (the other environment lacks what this needs)
+    from bitzones.measure import structure  # noqa: PLC0415
+    from bitzones.measure.moments import Entering, embedded, moments_of, through  # noqa: PLC0415
+    from bitzones.measure.session import Session  # noqa: PLC0415
+
+    session = Session(profile.load(name).resolved(data))
+    model, batches = session.variants.reference, session.rounding_batches()
+    blocks, hidden = structure.decoder_layers(model), embedded(session.variants.reference, session.layers, session.rounding_batches())
+    found: dict[str, torch.Tensor] = {}
+    for at, block in enumerate(blocks):
+        names = [f"{block}.{module}" for module in MODULES]
+        if at in LAYERS:
+            moments, _ = moments_of(model, session.layers, at, names, Entering(hidden), batches)
+            for module in names:
+                found[f"{module}.weight"] = model.get_parameter(f"{module}.weight").detach().clone()
+                found[f"{module}.moment"] = moments[module].total.clone()
+        hidden = through(model, session.layers, at, hidden, batches)
+    save_file(found, place)
+
+
+def theirs(weight: torch.Tensor, moment: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+    """What llm-compressor makes of a weight: asymmetric groups, its own activation order within what groups allow."""
+    from compressed_tensors.quantization import (  # noqa: PLC0415
+        ActivationOrdering,
+        QuantizationArgs,
+        QuantizationScheme,
+        initialize_module_for_quantization,
+    )
+    from llmcompressor.modifiers.quantization.gptq.gptq_quantize import quantize_weight  # noqa: PLC0415
+
+    arguments = QuantizationArgs(num_bits=bits, group_size=group, strategy="group", symmetric=False, actorder=ActivationOrdering.WEIGHT)
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear.weight.data = weight.clone()
+    initialize_module_for_quantization(linear, QuantizationScheme(targets=["Linear"], weights=arguments))
+    _, *rest = quantize_weight(module=linear, quant_args=arguments, hessian=moment.clone(), blocksize=128, percdamp=DAMPING)
+    made = rest[0] if isinstance(rest[0], torch.Tensor) else rest[0]["weight"]
+    assert isinstance(made, torch.Tensor)
+    return made.float()
+
+
+def ours(weight: torch.Tensor, moment: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+    from bitzones.measure.gptq import round_rows  # noqa: PLC0415
+
+    levels = torch.full((len(weight),), 2.0**bits - 1)
+    return round_rows(weight, moment.double(), levels, group, torch.float32, DAMPING).values()
+
+
+def left(weight: torch.Tensor, made: torch.Tensor, moment: torch.Tensor) -> float:
+    """Relative error at the outputs, from the second moment of the inputs: tr(D M D^T) is ||D X||^2."""
+
+    def size(matrix: torch.Tensor) -> float:
+        return float(((matrix.double() @ moment.double()) * matrix.double()).sum())
+
+    return float((size(weight - made) / size(weight)) ** 0.5)
+
+
+def rows(place: Path) -> Iterator[tuple[str, int, int, float, float]]:
+    """Module, bits, group size, the error of both."""
+    tensors = load_file(place)
+    for key in sorted(tensors):
+        if key.endswith(".weight"):
+            weight, moment = tensors[key].float(), tensors[f"{key.removesuffix('weight')}moment"]
+            group = 96 if weight.shape[1] % 128 else 128
+            for bits in (4, 2):
+                errors = [left(weight, method(weight, moment, bits, group), moment) for method in (ours, theirs)]
+                yield key.removesuffix(".weight"), bits, group, errors[0], errors[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("step", choices=("gather", "compare"))
+    parser.add_argument("names", nargs="+", help="gather: profile and file; compare: file")
+    parser.add_argument("--data", type=Path, default=None)
+    asked = parser.parse_args()
+    if asked.step == "gather":
+        gather(asked.names[0], Path(asked.names[1]), asked.data)
+        return
+    print("| module | bits | group | ours | llm-compressor | ours / theirs |\n|---|---|---|---|---|---|")
+    for name, bits, group, mine, other in rows(Path(asked.names[0])):
+        print(f"| {name} | {bits} | {group} | {mine:.4f} | {other:.4f} | {mine / other:.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
