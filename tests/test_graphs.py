@@ -47,12 +47,20 @@ def test_accuracy_has_interval_flips_and_verdict(analysis: Analysis) -> None:
     assert (rows["plan"]["chosen"], rows["w2"]["chosen"]) == (True, False)
 
 
-def test_kernels_that_fell_back_are_said(analysis: Analysis) -> None:
-    made = graphs.latency(analysis)
+def test_slow_paths_disturbances_and_the_floor_are_said(analysis: Analysis) -> None:
+    first, second, third, *rest = (item.model_copy(update={"floor_s": None, "slow_path": None}) for item in analysis.latency)
+    told = (
+        first.model_copy(update={"floor_s": first.median_s / 2, "times_floor": 2.0}),
+        second.model_copy(update={"slow_path": "decoding is slower"}),
+        third.model_copy(update={"disturbed": ("hot",)}),
+    )
+    made = graphs.latency(analysis.model_copy(update={"latency": (*told, *rest)}))
     assert made is not None
-    notes = {row["variant"]: row["note"] for row in made["concat"][0]["data"]["values"]}
-    assert notes["w4"] == "! 84 modules fell back to Python"
-    assert not notes["bf16"]
+    rows = [row for panel in made["concat"] for row in panel["data"]["values"]]
+    assert sorted(row["note"] for row in rows if row["note"]) == ["! disturbed", "! no fused kernel"]
+    assert [row["floor"] for row in rows if row["floor"]] == [pytest.approx(500 * first.median_s)]
+    assert sum("dashes: floor" in panel["title"]["text"][1] for panel in made["concat"]) == 1
+    alt.ConcatChart.from_dict(made)
 
 
 def test_rules_scatter_their_statistic_against_kl(analysis: Analysis) -> None:

@@ -75,14 +75,29 @@ def run(
 
 @app.command()
 def collect(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="What 'pytest bench/ --benchmark-json=RUN.json' wrote.")],
+    run_files: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="What 'pytest bench/ --benchmark-json=RUN.json' wrote.")],
     output: Output = Path("report"),
 ) -> None:
-    """Decide and show: turn a run file into a summary, two diagrams, a plan and analysis.json. Needs no torch.
+    """Decide and show: turn a run file into a page, a summary, two diagrams, a plan and analysis.json. Needs no torch.
+
+    Several run files, of models or of tasks, become one report that sets them side by side, and one folder each inside it.
 
     Example: bitzones collect run.json -o report/
+    bitzones collect arc.json svamp.json -o report/
     """
-    _collect(run_file, output)
+    if len(run_files) == 1:
+        _collect(run_files[0], output)
+    else:
+        _collect_several(run_files, output)
+
+
+def _collect_several(run_files: list[Path], output: Path) -> None:
+    from bitzones.decide import collect as decide
+    from bitzones.show import report, side_by_side
+
+    names = side_by_side.names_of(run_files)
+    runs = [side_by_side.Named(name, decide.analyse(decide.read_run(path))) for name, path in zip(names, run_files, strict=True)]
+    typer.echo(f"report: {report.write_comparison(runs, output)[0]}")
 
 
 @app.command()

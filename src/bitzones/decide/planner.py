@@ -164,9 +164,10 @@ def _least(costs: Floats, sizes: Integers, budgets: Integers) -> Integers:
     choices, bound, reduced = _relax(costs, sizes, budgets)
     choices = _improve(choices, costs, sizes, budgets)
     known = _pick(costs, choices).sum(axis=1)
-    open_ = (reduced <= (known - bound + SLACK * known)[:, None, None]) & np.isfinite(costs)
-    for row in range(len(choices)):
-        choices[row] = _finish(choices[row], costs[row], sizes[row], open_[row], int(budgets[row]))
+    gaps = known - bound + SLACK * known
+    open_ = (reduced <= gaps[:, None, None]) & np.isfinite(costs)
+    for row in np.flatnonzero((open_.sum(axis=2) > 1).any(axis=1)):
+        choices[row] = _finish(choices[row], costs[row], sizes[row], reduced[row], open_[row], float(gaps[row]), int(budgets[row]))
     return choices
 
 
@@ -224,36 +225,44 @@ def _improve(choices: Integers, costs: Floats, sizes: Integers, budgets: Integer
         choices[better, part] = option
 
 
-def _finish(known: Integers, costs: Floats, sizes: Integers, open_: Flags, budget: int) -> Integers:
+def _finish(known: Integers, costs: Floats, sizes: Integers, reduced: Floats, open_: Flags, gap: float, budget: int) -> Integers:
     """The best plan among the options still open, or the known one where nothing beats it."""
     free = open_.sum(axis=1) > 1
-    if not free.any():
-        return known
     found = np.where(free, known, open_.argmax(axis=1))  # most parts have one option left: they only take their bytes
     room = budget - int(_pick(sizes, found)[~free].sum())
-    best = _enumerate(costs[free], sizes[free], open_[free], room)
+    best = _enumerate(costs[free], sizes[free], reduced[free], open_[free], gap, room)
     found[free] = _programme(known[free], costs[free], sizes[free], open_[free], room) if best is None else best
     fits = _pick(sizes, found).sum() <= budget
     return found if fits and _pick(costs, found).sum() < _pick(costs, known).sum() else known
 
 
-def _enumerate(costs: Floats, sizes: Integers, open_: Flags, budget: int) -> Integers | None:
-    """The best plan by keeping, part after part, every partial plan that no other beats in both bytes and KL; None where those get many."""
+def _enumerate(costs: Floats, sizes: Integers, reduced: Floats, open_: Flags, gap: float, budget: int) -> Integers | None:
+    """The best plan by keeping, part after part, every partial plan that no other beats in both bytes and KL; None where those get many.
+
+    A plan costs the bound and at least the sum of its options' excess over the best price (Pisinger 1995, Eur. J. Oper. Res. 83:394): a
+    partial plan whose excess is above the gap to the known plan is dropped, for nothing that it becomes beats that.
+    """
     needed = np.where(open_, sizes, np.iinfo(np.int64).max).min(axis=1)
     room = budget - (needed.sum() - needed.cumsum())  # what this part and those before it may take
-    used, cost = np.zeros(1, dtype=np.int64), np.zeros(1)
+    used, cost, excess = np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros(1)
     steps: list[tuple[Integers, Integers]] = []
     for part, allowed in enumerate(open_):
-        options = np.flatnonzero(allowed)
+        options = allowed.nonzero()[0]
         used, cost = (used[:, None] + sizes[part, options]).ravel(), (cost[:, None] + costs[part, options]).ravel()
-        order = np.lexsort((cost, used))
-        order = order[used[order] <= room[part]]
-        best_before = np.minimum.accumulate(np.append(np.inf, cost[order]))[:-1]
-        kept = order[cost[order] < best_before]
+        excess = (excess[:, None] + reduced[part, options]).ravel()
+        order = ((used <= room[part]) & (excess <= gap)).nonzero()[0]
+        order = order[np.lexsort((cost[order], used[order]))]
+        ordered = cost[order]
+        best = np.minimum.accumulate(ordered)
+        keep = np.ones(len(order), dtype=np.bool_)
+        keep[1:] = ordered[1:] < best[:-1]
+        kept = order[keep]
         if len(kept) > MOST_PLANS:
             return None
+        if not len(kept):
+            return None
         steps.append((kept // len(options), options[kept % len(options)]))
-        used, cost = used[kept], cost[kept]
+        used, cost, excess = used[kept], cost[kept], excess[kept]
     found, at = np.empty(len(open_), dtype=np.int64), len(cost) - 1  # more bytes only where the KL is lower: the last is the best
     for part in range(len(open_) - 1, -1, -1):
         before, option = steps[part]

@@ -14,7 +14,7 @@ from bitzones.profile import PLAN
 from bitzones.show.tables import megabytes, milliseconds, nats, percent, plain, points, ratio
 from bitzones.show.vega import SCHEMA_URL, Spec
 
-__all__ = ["FALLBACK", "accuracy", "latency", "memory", "rules"]
+__all__ = ["accuracy", "latency", "memory", "rules"]
 
 PANEL_WIDTH = 320
 """The page widens it."""
@@ -28,9 +28,6 @@ SCATTER = 150
 BAR = "#2563eb"
 CHOSEN = "#c2410c"
 FLAGGED = "#b45309"
-
-FALLBACK = "python"
-"""The kernel that quanto falls back to where no compiled one fits: it unpacks the weights at every product."""
 
 
 def _colour(condition: str) -> Spec:
@@ -124,11 +121,15 @@ def latency(analysis: Analysis) -> Spec | None:
 
 def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> Spec:
     rows = [_latency_row(item) for item in items]
+    floored = any(row["floor"] is not None for row in rows)
+    floor = ", dashes: floor" if floored else ""
     x = {"field": "value", "type": "quantitative", "title": "ms per round", "scale": {"zero": True}}
     y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
     tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
     return {
-        "title": _head([f"{phase[0]}, batch {phase[1]}, prompt {phase[2]}", "bar: median, line: middle half, tick: 95th percentile"]),
+        "title": _head(
+            [f"{phase[0]}, batch {phase[1]}, prompt {phase[2]}", f"bar: median, line: middle half, tick: 95th percentile{floor}"]
+        ),
         "width": PANEL_WIDTH,
         "height": {"step": ROW},
         "data": {"values": rows},
@@ -137,6 +138,7 @@ def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> 
             {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _colour("datum.chosen")}},
             {"mark": {"type": "rule", "strokeWidth": 3, **tip}, "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}}},
             {"mark": {"type": "tick", "thickness": 2, "size": 12, **tip}, "encoding": {"x": x | {"field": "p95"}}},
+            *([_floor(x)] if floored else []),
             {
                 "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
                 "encoding": {"x": {"value": PANEL_WIDTH + 8}, "text": {"field": "note"}},
@@ -145,8 +147,13 @@ def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> 
     }
 
 
+def _floor(x: Spec) -> Spec:
+    """The least that a round can take, as a dashed line of the bar's height."""
+    tick = {"type": "tick", "thickness": 2, "size": ROW - 2, "strokeDash": [3, 2], "tooltip": {"expr": "datum.tip"}, "aria": False}
+    return {"transform": [{"filter": "isValid(datum.floor)"}], "mark": tick, "encoding": {"x": x | {"field": "floor"}}}
+
+
 def _latency_row(item: LatencyFigures) -> Spec:
-    fell = sum(count for name, count in item.kernels.items() if FALLBACK in name.lower())
     return {
         "variant": plain(item.variant, 20),
         "chosen": item.variant == PLAN,
@@ -154,13 +161,17 @@ def _latency_row(item: LatencyFigures) -> Spec:
         "low": 1e3 * item.low_quartile_s,
         "high": 1e3 * item.high_quartile_s,
         "p95": 1e3 * item.p95_s,
-        "note": f"! {fell} modules fell back to Python" if fell else "",
+        "floor": None if item.floor_s is None else 1e3 * item.floor_s,
+        "note": "! no fused kernel" if item.slow_path else "! disturbed" if item.disturbed else "",
         "tip": {
             "variant": plain(item.variant),
             "median": f"{milliseconds(item.median_s)} of {item.rounds} rounds",
             "middle half": f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
             "95th percentile": milliseconds(item.p95_s),
             "ratio to the reference [95%]": ratio(item.ratio),
+            "floor": "-" if item.floor_s is None else f"{milliseconds(item.floor_s)}, the median is {item.times_floor:.1f} times that",
+            "slow path": plain(item.slow_path or "-", 200),
+            "disturbed": plain("; ".join(item.disturbed) or "-", 200),
             "kernels": ", ".join(f"{plain(name, 40)}: {count} modules" for name, count in item.kernels.items()) or "-",
         },
     }

@@ -19,7 +19,22 @@ from bitzones.show.tables import bits, megabytes, nats, plain
 from bitzones.show.vega import SCHEMA_URL, Spec
 from bitzones.stats import MIN_SEQUENCES
 
-__all__ = ["BLOCK", "INKS", "SHADES", "SIGNS", "ZONE_FILLS", "Place", "View", "ink", "layer_map", "places", "shade", "views", "width_of"]
+__all__ = [
+    "BLOCK",
+    "INKS",
+    "SHADES",
+    "SIGNS",
+    "ZONE_FILLS",
+    "Place",
+    "View",
+    "ink",
+    "layer_map",
+    "places",
+    "runs_map",
+    "shade",
+    "views",
+    "width_of",
+]
 
 BLOCK = 16
 """Layers beside each other in a picture: at the width of a printed column their digits stay legible."""
@@ -84,6 +99,25 @@ def layer_map(analysis: Analysis) -> Spec | None:
     """The first of the `views`, as it stands in a paper; None where there is none."""
     found = views(analysis)
     return found[0].chart if found else None
+
+
+def runs_map(runs: Sequence[tuple[str, Analysis]]) -> Spec | None:
+    """Layers by runs: each row a run's sensitivity of whole layers at its fewest bits, on a scale of its own; None where none has any."""
+    cells = []
+    for name, analysis in runs:
+        values = {item.layer: item for item in analysis.ranking}
+        for layer, position in _positions({layer: item.kl.value for layer, item in values.items()}, log=True).items():
+            item = values[layer]
+            tip = {
+                "run": plain(name),
+                "layer": layer,
+                "KL [95%]": f"{nats(item.kl)} nats per token",
+                "rank": item.rank,
+                "zone": _zone(analysis, layer),
+            }
+            cells.append(_cell(layer, plain(name, 24), position, str(item.rank), tip))
+    title = ["numbers: rank of the layer in its run, 1 is the most sensitive"]
+    return _drawn(cells, _of_row("Sensitivity"), title) if cells else None
 
 
 def width_of(name: str) -> str:
@@ -263,8 +297,13 @@ def _margin(analysis: Analysis) -> Iterator[Spec]:
 
 
 def _chart(analysis: Analysis, rows: Iterable[Spec], legend: Spec) -> Spec:
+    """The cells with the zones in the margin."""
+    return _drawn([*_margin(analysis), *rows], legend, _title(analysis))
+
+
+def _drawn(cells: list[Spec], legend: Spec, title: list[str]) -> Spec:
     """Blocks of `BLOCK` layers below each other; the page sets the parameter ``per`` to as many as fit its width."""
-    cells = [*_margin(analysis), *rows]
+    cells = list(cells)
     cells += [_number(layer) for layer in sorted({row["layer"] for row in cells})]
     order = list(dict.fromkeys(row["row"] for row in cells))
     blocks = {
@@ -292,7 +331,7 @@ def _chart(analysis: Analysis, rows: Iterable[Spec], legend: Spec) -> Spec:
     return {
         "$schema": SCHEMA_URL,
         "description": "Layer map: layers from left to right, their parts from top to bottom, the zone of each layer above them",
-        "title": {"text": _title(analysis), "anchor": "start", "fontSize": 10, "fontWeight": "normal"},
+        "title": {"text": title, "anchor": "start", "fontSize": 10, "fontWeight": "normal"},
         "params": [{"name": "per", "value": BLOCK}],
         "vconcat": [blocks, legend],
         "config": {"view": {"stroke": None}, "concat": {"spacing": 10}},

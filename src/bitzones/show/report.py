@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bitzones.decide.analysis import Analysis
@@ -20,10 +20,11 @@ from bitzones.show.diagrams import overview, technical
 from bitzones.show.frontier import frontier
 from bitzones.show.layer_map import layer_map
 from bitzones.show.page import page
+from bitzones.show.side_by_side import Named, compared_page, compared_summary
 from bitzones.show.summary import summary
 from bitzones.show.tables import plain
 
-__all__ = ["OPTIONAL", "write_report"]
+__all__ = ["OPTIONAL", "write_comparison", "write_report"]
 
 PLAN = "plan.json"
 
@@ -56,6 +57,23 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
         if (spec := chart(analysis)) is not None:
             drawn = vega.svg(spec)
             contents |= {f"{name}.svg": drawn, f"{name}.png": vega.png(drawn)}
+    return _written(folder, contents, OPTIONAL)
+
+
+def write_comparison(runs: Sequence[Named], folder: Path) -> list[Path]:
+    """Write the report of several runs: report.html and summary.md, and the whole report of each in a folder of its name.
+
+    Raises:
+        OutputError: a folder cannot be made or written; the comparison is written last, so that it never stands without its runs.
+    """
+    for run in runs:
+        write_report(run.analysis, folder / run.name)
+    contents: dict[str, str | bytes] = {"report.html": compared_page(runs), "summary.md": compared_summary(runs)}
+    return _written(folder, contents, ())
+
+
+def _written(folder: Path, contents: Mapping[str, str | bytes], optional: Iterable[str]) -> list[Path]:
+    """Write all of them or none; an ``optional`` file of an earlier report that is not among them is removed."""
     written: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,8 +81,8 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
             beside = folder / f".{name}.{os.getpid()}.part"
             written[beside] = folder / name
             _write(beside, content)
-        _check_free((*written.values(), *(folder / name for name in OPTIONAL)))
-        for name in OPTIONAL:
+        _check_free((*written.values(), *(folder / name for name in optional)))
+        for name in optional:
             if name not in contents:
                 (folder / name).unlink(missing_ok=True)  # first of all: an earlier summary without its plan misleads nobody
         for beside, place in written.items():
