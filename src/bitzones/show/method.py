@@ -64,8 +64,8 @@ def _calibrated(analysis: Analysis) -> str:
         f"- Calibrated formats (gptq): rounded with error feedback (Frantar et al. 2022, arXiv:2210.17323) on {made.tokens:,} tokens of "
         f"{made.sequences} sequences ({made.calibration_sha256[:16]}) that nothing else is measured on, damping {made.damping:g}; "
         "stored as quanto stores its own. For a sensitivity each module is rounded on the reference's activations; variants and the plan "
-        "are rounded layer after layer on the activations of the layers before, 0.3 of the way back towards the reference's outputs (Li et al. 2025, "
-        f"arXiv:2504.02692). Other plans than these are measured with modules rounded alone.{short}\n"
+        "are rounded layer after layer on the activations of the layers before, 0.3 of the way back towards the reference's outputs "
+        f"(Li et al. 2025, arXiv:2504.02692). Other plans than these are measured with modules rounded alone.{short}\n"
     )
 
 
