@@ -182,3 +182,16 @@ def test_a_tolerance_that_nothing_meets_is_refused() -> None:
         cheapest(of, np.array([[1.0, 0.0]]), 0.5)
     with pytest.raises(ValueError, match="must be positive"):
         cheapest(of, np.array([[1.0, 0.0]]), 0.0)
+
+
+def test_within_a_gap_a_plan_is_left_as_it_is_and_never_further_off() -> None:
+    rng = np.random.default_rng(5)
+    kl = np.sort(rng.exponential(1.0, (50, 12, 3)))[:, :, ::-1].copy()
+    stored = np.sort(rng.integers(1, 40, (12, 3)))
+    of = Menu(tuple(map(str, range(12))), ("a", "b", "c"), stored, np.ones((12, 3), dtype=np.bool_), 100)
+    budget = int(stored.sum(axis=0)[1])
+    rows, parts = np.arange(50)[:, None], np.arange(12)
+    exact, near = (kl[rows, parts, solve_many(of, kl, budget, gap)].sum(axis=1) for gap in (0.0, 0.1))
+    assert (near >= exact - 1e-12).all()
+    assert (near > exact + 1e-12).any()  # else a gap would change nothing
+    assert (near <= exact * (1 + 0.1 / 0.9) + 1e-12).all()

@@ -114,12 +114,18 @@ def solve(menu: Menu, kl: Floats, budget: int) -> Integers:
     return choice
 
 
-def solve_many(menu: Menu, kl: Floats, budget: int) -> Integers:
+def solve_many(menu: Menu, kl: Floats, budget: int, gap: float = 0.0) -> Integers:
     """The best plan for every resample r of ``kl[r, p, f]``: format indices of shape (resamples, parts).
 
     A plan never exceeds the budget, in bytes or, where the menu has them, nanoseconds. Ties: within a part the format of fewer bytes;
     between parts that cannot be told apart (same bytes, same KL) the earlier one gets the fewer bytes; else the order of the parts decides,
     alike for the same input.
+
+    Args:
+        menu: what is offered.
+        kl: what it costs, not negative; shape (resamples, parts, formats).
+        budget: in what the menu counts.
+        gap: a plan that is proved to be within this share of the least sum is not improved on; 0 is exact.
 
     Raises:
         ValueError: the budget is below `Menu.least_size`.
@@ -127,7 +133,7 @@ def solve_many(menu: Menu, kl: Floats, budget: int) -> Integers:
     if budget < menu.least_size:
         raise ValueError(f"a budget of {budget} is fewer than the smallest plan's {menu.least_size}")
     costs = _undominated(np.where(menu.offered, kl, np.inf), menu.sizes)
-    choices = _least(costs, np.broadcast_to(menu.sizes, costs.shape), np.full(len(costs), budget, dtype=np.int64))
+    choices = _least(costs, np.broadcast_to(menu.sizes, costs.shape), np.full(len(costs), budget, dtype=np.int64), gap)
     for row in _with_ties(costs, menu.sizes):
         choices[row] = _untie(choices[row], costs[row], menu.sizes)
     return choices
@@ -159,14 +165,15 @@ def cheapest_many(menu: Menu, kl: Floats, tolerances: Floats) -> Integers:
     return _least(costs, sizes, np.full(len(costs), TOLERANCE_STEPS, dtype=np.int64))
 
 
-def _least(costs: Floats, sizes: Integers, budgets: Integers) -> Integers:
-    """Per resample the choice of least summed cost whose summed size is within the budget; costs and sizes of shape (r, p, f)."""
+def _least(costs: Floats, sizes: Integers, budgets: Integers, gap: float = 0.0) -> Integers:
+    """Per resample the choice of least summed cost, or within ``gap`` of it, whose summed size is within the budget; shapes (r, p, f)."""
     choices, bound, reduced = _relax(costs, sizes, budgets)
     choices = _improve(choices, costs, sizes, budgets)
     known = _pick(costs, choices).sum(axis=1)
     gaps = known - bound + SLACK * known
     open_ = (reduced <= gaps[:, None, None]) & np.isfinite(costs)
-    for row in np.flatnonzero((open_.sum(axis=2) > 1).any(axis=1)):
+    unproved = known - bound > gap * known
+    for row in np.flatnonzero((open_.sum(axis=2) > 1).any(axis=1) & unproved):
         choices[row] = _finish(choices[row], costs[row], sizes[row], reduced[row], open_[row], float(gaps[row]), int(budgets[row]))
     return choices
 
@@ -303,7 +310,9 @@ def _with_ties(costs: Floats, sizes: Integers) -> Integers:
         alike.setdefault(row.tobytes(), []).append(part)
     tied = np.zeros(len(costs), dtype=np.bool_)
     for parts in alike.values():
-        totals = np.where(np.isfinite(costs[:, parts]), costs[:, parts], -1.0).sum(axis=2)
+        finite = np.isfinite(costs[:, parts])
+        totals = np.where(finite, costs[:, parts], -1.0).sum(axis=2)
+        totals[finite.sum(axis=2) < 2] = np.nan  # a part with one option left takes it, whatever it is equal to
         totals.sort(axis=1)
         tied |= (totals[:, 1:] == totals[:, :-1]).any(axis=1)
     return np.flatnonzero(tied)
