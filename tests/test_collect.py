@@ -22,6 +22,7 @@ from bitzones.decide.collect import analyse, read_run
 from bitzones.errors import RunFileError
 from bitzones.profile import Budget
 from bitzones.records import AccuracyCell, FailedCell, Record, SensitivityCell
+from bitzones.show.report import write_report
 
 GOLDEN = Path(__file__).parent / "golden"
 COLUMNS = [name for name, field in AccuracyCell.model_fields.items() if str(field.annotation).startswith("tuple[")]
@@ -448,3 +449,26 @@ def test_collecting_imports_nothing_that_measures() -> None:
     code = "import sys, bitzones.decide.collect, bitzones.show.report; print(*sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "optimum", "scipy", "hypothesis"} & set(loaded)
+
+
+@pytest.mark.parametrize("groups", [(None,), ("attn.qkv", "mlp.down")])
+def test_a_head_is_decided_with_the_layers_and_has_no_zone(tmp_path: Path, groups: tuple[str | None, ...]) -> None:
+    data = run_dict(planned(groups=groups))
+    renamed = next(b["extra_info"]["bitzones"] for b in data["benchmarks"] if b["extra_info"]["bitzones"]["kind"] == "sensitivity")
+    last = renamed["parts"][-1]["name"]
+    data = json.loads(json.dumps(data).replace(f'"{last}"', '"lm_head"'))
+    for benchmark in data["benchmarks"]:
+        for part in benchmark["extra_info"]["bitzones"].get("parts", []):
+            if isinstance(part, dict) and part["name"] == "lm_head":
+                part |= {"layer": None, "group": None}
+    analysis = analyse(read_run(write(tmp_path, data)))
+    decision = decided(analysis)
+    assert "lm_head" in decision.plan.parts
+    assert next(part for part in decision.parts if part.part == "lm_head").layer is None
+    inside = 12 if groups != (None,) else 11
+    assert len(decision.layer_zones) == len(analysis.ranking) == inside
+    assert sum(zone.plan_bytes for zone in decision.zones) < decision.plan.achieved.stored_bytes
+    write_report(analysis, tmp_path / "report")
+    text = (tmp_path / "report" / "summary.md").read_text(encoding="utf-8")
+    assert "| lm\\_head" in text or "lm_head" in text
+    assert "| None" not in text

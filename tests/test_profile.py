@@ -41,6 +41,7 @@ def refused(path: str) -> str:
         ({"schema": ""}, "key schema is missing"),
         ({"schema": "schema = 1\nseed = 4294967296"}, "seed = 4294967296: "),
         ({"more": "[budget]\nlatency = 1.0"}, "budget.latency = 1.0: input should be less than 1"),
+        ({"more": '[sensitivity]\ninclude = ["embed_tokens"]'}, "sensitivity.include.0 = 'embed_tokens': input should be 'lm_head'"),
         ({"more": "[budget]\naverage_bits = 2.0"}, "budget.average_bits = 2: no plan is that small; the fewest bits of the formats are 2"),
         ({"model": ""}, "key model is missing"),
         ({"model": "[model]"}, "key model.source is missing"),

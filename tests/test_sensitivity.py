@@ -364,3 +364,31 @@ def test_parts_can_be_groups(variants: Variants) -> None:
     weights = {name: quantizers.dense(variants.packed("w2")[name], torch.float32) for name in names}
     assert isinstance(variants.reference, LlamaForCausalLM)
     assert measured.kl_nats == pytest.approx(by_hand(variants.reference, weights), rel=1e-3)
+
+
+def test_a_head_is_a_part_of_its_own_and_only_it_is_run_again() -> None:
+    model = tiny_models.llama(torch.bfloat16, tied=False)
+    loaded = models.Loaded(model, tiny_models.tokenizer(), "memory", "0" * 64)
+    formats = {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}
+    variants = Variants(loaded, formats, CPU, torch.float32, include=["lm_head"])
+    parts = model_parts(model, "layer", [0], ["lm_head"])
+    assert [(part.name, part.layer, part.modules) for part in parts[1:]] == [("lm_head", None, ("lm_head",))]
+    assert parts[1].reference_bytes == 257 * tiny_models.WIDTH * 2
+    reference, packed = variants.reference, {name: variants.packed(name)["lm_head"] for name in ("w4", "w2")}
+    layers = list(structure.decoder_layers(reference).values())
+    run: list[torch.nn.Module] = []
+    handles = [layer.self_attn.register_forward_hook(lambda module, *_: run.append(module)) for layer in layers]
+    (batch,) = calibration.batches(sequences(), 4, CPU)
+    candidates = [sensitivity.Candidate(None, {"lm_head": weight}) for weight in packed.values()]
+    found = sensitivity.exact(reference, layers, candidates, [batch], 4).candidates
+    assert len(run) == len(layers)  # of the reference's one pass
+    for handle in handles:
+        handle.remove()
+    with torch.no_grad():
+        log_p = divergence.log_probabilities(reference, batch)
+        for kl, weight in zip(found, packed.values(), strict=True):
+            with divergence.swapped(reference, {"lm_head": weight}):
+                expected = divergence.kl_nats(log_p, divergence.logits_of(reference, batch), batch.mask)
+            order = [batch.index.index(n) for n in range(4)]
+            assert kl == pytest.approx(expected[order].tolist(), rel=1e-5)
+    assert sum(found[0] or ()) < sum(found[1] or ())

@@ -93,3 +93,17 @@ def test_model_bytes_with_packed_weights() -> None:
     quantizers.quantize(other, {name: "qint8"})
     square = tiny_models.WIDTH**2
     assert structure.model_bytes(model, quantizers.packed_weights(other)) == before - 2 * square + square + 2 * tiny_models.WIDTH
+
+
+def test_an_untied_head_is_named_and_a_tied_one_is_refused_to_the_byte() -> None:
+    assert structure.head(tiny_models.llama(torch.bfloat16, tied=False)) == "lm_head"
+    tied = tiny_models.llama(torch.bfloat16)
+    with pytest.raises(ModelError, match=r"the head is tied .* would grow by ([\d,]+) bytes at qint8, ([\d,]+) bytes at qint4") as refused:
+        structure.head(tied)
+    for name in ("qint8", "qint4", "qint2"):
+        model = tiny_models.llama(torch.bfloat16)
+        quantizers.quantize(model, {"lm_head": name})
+        packed = quantizers.packed_weights(model)
+        grown = structure.model_bytes(tied, packed) - structure.model_bytes(tied, {})
+        assert grown == quantizers.stored_bytes(packed["lm_head"])
+        assert f"{grown:,} bytes at {name}" in str(refused.value)

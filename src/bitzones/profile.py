@@ -178,12 +178,14 @@ class Rounding(_Section):
 class Sensitivity(_Section):
     """What is changed at a time: a whole decoder layer, a group of modules that serving engines fuse, or one module.
 
-    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are. ``fisher_samples`` is
+    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are. ``include`` adds parts
+    outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized counterpart of one. ``fisher_samples`` is
     how many labels the fisher score draws per token.
     """
 
     granularity: Literal["layer", "group", "module"] = "layer"
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, strict=False)
+    include: tuple[Literal["lm_head"], ...] = Field(default=(), max_length=1, strict=False)
     fisher_samples: int = Field(default=2, ge=1, le=64)
 
 
@@ -338,6 +340,8 @@ class Profile(_Section):
                 raise ValueError(f"{key}: {', '.join(twice)} stands twice")
         if "random" in self.plans.accuracy and not self.plans.random:
             raise ValueError("plans.accuracy names random, and plans.random = 0 makes no such plan")
+        if self.sensitivity.include and any(map(is_calibrated, self.formats)):
+            raise ValueError("sensitivity.include = lm_head: calibrated formats are rounded inside the layers; leave one of both out")
         uniform = list(variant_formats(self))[1:]
         if self.budget.like is not None and self.budget.like not in uniform:
             raise ValueError(f"budget.tolerance = like:{self.budget.like}: there is no such variant; there are {', '.join(uniform)}")

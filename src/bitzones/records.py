@@ -134,12 +134,13 @@ class Energy(Record):
 class Part(Record):
     """What one decision covers: the modules that are quantized together.
 
+    ``layer`` is null where a part lies behind all layers, as the head does.
     ``weight_kurtosis`` is the fourth standardized moment of all its weights, 3 for a normal law; null where it was not computed.
     ``fused`` names, for a part of one module, what serving engines would fuse it into within its layer; null where a part is more.
     """
 
     name: str
-    layer: Count
+    layer: Count | None
     group: str | None = None
     modules: tuple[str, ...]
     parameters: Count

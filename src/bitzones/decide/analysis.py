@@ -166,7 +166,8 @@ class PartReading(Decided):
     """How much the whole model changes when only this part is stored in this format."""
 
     part: str
-    layer: int
+    layer: int | None
+    """Null where it lies behind all layers."""
     group: str | None
     format: str
     parameters: int
@@ -250,7 +251,7 @@ class Decision(Decided):
     fused: Fused | None = None
     """What engines that fuse modules make of the plan; null where its parts are such groups already, or whole layers."""
 
-    def zone_of(self, layer: int) -> ZoneWord | None:
+    def zone_of(self, layer: int | None) -> ZoneWord | None:
         """The zone of a layer; None for one that was not swept."""
         return next((item.zone for item in self.layer_zones if item.layer == layer), None)
 

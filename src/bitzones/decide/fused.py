@@ -23,7 +23,7 @@ def fused(parts: Iterable[Part], formats: Mapping[str, str]) -> Fused | None:
     """
     groups: dict[tuple[int, str], dict[str, str]] = {}
     for part in parts:
-        if part.fused is not None:
+        if part.fused is not None and part.layer is not None:
             groups.setdefault((part.layer, part.fused), {})[part.name] = formats[part.name]
     if not groups:
         return None

@@ -65,7 +65,7 @@ def _sensitivity(analysis: Analysis) -> Iterator[str]:
             f"The exact order of layers: {_named(tied)} cannot be told from the next less sensitive one "
             f"(the paired 95% interval of the difference holds 0, n = {n} sequences)."
         )
-    unmeasured = {item.layer for item in analysis.sensitivity if item.kl is None}
+    unmeasured = {item.layer for item in analysis.sensitivity if item.kl is None and item.layer is not None}
     if unmeasured:
         yield f"What {_named(unmeasured)} would lose at every format: at least one could not be measured there and is not in the plan."
     yield (

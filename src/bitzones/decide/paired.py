@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtrc
 
 from bitzones.decide.answered import NORMALIZED
 from bitzones.decide.comparison import Metric
@@ -107,7 +108,8 @@ def _weights(units: int, seed: int) -> Floats:
 def kl(name: str, old: Sequence[float], new: Sequence[float], sequences: Sequences, gate: Gate) -> Draft:
     """One KL in both runs, nats of every sequence.
 
-    Worse is more than ``gate.kl`` of the old KL and ``gate.kl_nats`` per token above it.
+    Worse is more than ``gate.kl`` of the old KL and ``gate.kl_nats`` per token above it: in the mean, and shown either by the bootstrap or,
+    since a few sequences can hold most of a KL and its spread, by how many of the sequences rise.
     """
     before, after = (np.asarray(values, dtype=np.float64)[sequences.kept] for values in (old, new))
     tokens, n = float(sequences.tokens.sum()), len(sequences.tokens)
@@ -136,9 +138,14 @@ def kl(name: str, old: Sequence[float], new: Sequence[float], sequences: Sequenc
     return Draft(
         metric.model_copy(update={"change": Estimate(value=value, low=interval.low, high=interval.high)}),
         family="kl",
-        p_worse=normal_p(value - allowed, float(spread[1])),
-        p_better=normal_p(-value - allowed, float(spread[2])),
+        p_worse=_either(normal_p(value - allowed, float(spread[1])), int((difference > slack).sum()), n) if value > allowed else 1.0,
+        p_better=_either(normal_p(-value - allowed, float(spread[2])), int((-difference > slack).sum()), n) if -value > allowed else 1.0,
         within=bool(np.quantile(per_token[:, 1], 0.975) <= 0),
         spread=float(spread[1]),
         margin=allowed,
     )
+
+
+def _either(p_mean: float, moved: int, n: int) -> float:
+    """The smaller p-value of the mean's test and of the sign test (``moved`` heads of n coins), doubled for being the better of two."""
+    return min(1.0, 2 * min(p_mean, float(bdtrc(moved - 1, n, 0.5)) if moved else 1.0))

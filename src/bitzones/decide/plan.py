@@ -155,7 +155,8 @@ class PartPlan(Decided):
     """What the plan does to one part and how sure that is."""
 
     part: str
-    layer: int
+    layer: int | None
+    """Null where it lies behind all layers: it has no zone."""
     group: str | None
     """Which of its layer's parts it is; null where a part is a whole layer."""
     format: str

@@ -111,7 +111,7 @@ def statistics(measured: Measured, layers: LayersCell | None, total: int | None 
     half. ``total`` is their number; without it, the last layer that is named anywhere counts as the model's last.
     """
     found = layers.layers if layers else ()
-    named = {part.layer for part in measured.cell.parts} | {item.layer for item in found}
+    named = {part.layer for part in measured.cell.parts if part.layer is not None} | {item.layer for item in found}
     count = total if total is not None else max(named) + 1
     attention = {item.layer: item.attention for item in found if item.attention is not None}
     return {

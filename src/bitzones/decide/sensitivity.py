@@ -144,10 +144,11 @@ def readings(measured: Measured) -> tuple[PartReading, ...]:
 
 
 def layers_of(parts: Iterable[Part]) -> dict[int, list[int]]:
-    """Layer to the indices of its parts, layers in ascending order."""
+    """Layer to the indices of its parts, layers in ascending order; what lies behind all layers is left out."""
     layers: dict[int, list[int]] = {}
     for index, part in enumerate(parts):
-        layers.setdefault(part.layer, []).append(index)
+        if part.layer is not None:
+            layers.setdefault(part.layer, []).append(index)
     return dict(sorted(layers.items()))
 
 

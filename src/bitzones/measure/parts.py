@@ -22,17 +22,24 @@ __all__ = ["Granularity", "fused_groups", "model_parts"]
 Granularity: TypeAlias = Literal["layer", "group", "module"]
 
 
-def model_parts(model: PreTrainedModel, granularity: Granularity = "layer", layers: Collection[int] | None = None) -> tuple[Part, ...]:
+def model_parts(
+    model: PreTrainedModel, granularity: Granularity = "layer", layers: Collection[int] | None = None, include: Sequence[str] = ()
+) -> tuple[Part, ...]:
     """What can be decided separately, in the model's order; bytes are those of the weights in the model's own dtype.
 
     Args:
         model: not quantized.
         granularity: ``layer``: all that a decoder layer has; ``group``: what serving engines fuse (`fused_groups`); ``module``: one each.
         layers: numbers of the decoder layers to take; all where None.
+        include: modules outside the layers, each a part of its own behind them (`structure.head`).
 
     Raises:
         ModelError: a number is not that of a layer, or nothing in these layers can be quantized.
     """
+    return (*_inside(model, granularity, layers), *(_part(model, name, None, None, (name,)) for name in include))
+
+
+def _inside(model: PreTrainedModel, granularity: Granularity, layers: Collection[int] | None) -> tuple[Part, ...]:
     modules, blocks = structure.quantizable_modules(model), list(structure.decoder_layers(model))
     if unknown := sorted(set(layers or ()) - set(range(len(blocks)))):
         raise ModelError(f"sensitivity.layers names layer {unknown[0]}, and the model has {len(blocks)}, numbered from 0")
@@ -57,7 +64,9 @@ def model_parts(model: PreTrainedModel, granularity: Granularity = "layer", laye
     )
 
 
-def _part(model: torch.nn.Module, name: str, layer: int, group: str | None, modules: tuple[str, ...], fused: str | None = None) -> Part:
+def _part(
+    model: torch.nn.Module, name: str, layer: int | None, group: str | None, modules: tuple[str, ...], fused: str | None = None
+) -> Part:
     weights = [model.get_parameter(f"{module}.weight").detach() for module in modules]
     return Part(
         name=name,

@@ -68,8 +68,9 @@ class Session:
                 prompts.check_template(loaded.tokenizer)
         quantizers.extension_failure(self._notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
-        formats = variant_formats(self.profile)
-        return Variants(loaded, formats, self.device, dtype, self.rounding_batches, self.profile.rounding.damping, self._notify)
+        formats, damping = variant_formats(self.profile), self.profile.rounding.damping
+        include = [structure.head(loaded.model) for _ in self.profile.sensitivity.include]
+        return Variants(loaded, formats, self.device, dtype, self.rounding_batches, damping, self._notify, include)
 
     @cached_property
     def hardware(self) -> Hardware:
@@ -106,7 +107,8 @@ class Session:
     @cached_property
     def parts(self) -> tuple[records.Part, ...]:
         """What is decided separately."""
-        return model_parts(self.variants.loaded.model, self.granularity, self.profile.sensitivity.layers)
+        model, settings = self.variants.loaded.model, self.profile.sensitivity
+        return model_parts(model, self.granularity, settings.layers, [structure.head(model) for _ in settings.include])
 
     @cached_property
     def scored(self) -> dict[str, TaskSet]:
@@ -260,7 +262,7 @@ class Session:
         formats = self.search().found.parts
         every = {name for part in self.parts for name in part.modules}
         made = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if is_calibrated(name)}
-        if every < set(structure.quantizable_modules(self.variants.reference)):
+        if not set(structure.quantizable_modules(self.variants.reference)) <= every:
             made = {}  # a variant quantizes all layers, and these plans only some
         if any(map(is_calibrated, formats.values())):
             made[PLAN] = PLAN

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from bitzones.errors import ModelError
 from bitzones.measure import quantizers
 
-__all__ = ["decoder_layers", "has_experts", "model_bytes", "not_quantizable", "quantizable_modules", "tied_embeddings"]
+__all__ = ["decoder_layers", "has_experts", "head", "model_bytes", "not_quantizable", "quantizable_modules", "tied_embeddings"]
 
 
 def tied_embeddings(model: PreTrainedModel) -> bool:
@@ -65,6 +65,30 @@ def quantizable_modules(model: torch.nn.Module) -> dict[str, int]:
         kinds = sorted({type(m).__name__ for layer in decoder_layers(model).values() for m in layer.modules() if not list(m.children())})
         raise ModelError(f"no module of {type(model).__name__} is quantizable by quanto (its layers are made of {', '.join(kinds)})")
     return found
+
+
+def head(model: PreTrainedModel) -> str:
+    """Name of the module that turns hidden states into logits, where quantizing it makes the model smaller.
+
+    quanto gives a tied head a packed copy of its own, beside the dense embeddings, on disk and after a reload too: the model then grows.
+
+    Raises:
+        ModelError: there is none, quanto has no quantized counterpart, or it is tied to the embeddings.
+    """
+    module = model.get_output_embeddings()
+    names: list[str] = [name for name, found in model.named_modules() if found is module]
+    if not names or module is None or not quantizers.is_quantizable(module):
+        raise ModelError(f"sensitivity.include = lm_head: {type(model).__name__} has no head that is quantizable by quanto")
+    if tied_embeddings(model):
+        rows, columns = module.weight.shape
+        added = (
+            f"{quantizers.expected_bytes(rows, columns, module.weight.dtype, f'qint{bits}'):,} bytes at qint{bits}" for bits in (8, 4, 2)
+        )
+        raise ModelError(
+            "sensitivity.include = lm_head: the head is tied to the embeddings, which stay dense; quantized it would be a copy besides, "
+            f"and the model would grow by {', '.join(added)}; leave it out"
+        )
+    return names[0]
 
 
 def not_quantizable(model: torch.nn.Module) -> dict[str, int]:

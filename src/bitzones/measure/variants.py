@@ -36,6 +36,7 @@ class Variants:
         batches: gives the sequences that calibrated formats are rounded on.
         damping: of calibrated formats (`gptq.round_rows`).
         notify: told, in a line, when modules are rounded: it takes a while.
+        include: modules outside the decoder layers that uniform variants quantize too.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Variants:
         batches: Callable[[], Sequence[Batch]] = _none,
         damping: float = DAMPING,
         notify: Callable[[str], None] = lambda message: None,
+        include: Sequence[str] = (),
     ) -> None:
         self.loaded = loaded
         self.formats = dict(formats)
@@ -61,6 +63,7 @@ class Variants:
         self._packed: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
         self._whole: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
         self._alive: tuple[str, PreTrainedModel] | None = None
+        self._include = include
         self._batches = batches
         self._damping = damping
         self._notify = notify
@@ -107,7 +110,7 @@ class Variants:
         return structure.model_bytes(self.loaded.model, self.whole(variant))
 
     def _build(self, variant: str) -> PreTrainedModel:
-        everywhere = dict.fromkeys(structure.quantizable_modules(self.loaded.model), self.formats[variant])
+        everywhere = dict.fromkeys((*structure.quantizable_modules(self.loaded.model), *self._include), self.formats[variant])
         assignment = self._mixed.get(variant, everywhere)
         ready = self._round_in_sequence(variant, assignment)
         model = copy.deepcopy(self.loaded.model)

@@ -48,14 +48,15 @@ def _decimal(value: float) -> str:
 def sensitivity_chart(analysis: Analysis, name: str) -> str:
     """Sensitivity of every layer at one format, and which are not wholly in it; empty where none was measured."""
     sums: dict[int, float] = {}
-    measured = [item for item in analysis.sensitivity if item.format == name]
+    inside = [item for item in analysis.sensitivity if item.layer is not None]
+    measured = [item for item in inside if item.format == name]
     for item in measured:
-        if item.kl is not None:
+        if item.kl is not None and item.layer is not None:
             sums[item.layer] = sums.get(item.layer, 0.0) + item.kl.value
     if not sums:
         return ""
-    layers = sorted({item.layer for item in analysis.sensitivity} | set(analysis.unswept))
-    failed = {item.layer for item in measured if item.kl is None}
+    layers = sorted({item.layer for item in inside if item.layer is not None} | set(analysis.unswept))
+    failed = {item.layer for item in measured if item.kl is None and item.layer is not None}
     missing = sorted({layer for layer in layers if layer not in sums} | failed)
     few = len(layers) <= CHART_LAYERS
     axis = f'"layer" [{", ".join(str(layer) for layer in layers)}]' if few else f'"layer" {layers[0]} --> {layers[-1]}'

@@ -181,8 +181,8 @@ def _by_part(analysis: Analysis, decision: Decision) -> str:
 def _by_layer(analysis: Analysis, decision: Decision, groups: tuple[str, ...]) -> str:
     """A row for every layer and a column for each of its parts."""
     enough = analysis.sequences >= MIN_SEQUENCES
-    cells: dict[int, dict[str | None, str]] = {}
-    stored: Counter[int] = Counter()
+    cells: dict[int | None, dict[str | None, str]] = {}
+    stored: Counter[int | None] = Counter()
     for part in decision.parts:
         share = f" {part.shares[part.format]:.0%}" if enough else ""
         cells.setdefault(part.layer, {})[part.group] = f"{part.format}{share}"
@@ -197,8 +197,15 @@ def _by_layer(analysis: Analysis, decision: Decision, groups: tuple[str, ...]) -
         )
         for item in decision.layer_zones
     ]
+    rows += [_outside(part, len(groups), enough=enough) for part in decision.parts if part.layer is None]
     head = ("layer", "zone", "in the plan", *(markdown(group, 32) for group in groups), "stored")
     return fold("Every layer", len(rows), table(head, rows, text=range(1, len(groups) + 3)))
+
+
+def _outside(part: PartPlan, groups: int, *, enough: bool) -> tuple[str, ...]:
+    """The row of a part that lies behind all layers."""
+    share = f" {part.shares[part.format]:.0%}" if enough else ""
+    return (markdown(part.part), ABSENT, f"{part.format}{share}", *(ABSENT,) * groups, megabytes(part.stored_bytes))
 
 
 def extreme_layers(analysis: Analysis) -> str:

@@ -163,6 +163,12 @@ class Place:
     planned: PartPlan | None
 
     @property
+    def layer(self) -> int:
+        """The layer whose row it stands in: `places` makes none of what lies behind all layers."""
+        assert self.reading.layer is not None
+        return self.reading.layer
+
+    @property
     def row(self) -> str:
         return plain(self.reading.group or WHOLE, 24)
 
@@ -173,10 +179,10 @@ class Place:
 
 
 def places(analysis: Analysis, name: str) -> tuple[Place, ...]:
-    """The cells of the map of the KL at one format, in the model's order."""
+    """The cells of the map of the KL at one format, in the model's order; what lies behind all layers has none."""
     low, high = _span(analysis, name)
     planned = {part.part: part for part in analysis.decision.parts} if analysis.decision else {}
-    shown = [item for item in analysis.sensitivity if item.format == name]
+    shown = [item for item in analysis.sensitivity if item.format == name and item.layer is not None]
     at = [None if item.kl is None else math.log(max(item.kl.value, low) / low) / math.log(high / low) for item in shown]
     return tuple(Place(item, position, planned.get(item.part)) for item, position in zip(shown, at, strict=True))
 
@@ -195,17 +201,17 @@ def _sensitivity(analysis: Analysis, name: str) -> Spec:
 
 
 def _part_row(analysis: Analysis, place: Place) -> Spec:
-    item, planned = place.reading, place.planned
+    item, planned, layer = place.reading, place.planned, place.layer
     shares = {} if planned is None or analysis.sequences < MIN_SEQUENCES else planned.shares
     tip = {
         "part": plain(item.part),
         f"KL at {plain(item.format)} [95%]": f"{nats(item.kl)} nats per token" if item.kl else "not measured",
-        "zone": _zone(analysis, item.layer),
+        "zone": _zone(analysis, layer),
         "in the plan": plain(planned.format) if planned else "no plan",
         "resampled plans": ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share) or "cannot tell",
         "stored": f"{megabytes(item.stored_bytes)} at {plain(item.format)}, {bits(item.bits)} bits per weight",
     }
-    return _cell(item.layer, place.row, place.position, place.width, tip)
+    return _cell(layer, place.row, place.position, place.width, tip)
 
 
 def _cell(layer: int, row: str, position: float | None, text: str, tip: Spec) -> Spec:

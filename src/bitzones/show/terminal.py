@@ -68,7 +68,7 @@ def _map(analysis: Analysis, per: int) -> Iterator[Text]:
     """Blocks of as many layers as fit the terminal; a shade and a block character for the KL, bits in the plan, signs for zones."""
     rows: dict[str, dict[int, Place]] = {}
     for place in places(analysis, analysis.formats[-1]):
-        rows.setdefault(place.row, {})[place.reading.layer] = place
+        rows.setdefault(place.row, {})[place.layer] = place
     layers = sorted({layer for of in rows.values() for layer in of})
     for start in range(0, len(layers), per):
         shown = layers[start : start + per]

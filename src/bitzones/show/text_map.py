@@ -63,7 +63,7 @@ def lines(analysis: Analysis) -> Iterator[str]:
 def _rows(analysis: Analysis) -> Rows:
     rows: Rows = {}
     for place in places(analysis, analysis.formats[-1]):
-        rows.setdefault(place.row, {})[place.reading.layer] = place
+        rows.setdefault(place.row, {})[place.layer] = place
     return rows
 
 
