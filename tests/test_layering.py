@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "src"
-PLANNED = {"bitzones.__main__", "bitzones.measure.nvml"}
+PLANNED = {"bitzones.__main__"}
 """Places that a rule may name before they are built."""
 TORCH = ("torch", "transformers", "optimum", "accelerate", "datasets", "safetensors", "tokenizers")
 SHARED = ("bitzones.records", "bitzones.errors", "bitzones.stats", "bitzones.profile", "bitzones.environment", "bitzones.files")
@@ -59,9 +59,9 @@ RULES = (
     Rule("the command line measures only when asked to", COMMANDS, MEASURING, at_top=True),
     Rule("generators are plain Python", ("bitzones.embedded",), (*TORCH, *DECIDING, *MEASURING, "bitzones.cli")),
     Rule("the package itself imports nothing heavy", ("bitzones.__init__",), (*TORCH, "bitzones")),
-    Rule("one module knows quanto", ("bitzones",), ("optimum",), except_for=("bitzones.measure.quantizers",)),
+    Rule("one module knows quanto", ("bitzones",), ("optimum",), except_for=("bitzones.measure.quantizers", "bitzones.measure.extensions")),
     Rule("one module knows CUDA", ("bitzones",), ("torch.cuda",), except_for=("bitzones.measure.device",)),
-    Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.measure.memory", "bitzones.measure.nvml")),
+    Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.measure.nvml",)),
 )
 
 

@@ -212,9 +212,9 @@ WITHOUT_COMPILER = """
 import sys, torch
 import tiny_models
 from optimum.quanto.library.extensions import get_extension
-from bitzones import profile
 from bitzones.errors import NotMeasuredError
 from bitzones.measure import latency, quantizers
+from bitzones.profile import Timing
 get_extension("quanto_cpp").build_directory = sys.argv[1]
 said = []
 failure = quantizers.extension_failure(said.append)
@@ -224,12 +224,12 @@ model = tiny_models.llama()
 quantizers.quantize(model, {"model.layers.0.mlp.down_proj": "qint2:hqq"})
 torch.save(quantizers.dense(quantizers.packed_weights(model)["model.layers.0.mlp.down_proj"], torch.float32), sys.argv[2])
 try:
-    latency.prepare("decode", model, profile.Latency(), 0)
+    latency.prepare(model, Timing("decode", 1, 8, 2), 0)
 except NotMeasuredError as error:
     print(error)
 else:
     raise SystemExit("latency of packed weights was offered")
-latency.prepare("decode", tiny_models.llama(), profile.Latency(), 0)
+latency.prepare(tiny_models.llama(), Timing("decode", 1, 8, 2), 0)
 """
 
 

@@ -227,17 +227,24 @@ guard.register(app)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    build: Annotated[bool, typer.Option("--build", help="Only build quanto's extensions; exit 1 where one cannot be built.")] = False,
+) -> None:
     """Say what this machine can measure, and what to do where it cannot.
 
-    Prints versions, devices and whether quanto's C++ extension can be built, building it if need be (about a minute, once).
+    Prints versions, devices and whether quanto's C++ extension can be built, building it if need be (about a minute, once). With
+    --build, as in the making of an image, the CUDA extension too: without a GPU for those of TORCH_CUDA_ARCH_LIST.
     """
     from bitzones import doctor as examination
 
-    for finding in examination.examine():
+    failed = False
+    for finding in examination.build() if build else examination.examine():
+        failed = failed or (build and bool(finding.advice))
         typer.echo(f"{finding.what:<20} {finding.found}")
         if finding.advice:
             typer.echo(f"{'':<20} -> {finding.advice}")
+    if failed:
+        raise typer.Exit(EXIT_FAILED_CELLS)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bitzones import environment
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "build", "examine"]
 
 NEEDED = ("torch", "transformers", "optimum.quanto", "pytest_benchmark")
 """Modules without which nothing is measured."""
@@ -23,6 +23,18 @@ class Finding:
     what: str
     found: str
     advice: str = ""
+
+
+def build() -> Iterator[Finding]:
+    """Build quanto's extensions for this installation, one finding each; in an image for the GPUs of ``TORCH_CUDA_ARCH_LIST``."""
+    missing = [name for name in NEEDED if not _is_there(name)]
+    if missing:
+        yield Finding("extensions", f"not built: {', '.join(missing)} missing", "pip install 'bitzones[measure]'")
+        return
+    from bitzones.measure import extensions
+
+    for name, failure in extensions.build().items():
+        yield Finding(name, failure or "built", "" if failure is None else "build it before anything is timed")
 
 
 def examine() -> Iterator[Finding]:
@@ -52,8 +64,20 @@ def _devices() -> Iterator[Finding]:
     names = device.cuda_names()
     for number, name in enumerate(names):
         yield Finding(f"cuda:{number}", name)
+        yield _driver(number)
     if not names:
         yield Finding("CUDA", "no device", "none is needed; for a GPU, a CUDA build of torch where nvidia-smi lists one")
+
+
+def _driver(number: int) -> Finding:
+    """Whether the driver tells memory, processes and energy of a GPU."""
+    from bitzones.measure import device, nvml
+
+    gpu = nvml.open_gpu(device.uuid_of(device.resolve(f"cuda:{number}")))
+    figures = {"memory": gpu.used_bytes(), "this process": gpu.process_bytes(os.getpid()), "energy": gpu.energy_joules()}
+    told = ", ".join(f"{name} {figure.status}" for name, figure in figures.items())
+    wrong = any(figure.status == "no-library" for figure in figures.values())
+    return Finding(f"NVML of cuda:{number}", told, "pip install 'bitzones[gpu]', beside the driver's libnvidia-ml.so.1" if wrong else "")
 
 
 def _compiler() -> Iterator[Finding]:

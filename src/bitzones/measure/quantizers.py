@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import glob
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -18,7 +17,6 @@ from typing import TypeAlias
 
 import torch
 from optimum import quanto
-from optimum.quanto.library import get_extension
 from optimum.quanto.nn import QModuleMixin
 from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
 from optimum.quanto.tensor.packed import PackedTensor
@@ -26,6 +24,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from bitzones.errors import ModelError
+from bitzones.measure.extensions import extension_failure, unpack
 from bitzones.measure.gptq import Rounded
 from bitzones.profile import format_bits, format_optimizer, is_calibrated
 
@@ -64,9 +63,6 @@ _OPTIMIZERS: dict[str, Callable[[], quanto.Optimizer]] = {
     "max": quanto.MaxOptimizer,
     "hqq": quanto.HqqOptimizer,
 }
-
-_extension_state: dict[str, str | None] = {}
-_fallbacks: list[torch.library.Library] = []
 
 
 def is_quantizable(module: torch.nn.Module) -> bool:
@@ -281,49 +277,6 @@ def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
         for tensor in [*module._parameters.values(), *module._buffers.values()]:
             if tensor is not None and tensor.dtype == stored and not isinstance(tensor, quanto.QTensor):
                 tensor.data = tensor.data.to(dtype)
-
-
-def extension_failure(notify: Callable[[str], None] = lambda message: None) -> str | None:
-    """None where quanto's C++ unpacking works on this machine, else why not, in one line; compiles it at the first call.
-
-    Compiling takes about a minute, needs a C++ compiler and ninja, and happens once per installation: call this before anything is timed.
-    """
-    if "cpp" not in _extension_state:
-        _extension_state["cpp"] = _build(notify)
-    return _extension_state["cpp"]
-
-
-def _build(notify: Callable[[str], None]) -> str | None:
-    extension = get_extension("quanto_cpp")
-    if not list(Path(extension.build_directory).glob("*.so")):
-        notify("compiling quanto's C++ extension (once per installation, about a minute)")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about compiler versions, quanto about rebuilding
-            extension.lib.unpack(torch.zeros(4, 4, dtype=torch.uint8), 4)
-    except Exception as error:  # noqa: BLE001  (torch raises RuntimeError, OSError, ImportError or CalledProcessError, by what is missing)
-        _unpack_in_python()
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        return f"quanto's C++ extension cannot be built ({lines[0][:200]}); install g++ and ninja, and let its folder be writable"
-    return None
-
-
-def _unpack_in_python() -> None:
-    """Let torch's own operations unpack: the same integers, but no time worth reporting."""
-    library = torch.library.Library("quanto", "IMPL")  # noqa: TOR901  (kept below: its registrations end with it)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that the compiled kernel's registration is overridden: that is the purpose
-        library.impl("unpack", unpack, "CPU")
-    _fallbacks.append(library)
-
-
-def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """Integers of 2 or 4 bits out of bytes, as quanto packs them: all lowest bits first, shape (rows * 8 / bits, ...), uint8.
-
-    >>> unpack(torch.tensor([0b1110_0100], dtype=torch.uint8), 2).tolist()
-    [0, 1, 2, 3]
-    """
-    return torch.cat([(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)])
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
