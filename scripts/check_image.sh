@@ -31,7 +31,7 @@ for file in /etc/pip.conf /etc/xdg/pip /root/.config/pip; do if [ -e "$file" ]; 
 read -ra links <<<"$(python3 -m pip config get global.find-links 2>/dev/null || true) ${PIP_FIND_LINKS:-}"
 read -ra indexes <<<"$(python3 -m pip config get global.extra-index-url 2>/dev/null || true)"
 for place in "${links[@]}" "${indexes[@]}"; do
-    folder=${place#file://}
+    folder=${place#file://} folder=${folder%/simple}
     if [ -d "$folder" ] && [[ " ${lent[*]} " != *" $folder:"* ]]; then lent+=(-v "$folder:$folder:ro"); fi
 done
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -53,17 +54,21 @@ def test_what_is_built_needs_no_compiler_and_writes_nothing(built: Path) -> None
     assert {path.name: path.stat().st_mtime_ns for path in built.iterdir()} == before, "something was written beside the library"
 
 
-@pytest.mark.parametrize("damage", ["another torch", "no version", "no library"])
-def test_what_is_not_built_for_this_torch_is_built_anew(built: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["another torch", "no version", "no library", None])
+def test_only_what_was_built_for_this_torch_is_taken(built: Path, damage: str | None) -> None:
     if damage == "another torch":
         (built / "pytorch_version.txt").write_text("1.0")
     elif damage == "no version":
         (built / "pytorch_version.txt").unlink()
-    else:
+    elif damage == "no library":
         (built / "quanto_cpp.so").unlink()
-    said = ask(built)
-    assert said.startswith("quanto's C++ extension cannot be built")
-    assert "compiling quanto's extension quanto_cpp" in said
+    found = extensions._built(SimpleNamespace(name="quanto_cpp", build_directory=str(built)))
+    assert found == (None if damage else built / "quanto_cpp.so")
+
+
+def test_a_library_that_does_not_load_is_built_again(built: Path) -> None:
+    (built / "quanto_cpp.so").write_bytes(b"no library")
+    assert extensions._loaded("quanto_cpp", built / "quanto_cpp.so") is None
 
 
 @pytest.mark.parametrize(
