@@ -11,9 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Literal
-
-from scipy.special import ndtr, ndtri
 
 from bitzones.decide.comparison import Metric, Status
 from bitzones.stats import ALPHA, POWER, holm
@@ -57,7 +56,7 @@ def normal_p(estimate: float, spread: float) -> float:
     """
     if spread <= 0 or not math.isfinite(estimate / spread):
         return 0.0 if estimate > 0 else 1.0
-    return float(ndtr(-estimate / spread))
+    return math.erfc(estimate / spread / math.sqrt(2)) / 2
 
 
 def units_needed(n: int, spread: float, margin: float, tests: int) -> int | None:
@@ -67,7 +66,7 @@ def units_needed(n: int, spread: float, margin: float, tests: int) -> int | None
     """
     if margin <= 0 or spread <= 0:
         return None
-    wanted = margin / float(ndtri(1 - FAMILY_ALPHA / tests) + ndtri(POWER))
+    wanted = margin / (NormalDist().inv_cdf(1 - FAMILY_ALPHA / tests) + NormalDist().inv_cdf(POWER))
     count = n * (spread / wanted) ** 2
     return max(n + 1, math.ceil(count)) if count < 1e9 else None
 

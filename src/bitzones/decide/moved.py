@@ -7,7 +7,6 @@ does not know what else became worse.
 
 from __future__ import annotations
 
-from bitzones.decide import planner, sensitivity, zones
 from bitzones.decide.allowed import budget_of
 from bitzones.decide.comparison import Moved
 from bitzones.decide.margins import costs_of
@@ -50,6 +49,8 @@ def _asked(run_file: RunFile) -> tuple[object, ...]:
 
 
 def _zones(run_file: RunFile, cell: SensitivityCell) -> dict[int, LayerZone]:
+    from bitzones.decide import planner, sensitivity, zones  # noqa: PLC0415 (a solver, of use only where a sweep has changed)
+
     profile = run_file.run.profile
     formats = tuple(variant_formats(profile).values())[1:]
     measured = sensitivity.measured_of(cell, formats, RESAMPLES, profile.seed)

@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtrc
 
 from bitzones.decide.answered import NORMALIZED
 from bitzones.decide.comparison import Metric
@@ -148,4 +147,6 @@ def kl(name: str, old: Sequence[float], new: Sequence[float], sequences: Sequenc
 
 def _either(p_mean: float, moved: int, n: int) -> float:
     """The smaller p-value of the mean's test and of the sign test (``moved`` heads of n coins), doubled for being the better of two."""
+    from scipy.special import bdtrc  # noqa: PLC0415 (half a second, and most comparisons find nothing to test)
+
     return min(1.0, 2 * min(p_mean, float(bdtrc(moved - 1, n, 0.5)) if moved else 1.0))

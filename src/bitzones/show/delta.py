@@ -154,7 +154,7 @@ def _judged(gate: Gate) -> Iterator[str]:
     )
     yield (
         f"Times: medians of the raw rounds, block bootstrap, tolerance {gate.time:.1%}. Accuracy: McNemar's exact test on the same items; "
-        f"same where a loss above {100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over the same sequences, "
+        f"same where a loss above {100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over sequences, "
         f"tolerance {gate.kl:.0%} of the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}; of searched plans "
         f"{gate.plan_bytes:.1%}. Peaks of memory: {gate.memory:.0%}."
     )
