@@ -8,12 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 PRELOADED = tuple(
@@ -60,15 +61,39 @@ def _child(kind: str, arguments: Sequence[str], folder: str, environment: Mappin
         sys.stderr.flush()
 
 
+@dataclass(frozen=True)
+class Running:
+    """A command on its way."""
+
+    process: ForkServerProcess
+    place: tempfile.TemporaryDirectory[str]
+    asked: str
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def ended(self) -> Done:
+        """Wait until it ends."""
+        out, err = (Path(self.place.name, name) for name in ("out", "err"))
+        self.process.join(LONGEST_S)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"{self.asked} did not end in {LONGEST_S} s:\n{out.read_text()}\n{err.read_text()}")
+        with self.place:
+            return Done(self.process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+
+
+def start(kind: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Running:
+    """Start ``bitzones`` or ``pytest`` with arguments, in a folder."""
+    place = tempfile.TemporaryDirectory()
+    out, err = (str(Path(place.name, name)) for name in ("out", "err"))
+    process = _server().Process(target=_child, args=(kind, tuple(arguments), str(folder), dict(environment or {}), out, err))
+    process.start()
+    return Running(process, place, f"{kind} {' '.join(arguments)}")
+
+
 def run(kind: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None) -> Done:
     """Run ``bitzones`` or ``pytest`` with arguments, in a folder."""
-    with tempfile.TemporaryDirectory() as place:
-        out, err = Path(place, "out"), Path(place, "err")
-        given = (kind, tuple(arguments), str(folder), dict(environment or {}), str(out), str(err))
-        process = _server().Process(target=_child, args=given)
-        process.start()
-        process.join(LONGEST_S)
-        if process.exitcode is None:
-            process.kill()
-            raise AssertionError(f"{kind} {' '.join(arguments)} did not end in {LONGEST_S} s:\n{out.read_text()}\n{err.read_text()}")
-        return Done(process.exitcode, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+    return start(kind, arguments, folder, environment).ended()

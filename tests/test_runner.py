@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ REPORT = {
     "analysis.json",
     "plan.json",
 }
+CELLS = 36
 REPORT |= {"layer_map.svg", "layer_map.png", "frontier.svg", "frontier.png"}
 
 
@@ -103,6 +108,7 @@ def test_the_last_screen_says_what_matters_and_where_the_report_is(good: Run) ->
 
 def test_the_bar_counts_cells_to_the_end(good: Run) -> None:
     cells = len(good.read("run.json")["benchmarks"])
+    assert cells == CELLS
     one_each = 5  # layers, sensitivity, fisher, search, plans
     assert cells == 6 * 2 + 5 * 2 + 5 + 4 + one_each  # accuracy, of a rival too, latency, memory, divergence; the plan is a variant
     assert f"{cells}/{cells}" in good.done.err
@@ -157,7 +163,7 @@ def test_a_plan_made_elsewhere_is_measured_beside_the_run_s(good: Run, place: Pa
 
 def test_failed_cells_are_named_and_the_report_is_written_all_the_same(overflowing: Run) -> None:
     assert overflowing.done.code == 1, overflowing.done.err
-    assert {path.name for path in overflowing.folder.iterdir()} == REPORT
+    assert {path.name for path in overflowing.folder.iterdir()} == {*REPORT, "journal.jsonl"}  # with --resume the others are tried again
     assert "7 cells failed: the report names them" in " ".join(overflowing.done.err.split())
     cells = [benchmark["extra_info"]["bitzones"] for benchmark in overflowing.read("run.json")["benchmarks"]]
     failed = {(c["of"], c["variant"], c["detail"]) for c in cells if c["kind"] == "failed"}
@@ -175,6 +181,117 @@ def test_a_part_that_cannot_be_measured_is_said_and_the_others_are_measured(over
     failed = {(m["part"], m["format"]) for m in sensitivity["measurements"] if m["failure"]}
     assert failed == {("model.layers.1", "qint4"), ("model.layers.1", "qint2:hqq")}
     assert all(m["kl_nats"] is None for m in sensitivity["measurements"] if m["failure"])
+
+
+# --- what ends a run before its end
+
+
+def started(place: Path, report: str, *more: str) -> processes.Running:
+    return processes.start("bitzones", ["run", "good.toml", "-o", report, *more], place)
+
+
+def cells_reached(running: processes.Running, journal: Path, cells: int) -> None:
+    """Wait until so many cells are finished; a journal has one line more."""
+    while running.process.is_alive():
+        if journal.is_file() and journal.read_bytes().count(b"\n") > cells:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"it ended before {cells} cells were finished: {running.ended()}")
+
+
+def test_a_run_that_is_killed_and_interrupted_and_resumed_gives_what_one_gives_that_is_not(good: Run, place: Path) -> None:
+    folder, journal = place / "killed", place / "killed" / "journal.jsonl"
+    running = started(place, "killed", "--resume")
+    cells_reached(running, journal, 3)
+    second = bitzones("run", "good.toml", "-o", "killed", folder=place)
+    assert f"killed: another run is writing here (process {running.process.pid})" in one_line(second)
+    running.send(signal.SIGKILL)
+    assert running.ended().code == -signal.SIGKILL
+    assert not (folder / "run.json").exists()
+
+    kept = journal.read_bytes()
+    running = started(place, "killed", "--resume")
+    cells_reached(running, journal, kept.count(b"\n") + 7)
+    running.send(signal.SIGINT)
+    done = running.ended()
+    assert done.code == 130, done.err
+    finished = journal.read_bytes().count(b"\n") - 1
+    assert f"interrupted: {finished} of {CELLS} cells were finished; --resume goes on from there" in done.err
+    assert "Traceback" not in done.err
+    assert "# bitzones: " in (folder / "interrupted" / "summary.md").read_text(encoding="utf-8")
+    assert not (folder / "run.json").exists()
+    assert journal.read_bytes().startswith(kept)
+
+    running = started(place, "killed", "--resume")
+    cells_reached(running, journal, CELLS - 3)  # the sweep, the search and the plans are behind it
+    running.send(signal.SIGKILL)
+    running.ended()
+    kept = journal.read_bytes()
+    journal.write_bytes(kept[:-20])  # as if killed while it wrote
+    finished = kept.count(b"\n") - 2
+
+    done = bitzones("run", "good.toml", "-o", "killed", "--resume", folder=place)
+    assert done.code == 0, done.err
+    said = " ".join(done.err.split())
+    assert "its last line is cut off" in said
+    assert f"resuming: {finished} finished cells are taken from killed/journal.jsonl" in said
+    assert {path.name for path in folder.iterdir()} == REPORT | {"interrupted"}
+    resumed = Run(folder, done)
+    assert repeatable(resumed.read("analysis.json")) == repeatable(good.read("analysis.json"))
+    assert outline(resumed.read("run.json")) == outline(good.read("run.json"))
+
+
+def outline(run: Any) -> Any:
+    """A run file without its times, once it is seen that they fit one another."""
+    for benchmark in run["benchmarks"]:
+        cell, stats = benchmark["extra_info"]["bitzones"], benchmark["stats"]
+        assert stats["min"] > 0
+        assert stats["rounds"] == len(stats["data"])
+        assert stats["data"] == cell.get("rounds_s", stats["data"])
+        assert stats["total"] == pytest.approx(sum(stats["data"]))
+    kept = ("name", "group", "params", "param", "options")
+    shape = [{key: b[key] for key in kept} | {"stats": sorted(b["stats"]), "rounds": b["stats"]["rounds"]} for b in run["benchmarks"]]
+    return [run["bitzones"], sorted(run), shape]
+
+
+def test_cells_of_another_run_are_not_taken_up(place: Path) -> None:
+    running = started(place, "other")
+    journal = place / "other" / "journal.jsonl"
+    cells_reached(running, journal, 1)
+    running.send(signal.SIGKILL)
+    running.ended()
+    kept = journal.read_bytes()
+    (place / "seeded.toml").write_text("seed = 7\n" + (place / "good.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    said = one_line(bitzones("run", "seeded.toml", "-o", "other", "--resume", folder=place))
+    assert "journal.jsonl: of another run, whose cells are not mixed in: profile.seed is 0 there and 7 here; run without --resume" in said
+    assert journal.read_bytes() == kept
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with little room."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_leaves_the_earlier_report_whole(place: Path, full_disk: Path) -> None:
+    report = full_disk / "report"
+    report.mkdir()
+    earlier = {name: name * 300 for name in ("run.json", "summary.md", "analysis.json", "plan.json")}
+    for name, text in earlier.items():
+        (report / name).write_text(text, encoding="utf-8")
+    said = one_line(bitzones("run", "good.toml", "-o", str(report), folder=place))
+    assert "cannot be written: No space left on device" in said
+    assert {name: (report / name).read_text(encoding="utf-8") for name in earlier} == earlier
+    lines = (report / "journal.jsonl").read_bytes()
+    assert lines.endswith(b"\n")
+    assert lines.count(b"\n") > 1
+    assert {path.name for path in report.iterdir()} == {*earlier, "journal.jsonl", "pytest.log"}
 
 
 # --- mistakes

@@ -22,6 +22,8 @@ EXIT_DIFFERS = 1
 """A deployed folder is not what it was when it was made."""
 EXIT_USER_ERROR = 2
 """Something the user can mend, said in one line."""
+EXIT_INTERRUPTED = 130
+"""Ctrl-C, as shells have it: 128 and the number of the signal."""
 
 app = typer.Typer(
     name="bitzones",
@@ -52,22 +54,30 @@ def run(
     output: Output = Path("report"),
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Published data sets in the hub's layouts: ai2_arc/, svamp/.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items of every task, instead of the profile's limits.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run into FOLDER ended, however it ended.")] = False,
 ) -> None:
     """Measure a profile, decide, and write the report: the whole chain.
 
     Writes FOLDER/run.json (every measurement), FOLDER/summary.md (read this first), two diagrams, analysis.json and, where there is a plan,
-    plan.json. Exits with 1 where cells failed: the report is written and names them.
+    plan.json. Exits with 1 where cells failed: the report is written and names them; --resume tries them again. Ctrl-C leaves what there is
+    in FOLDER/interrupted/ and exits with 130.
 
     Examples: bitzones run tiny -o report/
     bitzones run smollm2 --data data/ --limit 1000
+    bitzones run smollm2 --data data/ --limit 1000 --resume
     """
     from bitzones import profile
 
     profile.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
     with _needs_measuring():
         from bitzones.measure import runner
-    measured = runner.measure(name, output, data, limit)
-    _collect(measured.run_file, output)
+    with runner.alone(output):
+        measured = runner.measure(name, output, data, limit, resume=resume)
+        _collect(measured.run_file, measured.run_file.parent)
+        measured.settle()
+    if measured.interrupted:
+        typer.echo(f"interrupted: {measured.finished} of {measured.cells} cells were finished; --resume goes on from there", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if measured.failed:
         typer.echo(f"{measured.failed} cells failed: the report names them, {measured.log} has the details", err=True)
         raise typer.Exit(EXIT_FAILED_CELLS)

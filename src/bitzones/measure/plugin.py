@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -18,7 +18,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bitzones import profile
-from bitzones.errors import BitzonesError, NotMeasuredError, OutOfMemoryError
+from bitzones.errors import BitzonesError, MeasureError, NotMeasuredError, OutOfMemoryError, OutputError
+from bitzones.measure import journal
 from bitzones.measure.progress import Progress, silent
 from bitzones.records import KEY, FailedCell, Measured, Shortage
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from bitzones.measure.latency import Ready
     from bitzones.measure.session import Session
 
-__all__ = ["NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
+__all__ = ["HELD", "JOURNAL", "NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
 
 T = TypeVar("T")
 Kind = Literal["accuracy", "latency", "part_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
@@ -37,6 +38,10 @@ PROGRESS = pytest.StashKey[Progress]()
 """Told how far the present cell is."""
 NOTIFY = pytest.StashKey[Callable[[str], None]]()
 """Told, in a line, of anything that takes long and is not a cell."""
+
+JOURNAL = pytest.StashKey[journal.Journal]()
+HELD = pytest.StashKey[bool]()
+"""Set where whoever started pytest holds the journal for it already."""
 
 REASON_LENGTH = 300
 """Characters of an exception's message that a run file keeps."""
@@ -63,6 +68,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="items of every task, instead of the profile's own limits",
     )
+    group.addoption("--bitzones-journal", metavar="FILE", type=Path, default=None, help="keep every cell here as soon as it is finished")
+    group.addoption("--bitzones-resume", action="store_true", help="take the cells that an earlier run finished from --bitzones-journal")
 
 
 def _items(text: str) -> int:
@@ -76,8 +83,20 @@ def pytest_configure(config: pytest.Config) -> None:
     data = config.getoption("--bitzones-data") or os.environ.get("BITZONES_DATA")
     try:
         config.stash[PROFILE] = profile.load(name).resolved(Path(data) if data else None, config.getoption("--bitzones-limit"))
+        _hold_journal(config)
     except BitzonesError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _hold_journal(config: pytest.Config) -> None:
+    """Of two runs with one journal the second ends here, before it loads anything."""
+    place = config.getoption("--bitzones-journal")
+    if place is None and config.getoption("--bitzones-resume"):
+        raise MeasureError("--bitzones-resume needs --bitzones-journal=FILE, from which finished cells are taken")
+    if place is not None and not config.stash.get(HELD, False):
+        hold = ExitStack()
+        hold.enter_context(journal.sole(place))
+        config.add_cleanup(hold.close)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -127,6 +146,8 @@ def session(pytestconfig: pytest.Config) -> Session:
     try:
         # Loaded now: one line says that there is no task or no model, instead of every cell failing.
         _ = made.scored, made.variants
+        if place := pytestconfig.getoption("--bitzones-journal"):  # before a budget is checked, which may take times that are in it
+            pytestconfig.stash[JOURNAL] = _opened(made, place, pytestconfig)
         made.check_budget()
         made.check_rounding()
     except BitzonesError as error:
@@ -135,23 +156,46 @@ def session(pytestconfig: pytest.Config) -> Session:
     return made
 
 
+def _opened(made: Session, place: Path, config: pytest.Config) -> journal.Journal:
+    opening = journal.resume if config.getoption("--bitzones-resume") else journal.start
+    opened = opening(place, made.fingerprint(), config.stash.get(NOTIFY, partial(_write_line, config)))
+    made.adopt(opened.entries.values())
+    return opened
+
+
 class Recorder:
     """Runs one cell under pytest-benchmark and stores what comes out in its ``extra_info``."""
 
-    def __init__(self, benchmark: BenchmarkFixture, of: Kind, variant: str, detail: str, progress: Progress) -> None:
+    def __init__(
+        self,
+        benchmark: BenchmarkFixture,
+        of: Kind,
+        variant: str,
+        detail: str,
+        progress: Progress,
+        kept: journal.Journal | None = None,
+        fallbacks: journal.Fallbacks | None = None,
+    ) -> None:
         self.benchmark = benchmark
         self.of = of
         self.variant = variant
         self.detail = detail
         self.progress = progress
+        self._kept = kept
+        self._fallbacks = {} if fallbacks is None else fallbacks
 
     def measure(self, prepare: Callable[[], T], work: Callable[[T], Measured]) -> None:
         """Time ``work`` once on what ``prepare`` gives, which is not timed, and store its cell."""
+        if self._resumed():
+            return
         with self._recording():
             self._store(self.benchmark.pedantic(work, args=(prepare(),), rounds=1, iterations=1))
+        self._journal()
 
     def time(self, prepare: Callable[[], Ready], rounds: int, finish: Callable[[Ready, list[float]], Measured]) -> None:
         """Time ``rounds`` rounds, each on a fresh setup that is not timed, and store the cell that ``finish`` makes of the raw rounds."""
+        if self._resumed():
+            return
         with self._recording():
             ready = prepare()
             timed = ready.timed
@@ -159,6 +203,33 @@ class Recorder:
                 self.benchmark.pedantic(timed.run, setup=lambda: (timed.setup(), {}), rounds=rounds, iterations=1)
             if self.benchmark.stats is not None:  # None under --benchmark-disable: nothing was timed
                 self._store(finish(ready, list(self.benchmark.stats.stats.data)))
+        self._journal()
+
+    @property
+    def _bench(self) -> str:
+        """File and name of this benchmark, wherever pytest was started."""
+        return str(self.benchmark.fullname).rpartition("/")[2]
+
+    def _resumed(self) -> bool:
+        """Whether an earlier run finished this cell: then its record and its rounds stand here as if they had just been measured."""
+        entry = None if self._kept is None else self._kept.entries.get(self._bench)
+        if entry is None or self.benchmark.disabled:
+            return False
+        self.benchmark.pedantic(lambda: None)
+        assert self.benchmark.stats is not None
+        self.benchmark.stats.stats.data[:] = entry.rounds_s
+        self._store(entry.cell)
+        return True
+
+    def _journal(self) -> None:
+        """Keep what was just finished; a run whose cells cannot be kept ends, for its run file could not be written either."""
+        if self._kept is None or self.benchmark.stats is None:
+            return
+        rounds, cell = tuple(self.benchmark.stats.stats.data), self.benchmark.extra_info[KEY]
+        try:
+            self._kept.add(journal.Entry(bench=self._bench, rounds_s=rounds, cell=cell, fallbacks=self._fallbacks))
+        except OutputError as error:
+            pytest.exit(f"bitzones: {error}", returncode=2)
 
     def _store(self, cell: Measured) -> None:
         self.benchmark.extra_info[KEY] = cell.model_dump(mode="json")
@@ -209,7 +280,8 @@ def cell(benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> Callable[.
 
     def make(of: Kind, variant: str, detail: str = "") -> Recorder:
         benchmark.group = f"{of} {detail}".strip()
-        return Recorder(benchmark, of, variant, detail, progress)
+        made, kept = pytestconfig.stash.get(SESSION, None), pytestconfig.stash.get(JOURNAL, None)
+        return Recorder(benchmark, of, variant, detail, progress, kept, made.variants.fallbacks if made else None)
 
     return make
 

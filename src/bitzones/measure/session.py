@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,6 +15,7 @@ from bitzones import environment, records
 from bitzones.errors import BitzonesError, NotMeasuredError
 from bitzones.measure import (
     calibration,
+    journal,
     models,
     part_times,
     planning,
@@ -39,6 +40,14 @@ from bitzones.profile import PLAN, Profile, is_calibrated, variant_formats
 __all__ = ["Session"]
 
 T = TypeVar("T")
+
+_SHARED: dict[type, str] = {
+    records.PartLatencyCell: "part_times",
+    records.SensitivityCell: "sweep",
+    records.SearchCell: "search",
+    records.PlansCell: "plans",
+}
+"""Cells that others build on, and the names under which a session keeps them."""
 
 
 class Session:
@@ -87,7 +96,7 @@ class Session:
         if variant == PLAN:
             self.search()
         elif variant in self.profile.plans.accuracy:
-            self._once(f"variant {variant}", lambda: self._define(variant, self._rival(variant)))
+            self._define_rival(variant)
         return self.variants.model(variant)
 
     @property
@@ -224,6 +233,18 @@ class Session:
         """The plan, searched once."""
         return self._once("search", lambda: self._search(progress))
 
+    def adopt(self, entries: Iterable[journal.Entry]) -> None:
+        """Take up what an earlier run has measured and later cells, or the run's own record, build on."""
+        found = list(entries)
+        for entry in found:
+            self.variants.fallbacks.update(entry.fallbacks)
+            if (name := _SHARED.get(type(entry.cell))) is not None:
+                self._made[name] = entry.cell
+            if isinstance(entry.cell, records.SearchCell):
+                self._define(PLAN, entry.cell.found.parts)
+        for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.accuracy):
+            self._define_rival(variant)
+
     def _search(self, progress: Progress) -> records.SearchCell:
         bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences), self.times)
         profile = self.profile
@@ -246,6 +267,9 @@ class Session:
         if found is None:
             raise NotMeasuredError(f"plan {name} is another plan of the run under another name, or none was made")
         return found.parts
+
+    def _define_rival(self, variant: str) -> None:
+        self._once(f"variant {variant}", lambda: self._define(variant, self._rival(variant)))
 
     def _define(self, variant: str, formats: Mapping[str, str]) -> None:
         """A variant from part -> format."""
@@ -301,6 +325,12 @@ class Session:
             damping=self.profile.rounding.damping,
             fallbacks={variant: found for variant, found in self.variants.fallbacks.items() if found},
         )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What every number of a run depends on; its cells may be taken up by a run of which all of it is the same."""
+        run = self.run().model_dump(mode="json", include={"bitzones", "profile", "model", "environment"})
+        run["profile"].pop("gate")  # it measures nothing
+        return {**run, "code": journal.code_sha256(), "tasks": {name: task.sha256 for name, task in self.scored.items()}}
 
     def environment(self) -> records.Environment:
         failure = quantizers.extension_failure(self._notify)
