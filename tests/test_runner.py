@@ -30,7 +30,7 @@ REPORT = {
     "analysis.json",
     "plan.json",
 }
-CELLS = 36
+CELLS = 37
 REPORT |= {"layer_map.svg", "layer_map.png", "frontier.svg", "frontier.png"}
 
 
@@ -109,7 +109,7 @@ def test_the_last_screen_says_what_matters_and_where_the_report_is(good: Run) ->
 def test_the_bar_counts_cells_to_the_end(good: Run) -> None:
     cells = len(good.read("run.json")["benchmarks"])
     assert cells == CELLS
-    one_each = 5  # layers, sensitivity, fisher, search, plans
+    one_each = 6  # parts, layers, sensitivity, fisher, search, plans
     assert cells == 6 * 2 + 5 * 2 + 5 + 4 + one_each  # accuracy, of a rival too, latency, memory, divergence; the plan is a variant
     assert f"{cells}/{cells}" in good.done.err
 
@@ -170,7 +170,7 @@ def test_failed_cells_are_named_and_the_report_is_written_all_the_same(overflowi
     tasks = ("science_mini", "word_problems_mini")
     whole = {(of, v, d) for v in ("w4", "w2") for of, d in [("divergence", ""), *(("accuracy", task) for task in tasks)]}
     assert failed == {*whole, ("fisher", "bf16", "")}
-    assert len(cells) == 36
+    assert len(cells) == CELLS
     summary = (overflowing.folder / "summary.md").read_text(encoding="utf-8")
     assert "the log-likelihood of an answer is NaN or infinite" in summary
 
