@@ -27,11 +27,13 @@ COPY profiles profiles
 # What pip installs is a local wheel, whose requirements are bounded. Compiling needs no GPU, but has to be told for which: Ampere (A100,
 # RTX 30), Ada and Hopper; the name "H200" is Hopper too.
 ARG TORCH_CUDA_ARCH_LIST="8.0;8.6;8.9;9.0"
+# Which torch, where the base brings none: the index's own is of several gigabytes and for CUDA.
+ARG TORCH=torch
 # hadolint ignore=DL3013
 RUN python3 -m venv --system-site-packages /opt/bitzones \
     && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
     && wheel=$(echo /wheels/bitzones-*.whl) \
-    && pip install --no-cache-dir "${wheel}[measure,gpu]" \
+    && pip install --no-cache-dir "${wheel}[measure,gpu]" "${TORCH}" \
     && TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST}" bitzones doctor --build
 
 FROM ${RUNTIME_IMAGE}

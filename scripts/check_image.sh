@@ -8,7 +8,8 @@
 # writable but /out: a bitzones command by default, and pytest by name.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-profile=${1:-tiny} suite=${SUITE:-bookworm} image=localhost/bitzones-check base=localhost/bitzones-base
+profile=${1:-tiny} suite=${SUITE:-bookworm}
+torch=${BITZONES_TORCH:-torch==2.13.0} image=localhost/bitzones-check base=localhost/bitzones-base
 say() { printf '== %s (%s s)\n' "$*" "$SECONDS"; }
 fail() { printf 'check_image: %s\n' "$*" >&2; exit 1; }
 
@@ -47,7 +48,7 @@ if ! buildah inspect --type image "$base" >/dev/null 2>&1; then
 fi
 
 say "building"
-buildah bud --format docker --isolation chroot --layers --build-arg "BASE_IMAGE=$base" "${lent[@]}" -t "$image" . >"$scratch/log" 2>&1 \
+buildah bud --format docker --isolation chroot --layers --build-arg "BASE_IMAGE=$base" --build-arg "TORCH=$torch" "${lent[@]}" -t "$image" . >"$scratch/log" 2>&1 \
     || { tail -30 "$scratch/log" >&2; fail "the image does not build"; }
 
 user=$(buildah inspect --type image --format '{{.OCIv1.Config.User}}' "$image")

@@ -116,6 +116,14 @@ def test_what_was_asked_for_is_read_from_the_error(message: str, asked: int | No
     assert found.free_bytes > 0
 
 
+def test_a_compiler_s_refusal_is_told_from_a_model_s_error() -> None:
+    from torch._dynamo.exc import Unsupported
+
+    assert device.is_compiler_error(Unsupported("a tensor subclass"))
+    assert not device.is_compiler_error(RuntimeError("shape mismatch"))
+    assert not device.is_compiler_error(torch.OutOfMemoryError("x"))
+
+
 def test_a_large_copy_has_a_bandwidth() -> None:
     found = device.copy_bandwidth(CPU)
     assert (found.unit, found.status) == ("bytes/s", "ok")

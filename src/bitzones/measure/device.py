@@ -32,6 +32,7 @@ __all__ = [
     "forget_compiled",
     "free",
     "free_bytes",
+    "is_compiler_error",
     "is_out_of_memory",
     "name_of",
     "peak_rss_bytes",
@@ -237,6 +238,11 @@ def copy_bandwidth(device: torch.device) -> Figure:
 def compiled(model: torch.nn.Module, device: torch.device) -> Any:
     """A model through torch.compile for fixed shapes: with CUDA graphs on a GPU, plain on a CPU. Compiles when it is first called."""
     return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default", dynamic=False)
+
+
+def is_compiler_error(error: BaseException) -> bool:
+    """Whether an exception comes from torch.compile refusing a model, and not from the model."""
+    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
 
 
 def forget_compiled() -> None:

@@ -111,7 +111,14 @@ def ready(model: PreTrainedModel, timing: Timing, seed: int, least: int, gpu: Gp
         timed = prepare(model, shape, seed)
         return shape, timed, warm_up(lambda: _timed_once(timed), least)
 
-    (shape, timed, warmup), shortages = shortage.halving(timing.batch, at, model.device)
+    if timing.compiled:
+        devices.forget_compiled()
+    try:
+        (shape, timed, warmup), shortages = shortage.halving(timing.batch, at, model.device)
+    except Exception as error:
+        if timing.compiled and devices.is_compiler_error(error):
+            raise NotMeasuredError(f"torch.compile refuses the model: {type(error).__name__}: {str(error)[:200]}") from error
+        raise
     return Ready(shape, timed, warmup, shortages, kernels_by_group(model, groups), Watch(gpu))
 
 
