@@ -9,8 +9,9 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.measure import memory, models, quantizers, structure
+from bitzones.measure import memory, models, nvml, quantizers, structure
 from bitzones.measure.variants import Variants
+from bitzones.profile import Timing
 
 CPU = torch.device("cpu")
 FORMATS = {"bf16": "bf16", "w8": "qint8", "w4": "qint4", "w2": "qint2"}
@@ -94,6 +95,6 @@ def test_stored_bytes_by_hand(variant: str) -> None:
     variants = made()
     quantized, rest = by_hand(variant)
     assert variants.stored_bytes(variant) == quantized + rest
-    cell = memory.measure(variant, variants)
+    cell = memory.measure(variant, variants, Timing("decode", 1, 4, 1), nvml.open_gpu(None))
     assert cell.stored_bytes == quantized + rest
     assert cell.stored_bytes_by_format == {"bf16": rest, **({FORMATS[variant]: quantized} if quantized else {})}

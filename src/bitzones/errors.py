@@ -85,6 +85,6 @@ class NotMeasuredError(MeasureError):
 class OutOfMemoryError(MeasureError):
     """Memory ran out at the smallest batch too; ``shortages`` are the records of every try."""
 
-    def __init__(self, message: str, shortages: tuple[Any, ...]) -> None:
+    def __init__(self, message: str, shortages: tuple[Any, ...] = ()) -> None:
         super().__init__(message)
         self.shortages = shortages
