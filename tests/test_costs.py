@@ -56,6 +56,12 @@ def test_a_variant_on_the_slow_path_is_flagged_with_what_it_costs(kernels: dict[
     assert found.slow_path is None if said is None else found.slow_path.startswith(said)
 
 
+def test_a_few_rounds_do_not_show_a_slow_path() -> None:
+    kernels = {"WeightQBitsTensor": 84}
+    _, found = decided(cell("bf16", rounds_s=(1.0, 1.1)), cell("w2", rounds_s=(2.0, 2.1), kernels=kernels))
+    assert (found.slow_path, found.ratio.low) == (None, None)
+
+
 def test_a_compiled_decoding_is_compared_with_a_compiled_reference() -> None:
     plain, compiled = cell("bf16"), cell("bf16", 0.5, compiled=True)
     found = {(item.variant, item.compiled): item for item in decided(plain, compiled, cell("w4", 2.0), cell("w4", 2.0, compiled=True))}

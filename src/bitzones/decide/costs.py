@@ -94,7 +94,9 @@ def _latency(cell: LatencyCell, reference: LatencyCell | None, variants: dict[st
         device_median_s=None if cell.device_rounds_s is None else float(np.median(cell.device_rounds_s)),
         floor_s=floor,
         times_floor=float(median) / floor if floor else None,
-        slow_path=slow_path(cell, ratio.value if ratio else None, reference.variant if reference else ""),
+        slow_path=slow_path(
+            cell, ratio.value if ratio and ratio.low is not None and ratio.low > 1 else None, reference.variant if reference else ""
+        ),
         joules_per_token=cell.energy.per_token if cell.energy else None,
         warmup_stable=cell.warmup_stable,
         disturbed=cell.gpu.disturbed if cell.gpu else (),
