@@ -56,8 +56,9 @@ user=$(buildah inspect --type image --format '{{.OCIv1.Config.User}}' "$image")
 
 mkdir "$scratch/out"
 chown "$user" "$scratch/out"
+# Limits that are named: podman's own are above what root of a container, or of a CI machine, may set.
 run() {
-    podman run --rm --runtime runc --ulimit nofile=1024:1024 --network none --read-only -v "$scratch/out:/out" "$image" "$@"
+    podman run --rm --runtime runc --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 --network none --read-only -v "$scratch/out:/out" "$image" "$@"
 }
 
 say "pytest bench/ by name"
