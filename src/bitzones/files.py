@@ -1,4 +1,4 @@
-"""Texts that are whole or not there: written beside their place, flushed, then moved.
+"""Files that are whole or not there: written beside their place, then moved.
 
 This module does not know what stands in them.
 """
@@ -6,11 +6,29 @@ This module does not know what stands in them.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from bitzones.errors import OutputError
 
-__all__ = ["write_text"]
+__all__ = ["beside", "write_text"]
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Where to write what is to become ``path``: moved there at the end of the block, and gone where the block raises; its folder is made.
+
+    Raises:
+        OSError: it cannot be made or moved.
+    """
+    place = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield place
+        place.replace(path)
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -19,16 +37,10 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with beside(path) as place, place.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -7,7 +7,6 @@ not know how anything was measured, nor what is made of it.
 from __future__ import annotations
 
 import json
-import os
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bitzones.decide.consistency import faults
 from bitzones.errors import OutputError, RunFileError
+from bitzones.files import beside
 from bitzones.records import (
     KEY,
     SCHEMA,
@@ -96,16 +96,12 @@ def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable
     whole["plans"].append(trial.model_dump(mode="json"))
     data[KEY]["variants"][trial.name] = trial.name
     data["benchmarks"] += [_benchmark(cell) for cell in answers]
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(data, indent=4), encoding="utf-8")
-        read_run(beside)
-        beside.replace(place)
+        with beside(place) as copy:
+            copy.write_text(json.dumps(data, indent=4), encoding="utf-8")
+            read_run(copy)
     except OSError as error:
         raise OutputError(one_line(f"{place}: cannot be written: {error.strerror or error}")) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return read_run(place)
 
 

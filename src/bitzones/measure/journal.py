@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from bitzones.errors import MeasureError, OutputError
+from bitzones.files import beside
 from bitzones.records import Cell, NonNegative, Record
 
 __all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "difference", "resume", "sole", "start"]
@@ -80,16 +81,11 @@ def start(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], No
     Raises:
         OutputError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("wb") as file:
+        with beside(path) as place:
+            with place.open("wb") as file:
                 _write(file.fileno(), (json.dumps({HEAD: FORMAT, "fingerprint": fingerprint}) + "\n").encode())
             _put_aside(path, notify)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
     except OSError as error:
         raise _unwritable(path, error) from error
     return Journal(path, {})

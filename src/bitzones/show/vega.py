@@ -17,6 +17,8 @@ from typing import Any
 
 import platformdirs
 
+from bitzones.files import beside
+
 __all__ = ["SCHEMA_URL", "VERSION", "Spec", "cached", "png", "script", "svg"]
 
 Spec = dict[str, Any]
@@ -85,13 +87,8 @@ def cached(folder: Path, name: str) -> Iterator[str]:
 def _keep(folder: Path, name: str, made: str) -> None:
     data = made.encode("utf-8")
     place = folder / f"{name}-{_hash(data)}.js"
-    beside = folder / f".{place.name}.{os.getpid()}.part"
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        beside.replace(place)
-    with contextlib.suppress(OSError):
-        beside.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), beside(place) as whole:
+        whole.write_bytes(data)
 
 
 def _hash(data: bytes) -> str:
