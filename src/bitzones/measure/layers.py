@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from bitzones.errors import NonFiniteError
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
+from bitzones.measure.prefix import hidden_of
 from bitzones.records import AttentionStatistics, LayersCell, LayerStatistics
 
 __all__ = ["SPARSE_BELOW", "ActivationMoments", "AttentionTotals", "cell", "measure", "reasoning_focus"]
@@ -182,8 +183,7 @@ def _statistics(number: int, moments: ActivationMoments, attention: AttentionTot
 
 
 def _scored(output: Any, batch: Batch) -> torch.Tensor:
-    hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden[batch.mask.bool()]
+    return hidden_of(output)[batch.mask.bool()]
 
 
 @contextmanager

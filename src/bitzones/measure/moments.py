@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from bitzones.measure.calibration import Batch
-from bitzones.measure.prefix import entered_at
+from bitzones.measure.prefix import entered_at, hidden_of
 
 __all__ = ["Entering", "Moment", "embedded", "moments_of", "shared", "through"]
 
@@ -40,32 +41,27 @@ class _Left(Exception):  # noqa: N818  (not an error: the rest of the model is n
 
 
 @contextmanager
-def _left_after(module: torch.nn.Module, keep: Callable[[Any], None], *, before: bool = False) -> Iterator[None]:
-    """Run a model only as far as a module, whose output (or first input) is kept."""
-
-    def leave_before(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(args[0] if args else kwargs["hidden_states"])
-        raise _Left
-
-    def leave_after(_module: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        keep(output[0] if isinstance(output, tuple) else output)
-        raise _Left
-
-    handle = module.register_forward_pre_hook(leave_before, with_kwargs=True) if before else module.register_forward_hook(leave_after)
+def _until(stop: RemovableHandle) -> Iterator[None]:
+    """Run a model only as far as a hook that raises `_Left`, and take the hook away."""
     try:
         yield
     except _Left:
         pass
     finally:
-        handle.remove()
+        stop.remove()
 
 
 @torch.no_grad()
 def embedded(model: torch.nn.Module, layers: Sequence[torch.nn.Module], batches: Sequence[Batch]) -> list[torch.Tensor]:
     """The hidden states that enter the first layer: of each batch, shape (sequences, length, width)."""
     found: list[torch.Tensor] = []
+
+    def stop(_layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _Left
+
     for batch in batches:
-        with _left_after(layers[0], found.append, before=True):
+        with _until(layers[0].register_forward_pre_hook(stop, with_kwargs=True)):
             model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     return found
 
@@ -76,8 +72,13 @@ def through(
 ) -> list[torch.Tensor]:
     """The hidden states that leave layer ``at``, where those ``entering`` it are given."""
     found: list[torch.Tensor] = []
+
+    def stop(_layer: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        found.append(hidden_of(output))
+        raise _Left
+
     for batch, hidden in zip(batches, entering, strict=True):
-        with _left_after(layers[at], found.append), entered_at(layers, at, hidden):
+        with _until(layers[at].register_forward_hook(stop)), entered_at(layers, at, hidden):
             model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     return found
 

@@ -18,7 +18,7 @@ import torch
 from bitzones.measure.calibration import Batch
 from bitzones.measure.divergence import logits_of
 
-__all__ = ["Entry", "Passed", "entered_at", "passed"]
+__all__ = ["Entry", "Passed", "entered_at", "hidden_of", "passed"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Entry:
 
     def run(self, layer: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """What the layer makes of ``hidden``, called as it was."""
-        return _hidden_of(layer(hidden, *self.args, **self.kwargs))
+        return hidden_of(layer(hidden, *self.args, **self.kwargs))
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def passed(model: torch.nn.Module, layers: Sequence[torch.nn.Module], batch: Bat
         entries.append(Entry(args[0] if args else kwargs["hidden_states"], args[1:], others))
 
     def keep_last(module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        after.append(_hidden_of(output))
+        after.append(hidden_of(output))
 
     handles = [layer.register_forward_pre_hook(keep, with_kwargs=True) for layer in layers]
     handles.append(layers[-1].register_forward_hook(keep_last))
@@ -96,7 +96,7 @@ def _pass_through(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tor
     return hidden_states
 
 
-def _hidden_of(output: Any) -> torch.Tensor:
+def hidden_of(output: Any) -> torch.Tensor:
     """A layer's hidden states: its output, or the first of several."""
     hidden = output[0] if isinstance(output, tuple) else output
     assert isinstance(hidden, torch.Tensor)
