@@ -23,7 +23,7 @@ from tabulate import tabulate
 
 from bitzones import environment, profile
 from bitzones.decide.planner import budget_bytes, solve
-from bitzones.measure import calibration, planning, quantizers, rounding, search, sensitivity
+from bitzones.measure import calibration, planning, quantizers, search, sensitivity
 from bitzones.measure.calibration import Calibration, CalibrationSequence
 from bitzones.measure.session import Session
 from bitzones.profile import Budget, Rounding, is_calibrated
@@ -121,10 +121,10 @@ def main() -> None:
     settings = profile.load(asked.profile).resolved(asked.data)
     settings = settings.model_copy(update={"formats": FORMATS, "rounding": Rounding(tokens=asked.tokens)})
     session = Session(settings, lambda line: print(line, flush=True))
+    calibrated = [variant for variant, name in session.variants.uniform.items() if is_calibrated(name)]
+    session.check_rounding()  # reads the sequences, which is not to be timed
     started = perf_counter()
-    calibrated = [name for name in session.variants.uniform.values() if is_calibrated(name)]
-    batches = session.rounding_batches()
-    rounding.separately(session.variants.reference, calibrated, batches, session.variants.loaded.model.dtype)
+    session.variants.packed(calibrated[0])  # all calibrated formats at once
     took = perf_counter() - started
     made = list(uniforms(session))
     for bits in asked.bits:

@@ -229,6 +229,10 @@ class Session:
             ),
         )
 
+    def _workbench(self, batches: Callable[[], Iterator[Batch]], on: Calibration) -> search.Workbench:
+        """What plans are measured with, on some sequences."""
+        return search.workbench(self.variants, self.sweep(), batches, len(on.sequences), self.times)
+
     def search(self, progress: Progress = silent) -> records.SearchCell:
         """The plan, searched once."""
         return self._once("search", lambda: self._search(progress))
@@ -246,7 +250,7 @@ class Session:
             self._define_rival(variant)
 
     def _search(self, progress: Progress) -> records.SearchCell:
-        bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences), self.times)
+        bench = self._workbench(self.calibration_batches, self.calibration)
         profile = self.profile
         cell = planning.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
         self._define(PLAN, cell.found.parts)
@@ -257,7 +261,7 @@ class Session:
         return self._once("plans", lambda: self._compare(progress))
 
     def _compare(self, progress: Progress) -> records.PlansCell:
-        bench = search.workbench(self.variants, self.sweep(), self.held_out_batches, len(self.held_out.sequences), self.times)
+        bench = self._workbench(self.held_out_batches, self.held_out)
         rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, self._without_calibration())
         return verify.plans_cell(bench, rivals, self.held_out, self.search(), self._whole(), progress)
 
@@ -277,7 +281,7 @@ class Session:
 
     def _without_calibration(self) -> records.Trial | None:
         """What the search would find without calibrated formats; None where there is nothing to compare."""
-        bench = search.workbench(self.variants, self.sweep(), self.calibration_batches, len(self.calibration.sequences), self.times)
+        bench = self._workbench(self.calibration_batches, self.calibration)
         budget, rounds = self.search().limit, self.profile.plans.rounds
         return planning.without_calibration(bench, self.sweep(), budget, rounds)
 
