@@ -18,6 +18,7 @@ import numpy as np
 from make_search import fisher, held_out, searched
 
 from bitzones.decide.analysis import Analysis, Decision
+from bitzones.decide.collect import analyse, read_run
 from bitzones.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
 from bitzones.records import (
     AccuracyCell,
@@ -313,6 +314,11 @@ def write(folder: Path, data: dict[str, Any] | None = None, name: str = "run.jso
     return path
 
 
+def analysed(folder: Path, found: Iterable[Record], **model: Any) -> Analysis:
+    """What is decided of some cells, through the door: written as a run file and read again."""
+    return analyse(read_run(write(folder, run_dict(found, **model))))
+
+
 def hostile() -> dict[str, Any]:
     """The same run with every string that is not checked made as hostile as it can be."""
     data = copy.deepcopy(run_dict([*planned(), FailedCell(variant=NASTY, of="latency", detail=NASTY, reason=NASTY)]))
@@ -370,7 +376,6 @@ GOLDEN = ("summary.md", "overview_diagram.md", "technical_diagram.md", "analysis
 
 def golden() -> None:
     """Rewrite tests/golden: look at the difference before it is committed."""
-    from bitzones.decide.collect import analyse, read_run
     from bitzones.show.report import write_report
 
     folder = Path(__file__).parent / "golden"

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from make_run import cells, decided, planned, run_dict, without, write
+from make_run import analysed, cells, decided, planned, without
 
 from bitzones.decide.analysis import Analysis
-from bitzones.decide.collect import analyse, read_run
 from bitzones.records import AccuracyCell, DivergenceCell, PlansCell
 from bitzones.show.frontier import KINDS, frontier, kind_of, parts_bytes
 
 alt = pytest.importorskip("altair", reason="altair holds the schema of Vega-Lite")
-
-
-def analysed(folder: Path, found: Any) -> Analysis:
-    return analyse(read_run(write(folder, run_dict(found))))
 
 
 @pytest.fixture(scope="module")

@@ -8,18 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make_run import cells, decided, run_dict, small, without, write
+from make_run import analysed, cells, decided, small, without
 
 from bitzones.decide.analysis import Analysis
-from bitzones.decide.collect import analyse, read_run
 from bitzones.records import LayersCell, SensitivityCell
 from bitzones.show.layer_map import INKS, NOT_MEASURED, SHADES, SIGNS, ink, layer_map, places, shade, views
 
 alt = pytest.importorskip("altair", reason="altair holds the schema of Vega-Lite")
-
-
-def analysed(folder: Path, found: Any) -> Analysis:
-    return analyse(read_run(write(folder, run_dict(found))))
 
 
 @pytest.fixture(scope="module")

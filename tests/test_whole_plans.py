@@ -8,7 +8,7 @@ from typing import Any
 import make_run
 import numpy as np
 import pytest
-from make_run import decided, planned, run_dict, sensitivity, without, write
+from make_run import analysed, decided, planned, run_dict, sensitivity, without, write
 from make_search import TOGETHER, held_out, searched, trial
 
 from bitzones.decide.analysis import Analysis, CalibratedFormats
@@ -20,10 +20,6 @@ from bitzones.records import FailedCell, NamedTrial, PlansCell, Record, SearchCe
 from bitzones.show.diagrams import overview
 from bitzones.show.method import methodology
 from bitzones.show.summary import headline, summary
-
-
-def analysis_of(tmp_path: Path, found: list[Record], **model: Any) -> Analysis:
-    return analyse(read_run(write(tmp_path, run_dict(found, **model))))
 
 
 def plans_of(analysis: Analysis) -> PlansReading:
@@ -52,7 +48,7 @@ def cells() -> list[Record]:
 
 @pytest.fixture(scope="module")
 def analysis(cells: list[Record], tmp_path_factory: pytest.TempPathFactory) -> Analysis:
-    return analysis_of(tmp_path_factory.mktemp("run"), cells)
+    return analysed(tmp_path_factory.mktemp("run"), cells)
 
 
 def test_a_plan_that_wins_is_the_plan(analysis: Analysis, cells: list[Record]) -> None:
@@ -98,7 +94,7 @@ def test_held_out_sequences_are_resampled_by_themselves(analysis: Analysis, cell
 
 
 def test_a_rival_that_measures_lower_is_recommended_and_the_report_says_so(cells: list[Record], tmp_path: Path) -> None:
-    found = analysis_of(tmp_path, changed(cells, "random 1", 0.8))
+    found = analysed(tmp_path, changed(cells, "random 1", 0.8))
     plans, plan = plans_of(found), decided(found).plan
     assert (plans.recommended, plans.beaten_by) == ("random 1", ("random 1",))
     assert plans.named("random 1").searched is not None
@@ -117,7 +113,7 @@ def test_a_rival_that_measures_lower_is_recommended_and_the_report_says_so(cells
 
 
 def test_a_rival_that_is_lower_by_noise_changes_nothing(cells: list[Record], tmp_path: Path) -> None:
-    found = analysis_of(tmp_path, changed(cells, "additive", 0.97, noise=0.5))
+    found = analysed(tmp_path, changed(cells, "additive", 0.97, noise=0.5))
     plans = plans_of(found)
     additive, plan = plans.named("additive"), plans.named(PLAN)
     assert additive.measured is not None
@@ -129,7 +125,7 @@ def test_a_rival_that_is_lower_by_noise_changes_nothing(cells: list[Record], tmp
 
 
 def test_the_winner_is_the_least_of_those_told_to_be_better(cells: list[Record], tmp_path: Path) -> None:
-    found = analysis_of(tmp_path, changed(changed(cells, "random 1", 0.7), "additive", 0.8))
+    found = analysed(tmp_path, changed(changed(cells, "random 1", 0.7), "additive", 0.8))
     assert plans_of(found).beaten_by == ("random 1", "additive")
     assert decided(found).plan.name == "random 1"
 
@@ -140,13 +136,13 @@ def test_what_exceeds_the_budget_or_is_of_another_cannot_win(analysis: Analysis,
     assert not uniform.within_budget
     assert uniform.searched is not None
     assert uniform.searched.word == "worse"
-    found = analysis_of(tmp_path, changed(cells, "3 bits", 0.1))
+    found = analysed(tmp_path, changed(cells, "3 bits", 0.1))
     assert plans_of(found).named("3 bits").within_budget
     assert plans_of(found).recommended == PLAN
 
 
 def test_a_searched_plan_that_gives_nan_is_not_recommended(cells: list[Record], tmp_path: Path) -> None:
-    found = analysis_of(tmp_path, changed(cells, PLAN, None))
+    found = analysed(tmp_path, changed(cells, PLAN, None))
     assert plans_of(found).recommended == "additive"
     assert all(item.searched is None for item in plans_of(found).plans)
     assert "The searched plan does not win: it could not be measured; additive is recommended" in headline(found)[2]
@@ -155,7 +151,7 @@ def test_a_searched_plan_that_gives_nan_is_not_recommended(cells: list[Record], 
 def test_too_few_held_out_sequences_tell_no_plan_from_another(cells: list[Record], tmp_path: Path) -> None:
     sweep = sensitivity()
     few = held_out(sweep, searched(sweep), sequences=19)
-    found = analysis_of(tmp_path, [*without(PlansCell, cells), few])
+    found = analysed(tmp_path, [*without(PlansCell, cells), few])
     plans = plans_of(found)
     assert {item.searched.word for item in plans.plans if item.searched} == {"cannot tell"}
     assert plans.recommended == PLAN
@@ -178,7 +174,7 @@ def test_differences_are_paired(analysis: Analysis) -> None:
 @pytest.mark.parametrize("of", ["fisher", "search", "plans"])
 def test_what_failed_is_listed_and_all_else_reported(cells: list[Record], tmp_path: Path, of: Any) -> None:
     left = [cell for cell in cells if getattr(cell, "kind", "") != of]
-    found = analysis_of(tmp_path, [*left, FailedCell(variant="bf16", of=of, reason="out of memory")])
+    found = analysed(tmp_path, [*left, FailedCell(variant="bf16", of=of, reason="out of memory")])
     assert [failure.of for failure in found.failures] == [of]
     text = summary(found)
     assert "out of memory" in text
@@ -191,7 +187,7 @@ def test_what_failed_is_listed_and_all_else_reported(cells: list[Record], tmp_pa
 
 
 def test_a_plan_that_was_only_searched_is_not_called_measured(cells: list[Record], tmp_path: Path) -> None:
-    found = analysis_of(tmp_path, without(PlansCell, cells))
+    found = analysed(tmp_path, without(PlansCell, cells))
     assert headline(found)[1].endswith("not measured as a whole")
     assert headline(found)[1].startswith("Plan (searched): ")
     assert any("Whether the search gained anything" in line for line in found.cannot_tell)
@@ -199,7 +195,7 @@ def test_a_plan_that_was_only_searched_is_not_called_measured(cells: list[Record
 
 
 def test_without_search_and_plans_it_is_the_plan_of_least_sum(tmp_path: Path) -> None:
-    found = analysis_of(tmp_path, make_run.cells())
+    found = analysed(tmp_path, make_run.cells())
     plan = decided(found).plan
     assert (plan.name, plan.origin, plan.measured_kl, plan.measured_sequences, plan.accuracy) == ("additive", "additive", None, None, ())
     assert (found.plans, found.search, found.screen) == (None, None, ())
@@ -207,7 +203,7 @@ def test_without_search_and_plans_it_is_the_plan_of_least_sum(tmp_path: Path) ->
 
 def test_plans_without_a_sweep_are_still_measured(cells: list[Record], tmp_path: Path) -> None:
     left = [cell for cell in cells if getattr(cell, "kind", "") not in ("sensitivity", "fisher")]
-    found = analysis_of(tmp_path, left)
+    found = analysed(tmp_path, left)
     assert found.decision is None
     item = plans_of(found).named(PLAN)
     assert (item.predicted, item.fisher, item.ratio, item.average_bits) == (None, None, None, None)
@@ -310,10 +306,10 @@ def test_a_plan_may_leave_parts_as_they_are(tmp_path: Path) -> None:
     plan = trial(sweep, parts, sweep.sequence_tokens, 5)
     cell = SearchCell(**{**search.model_dump(by_alias=True), "start": plan.model_dump(), "rounds": ()})
     compared = held_out(sweep, cell)
-    found = analysis_of(tmp_path, [sweep, cell, compared])
+    found = analysed(tmp_path, [sweep, cell, compared])
     assert isinstance(compared.plans[0], NamedTrial)
     assert decided(found).plan.name != PLAN  # its neighbours at 2 bits harm each other
-    alone = analysis_of(tmp_path, [sweep, cell])
+    alone = analysed(tmp_path, [sweep, cell])
     assert decided(alone).plan.parts == parts
     assert not any(name.startswith("model.layers.0.") for name in decided(alone).plan.group_sizes)
 
@@ -372,7 +368,7 @@ def with_twins(found: list[Record], stock: float, separate: float) -> list[Recor
     ],
 )
 def test_the_headline_says_what_calibration_buys(cells: list[Record], tmp_path: Path, stock: float, says: str) -> None:
-    found = analysis_of(tmp_path, with_twins(cells, stock, 0.5))
+    found = analysed(tmp_path, with_twins(cells, stock, 0.5))
     (line,) = [line for line in headline(found) if line.startswith("What calibration buys at ")]
     plan = plans_of(found).named(PLAN).measured
     assert plan is not None
@@ -382,7 +378,7 @@ def test_the_headline_says_what_calibration_buys(cells: list[Record], tmp_path: 
 
 
 def test_modules_rounded_alone_are_no_rival(cells: list[Record], tmp_path: Path) -> None:
-    found = analysis_of(tmp_path, with_twins(cells, 4.0, 0.5))
+    found = analysed(tmp_path, with_twins(cells, 4.0, 0.5))
     assert plans_of(found).recommended == PLAN
     assert "a separate plan: the plan's formats, without rounding layer after layer" in summary(found)
 
