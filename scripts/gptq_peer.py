@@ -8,7 +8,8 @@ and where `pip install torch==2.13.0 llmcompressor` was run, from the top of a c
 
     PYTHONPATH=src python scripts/gptq_peer.py compare inputs.safetensors
 
-Prints a table in Markdown: the relative error ||(W - W') X|| / ||W X|| of both, and ours by theirs.
+Prints a table in Markdown: the relative error ||(W - W') X|| / ||W X|| of each, and ours by the better of theirs. Seen to run with
+llm-compressor 0.14.0.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from safetensors.torch import load_file, save_file
 DAMPING = 0.01
 """The same for both: the default of both."""
 LAYERS = (0, 14, 29)
+OBSERVERS = ("memoryless_minmax", "memoryless_mse")
+"""How llm-compressor chooses scale and zero point of a group: its default, and the one that searches."""
 MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 
 
@@ -48,24 +51,29 @@ def gather(name: str, place: Path, data: Path | None) -> None:
     save_file(found, place)
 
 
-def theirs(weight: torch.Tensor, moment: torch.Tensor, bits: int, group: int) -> torch.Tensor:
+def theirs(weight: torch.Tensor, moment: torch.Tensor, bits: int, group: int, observer: str) -> torch.Tensor:
     """What llm-compressor makes of a weight: asymmetric groups, its own activation order within what groups allow."""
-    from compressed_tensors.quantization import (  # noqa: PLC0415
-        ActivationOrdering,
-        QuantizationArgs,
-        QuantizationScheme,
-        initialize_module_for_quantization,
-    )
-    from llmcompressor.modifiers.quantization.gptq.gptq_quantize import quantize_weight  # noqa: PLC0415
+    from compressed_tensors.quantization import ActivationOrdering, QuantizationArgs  # noqa: PLC0415
+    from llmcompressor.modifiers.gptq.gptq_quantize import quantize_weight  # noqa: PLC0415
+    from llmcompressor.observers import Observer  # noqa: PLC0415
 
-    arguments = QuantizationArgs(num_bits=bits, group_size=group, strategy="group", symmetric=False, actorder=ActivationOrdering.WEIGHT)
-    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear.weight.data = weight.clone()
-    initialize_module_for_quantization(linear, QuantizationScheme(targets=["Linear"], weights=arguments))
-    _, *rest = quantize_weight(module=linear, quant_args=arguments, hessian=moment.clone(), blocksize=128, percdamp=DAMPING)
-    made = rest[0] if isinstance(rest[0], torch.Tensor) else rest[0]["weight"]
+    arguments = QuantizationArgs(
+        num_bits=bits, group_size=group, strategy="group", symmetric=False, actorder=ActivationOrdering.WEIGHT, observer=observer
+    )
+    seen = Observer.load_from_registry(observer, base_name="weight", args=arguments)
+    grid = seen(weight).get_qparams()
+    made, _, _ = quantize_weight(
+        weights=weight[None].clone(),
+        hessians=moment[None].clone(),  # made over in place
+        scale=grid["scale"][None],
+        zero_point=grid["zero_point"][None],
+        global_scale=None,
+        quant_args=arguments,
+        blocksize=128,
+        percdamp=DAMPING,
+    )
     assert isinstance(made, torch.Tensor)
-    return made.float()
+    return made[0].float()
 
 
 def ours(weight: torch.Tensor, moment: torch.Tensor, bits: int, group: int) -> torch.Tensor:
@@ -84,16 +92,16 @@ def left(weight: torch.Tensor, made: torch.Tensor, moment: torch.Tensor) -> floa
     return float((size(weight - made) / size(weight)) ** 0.5)
 
 
-def rows(place: Path) -> Iterator[tuple[str, int, int, float, float]]:
-    """Module, bits, group size, the error of both."""
+def rows(place: Path) -> Iterator[tuple[str, int, int, tuple[float, ...]]]:
+    """Module, bits, group size, the errors: ours, and theirs for each of `OBSERVERS`."""
     tensors = load_file(place)
     for key in sorted(tensors):
         if key.endswith(".weight"):
             weight, moment = tensors[key].float(), tensors[f"{key.removesuffix('weight')}moment"]
             group = 96 if weight.shape[1] % 128 else 128
             for bits in (4, 2):
-                errors = [left(weight, method(weight, moment, bits, group), moment) for method in (ours, theirs)]
-                yield key.removesuffix(".weight"), bits, group, errors[0], errors[1]
+                made = [ours(weight, moment, bits, group), *(theirs(weight, moment, bits, group, observer) for observer in OBSERVERS)]
+                yield key.removesuffix(".weight"), bits, group, tuple(left(weight, values, moment) for values in made)
 
 
 def main() -> None:
@@ -105,9 +113,10 @@ def main() -> None:
     if asked.step == "gather":
         gather(asked.names[0], Path(asked.names[1]), asked.data)
         return
-    print("| module | bits | group | ours | llm-compressor | ours / theirs |\n|---|---|---|---|---|---|")
-    for name, bits, group, mine, other in rows(Path(asked.names[0])):
-        print(f"| {name} | {bits} | {group} | {mine:.4f} | {other:.4f} | {mine / other:.3f} |", flush=True)
+    print(f"| module | bits | group | ours | {' | '.join(OBSERVERS)} | ours / the better |\n{'|---' * (5 + len(OBSERVERS))}|")
+    for name, bits, group, (mine, *others) in rows(Path(asked.names[0])):
+        errors = " | ".join(f"{error:.4f}" for error in (mine, *others))
+        print(f"| {name} | {bits} | {group} | {errors} | {mine / min(others):.3f} |", flush=True)
 
 
 if __name__ == "__main__":
