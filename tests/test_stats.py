@@ -214,6 +214,15 @@ def test_above_chance_is_poisson_binomial() -> None:
     assert stats.above_chance(1, (0.0, 0.0)) == 0.0
 
 
+def test_above_chance_is_scipys() -> None:
+    from scipy.stats import poisson_binom
+
+    chances = np.random.default_rng(3).uniform(0, 1, 120)
+    for k in (0, 1, 40, 60, 90, 120):
+        assert stats.above_chance(k, chances.tolist()) == pytest.approx(poisson_binom(chances).sf(k - 1), rel=1e-6, abs=1e-12)
+    assert stats.above_chance(100, (0.5,) * 100) == pytest.approx(0.5**100), "a small tail keeps its digits"
+
+
 def test_above_chance_meets_its_normal_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     chances = (0.25, 0.2, 0.5) * 300
     exact = stats.above_chance(310, chances)

@@ -64,6 +64,9 @@ NO_WORSE_NATS = 0.03
 MIN_SEQUENCES = 20
 """Below this many units a percentile bootstrap covers visibly less than it says (Davison & Hinkley 1997, ch. 5), so: cannot tell."""
 
+HALVINGS = 53
+"""Of the range in which a share lies: what is left is below the resolution of a float near 1."""
+
 DRAWS = 2**22
 """Draws that `resampled_sums` holds at a time, 32 MiB of them: a hundred thousand items are summed in the memory of a thousand."""
 
@@ -219,11 +222,14 @@ def smallest_drop(n: int, gained: int = 0, power: float = POWER, alpha: float = 
     most = 1 - g
     if n < losses or shortfall(most) > 0:
         return None
-    from scipy.optimize import brentq  # noqa: PLC0415
     from scipy.special import betaincinv  # noqa: PLC0415
 
     least = float(betaincinv(losses, n - losses + 1, power))
-    return max(least, float(brentq(shortfall, 1e-9, most)))
+    low, high = 0.0, most
+    for _ in range(HALVINGS):  # scipy's own search for a root takes longer to import than all of these
+        middle = (low + high) / 2
+        low, high = (middle, high) if shortfall(middle) > 0 else (low, middle)
+    return max(least, high)
 
 
 def verdict(lost: int, gained: int, n: int, margin: float = NO_WORSE_MARGIN, p_value: float | None = None) -> Verdict:
@@ -272,14 +278,19 @@ def verdict_nats(difference: Estimate, p_value: float, margin: float = NO_WORSE_
 def above_chance(k: int, chances: Sequence[float]) -> float:
     """One-sided p-value of k or more right by guessing, where item i is guessed with its own chance: the Poisson-binomial law.
 
-    Exact up to `EXACT_CHANCE_ITEMS` items, above that the normal limit with continuity correction.
+    Exact up to `EXACT_CHANCE_ITEMS` items, added up item by item (every term is positive, so small tails keep their digits); above that
+    the normal limit with continuity correction.
     """
     n, mean, variance = len(chances), math.fsum(chances), math.fsum(p * (1 - p) for p in chances)
     if n > EXACT_CHANCE_ITEMS and variance > 0:
         return 1 - NormalDist(mean, math.sqrt(variance)).cdf(k - 0.5)
-    from scipy.stats import poisson_binom  # noqa: PLC0415
-
-    return float(np.clip(poisson_binom(list(chances)).sf(k - 1), 0.0, 1.0))
+    right = np.zeros(n + 1)
+    right[0] = 1.0
+    for chance in chances:
+        one_more = right[:-1] * chance
+        right *= 1 - chance
+        right[1:] += one_more
+    return min(1.0, float(right[max(k, 0) :].sum()))
 
 
 def resample_weights(units: int, resamples: int, seed: int) -> Floats:

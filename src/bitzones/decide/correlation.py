@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitzones.stats import ALPHA, Interval
 
-__all__ = ["MIN_PAIRS", "spearman", "spearman_interval"]
+__all__ = ["MIN_PAIRS", "mean_ranks", "spearman", "spearman_interval", "spearman_p"]
 
 MIN_PAIRS = 10
 """Below this many pairs the normal law on Fisher's scale is not to be trusted for ranks (Fieller, Hartley & Pearson 1957): cannot tell."""
@@ -32,13 +32,40 @@ def spearman(a: Floats, b: Floats) -> Floats:
     >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([[10.0, 20.0, 90.0], [9.0, 8.0, 7.0], [5.0, 5.0, 5.0]])).tolist()
     [1.0, -1.0, nan]
     """
-    from scipy.stats import rankdata  # noqa: PLC0415
-
     middle = (a.shape[-1] + 1) / 2
-    x, y = rankdata(a, axis=-1) - middle, rankdata(b, axis=-1) - middle
+    x, y = mean_ranks(a) - middle, mean_ranks(b) - middle
     spread = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
     products = (x * y).sum(axis=-1)
     return np.asarray(np.divide(products, spread, out=np.full(np.shape(products), np.nan), where=spread > 0))
+
+
+def mean_ranks(values: Floats) -> Floats:
+    """Ranks from 1 along the last axis, ties at their mean rank.
+
+    >>> mean_ranks(np.array([30.0, 10.0, 10.0, 20.0])).tolist()
+    [4.0, 1.5, 1.5, 3.0]
+    """
+    order = np.argsort(values, axis=-1, kind="stable")
+    ordered = np.take_along_axis(values, order, axis=-1)
+    places = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
+    begins = np.ones(values.shape, dtype=np.bool_)
+    begins[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    ends = np.ones(values.shape, dtype=np.bool_)
+    ends[..., :-1] = begins[..., 1:]
+    first = np.maximum.accumulate(np.where(begins, places, 0), axis=-1)
+    last = np.minimum.accumulate(np.where(ends, places, values.shape[-1])[..., ::-1], axis=-1)[..., ::-1]
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=-1)
+    return ranks
+
+
+def spearman_p(rho: float, n: int) -> float:
+    """One-sided p-value of a correlation as high as this where there is none: Student's t of n - 2 degrees (Kendall & Stuart 1973, ch. 31)."""
+    if rho >= 1:
+        return 0.0
+    from scipy.special import stdtr  # noqa: PLC0415 (scipy.stats takes a second to import)
+
+    return float(stdtr(n - 2, -rho * math.sqrt((n - 2) / (1 - rho * rho)))) if rho > -1 else 1.0
 
 
 def spearman_interval(rho: float, n: int, resampled: Floats | None = None) -> Interval:

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bitzones.decide.correlation import MIN_PAIRS, spearman, spearman_interval
+from bitzones.decide.correlation import MIN_PAIRS, spearman, spearman_interval, spearman_p
 from bitzones.decide.judged import RuleReading, RuleVerdict
 from bitzones.decide.rules_of_thumb import RULES, Rule, statistics
 from bitzones.decide.sensitivity import Measured, layers_of
@@ -152,11 +152,15 @@ def _spearman(layers: tuple[int, ...], score: Floats, sensitivity: _Sensitivity)
 
 
 def _p(facts: _Facts, sensitivity: _Sensitivity) -> float:
-    from scipy.stats import hypergeom, spearmanr  # noqa: PLC0415
-
     if facts.names:
-        return float(hypergeom.sf(facts.hits - 1, len(facts.layers), len(facts.critical), len(facts.flagged)))
-    return float(spearmanr(facts.score, sensitivity.values[_at(facts.layers, sensitivity)], alternative="greater").pvalue)
+        return _at_random(facts.hits, len(facts.layers), len(facts.critical), len(facts.flagged))
+    return spearman_p(float(spearman(facts.score, sensitivity.values[_at(facts.layers, sensitivity)])), len(facts.layers))
+
+
+def _at_random(hits: int, layers: int, critical: int, flagged: int) -> float:
+    """The chance that a random set of ``flagged`` layers holds ``hits`` critical ones or more: the hypergeometric law, in whole numbers."""
+    ways = sum(math.comb(critical, k) * math.comb(layers - critical, flagged - k) for k in range(hits, min(critical, flagged) + 1))
+    return ways / math.comb(layers, flagged)
 
 
 def _stop(facts: _Facts, sensitivity: _Sensitivity) -> Answer | None:

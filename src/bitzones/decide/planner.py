@@ -14,13 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitzones.decide.relaxation import Floats, Integers, improve, pick, relax, undominated
 from bitzones.errors import PlanError
 from bitzones.records import SensitivityCell
 
 __all__ = ["Menu", "budget_bytes", "cheapest", "cheapest_many", "menu_of", "solve", "solve_many"]
-
-BISECTIONS = 60
-"""Halvings of the multiplier's range: 2^-60 of it is below the resolution of a float, so more change nothing."""
 
 SLACK = 1e-12
 """Relative room left to rounding when an option is struck out: far above the error of a float sum, far below any measured difference."""
@@ -37,8 +35,6 @@ TOLERANCE_STEPS = 10**9
 LEAST_COST = 1e-300
 """Below this all options cost the same: a scale that lifted them would overflow."""
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 
@@ -132,7 +128,7 @@ def solve_many(menu: Menu, kl: Floats, budget: int, gap: float = 0.0) -> Integer
     """
     if budget < menu.least_size:
         raise ValueError(f"a budget of {budget} is fewer than the smallest plan's {menu.least_size}")
-    costs = _undominated(np.where(menu.offered, kl, np.inf), menu.sizes)
+    costs = undominated(np.where(menu.offered, kl, np.inf), menu.sizes)
     choices = _least(costs, np.broadcast_to(menu.sizes, costs.shape), np.full(len(costs), budget, dtype=np.int64), gap)
     for row in _with_ties(costs, menu.sizes):
         choices[row] = _untie(choices[row], costs[row], menu.sizes)
@@ -161,15 +157,15 @@ def cheapest_many(menu: Menu, kl: Floats, tolerances: Floats) -> Integers:
         raise ValueError("a tolerance is below the least sum of what is offered")
     steps = np.ceil(offered / tolerances[:, None, None] * TOLERANCE_STEPS)
     sizes = np.minimum(steps, TOLERANCE_STEPS + 1).astype(np.int64)  # one step above the tolerance is as impossible as more
-    costs = _undominated(np.where(sizes <= TOLERANCE_STEPS, menu.stored_bytes.astype(np.float64), np.inf), sizes)
+    costs = undominated(np.where(sizes <= TOLERANCE_STEPS, menu.stored_bytes.astype(np.float64), np.inf), sizes)
     return _least(costs, sizes, np.full(len(costs), TOLERANCE_STEPS, dtype=np.int64))
 
 
 def _least(costs: Floats, sizes: Integers, budgets: Integers, gap: float = 0.0) -> Integers:
     """Per resample the choice of least summed cost, or within ``gap`` of it, whose summed size is within the budget; shapes (r, p, f)."""
-    choices, bound, reduced = _relax(costs, sizes, budgets)
-    choices = _improve(choices, costs, sizes, budgets)
-    known = _pick(costs, choices).sum(axis=1)
+    choices, bound, reduced = relax(costs, sizes, budgets)
+    choices = improve(choices, costs, sizes, budgets)
+    known = pick(costs, choices).sum(axis=1)
     gaps = known - bound + SLACK * known
     open_ = (reduced <= gaps[:, None, None]) & np.isfinite(costs)
     unproved = known - bound > gap * known
@@ -178,69 +174,15 @@ def _least(costs: Floats, sizes: Integers, budgets: Integers, gap: float = 0.0) 
     return choices
 
 
-def _pick(table: NDArray[np.generic], choices: Integers) -> Floats:
-    """The entries of ``table[..., p, f]`` that the choices name."""
-    table = np.broadcast_to(table, (*choices.shape, table.shape[-1]))
-    return np.take_along_axis(table, choices[..., None], axis=-1)[..., 0].astype(np.float64)
-
-
-def _undominated(costs: Floats, sizes: Integers) -> Floats:
-    """The costs, infinite for an option that another one makes pointless: no dearer, no larger, and better in one or listed first."""
-    with np.errstate(invalid="ignore"):  # infinity minus infinity: neither is offered
-        cheaper, smaller = costs[..., None, :] - costs[..., :, None], sizes[..., None, :] - sizes[..., :, None]
-    no_worse = (cheaper <= 0) & (smaller <= 0)
-    listed_first = np.tri(costs.shape[-1], k=-1, dtype=np.bool_)
-    pointless = (no_worse & ((cheaper < 0) | (smaller < 0) | listed_first)).any(axis=-1)
-    return np.where(pointless, np.inf, costs)
-
-
-def _relax(costs: Floats, sizes: Integers, budgets: Integers) -> tuple[Integers, Floats, Floats]:
-    """Price bytes so that the cheapest choice of every part fits: that choice, the lower bound, and each option's excess over the best."""
-    low = np.zeros(len(costs))
-    finite = np.where(np.isfinite(costs), costs, 0.0)
-    high = 2 * np.ptp(finite, axis=(1, 2))  # a byte dearer than any difference in KL: only the smallest plan is left
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        choice = (costs + middle[:, None, None] * sizes).argmin(axis=2)
-        fits = _pick(sizes, choice).sum(axis=1) <= budgets
-        low, high = np.where(fits, low, middle), np.where(fits, middle, high)
-    priced = costs + high[:, None, None] * sizes
-    least = priced.min(axis=2)
-    return _cheapest(priced, sizes), least.sum(axis=1) - high * budgets, priced - least[:, :, None]
-
-
-def _cheapest(priced: Floats, sizes: Integers) -> Integers:
-    """Per part the option of least priced cost, of fewest bytes among equals."""
-    tied = priced <= priced.min(axis=2, keepdims=True)
-    chosen: Integers = np.where(tied, sizes, np.iinfo(np.int64).max).argmin(axis=2)
-    return chosen
-
-
-def _improve(choices: Integers, costs: Floats, sizes: Integers, budgets: Integers) -> Integers:
-    """Spend what is left of the budget: in every resample, while one change fits and lowers the KL, make the one that lowers it most."""
-    while True:
-        room = budgets - _pick(sizes, choices).sum(axis=1)
-        gain = _pick(costs, choices)[..., None] - costs
-        extra = sizes - _pick(sizes, choices)[..., None]
-        gain = np.where(extra <= room[:, None, None], gain, -np.inf).reshape(len(choices), -1)
-        best = gain.argmax(axis=1)
-        better = np.flatnonzero(gain[np.arange(len(choices)), best] > 0)
-        if not better.size:
-            return choices
-        part, option = np.divmod(best[better], costs.shape[2])
-        choices = choices.copy()
-        choices[better, part] = option
-
-
 def _finish(known: Integers, costs: Floats, sizes: Integers, reduced: Floats, open_: Flags, gap: float, budget: int) -> Integers:
     """The best plan among the options still open, or the known one where nothing beats it."""
     free = open_.sum(axis=1) > 1
     found = np.where(free, known, open_.argmax(axis=1))  # most parts have one option left: they only take their bytes
-    room = budget - int(_pick(sizes, found)[~free].sum())
+    room = budget - int(pick(sizes, found)[~free].sum())
     best = _enumerate(costs[free], sizes[free], reduced[free], open_[free], gap, room)
     found[free] = _programme(known[free], costs[free], sizes[free], open_[free], room) if best is None else best
-    fits = _pick(sizes, found).sum() <= budget
-    return found if fits and _pick(costs, found).sum() < _pick(costs, known).sum() else known
+    fits = pick(sizes, found).sum() <= budget
+    return found if fits and pick(costs, found).sum() < pick(costs, known).sum() else known
 
 
 def _enumerate(costs: Floats, sizes: Integers, reduced: Floats, open_: Flags, gap: float, budget: int) -> Integers | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitzones.decide.correlation import MIN_PAIRS, spearman, spearman_interval
+from bitzones.decide.correlation import MIN_PAIRS, mean_ranks, spearman, spearman_interval
 from bitzones.decide.judged import Disagreement, ScreenReading
 from bitzones.decide.sensitivity import Measured, Sample, sample_of
 from bitzones.records import FisherCell
@@ -74,11 +74,9 @@ def screen(found: Screen, measured: Measured) -> tuple[ScreenReading, ...]:
 
 
 def _reading(sample: Sample, name: str, parts: list[str], fisher: Floats, exact: Floats) -> ScreenReading:
-    from scipy.stats import rankdata  # noqa: PLC0415
-
     tokens = sample.tokens.sum()
     guess, truth = fisher.sum(axis=1) / tokens, exact.sum(axis=1) / tokens
-    guess_ranks, truth_ranks = rankdata(-guess), rankdata(-truth)
+    guess_ranks, truth_ranks = mean_ranks(-guess), mean_ranks(-truth)
     order = np.argsort(-np.abs(guess_ranks - truth_ranks), kind="stable")[:MOST_DISAGREEMENTS]
     positive = truth > 0
     return ScreenReading(
