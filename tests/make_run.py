@@ -265,7 +265,7 @@ def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None, *
     """A run of these cells; the model has as many layers as the cells know of, unless ``model`` says so or anything else of it."""
     found = cells() if found is None else list(found)
     numbers = [len(cell.layers) for cell in found if isinstance(cell, LayersCell)]
-    numbers += [1 + max(part.layer for part in cell.parts) for cell in found if isinstance(cell, SensitivityCell)]
+    numbers += [1 + max(part.layer or 0 for part in cell.parts) for cell in found if isinstance(cell, SensitivityCell)]
     facts: dict[str, Any] = {"source": "embedded:tiny", "layers": max(numbers, default=12), **model}
     run = Run(
         bitzones="0.1.0",

@@ -57,6 +57,18 @@ def test_no_plan_is_better_and_the_budget_holds(most_plans: int, problem: tuple[
     assert kl[rows, choice].sum() == pytest.approx(brute_force(of, kl, budget), rel=1e-9, abs=1e-15 + solver_gap)
 
 
+@settings(max_examples=120, deadline=None)
+@given(problem=problems(), gap=st.sampled_from([0.0, 0.02, 0.5]))
+def test_a_resample_s_plan_is_within_the_gap_and_the_budget(problem: tuple[Menu, np.ndarray, int], gap: float) -> None:
+    of, kl, budget = problem
+    many = np.stack([kl, kl[::-1] if of.offered.all() else kl, kl * 2])
+    for costs, choice in zip(many, solve_many(of, many, budget, gap), strict=True):
+        rows, least = np.arange(len(choice)), brute_force(of, costs, budget)
+        assert of.stored_bytes[rows, choice].sum() <= budget
+        assert of.offered[rows, choice].all()
+        assert (1 - gap) * costs[rows, choice].sum() <= least * (1 + 1e-9) + 1e-15
+
+
 @pytest.mark.parametrize("most_plans", [planner.MOST_PLANS, 0], ids=["enumerated", "solver"])
 def test_the_smallest_costs_do_not_overflow(monkeypatch: pytest.MonkeyPatch, most_plans: int) -> None:
     monkeypatch.setattr(planner, "MOST_PLANS", most_plans)

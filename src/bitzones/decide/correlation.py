@@ -45,22 +45,23 @@ def mean_ranks(values: Floats) -> Floats:
     >>> mean_ranks(np.array([30.0, 10.0, 10.0, 20.0])).tolist()
     [4.0, 1.5, 1.5, 3.0]
     """
-    order = np.argsort(values, axis=-1, kind="stable")
+    values = np.ascontiguousarray(values)
+    order = np.argsort(values, axis=-1)
     ordered = np.take_along_axis(values, order, axis=-1)
-    places = np.broadcast_to(np.arange(values.shape[-1]), values.shape)
-    begins = np.ones(values.shape, dtype=np.bool_)
-    begins[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    ends = np.ones(values.shape, dtype=np.bool_)
-    ends[..., :-1] = begins[..., 1:]
-    first = np.maximum.accumulate(np.where(begins, places, 0), axis=-1)
-    last = np.minimum.accumulate(np.where(ends, places, values.shape[-1])[..., ::-1], axis=-1)[..., ::-1]
+    places = np.broadcast_to(np.arange(1.0, values.shape[-1] + 1), values.shape)
+    alike = ordered[..., 1:] == ordered[..., :-1]
+    if alike.any():
+        edge = np.zeros((*values.shape[:-1], 1), dtype=np.bool_)
+        first = np.maximum.accumulate(np.where(np.concatenate([edge, alike], axis=-1), 1.0, places), axis=-1)
+        last = np.where(np.concatenate([alike, edge], axis=-1), float(values.shape[-1]), places)
+        places = (first + np.minimum.accumulate(last[..., ::-1], axis=-1)[..., ::-1]) / 2
     ranks = np.empty(values.shape)
-    np.put_along_axis(ranks, order, (first + last) / 2 + 1, axis=-1)
+    np.put_along_axis(ranks, order, places, axis=-1)
     return ranks
 
 
 def spearman_p(rho: float, n: int) -> float:
-    """One-sided p-value of a correlation as high as this where there is none: Student's t of n - 2 degrees (Kendall & Stuart 1973, ch. 31)."""
+    """One-sided p-value of a correlation as high as this where there is none: Student's t of n - 2 degrees (Kendall & Stuart 1973)."""
     if rho >= 1:
         return 0.0
     from scipy.special import stdtr  # noqa: PLC0415 (scipy.stats takes a second to import)

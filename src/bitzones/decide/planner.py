@@ -1,10 +1,10 @@
 """Which format for which part, so that the predicted KL is least within a byte budget.
 
-A multiple-choice knapsack: every part takes exactly one of the formats offered to it. Every step is exact. A Lagrangian bound, for all
-resamples at once, strikes out options that no plan better than a known one can hold (Sinha & Zoltners 1979, Oper. Res. 27:503). What is
-left is enumerated where few partial plans are worth keeping (Nemhauser & Ullmann 1969, Manag. Sci. 15:494): ten times faster than a solver
-on a bootstrap's many small problems. Else `scipy.optimize.milp` decides. This module does not know what a layer is, how a KL was measured,
-or that separate KLs do not add up: it minimizes the sum it is given.
+A multiple-choice knapsack: every part takes exactly one of the formats offered to it. Every step is exact. A bound, for all resamples at
+once, strikes out options that no plan better than a known one can hold (`relaxation`). What is left is enumerated where few partial plans
+are worth keeping (Nemhauser & Ullmann 1969, Manag. Sci. 15:494): ten times faster than a solver on a bootstrap's many small problems. Else
+`scipy.optimize.milp` decides. This module does not know what a layer is, how a KL was measured, or that separate KLs do not add up: it
+minimizes the sum it is given.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ This module does not know what a plan is for, nor whether a better one exists.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,58 +48,65 @@ def relax(costs: Floats, sizes: Integers, budgets: Integers) -> tuple[Integers, 
     """A plan within the budget, a bound that no such plan's cost is below, and what each option costs above its part's best price.
 
     Args:
-        costs: of every option, infinite where there is none; each part has one that fits into the budget with the least of the others.
+        costs: of every option, two at least, infinite where there is none; the smallest of every part fit together into the budget.
         sizes: of every option, whole numbers.
         budgets: of every resample.
 
     Returns:
         Choices of shape (r, p), bounds of shape (r,), and the excess of every option at the price of a byte, of the shape of ``costs``.
     """
-    options, slopes, steps = _hulls(costs, sizes)
-    taken, price = _climb(slopes, steps, budgets - pick(sizes, options[..., 0]).sum(axis=1).astype(np.int64))
-    choices: Integers = np.take_along_axis(options, taken[..., None], axis=2)[..., 0]
+    hull = _hulls(costs, sizes)
+    price = _price(hull, budgets)
+    taken = (hull.slopes > price[:, None, None]).sum(axis=2)
+    choices: Integers = np.take_along_axis(hull.options, taken[..., None], axis=2)[..., 0]
     priced = costs + price[:, None, None] * sizes
-    least = priced.min(axis=2)
+    least = np.minimum.reduce([priced[..., option] for option in range(costs.shape[2])])
     return choices, least.sum(axis=1) - price * budgets, priced - least[:, :, None]
 
 
-def _hulls(costs: Floats, sizes: Integers) -> tuple[Integers, Floats, Integers]:
-    """Per part the options on the lower hull from the smallest on, how steep each step down is, and its size.
+@dataclass(frozen=True)
+class _Hulls:
+    """Of every part the options on its lower hull from the smallest on, of shape (r, p, f); how steep the step to the next is and its size,
+    (r, p, f - 1); the size of the smallest, (r, p). A hull of fewer options repeats its last, with steps of no slope and no size."""
 
-    A hull of fewer options than are offered repeats its last, with steps of no slope.
-    """
-    finite = np.isfinite(costs)
-    at = np.where(finite, sizes, NO_SIZE).argmin(axis=2)
-    options, slopes, steps = [at], [], []
-    for _ in range(costs.shape[2] - 1):
-        cost, size = (np.take_along_axis(table, at[..., None], axis=2) for table in (costs, sizes))
-        further = finite & (sizes > size)
-        step = np.where(further, sizes - size, 1)
-        slope = np.where(further, cost - np.where(further, costs, 0.0), 0.0) / step
-        best = slope.argmax(axis=2)
-        steepest = np.take_along_axis(slope, best[..., None], axis=2)[..., 0]
-        down = steepest > 0
-        steps.append(np.where(down, np.take_along_axis(step, best[..., None], axis=2)[..., 0], 0))
-        slopes.append(np.where(down, steepest, 0.0))
-        at = np.where(down, best, at)
+    options: Integers
+    slopes: Floats
+    steps: Integers
+    least: Integers
+
+
+def _hulls(costs: Floats, sizes: Integers) -> _Hulls:
+    """Gift wrapping (Jarvis 1973, Inf. Process. Lett. 2:18), option by option: a plane of all resamples and parts at a time is fast."""
+    planes = [(np.ascontiguousarray(costs[..., f]), np.ascontiguousarray(sizes[..., f])) for f in range(costs.shape[2])]
+    at, cost, size = np.zeros(costs.shape[:2], dtype=np.int64), np.full(costs.shape[:2], np.inf), np.full(costs.shape[:2], NO_SIZE)
+    for option, (plane, bytes_) in enumerate(planes):
+        smaller = (bytes_ < size) & (plane < np.inf)
+        at[smaller], cost[smaller] = option, plane[smaller]
+        size = np.where(smaller, bytes_, size)
+    least, options, steps = size, [at], []
+    slopes: list[Floats] = []
+    for _ in planes[1:]:
+        steepest, next_, next_cost, next_size = np.zeros(cost.shape), at, cost, size
+        for option, (plane, bytes_) in enumerate(planes):
+            slope = (cost - plane) / np.where(bytes_ > size, bytes_ - size, 1)
+            better = (slope > steepest) & (bytes_ > size)
+            steepest, next_ = np.where(better, slope, steepest), np.where(better, option, next_)
+            next_cost, next_size = np.where(better, plane, next_cost), np.where(better, bytes_, next_size)
+        slopes.append(np.minimum(steepest, slopes[-1]) if slopes else steepest)  # rounding must not make a later step the steeper
+        steps.append(next_size - size)
+        at, cost, size = next_, next_cost, next_size
         options.append(at)
-    falling = np.minimum.accumulate(np.stack(slopes, axis=2), axis=2)  # rounding must not put a later step first
-    return np.stack(options, axis=2), falling, np.stack(steps, axis=2)
+    return _Hulls(np.stack(options, axis=2), np.stack(slopes, axis=2), np.stack(steps, axis=2), least)
 
 
-def _climb(slopes: Floats, steps: Integers, room: Integers) -> tuple[Integers, Floats]:
-    """Steps in the order of their slopes until one does not fit: how many each part took, and the slope of the one that did not, or 0."""
-    flat = slopes.reshape(len(slopes), -1)
-    order = np.argsort(-flat, axis=1, kind="stable")
-    used = np.take_along_axis(steps.reshape(flat.shape), order, axis=1).cumsum(axis=1)
-    fits = used <= room[:, None]
-    count = fits.sum(axis=1)
-    ordered = np.take_along_axis(flat, order, axis=1)
-    rows, full = np.arange(len(flat)), count < flat.shape[1]
-    price = np.where(full, ordered[rows, np.minimum(count, flat.shape[1] - 1)], 0.0)
-    taken = np.zeros(flat.shape, dtype=np.bool_)
-    np.put_along_axis(taken, order, fits & (ordered > 0), axis=1)
-    return taken.reshape(slopes.shape).sum(axis=2), price
+def _price(hull: _Hulls, budgets: Integers) -> Floats:
+    """The slope of the first step that does not fit, where the steepest go first; 0 where all fit. All that are steeper fit."""
+    flat, room = hull.slopes.reshape(len(budgets), -1), budgets - hull.least.sum(axis=1)
+    order = np.argsort(-flat, axis=1)
+    used = np.take_along_axis(hull.steps.reshape(flat.shape), order, axis=1).cumsum(axis=1)
+    over = used > room[:, None]
+    first = order[np.arange(len(flat)), over.argmax(axis=1)]
+    return np.where(over.any(axis=1), flat[np.arange(len(flat)), first], 0.0)
 
 
 def improve(choices: Integers, costs: Floats, sizes: Integers, budgets: Integers) -> Integers:

@@ -86,19 +86,24 @@ class View:
 
 def views(analysis: Analysis) -> tuple[View, ...]:
     """Every view that this run can fill, the KL at the fewest bits first; empty where no layer was measured in any way."""
-    formats = [name for name in reversed(analysis.formats) if any(item.format == name and item.kl for item in analysis.sensitivity)]
-    found = [View(f"Sensitivity: KL at {plain(name)}", _sensitivity(analysis, name)) for name in formats]
+    return tuple(_views(analysis))
+
+
+def _views(analysis: Analysis) -> Iterator[View]:
+    """One by one: a picture needs the first only."""
+    for name in reversed(analysis.formats):
+        if any(item.format == name and item.kl for item in analysis.sensitivity):
+            yield View(f"Sensitivity: KL at {plain(name)}", _sensitivity(analysis, name))
     for title, columns in (("Activations", _ACTIVATIONS), ("Attention", _ATTENTION)):
         rows = list(_statistics(analysis, columns))
         if rows:
-            found.append(View(f"{title} of the reference", _chart(analysis, rows, _of_row(title))))
-    return tuple(found)
+            yield View(f"{title} of the reference", _chart(analysis, rows, _of_row(title)))
 
 
 def layer_map(analysis: Analysis) -> Spec | None:
     """The first of the `views`, as it stands in a paper; None where there is none."""
-    found = views(analysis)
-    return found[0].chart if found else None
+    first = next(_views(analysis), None)
+    return first.chart if first else None
 
 
 def runs_map(runs: Sequence[tuple[str, Analysis]]) -> Spec | None:
