@@ -240,6 +240,19 @@ def test_whole_variants_without_a_sweep_are_as_with_one(tmp_path: Path) -> None:
     assert [w.measured for w in both[0].whole] == [w.measured for w in both[1].whole]
 
 
+def test_time_is_summed_by_kind_and_absent_where_the_file_does_not_say(tmp_path: Path) -> None:
+    data = run_dict([*cells(4), FailedCell(variant="w2", of="latency", detail="prefill", reason="out of memory")])
+    kinds = [benchmark["extra_info"]["bitzones"]["kind"] for benchmark in data["benchmarks"]]
+    for index, (kind, benchmark) in enumerate(zip(kinds, data["benchmarks"], strict=True)):
+        benchmark["stats"] = {"total": 10 if kind == "latency" else [None, -1, math.inf, 1e300, "1", True][index % 6]}
+    del data["benchmarks"][kinds.index("sensitivity")]["stats"]
+    found = {item.of: item for item in analyse(read_run(write(tmp_path, data))).took}
+    assert "failed" not in found
+    assert (found["latency"].cells, found["latency"].timed, found["latency"].seconds_s) == (8, 8, 80.0)
+    others = [item for of, item in found.items() if of != "latency"]
+    assert [(item.timed, item.seconds_s) for item in others] == [(0, 0.0)] * len(others)
+
+
 def test_a_run_of_failures_alone_is_refused(tmp_path: Path) -> None:
     failures = [FailedCell(variant="bf16", of=of, reason="no kernel") for of in ("sensitivity", "memory")]
     assert "no cell has a result, so there is nothing to report; the first of 2: no kernel" in refused(tmp_path, run_dict(failures))

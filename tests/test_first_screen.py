@@ -28,7 +28,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 def test_layers_are_those_of_the_plan(analysis: Analysis) -> None:
     kept, *_ = answers(analysis)
     wide = tuple(part.layer for part in decided(analysis).parts if part.format != "qint2:hqq")
-    assert kept.answer == f"layers {ranges(wide)}"
+    assert kept.answer == f"Layers {ranges(wide)}"
     assert any("50 resampled plans" in line and "n = 24" in line for line in kept.details)
 
 
@@ -41,7 +41,20 @@ def test_layers_in_part(tmp_path: Path) -> None:
         by_layer.setdefault(part.layer, set()).add(part.format != "qint2:hqq")
     partly = tuple(layer for layer, wide in by_layer.items() if len(wide) == 2)
     assert partly, "the example has layers in part"
-    assert any(line.startswith("Some of its groups: layer") and ranges(partly) in line for line in kept.details)
+    assert any(line.startswith("In part, some groups of each: layer") and ranges(partly) in line for line in kept.details)
+
+
+def test_how_firm_the_layers_are(tmp_path: Path) -> None:
+    found = analysed(tmp_path, planned(12, 44))
+    decision = decided(found)
+    (first, *_) = decision.halves
+    assert first.agree is not None
+    contradicting = found.model_copy(update={"decision": decision.model_copy(update={"contradicted": (3, 7)})})
+    said = [line for line in answers(contradicting)[0].details if line.startswith("How sure: ")]
+    assert f"two halves of the sequences agree on {len(first.agree)} of 12" in said[0]
+    assert said[0].endswith("The plan contradicts the zone of 2 layers.")
+    calm = found.model_copy(update={"decision": decision.model_copy(update={"contradicted": ()})})
+    assert "contradicts" not in answers(calm)[0].details[-1]
 
 
 def test_bytes_saved(analysis: Analysis) -> None:

@@ -212,6 +212,19 @@ def test_failed_cells_and_measurements_are_listed(tmp_path: Path) -> None:
     assert row(section(text, "Plan"), "layers.1")[6] == "not offered"
 
 
+def test_time_by_part_with_what_was_not_timed(tmp_path: Path) -> None:
+    data = run_dict()
+    text = summary(analyse(read_run(write(tmp_path, data))))
+    accuracies = [b["stats"]["total"] for b in data["benchmarks"] if b["extra_info"]["bitzones"]["kind"] == "accuracy"]
+    assert re.search(rf"\| accuracy +\| +{len(accuracies)} \| +{sum(accuracies):.1f} s \|", text)
+    assert "loading, quantizing and warming up are outside" in text
+    data["benchmarks"][0]["stats"] = {}
+    assert f"{len(accuracies) - 1} of {len(accuracies)} timed" in summary(analyse(read_run(write(tmp_path, data))))
+    for benchmark in data["benchmarks"]:
+        benchmark["stats"] = {}
+    assert "## Time" not in summary(analyse(read_run(write(tmp_path, data))))
+
+
 def test_method_and_limits_are_there(text: str) -> None:
     assert "McNemar" in section(text, "Method")
     assert "Sensitivity on other text" in section(text, "What the data cannot tell")

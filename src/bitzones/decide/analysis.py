@@ -39,6 +39,7 @@ __all__ = [
     "PartReading",
     "PlanTime",
     "ShapeFigures",
+    "Took",
     "WholeVariant",
     "repeatable",
 ]
@@ -234,6 +235,17 @@ class Failure(Decided):
     reason: str
 
 
+class Took(Decided):
+    """How long the cells of one kind took that have a result."""
+
+    of: str
+    cells: int
+    timed: int
+    """Cells of which the run file says how long they took."""
+    seconds_s: float
+    """Of all timed cells together, as pytest-benchmark timed them: loading, quantizing and warming up are outside."""
+
+
 class Decision(Decided):
     """What the budget makes of the sensitivities, and the plan to recommend."""
 
@@ -320,6 +332,8 @@ class Analysis(Decided):
     """Sequences behind `layers`."""
     layer_tokens: int
     """Tokens behind `layers`."""
+    took: tuple[Took, ...] = ()
+    """By kind of cell, in the order of the run; failed cells left out."""
     failures: tuple[Failure, ...]
     foreign_benchmarks: int
     """Benchmarks of the file that are not of bitzones and were not read."""

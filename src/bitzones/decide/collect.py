@@ -23,7 +23,7 @@ from bitzones.decide import (
     sensitivity,
     zones,
 )
-from bitzones.decide.analysis import Analysis, CalibratedFormats, Decision, Failure
+from bitzones.decide.analysis import Analysis, CalibratedFormats, Decision, Failure, Took
 from bitzones.decide.answered import Accuracy
 from bitzones.decide.judged import RuleAudit
 from bitzones.decide.plan import PlanAccuracy
@@ -100,6 +100,16 @@ def _without_sweep(run_file: RunFile) -> str:
 
 def _failure(cell: FailedCell) -> Failure:
     return Failure(variant=cell.variant, status=cell.status, of=cell.of, detail=cell.detail, reason=cell.reason)
+
+
+def _took(run_file: RunFile) -> tuple[Took, ...]:
+    """Time by kind of cell; of one that failed, what is timed is not the attempt."""
+    found: dict[str, list[float | None]] = {}
+    for cell, seconds in zip(run_file.cells, run_file.took, strict=True):
+        if not isinstance(cell, FailedCell):
+            found.setdefault(cell.kind, []).append(seconds)
+    known = {of: [seconds for seconds in all_ if seconds is not None] for of, all_ in found.items()}
+    return tuple(Took(of=of, cells=len(found[of]), timed=len(times), seconds_s=sum(times)) for of, times in known.items())
 
 
 def _decided(
@@ -228,6 +238,7 @@ def analyse(run_file: RunFile) -> Analysis:
         layers=attention.layer_readings(found.layers),
         layer_sequences=found.layers.sequences if found.layers else 0,
         layer_tokens=found.layers.tokens if found.layers else 0,
+        took=_took(run_file),
         failures=tuple(_failure(cell) for cell in failed),
         foreign_benchmarks=run_file.foreign,
         cannot_tell=(),

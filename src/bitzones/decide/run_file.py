@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,17 +34,22 @@ _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
 READABLE = (2, SCHEMA)
 """Schema numbers that are read: what 3 added has a value that stands for its absence, so a file of the last release still compares."""
 
+MOST_SECONDS = 1e9
+"""Thirty years: no cell took longer, whatever a file says."""
+
 CellT = TypeVar("CellT")
 
 
 class RunFile(Record):
-    """A run file that passed the door: cells in the order of the file, ``foreign`` benchmarks counted and left out."""
+    """A run file that passed the door: cells in the order of the file, ``foreign`` benchmarks counted and left out. ``took`` holds the
+    seconds that pytest-benchmark timed of each cell, null where the file does not say."""
 
     path: str
     measured_at: str | None
     run: Run
     cells: tuple[Cell, ...]
     foreign: int = 0
+    took: tuple[float | None, ...] = ()
 
     def of(self, kind: type[CellT]) -> tuple[CellT, ...]:
         """All cells of one kind, by task as the profile lists them and by variant as the run does."""
@@ -72,13 +77,14 @@ def read_run(path: Path | str) -> RunFile:
     run = _run(path, data)
     found = [_cell(path, benchmark) for benchmark in data["benchmarks"]]
     cells = tuple(cell for cell in found if cell is not None)
+    took = tuple(_took(benchmark) for benchmark, cell in zip(data["benchmarks"], found, strict=True) if cell is not None)
     if not cells:
         raise _error(path, "the run is empty: no benchmark holds a bitzones cell, so there is nothing to report")
     moment = data.get("datetime")
     measured_at = one_line(moment) if isinstance(moment, str) else None
     if (fault := next(faults(run, cells), None)) is not None:
         raise _error(path, fault)
-    return RunFile(path=one_line(str(path)), measured_at=measured_at, run=run, cells=cells, foreign=len(found) - len(cells))
+    return RunFile(path=one_line(str(path)), measured_at=measured_at, run=run, cells=cells, foreign=len(found) - len(cells), took=took)
 
 
 def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable[AccuracyCell]) -> RunFile:
@@ -165,6 +171,13 @@ def _numbers() -> str:
 def _raised(value: Any) -> Any:
     """A run or a cell as this schema has it; one of an older schema lacks nothing but what has a default."""
     return {**value, "schema": SCHEMA} if isinstance(value, dict) and value.get("schema") in READABLE else value
+
+
+def _took(benchmark: Mapping[str, Any]) -> float | None:
+    """Seconds of all rounds together. pytest-benchmark wrote them, not a cell: a file that lacks them is as good as any."""
+    stats = benchmark.get("stats")
+    total = stats.get("total") if isinstance(stats, dict) else None
+    return float(total) if isinstance(total, int | float) and not isinstance(total, bool) and 0 <= total <= MOST_SECONDS else None
 
 
 def _cell(path: Path | str, benchmark: Any) -> Cell | None:

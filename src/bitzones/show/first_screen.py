@@ -14,6 +14,7 @@ from bitzones.decide.plan import Around
 from bitzones.decide.zones import never_lowest, ranges
 from bitzones.profile import PLAN, format_bits
 from bitzones.show import plans
+from bitzones.show.firmness import halves_in_short
 from bitzones.show.tables import megabytes, nats, percent, plain, points
 from bitzones.stats import MIN_SEQUENCES
 
@@ -60,12 +61,13 @@ def _kept(analysis: Analysis, decision: Decision) -> Answer:
     narrow = tuple(layer for layer, wide in layers.items() if not any(wide))
     details = [f"{len(wholly)} of {len(layers)} layers."]
     if partly:
-        details.append(f"Some of its {analysis.granularity}s: {_named(partly)}.")
+        details.append(f"In part, some {analysis.granularity}s of each: {_named(partly)}.")
     details.append(f"Wholly below: {_named(narrow)}." if narrow else "No layer is wholly below.")
     if analysis.unswept:
         details.append(f"Not swept, as they were: {_named(analysis.unswept)}.")
     details.append(_sure(analysis, decision))
-    return Answer(f"Which layers stay at {WIDE_BITS} bits or more?", _named(wholly) if wholly else "None as a whole", tuple(details))
+    answer = _named(wholly).capitalize() if wholly else "None as a whole"
+    return Answer(f"Which layers stay at {WIDE_BITS} bits or more?", answer, tuple(details))
 
 
 def _named(layers: tuple[int, ...]) -> str:
@@ -79,7 +81,10 @@ def _sure(analysis: Analysis, decision: Decision) -> str:
         return f"How sure that is: cannot tell, {analysis.sequences} calibration sequences are too few."
     never = never_lowest(decision.layer_zones, settings.agreement)
     plans_ = f"of {settings.resamples} resampled plans ({AROUND[decision.around]}, n = {analysis.sequences} sequences)"
-    return f"How sure: {plans_}, at least {settings.agreement:.0%} keep {_named(never)} above the fewest bits."
+    sure = f"How sure: {plans_}, at least {settings.agreement:.0%} keep {_named(never)} above the fewest bits{halves_in_short(decision)}."
+    against = len(decision.contradicted)
+    layers = "1 layer" if against == 1 else f"{against} layers"
+    return f"{sure} The plan contradicts the zone of {layers}." if against else sure
 
 
 def _saved(analysis: Analysis, decision: Decision) -> Answer:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitzones.decide.analysis import Analysis, LatencyFigures, PartLatencyFigures
+from bitzones.decide.analysis import Analysis, LatencyFigures, PartLatencyFigures, Took
 from bitzones.show.tables import ABSENT, NO_INTERVAL, figure, fold, markdown, megabytes, milliseconds, percent, ratio, table
 from bitzones.stats import Estimate
 
-__all__ = ["activations", "attention", "failures", "latency", "memory", "part_latency"]
+__all__ = ["activations", "attention", "failures", "latency", "memory", "part_latency", "took"]
 
 
 def memory(analysis: Analysis) -> str:
@@ -193,6 +193,22 @@ def activations(analysis: Analysis) -> str:
     )
     head = ("layer", "mean", "std", "magnitude", "peak", "sparsity", "kurtosis")
     return "## Activations\n\n" + note + fold("Every layer", len(rows), table(head, rows))
+
+
+def took(analysis: Analysis) -> str:
+    """Time by part of the run; empty where the run file does not say."""
+    whole = sum(item.seconds_s for item in analysis.took)
+    if not whole:
+        return ""
+    rows = [(item.of, _cells(item), f"{item.seconds_s:,.1f} s", percent(item.seconds_s / whole)) for item in analysis.took]
+    rows.append(("all", _cells(*analysis.took), f"{whole:,.1f} s", percent(1.0)))
+    note = "As timed by pytest-benchmark, one run: loading, quantizing and warming up are outside.\n\n"
+    return "## Time\n\n" + note + table(("part", "cells", "time", "share"), rows)
+
+
+def _cells(*found: Took) -> str:
+    cells, timed = sum(item.cells for item in found), sum(item.timed for item in found)
+    return str(cells) if cells == timed else f"{timed} of {cells} timed"
 
 
 def failures(analysis: Analysis) -> str:

@@ -125,7 +125,7 @@ def sections(analysis: Analysis) -> tuple[Section, ...]:
         Section(
             "made",
             "How it was made",
-            open=(cannot_tell(analysis), measurements.failures(analysis), about(analysis)),
+            open=(cannot_tell(analysis), measurements.failures(analysis), about(analysis), measurements.took(analysis)),
             folded=(("Method", method.methodology(analysis)),),
             code=(("Save as profile.toml:", reproduce.profile_toml(analysis.profile)), ("then:", reproduce.command())),
         ),

@@ -158,6 +158,7 @@ def summary(analysis: Analysis) -> str:
         measurements.attention(analysis),
         measurements.activations(analysis),
         measurements.failures(analysis),
+        measurements.took(analysis),
         method.methodology(analysis),
         cannot_tell(analysis),
     )
