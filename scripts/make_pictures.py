@@ -1,6 +1,6 @@
 """The pictures under docs/pictures, from any run: the report's first screens as a browser shows them, and its charts.
 
-    PYTHONPATH=src python scripts/make_pictures.py run.json smollm2          smollm2-light.png, -dark.png, -phone.png, -map.png, -frontier.png
+    PYTHONPATH=src python scripts/make_pictures.py run.json smollm2     smollm2-light.png, -dark.png, -phone.png, -map.png, -frontier.png
     PYTHONPATH=src python scripts/make_pictures.py run.json smollm2 --only light phone --out /tmp/look
 
 What stands in docs/pictures was made by this, each with a name before the dash; look at every picture before it is committed. Needs
