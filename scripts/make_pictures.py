@@ -1,10 +1,11 @@
 """The pictures under docs/pictures, from any run: the report's first screens as a browser shows them, and its charts.
 
-    PYTHONPATH=src python scripts/make_pictures.py run.json smollm2     smollm2-light.png, -dark.png, -phone.png, -map.png, -frontier.png
+    PYTHONPATH=src python scripts/make_pictures.py run.json smollm2     smollm2-light.png, -dark.png, -phone.png, -map.png, -bytes.png
     PYTHONPATH=src python scripts/make_pictures.py run.json smollm2 --only light phone --out /tmp/look
 
-What stands in docs/pictures was made by this, each with a name before the dash; look at every picture before it is committed. Needs
-chromium (apt-get install chromium) and playwright; nothing is fetched.
+Those of docs/tutorial.md: ``smollm2 --only light bytes`` from a run of profile smollm2, ``tiny --only light phone`` from one of tiny, and
+``eighty-layers --only dark`` from the run that ``scripts/report_speed.py --keep`` makes. Look at every picture before it is committed.
+Needs chromium (apt-get install chromium) and playwright; nothing is fetched.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ LOOKS = {
     "dark": Look(1280, 900, "dark"),
     "phone": Look(390, 844),
     "map": Look(1280, 900, section="map"),
-    "frontier": Look(1280, 900, section="frontier"),
+    "bytes": Look(1280, 900, section="frontier"),
 }
 
 
