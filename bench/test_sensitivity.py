@@ -6,7 +6,10 @@ from bitzones.measure import divergence, fisher
 def test_divergence(cell, session, quantized):
     cell("divergence", quantized).measure(
         lambda: (session.model(session.reference_id), session.model(quantized)),
-        lambda pair: divergence.divergence_cell(quantized, pair[0], pair[1], session.calibration, session.calibration_batches()),
+        lambda pair: session.on(
+            session.calibration,
+            lambda batches: divergence.divergence_cell(quantized, pair[0], pair[1], session.calibration, batches()),
+        ),
     )
 
 
@@ -23,7 +26,8 @@ def test_sensitivity_fisher(cell, session):
     samples, seed = session.profile.sensitivity.fisher_samples, session.profile.seed
     record.measure(
         lambda: session.calibration,
-        lambda calibration: fisher.fisher_cell(
-            session.variants, session.parts, calibration, session.calibration_batches(), samples, seed, record.progress
+        lambda calibration: session.on(
+            calibration,
+            lambda batches: fisher.fisher_cell(session.variants, session.parts, calibration, batches(), samples, seed, record.progress),
         ),
     )

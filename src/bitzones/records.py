@@ -577,7 +577,8 @@ class ModelInfo(Record):
     """The model that was measured. ``dtype`` is how the reference is stored, ``compute_dtype`` what the arithmetic was done in.
 
     ``revision`` is the resolved commit of a model from the hub; ``sha256`` is of the weights, or of the configuration where
-    ``random_weights`` says that they were drawn.
+    ``random_weights`` says that they were drawn. ``placement`` says which layers lie where, such as ``{"0-17": "cuda:0", "18-31": "cpu"}``,
+    of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass.
     """
 
     source: str
@@ -591,6 +592,7 @@ class ModelInfo(Record):
     compute_dtype: str
     tied_embeddings: bool
     not_quantizable: dict[str, Count] = {}
+    placement: dict[str, str] = {}
 
 
 class Environment(Record):

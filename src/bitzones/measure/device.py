@@ -32,6 +32,7 @@ __all__ = [
     "forget_compiled",
     "free",
     "free_bytes",
+    "gpus",
     "is_compiler_error",
     "is_out_of_memory",
     "name_of",
@@ -127,6 +128,13 @@ def name_of(device: torch.device) -> str:
 def cuda_names() -> list[str]:
     """Names of the CUDA devices that torch sees."""
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def gpus(first: torch.device) -> list[torch.device]:
+    """All CUDA devices, the run's own first; none where it runs on the CPU."""
+    if first.type != "cuda":
+        return []
+    return [first, *(other for number in range(torch.cuda.device_count()) if (other := torch.device("cuda", number)) != first)]
 
 
 def free(device: torch.device) -> None:

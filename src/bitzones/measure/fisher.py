@@ -124,14 +124,16 @@ class _Projector:
     def _add(self, seen: Mapping[str, _Watched], gradients: Mapping[int, Sequence[torch.Tensor]], rows: slice) -> None:
         """Add gradient * change of every module; what a change adds to an output is made once for all samples, and not kept."""
         for at, (name, module) in enumerate(seen.items()):
-            weight = self._model.get_submodule(name).get_parameter("weight").detach()
+            device = module.given.device  # where it ran, which need not be where it lies
+            weight = self._model.get_submodule(name).get_parameter("weight").detach().to(device)
             if module.output.shape[:-1] != self._batch.ids[rows].shape:
                 raise NotMeasuredError(f"{name} is not given every token in its place: fisher scores of it cannot be told by sequence")
             for number, change in enumerate(self._changes):
                 if name in change:
-                    added = module.given @ (quantizers.values(change[name], weight.dtype) - weight).T
+                    added = module.given @ (quantizers.values(change[name], weight.dtype).to(device) - weight).T
                     for sample, found in gradients.items():
-                        self._found[sample][number, rows] += torch.linalg.vecdot(found[at], added).sum(-1, dtype=torch.float64)
+                        scored = torch.linalg.vecdot(found[at], added).sum(-1, dtype=torch.float64)
+                        self._found[sample][number, rows] += scored.to(self._found[sample].device)
 
 
 def _steps(sequences: int) -> Iterator[slice]:

@@ -68,6 +68,10 @@ class Rounded:
         """Some of the rows."""
         return Rounded(self.integers[start:stop], self.scale[start:stop], self.shift[start:stop])
 
+    def to(self, device: torch.device) -> Rounded:
+        """The same on a device."""
+        return Rounded(self.integers.to(device), self.scale.to(device), self.shift.to(device))
+
 
 def round_rows(
     weight: torch.Tensor, hessian: torch.Tensor, levels: torch.Tensor, group: int, dtype: torch.dtype, damping: float = DAMPING

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from bitzones.errors import NotMeasuredError
 from bitzones.measure import cache as caches
 from bitzones.measure import device as devices
-from bitzones.measure import energy, quantizers, shortage, structure
+from bitzones.measure import energy, placement, quantizers, shortage, structure
 from bitzones.measure.nvml import Gpu
 from bitzones.measure.watch import Watch
 from bitzones.profile import Timing
@@ -112,6 +112,8 @@ def ready(model: PreTrainedModel, timing: Timing, seed: int, least: int, gpu: Gp
         return shape, timed, warm_up(lambda: _timed_once(timed), least)
 
     if timing.compiled:
+        if placement.is_spread(model):
+            raise NotMeasuredError("a model whose layers lie on several devices is not compiled")
         devices.forget_compiled()
     try:
         (shape, timed, warmup), shortages = shortage.halving(timing.batch, at, model.device)

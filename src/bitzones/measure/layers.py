@@ -84,6 +84,7 @@ class AttentionTotals:
 
     def add(self, weights: torch.Tensor, batch: Batch) -> None:
         """Add attention weights of shape (sequences, heads, queries, keys), each row of keys summing to 1."""
+        weights = weights.to(batch.mask.device)
         heads = weights.shape[1]
         entropy = torch.special.entr(weights.double()).sum(-1)  # (sequences, heads, queries)
         real = batch.mask.bool()

@@ -6,7 +6,7 @@ This module does not know about tasks or measurements, and not where files come 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from bitzones import profile
 from bitzones.errors import ModelError, NotMeasuredError
-from bitzones.measure import sources, structure
-from bitzones.measure.device import dtype_of
+from bitzones.measure import device as devices
+from bitzones.measure import placement, sources, structure
+from bitzones.measure.placement import Placement
 from bitzones.records import ModelInfo
 
 __all__ = ["Loaded", "load"]
@@ -66,34 +67,40 @@ class Loaded:
             compute_dtype=str(compute_dtype).removeprefix("torch."),
             tied_embeddings=structure.tied_embeddings(model),
             not_quantizable=structure.not_quantizable(model),
+            placement=placement.said(model),
         )
 
 
-def load(settings: profile.Model, device: torch.device, notify: Callable[[str], None] = sources.silent) -> Loaded:
+def load(
+    settings: profile.Model, device: torch.device, notify: Callable[[str], None] = sources.silent, formats: Sequence[str] = ()
+) -> Loaded:
     """Load a model, dense, in the dtype that it is to be stored in.
 
     Args:
         settings: its source (`bitzones.profile.Model`).
-        device: where the weights go.
+        device: where the weights go; layers that it has no room for go elsewhere where ``settings.device`` is ``auto``.
         notify: told, in a line, of anything that takes long, such as a download.
+        formats: that it is going to be quantized to, which takes room too.
 
     Raises:
         ModelError: the source is not understood, is not there, is not whole or another than its hash says, has no safetensors, cannot be
-            loaded, or lacks weights that the architecture has.
+            loaded, lacks weights that the architecture has, or does not fit.
     """
-    files, dtype = sources.locate(settings, notify), dtype_of(settings.dtype)
+    files, dtype = sources.locate(settings, notify), devices.dtype_of(settings.dtype)
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
     if files.kind == "gguf" and importlib.util.find_spec("gguf") is None:
         raise ModelError(f"model {settings.source!r}: GGUF files are read with the gguf package: pip install 'bitzones[measure]'")
     tokenizer: PreTrainedTokenizerBase | None = None
     try:
         if files.kind == "config":
-            model = _draw(files.path, dtype, device, options)
+            model, where = _draw(files.path, dtype, options, device, lambda drawn: _placement(drawn, settings, device, formats))
         else:
             folder = files.path if files.kind == "safetensors" else files.path.parent
             gguf = {"gguf_file": files.path.name} if files.kind == "gguf" else {}
             tokenizer = AutoTokenizer.from_pretrained(folder, **gguf, **options)
             model = _read(folder, dtype, {**gguf, **options})
+            where = _placement(model, settings, device, formats)
+        placement.place(model, device, where)
     except ModelError as error:
         raise ModelError(f"model {settings.source!r}: {error}") from error
     except Exception as error:  # tokenizers raises bare Exceptions on broken files, and transformers nearly anything
@@ -105,7 +112,8 @@ def load(settings: profile.Model, device: torch.device, notify: Callable[[str], 
             f"model {settings.source!r}: its tokenizer ({type(tokenizer).__name__}) does not say where a token stands in a text"
         )
     model.eval().requires_grad_(requires_grad=False)
-    torch.nn.Module.to(model, device)
+    if spread := placement.said(model):
+        notify(f"too large for {device} alone: {', '.join(f'layers {layers} lie on {place}' for layers, place in spread.items())}")
     return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, random_weights=files.kind == "config")
 
 
@@ -132,10 +140,35 @@ def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrain
     return model
 
 
-def _draw(config: Path, dtype: torch.dtype, device: torch.device, options: dict[str, Any]) -> PreTrainedModel:
-    """The architecture of a configuration, with weights drawn where they are to lie: a large model need not fit the host's memory."""
+def _draw(
+    config: Path, dtype: torch.dtype, options: dict[str, Any], device: torch.device, plan: Callable[[PreTrainedModel], Placement]
+) -> tuple[PreTrainedModel, Placement]:
+    """The architecture of a configuration, with weights drawn where they are to lie: what fits a GPU need not fit the host's memory."""
     settings = AutoConfig.from_pretrained(config.parent if config.name == "config.json" else config, **options)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+
+    def made() -> PreTrainedModel:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=options["trust_remote_code"])
+        return model
+
+    with torch.device("meta"):
+        where = plan(made())
+    drawn_on = device if set(where.values()) == {device} else placement.HOST
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), drawn_on:
         torch.manual_seed(_RANDOM_SEED)
-        made: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=options["trust_remote_code"])
-    return made
+        return made(), where
+
+
+def _placement(model: PreTrainedModel, settings: profile.Model, device: torch.device, formats: Sequence[str]) -> Placement:
+    """Where the layers of a model that lies on the host, or on no device yet, are to go.
+
+    Raises:
+        ModelError: there is no room for them.
+    """
+    size = placement.held_bytes(model)
+    if settings.device == "auto" and device != placement.HOST:
+        compute = devices.compute_dtype(device, settings.compute_dtype, model.dtype)
+        copies = 1.0 if compute == model.dtype else 1 + compute.itemsize / model.dtype.itemsize
+        return placement.planned(model, placement.rooms(device, 0 if model.device.type == "meta" else size), formats, copies)
+    if device != placement.HOST and size > (free := devices.free_bytes(device)):
+        raise ModelError(f"it has {size / 1e9:.1f} GB of weights, and {device} {free / 1e9:.1f} GB free: device = 'auto' spreads it")
+    return dict.fromkeys(structure.decoder_layers(model), device)

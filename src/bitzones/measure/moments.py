@@ -155,6 +155,7 @@ def _empty(given: torch.Tensor) -> Moment:
 
 
 def _add(moment: Moment, given: torch.Tensor, was: torch.Tensor | None, mask: torch.Tensor) -> None:
+    mask = mask.to(given.device)
     whole = given.shape[:-1] == mask.shape
     inputs = (given[mask.bool()] if whole else given.flatten(0, -2)).float()
     moment.total.addmm_(inputs.T, inputs)

@@ -17,7 +17,7 @@ import torch
 from bitzones import profile
 from bitzones.errors import NotMeasuredError
 from bitzones.measure import device as devices
-from bitzones.measure import quantizers
+from bitzones.measure import placement, quantizers, structure
 from bitzones.measure.variants import Variants
 from bitzones.records import Part, PartLatencyCell, ShapeTimes
 
@@ -63,7 +63,7 @@ def measure(variants: Variants, parts: Sequence[Part], shape: profile.Latency, s
         sorts.setdefault(_shapes(variants, part), []).append(part)
     times: list[ShapeTimes] = []
     for shapes, alike in sorts.items():
-        times += _timed(shapes, _benches(variants, alike, shape.batch[0], seed), shape)
+        times += _timed(shapes, _benches(variants, _near(variants, alike), shape.batch[0], seed), shape)
         devices.free(variants.device)
     return PartLatencyCell(
         variant=variants.reference_id,
@@ -72,6 +72,19 @@ def measure(variants: Variants, parts: Sequence[Part], shape: profile.Latency, s
         parts={part.name: _shapes(variants, part) for part in parts},
         times=tuple(times),
     )
+
+
+def _near(variants: Variants, alike: Sequence[Part]) -> list[Part]:
+    """Those whose weights lie on the run's device.
+
+    Raises:
+        NotMeasuredError: there is none.
+    """
+    layers = list(structure.decoder_layers(variants.reference).values())
+    near = [part for part in alike if part.layer is None or not placement.lies_elsewhere(layers[part.layer])]
+    if not near:
+        raise NotMeasuredError(f"no part like {alike[0].name} lies on {variants.device}: what its products take there cannot be timed")
+    return near
 
 
 def _shapes(variants: Variants, part: Part) -> Shapes:

@@ -82,14 +82,17 @@ def entered_at(layers: Sequence[torch.nn.Module], start: int, hidden: torch.Tens
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
     handle = layers[min(start, len(layers) - 1)].register_forward_pre_hook(enter, with_kwargs=True)
+    own = [vars(layer).get("forward") for layer in layers[:start]]  # of a layer that lies elsewhere
     try:
         for layer in layers[:start]:
             layer.forward = _pass_through
         yield
     finally:
         handle.remove()
-        for layer in layers[:start]:
-            layer.__dict__.pop("forward", None)
+        for layer, forward in zip(layers[:start], own, strict=True):
+            vars(layer).pop("forward", None)
+            if forward is not None:
+                layer.forward = forward
 
 
 def _pass_through(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

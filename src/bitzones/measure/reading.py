@@ -97,7 +97,7 @@ def require_finite(likelihoods: torch.Tensor) -> None:
 
 
 def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuation]) -> torch.Tensor:
-    index = torch.tensor([row.context for row in rows], device=model.device)
+    index = torch.tensor([row.context for row in rows])  # on the CPU, which may index a cache on any device
     given, scored = padded([row.given for row in rows], model.device, left=False)
     targets, _ = padded([row.targets for row in rows], model.device, left=False)
     before = context.mask[index]

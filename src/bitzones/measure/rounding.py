@@ -152,14 +152,15 @@ def _round(
         return [(_stock(model, name, stock_format(format_), dtype), why) for name, format_ in pairs]
     bits = [format_bits(format_) for _, format_ in pairs]
     rows = [len(weight) for weight in weights]
-    levels = torch.cat([torch.full((count,), 2.0**width_ - 1, device=weights[0].device) for count, width_ in zip(rows, bits, strict=True)])
+    home, device = weights[0].device, moment.total.device  # where the modules lie, and where they ran
+    levels = torch.cat([torch.full((count,), 2.0**width_ - 1, device=device) for count, width_ in zip(rows, bits, strict=True)])
     size = quantizers.planned_group_size(width)
     try:
         hessian = moment.total.double()
-        wanted = torch.cat(weights).float()
+        wanted = torch.cat(weights).to(device).float()
         if moment.drift.any():
             wanted = towards(wanted, hessian, moment.drift.double(), damping)
-        rounded = round_rows(wanted, hessian, levels, size or width, dtype, damping)
+        rounded = round_rows(wanted, hessian, levels, size or width, dtype, damping).to(home)
     except NonFiniteError as error:
         raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
     starts = [sum(rows[:number]) for number in range(len(rows))]

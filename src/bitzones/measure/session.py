@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,6 +24,7 @@ from bitzones.measure import (
     rounding,
     search,
     sensitivity,
+    shortage,
     structure,
     tasks,
     verify,
@@ -40,6 +41,10 @@ from bitzones.profile import PLAN, Profile, is_calibrated, variant_formats
 __all__ = ["Session"]
 
 T = TypeVar("T")
+M = TypeVar("M", bound=records.Measured)
+
+Batches: TypeAlias = Callable[[], Iterator[Batch]]
+"""Gives the same batches whenever it is called."""
 
 _SHARED: dict[type, str] = {
     records.PartLatencyCell: "part_times",
@@ -71,7 +76,7 @@ class Session:
     def variants(self) -> Variants:
         """All variants. Quanto's extension is compiled here too, once it is known that there is a model, and before anything is timed."""
         devices.seed_everything(self.profile.seed)
-        loaded = models.load(self.profile.model, self.device, self._notify)
+        loaded = models.load(self.profile.model, self.device, self._notify, self.profile.formats)
         if any(task.chat_template for task in self.profile.tasks):
             with suppress(NotMeasuredError):  # random weights have no tokenizer: cells refuse them one by one
                 prompts.check_template(loaded.tokenizer)
@@ -199,6 +204,12 @@ class Session:
     def held_out_batches(self) -> Iterator[Batch]:
         return calibration.batches(self.held_out, self.profile.calibration.batch, self.device)
 
+    def on(self, sequences: Calibration, work: Callable[[Batches], M]) -> M:
+        """What ``work`` records on sequences in the batches of the profile, or in smaller ones that memory is enough for."""
+        return self.hardware.at_half(
+            self.profile.calibration.batch, lambda size: work(lambda: calibration.batches(sequences, size, self.device))
+        )
+
     def check_budget(self) -> None:
         """Refuse a budget that no plan will meet, before anything is measured.
 
@@ -224,12 +235,13 @@ class Session:
         """The separate sensitivities, measured once."""
         return self._once(
             "sweep",
-            lambda: sensitivity.exact_cell(
-                self.variants, self.parts, self.granularity, self.calibration, self.calibration_batches(), progress
+            lambda: self.on(
+                self.calibration,
+                lambda batches: sensitivity.exact_cell(self.variants, self.parts, self.granularity, self.calibration, batches(), progress),
             ),
         )
 
-    def _workbench(self, batches: Callable[[], Iterator[Batch]], on: Calibration) -> search.Workbench:
+    def _workbench(self, batches: Batches, on: Calibration) -> search.Workbench:
         """What plans are measured with, on some sequences."""
         return search.workbench(self.variants, self.sweep(), batches, len(on.sequences), self.times)
 
@@ -250,9 +262,13 @@ class Session:
             self._define_rival(variant)
 
     def _search(self, progress: Progress) -> records.SearchCell:
-        bench = self._workbench(self.calibration_batches, self.calibration)
         profile = self.profile
-        cell = planning.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
+
+        def searched(batches: Batches) -> records.SearchCell:
+            bench = self._workbench(batches, self.calibration)
+            return planning.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
+
+        cell = self.on(self.calibration, searched)
         self._define(PLAN, cell.found.parts)
         return cell
 
@@ -261,9 +277,14 @@ class Session:
         return self._once("plans", lambda: self._compare(progress))
 
     def _compare(self, progress: Progress) -> records.PlansCell:
-        bench = self._workbench(self.held_out_batches, self.held_out)
-        rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, self._without_calibration())
-        return verify.plans_cell(bench, rivals, self.held_out, self.search(), self._whole(), progress)
+        stock, whole = self._without_calibration(), self._whole()
+
+        def compared(batches: Batches) -> records.PlansCell:
+            bench = self._workbench(batches, self.held_out)
+            rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, stock)
+            return verify.plans_cell(bench, rivals, self.held_out, self.search(), whole, progress)
+
+        return self.on(self.held_out, compared)
 
     def _rival(self, name: str) -> Mapping[str, str]:
         """Part -> format of a plan that the profile names to answer the tasks."""
@@ -281,9 +302,13 @@ class Session:
 
     def _without_calibration(self) -> records.Trial | None:
         """What the search would find without calibrated formats; None where there is nothing to compare."""
-        bench = self._workbench(self.calibration_batches, self.calibration)
         budget, rounds = self.search().limit, self.profile.plans.rounds
-        return planning.without_calibration(bench, self.sweep(), budget, rounds)
+
+        def searched(size: int) -> records.Trial | None:
+            bench = self._workbench(lambda: calibration.batches(self.calibration, size, self.device), self.calibration)
+            return planning.without_calibration(bench, self.sweep(), budget, rounds)
+
+        return shortage.halving(self.profile.calibration.batch, searched, self.device)[0]
 
     def _whole(self) -> dict[str, Mapping[str, torch.Tensor]]:
         """Plan -> weights, where those of a plan depend on the whole of it: calibrated formats are rounded layer after layer."""

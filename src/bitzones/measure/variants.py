@@ -7,7 +7,7 @@ format has two sets of them: each module rounded alone, for sensitivities, and t
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -21,6 +21,12 @@ from bitzones.measure.quantizers import Packed
 from bitzones.profile import is_calibrated
 
 __all__ = ["Variants"]
+
+
+def _copied(model: PreTrainedModel, but: Iterable[str]) -> PreTrainedModel:
+    """A copy that has the weights of some modules in common with the model: they are about to be replaced, and would take much room."""
+    shared = [model.get_submodule(name).weight for name in but]
+    return copy.deepcopy(model, {id(weight): weight for weight in shared})
 
 
 def _none() -> Sequence[Batch]:
@@ -113,7 +119,7 @@ class Variants:
         everywhere = dict.fromkeys((*structure.quantizable_modules(self.loaded.model), *self._include), self.formats[variant])
         assignment = self._mixed.get(variant, everywhere)
         ready = self._round_in_sequence(variant, assignment)
-        model = copy.deepcopy(self.loaded.model)
+        model = _copied(self.loaded.model, assignment)
         if assignment:  # a plan may leave everything as it is
             quantizers.quantize(model, assignment, ready)
         self._whole[variant] = quantizers.packed_weights(model)
