@@ -305,7 +305,7 @@ def test_a_run_of_a_model_that_is_too_large(session: Session) -> None:
         with torch.no_grad():
             assert torch.isfinite(divergence.logits_of(session.model(variant), batch)).all()
     timing = next(iter(session.profile.latency.timings()))
-    ready = session.hardware.ready("w4", timing)
+    ready = session.hardware.ready("w8", timing)
     assert ready.timed.run(*ready.timed.setup()) is not None
 
 

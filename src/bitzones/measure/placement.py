@@ -139,7 +139,7 @@ def said(model: torch.nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for device, numbers in groupby(enumerate(of(model).values()), key=lambda pair: pair[1]):
         within = [number for number, _ in numbers]
-        found[f"{within[0]}-{within[-1]}"] = str(device)
+        found[f"{within[0]}-{within[-1]}" if len(within) > 1 else str(within[0])] = str(device)
     return found
 
 

@@ -197,13 +197,24 @@ def pack(rounded: Rounded, bits: int, group: int | None) -> Packed:
     return WeightQBitsTensor(qtype, 0, group, size, (size[1], 1), data, rounded.scale.reshape(-1, 1), rounded.shift.reshape(-1, 1))
 
 
-def packed_alone(weight: torch.Tensor, format_name: str) -> Packed:
-    """One weight in a stock format, packed as it would be stored."""
+def packed_alone(weight: torch.Tensor, format_name: str, device: torch.device | None = None) -> Packed:
+    """One weight in a stock format, packed as it would be stored, where the weight lies; quantized there, or on another device."""
     linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype, device="meta")
-    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    linear.weight = torch.nn.Parameter(weight.to(device or weight.device), requires_grad=False)
     made = torch.nn.Sequential(linear)
     quantize(made, {"0": format_name})
-    return packed_weights(made)["0"]
+    return _moved(packed_weights(made)["0"], weight.device)
+
+
+def _moved(weight: Packed, device: torch.device) -> Packed:
+    """As it would be stored, on a device; quanto's own ``to`` would pack it for a kernel there."""
+    if weight.device == device:
+        return weight
+    if isinstance(weight, WeightQBytesTensor):
+        moved: Packed = weight.to(device)
+        return moved
+    data, scale, shift = (tensor.to(device) for tensor in (weight._data, weight._scale, weight._shift))
+    return WeightQBitsTensor(weight.qtype, weight.axis, weight._group_size, weight.size(), weight.stride(), data, scale, shift)
 
 
 def stand_in(modules: Sequence[torch.nn.Module], format_name: str, dtype: torch.dtype) -> list[torch.nn.Module]:
@@ -264,14 +275,17 @@ def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Make a model compute in ``dtype``, in place; quantized weights keep their integers.
 
     Only what is in the model's own dtype changes: what a model keeps wider (rotary frequencies, some norms) stays as wide. Where nothing
-    has to change, nothing is rebuilt, and quanto's choice of kernels stands.
+    has to change, nothing is rebuilt, and quanto's choice of kernels stands. A weight that lies on the host while the model runs on a GPU
+    is packed for a kernel when it comes there.
     """
     plain = [p for p in model.parameters() if not isinstance(p, quanto.QTensor)]
-    stored = plain[0].dtype if plain else dtype
+    stored, kind = (plain[0].dtype, plain[0].device.type) if plain else (dtype, None)
     for module in model.modules():
         if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor):
             weight = module.weight.data
-            wanted = weight.optimize() if weight.dtype == dtype else cast(weight, dtype)  # what was rounded elsewhere has no kernel yet
+            wanted = cast(weight, dtype) if weight.dtype != dtype else weight
+            if wanted is weight and weight.device.type == kind:
+                wanted = weight.optimize()  # what was rounded elsewhere has no kernel yet
             if type(wanted) is not type(weight) or wanted.dtype != weight.dtype:
                 module.weight = torch.nn.Parameter(wanted, requires_grad=False)
         for tensor in [*module._parameters.values(), *module._buffers.values()]:

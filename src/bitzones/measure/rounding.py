@@ -171,4 +171,4 @@ def _round(
 
 
 def _stock(model: PreTrainedModel, name: str, format_: str, dtype: torch.dtype) -> Packed:
-    return quantizers.packed_alone(model.get_parameter(f"{name}.weight").detach().to(dtype), format_)
+    return quantizers.packed_alone(model.get_parameter(f"{name}.weight").detach().to(dtype), format_, model.device)

@@ -118,12 +118,21 @@ class Variants:
     def _build(self, variant: str) -> PreTrainedModel:
         everywhere = dict.fromkeys((*structure.quantizable_modules(self.loaded.model), *self._include), self.formats[variant])
         assignment = self._mixed.get(variant, everywhere)
-        ready = self._round_in_sequence(variant, assignment)
+        ready = self._round_in_sequence(variant, assignment) or self._packed_from_host(assignment)
         model = _copied(self.loaded.model, assignment)
         if assignment:  # a plan may leave everything as it is
             quantizers.quantize(model, assignment, ready)
         self._whole[variant] = quantizers.packed_weights(model)
         return self._ready(model)
+
+    def _packed_from_host(self, assignment: Mapping[str, str]) -> Mapping[str, Packed]:
+        """Weights that lie on the host of a run on a GPU, quantized there as all the others are."""
+        weights = {name: self.loaded.model.get_parameter(f"{name}.weight") for name in assignment}
+        return {
+            name: quantizers.packed_alone(weight.detach(), assignment[name], self.device)
+            for name, weight in weights.items()
+            if weight.device.type != self.device.type
+        }
 
     def _round_in_sequence(self, variant: str, assignment: Mapping[str, str]) -> Mapping[str, Packed]:
         if not any(map(is_calibrated, assignment.values())):
