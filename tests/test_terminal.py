@@ -32,7 +32,7 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 def test_a_pipe_gets_plain_lines(analysis: Analysis) -> None:
     text = shown(analysis, terminal=False)
     assert "\x1b" not in text
-    assert "Which layers stay at 4 bits or more? layers 0-2" in text
+    assert "Which layers stay at 4 bits or more? Layers 0-2" in text
     assert ["whole", "layer", "█4", "×4", "▒4", "░2"] in [line.split() for line in text.splitlines()]
     assert "science_mini -2.5 points: cannot tell" in text
 
