@@ -53,6 +53,19 @@ def test_what_was_added_comes_back(place: Path) -> None:
     assert said == [f"resuming: 3 finished cells are taken from {place}"]
 
 
+def test_a_cell_whose_line_is_written_counts_even_where_an_interrupt_comes_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(handle: int) -> None:
+        raise KeyboardInterrupt
+
+    opened = journal.resume(place, FINGERPRINT, lambda line: None)
+    assert opened.finished() == 3
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opened.add(entry(4))
+    assert opened.finished() == 4
+    assert resumed(place)[0][3:] == [entry(4)]
+
+
 def test_wherever_the_last_line_is_cut_off_the_others_come_back(place: Path) -> None:
     whole = place.read_bytes()
     two = whole[: whole.rindex(b"\n", 0, -1) + 1]

@@ -55,6 +55,10 @@ class Journal:
         self.path = path
         self.entries = dict(entries)
 
+    def finished(self) -> int:
+        """Cells that a resumed run would find, counted on the disk: Ctrl-C may fall between a cell's line and what remembers it here."""
+        return _cells(self.path)
+
     def add(self, entry: Entry) -> None:
         """Append a finished cell; it is on the disk when this returns.
 
@@ -97,11 +101,16 @@ def _put_aside(path: Path, notify: Callable[[str], None]) -> None:
     with path.open("rb") as file:
         if HEAD.encode() not in file.readline():
             raise OutputError(f"{path}: there is another file of this name, and it is no journal: give another place")
-        finished = sum(1 for _ in file)
-    if finished:
+    if finished := _cells(path):
         aside = path.with_name(path.name + PREVIOUS)
         path.replace(aside)
         notify(f"starting over: {finished} cells of an unfinished run, which --resume would have taken up, are kept in {aside}")
+
+
+def _cells(path: Path) -> int:
+    """Whole lines after the first."""
+    with path.open("rb") as file:
+        return max(0, sum(line.endswith(b"\n") for line in file) - 1)
 
 
 def resume(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None]) -> Journal:

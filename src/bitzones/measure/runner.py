@@ -105,7 +105,7 @@ class _Bar:
     def finished(self) -> int:
         """Cells that the journal holds, those of an earlier run among them."""
         kept = self._config.stash.get(JOURNAL, None)
-        return 0 if kept is None else len(kept.entries)
+        return 0 if kept is None else kept.finished()
 
     def _within(self, share: float) -> None:
         self._progress.update(self._bar, completed=self._done + share)
