@@ -82,11 +82,11 @@ def _baseline(found: Matrix) -> Iterator[str]:
     yield f"## The baseline, {markdown(found.name)}"
     known = readings(found.baseline)
     columns = list(dict.fromkeys(_column(item) for item in known))
-    release = {cell.variant: f"{as_asked(cell)}; {reloaded(cell)}" for cell in found.baseline.of(ReleaseCell)}
+    release = {cell.variant: markdown(f"{as_asked(cell)}; {reloaded(cell)}") for cell in found.baseline.of(ReleaseCell)}
     rows = []
     for variant in found.baseline.run.variants:
         figures = {_column(item): _figure(item) for item in known if item.variant == variant}
-        rows.append((markdown(variant), *(figures.get(name, ABSENT) for name in columns), markdown(release.get(variant, ABSENT))))
+        rows.append((markdown(variant), *(figures.get(name, ABSENT) for name in columns), release.get(variant, ABSENT)))
     yield table(("", *columns, KINDS["release"]), rows, text=(0, len(columns) + 1))
 
 
