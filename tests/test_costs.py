@@ -47,8 +47,9 @@ def test_no_floor_where_something_of_it_is_missing(changes: dict[str, Any]) -> N
         ),
         ({"dense": 4, "python_unpack": 80}, 2.0, "no fused kernel (80 of 84 modules are unpacked at every product): 2.0x slower"),
         ({"WeightQBitsTensor": 84}, 0.8, None),
-        ({"AWQWeightQBitsTensor": 84}, 3.1, None),
-        ({"WeightQBytesTensor": 84}, 3.1, None),
+        ({"AWQWeightQBitsTensor": 84}, 3.1, "slow kernel (AWQWeightQBitsTensor): 3.1x slower per token than bf16"),
+        ({"WeightQBytesTensor": 84}, 1.4, None),
+        ({"dense": 84}, 3.1, None),
     ],
 )
 def test_a_variant_on_the_slow_path_is_flagged_with_what_it_costs(kernels: dict[str, int], scale: float, said: str | None) -> None:
@@ -91,3 +92,21 @@ def test_a_cell_that_had_to_halve_its_batch_is_no_reference_for_one_that_had_not
     found = decided(cell("bf16", 7.0, shortages=short), cell("bf16"), cell("w4", 2.0))
     assert [item.asked_batch for item in found] == [2, None, None]
     assert found[2].ratio.value == pytest.approx(2)
+
+
+def test_a_kernel_that_is_slow_at_reading_prompts_is_flagged_and_unpacking_for_one_is_not() -> None:
+    kernels = {"dense": 1, "TinyGemmWeightQBitsTensor": 84}
+    _, found = decided(cell("bf16", phase="prefill"), cell("w4", 17.3, phase="prefill", kernels=kernels))
+    assert found.slow_path == "slow kernel (TinyGemmWeightQBitsTensor): 17.3x slower per token than bf16"
+    _, found = decided(cell("bf16", phase="prefill"), cell("w2", 1.3, phase="prefill", kernels={"WeightQBitsTensor": 84}))
+    assert found.slow_path is None
+
+
+def test_how_much_longer_than_compiled_is_said_of_what_is_not_at_the_same_batch() -> None:
+    rounds = {"rounds_s": (0.06,) * 5}, {"rounds_s": (0.01,) * 5, "compiled": True}, {"rounds_s": (0.08,) * 5, "batch": 8}
+    found = decided(*(cell("bf16", **changes) for changes in rounds))
+    assert [(item.compiled, item.batch, item.times_compiled) for item in found] == [
+        (False, 1, pytest.approx(6.0)),
+        (True, 1, None),
+        (False, 8, None),
+    ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny_models
 import torch
 
-from bitzones.measure import models, nvml
+from bitzones.measure import device, energy, models, nvml
 from bitzones.measure.hardware import Hardware
 from bitzones.measure.variants import Variants
 from bitzones.profile import Latency, Model, Profile, Task, Timing
@@ -37,6 +39,32 @@ def test_a_cell_of_the_grid_from_warm_up_to_record(hardware: Hardware) -> None:
     assert cell.kernels_by_group["mlp.down"] == {"WeightQBytesTensor": tiny_models.LAYERS}
     assert cell.energy is not None
     assert cell.energy.per_token.status == nvml.NO_DEVICE
+
+
+class Numbered(device.Clock):
+    """Counts rounds: what the last ones are is seen without a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.stopped = 0
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+    def rounds_s(self, last: int) -> tuple[float, ...]:
+        return tuple(float(number) for number in range(self.stopped - last + 1, self.stopped + 1))
+
+
+def test_the_device_s_rounds_are_the_timed_ones_and_not_those_for_energy(hardware: Hardware, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, clock = hardware.ready("w8", "decode-b1-p4-n2"), Numbered()
+    timed = replace(made.timed, clock=clock, again=clock.stop)
+    monkeypatch.setattr(energy, "per_token", lambda gpu, idle, run, tokens: [run() for _ in range(5)] and None)
+    with made.watch:
+        for _ in range(3):
+            clock.stop()
+    cell = hardware.latency_cell("w8", replace(made, timed=timed), [0.5, 0.4])
+    assert clock.stopped == 8, "energy was measured"
+    assert cell.device_rounds_s == (2.0, 3.0)
 
 
 def test_the_largest_decoding(hardware: Hardware) -> None:

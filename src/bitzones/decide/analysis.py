@@ -96,7 +96,9 @@ class LatencyFigures(Decided):
     times_floor: float | None = None
     """Median by floor."""
     slow_path: str | None = None
-    """In words, where no fused kernel computes the quantized products and decoding is measured to be slower than the reference."""
+    """In words, where a variant is measured to be slower than the reference and its kernels, or the lack of them, are where to look."""
+    times_compiled: float | None = None
+    """Median by that of the same decoding through torch.compile; null where one of the two was not timed."""
     joules_per_token: Figure | None = None
     """Energy of the GPU above idle; null where nothing was decoded for it."""
     warmup_stable: bool | None = None

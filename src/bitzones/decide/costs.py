@@ -24,6 +24,12 @@ __all__ = ["floor_s", "latencies", "memories", "part_latency", "slow_path"]
 UNPACKED = "WeightQBitsTensor"
 """Quanto's plain packing: every product unpacks the weight first. Its other classes (AWQ, Marlin, TinyGemm) have a kernel of their own."""
 
+SLOW = 1.5
+"""A kernel of quanto's own that takes half as long again as the dense product is one that its user would want to know of."""
+
+DENSE = "dense"
+"""What a weight that is not quantized is called among kernels."""
+
 PYTHON = "python"
 """What stands in for a kernel that is missing is called after the language it is written in."""
 
@@ -33,7 +39,7 @@ def _shape(cell: LatencyCell) -> tuple[str, int, int, int, bool]:
 
 
 def slow_path(cell: LatencyCell, slower: float | None, reference: str) -> str | None:
-    """What a variant pays for having no fused kernel, in words; None where it has one, or is not slower than the reference.
+    """What a variant pays for its kernels, in words: for having no fused one, or one that is much slower than the reference's; else None.
 
     >>> from bitzones.records import LatencyCell
     >>> cell = LatencyCell(
@@ -41,12 +47,17 @@ def slow_path(cell: LatencyCell, slower: float | None, reference: str) -> str | 
     ... )
     >>> slow_path(cell, 3.1, "bf16")
     'no fused kernel (84 of 84 modules are unpacked at every product): 3.1x slower per token than bf16'
+    >>> slow_path(cell.model_copy(update={"kernels": {"TinyGemmWeightQBitsTensor": 84}, "phase": "prefill"}), 17.3, "bf16")
+    'slow kernel (TinyGemmWeightQBitsTensor): 17.3x slower per token than bf16'
     """
-    unpacked = sum(count for name, count in cell.kernels.items() if name == UNPACKED or PYTHON in name.lower())
-    if not unpacked or slower is None or slower <= 1 or cell.phase != "decode":
+    if slower is None or slower <= 1:
         return None
-    whole = sum(cell.kernels.values())
-    return f"no fused kernel ({unpacked} of {whole} modules are unpacked at every product): {slower:.1f}x slower per token than {reference}"
+    so_much = f"{slower:.1f}x slower per token than {reference}"
+    unpacked = sum(count for name, count in cell.kernels.items() if name == UNPACKED or PYTHON in name.lower())
+    if unpacked and cell.phase == "decode":  # a prompt is long enough to make unpacking cheap
+        return f"no fused kernel ({unpacked} of {sum(cell.kernels.values())} modules are unpacked at every product): {so_much}"
+    own = sorted(name for name in cell.kernels if name != DENSE)
+    return f"slow kernel ({', '.join(own)}): {so_much}" if own and slower >= SLOW else None
 
 
 def floor_s(cell: LatencyCell) -> float | None:
@@ -66,10 +77,16 @@ def latencies(cells: Iterable[LatencyCell], variants: dict[str, str], reference:
     cells = tuple(sorted(cells, key=lambda cell: shapes.index(_shape(cell))))
     of_reference = sorted((cell for cell in cells if cell.variant == reference), key=lambda cell: len(cell.shortages), reverse=True)
     references = {_shape(cell): cell for cell in of_reference}  # of two at one shape that which was asked for stays
-    return tuple(_latency(cell, references.get(_shape(cell)), variants, seed) for cell in cells)
+    compiled = {(cell.variant, _shape(cell)): cell for cell in cells if cell.compiled}
+    return tuple(
+        _latency(cell, references.get(_shape(cell)), compiled.get((cell.variant, (*_shape(cell)[:-1], True))), variants, seed)
+        for cell in cells
+    )
 
 
-def _latency(cell: LatencyCell, reference: LatencyCell | None, variants: dict[str, str], seed: int) -> LatencyFigures:
+def _latency(
+    cell: LatencyCell, reference: LatencyCell | None, compiled: LatencyCell | None, variants: dict[str, str], seed: int
+) -> LatencyFigures:
     low, median, high, p95 = np.quantile(np.asarray(cell.rounds_s), [0.25, 0.5, 0.75, 0.95])
     ratio = None
     if reference is not None and reference.variant != cell.variant:
@@ -91,6 +108,7 @@ def _latency(cell: LatencyCell, reference: LatencyCell | None, variants: dict[st
         kernels=dict(sorted(cell.kernels.items())),
         kernels_by_group=cell.kernels_by_group,
         compiled=cell.compiled,
+        times_compiled=None if cell.compiled or compiled is None else float(median / np.median(compiled.rounds_s)),
         device_median_s=None if cell.device_rounds_s is None else float(np.median(cell.device_rounds_s)),
         floor_s=floor,
         times_floor=float(median) / floor if floor else None,

@@ -63,8 +63,9 @@ class Hardware:
         return latency.ready(model, shape, self._seed, self._shapes.warmup_rounds, self.gpu, self._groups)
 
     def latency_cell(self, variant: str, made: latency.Ready, rounds_s: Sequence[float]) -> LatencyCell:
-        """The record of timed rounds; energy is measured here, when timing is over."""
-        return latency.cell(variant, made, rounds_s, self.bandwidth, latency.energy_of(made, self.gpu, self.idle_watts))
+        """The record of timed rounds; energy is measured when they are read off the device's clock, which runs on."""
+        timed = latency.cell(variant, made, rounds_s, self.bandwidth)
+        return timed.model_copy(update={"energy": latency.energy_of(made, self.gpu, self.idle_watts)})
 
     def at_half(self, batch: int, work: Callable[[int], M]) -> M:
         """What ``work`` records at this batch, or at the half of it that memory is enough for, with what ran out."""

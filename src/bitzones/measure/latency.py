@@ -136,15 +136,14 @@ def prepare(model: PreTrainedModel, timing: Timing, seed: int) -> Timed:
     return decode(model, timing.batch, timing.prompt_tokens, timing.new_tokens, seed, compiled=timing.compiled)
 
 
-def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure | None = None, used: Energy | None = None) -> LatencyCell:
-    """The record of timed rounds.
+def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure | None = None) -> LatencyCell:
+    """The record of timed rounds, the last that were run.
 
     Args:
         variant: its id.
         made: what was timed.
         rounds_s: wall time of each round.
         bandwidth: of memory, from the same run.
-        used: energy, where it was measured.
     """
     timing, timed = made.timing, made.timed
     return LatencyCell(
@@ -165,7 +164,6 @@ def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure
         weight_bytes=timed.weight_bytes,
         cache_bytes=timed.cache_bytes(),
         bandwidth=bandwidth,
-        energy=used,
         gpu=made.watch.reading(),
     )
 

@@ -13,6 +13,9 @@ from bitzones.stats import Estimate
 
 __all__ = ["activations", "attention", "failures", "latency", "memory", "part_latency", "took"]
 
+HOST_BOUND = 1.5
+"""Decoding that takes half as long again without torch.compile: what compiling saves on a GPU is nearly all launching of kernels."""
+
 
 def memory(analysis: Analysis) -> str:
     """Stored bytes of every variant, and what the machine says of the process."""
@@ -91,6 +94,13 @@ def _doubts(analysis: Analysis) -> Iterator[str]:
             yield f"**disturbed**: {where}: {markdown('; '.join(item.disturbed), 300)}"
         if item.asked_batch is not None:
             yield f"{where}: memory was not enough for batch {item.asked_batch}"
+    on_gpu = [item for item in analysis.latency if item.device_median_s is not None]
+    if bound := [item for item in on_gpu if (item.times_compiled or 0) >= HOST_BOUND]:
+        named = ", ".join(f"{markdown(item.variant)} at batch {item.batch} {item.times_compiled:.1f} times" for item in bound)
+        yield (
+            f"**the GPU waits for the processor** where decoding is not compiled ({named} as long as compiled): such figures say little "
+            "about kernels, differ from run to run, and so do their ratios"
+        )
     if unstable := [item for item in analysis.latency if item.warmup_stable is False]:
         named = ", ".join(dict.fromkeys(f"{markdown(item.variant)} {item.phase}" for item in unstable))
         yield f"not stable when warming up ended at its bound: {named}"

@@ -149,8 +149,13 @@ def megabytes(count: float | None) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds, three significant digits."""
-    return f"{_three(seconds * 1e3)} ms"
+    """Seconds as milliseconds, three significant digits; whole ones where there are more.
+
+    >>> milliseconds(0.001234), milliseconds(1.98993)
+    ('1.23 ms', '1,990 ms')
+    """
+    value = seconds * 1e3
+    return f"{value:,.0f} ms" if abs(value) >= 1000 else f"{_three(value)} ms"
 
 
 def bits(value: float | None) -> str:
