@@ -39,7 +39,7 @@ def matrix_page(found: Matrix) -> str:
 def matrix_lines(found: Matrix) -> list[str]:
     """One line a release for a terminal."""
     return [
-        plain(f"{item.name}: " + "; ".join(f"{name} {_words(item.compared, kind)}" for kind, name in KINDS.items()), 400)
+        plain(f"{item.name}: " + "; ".join(f"{name} {_words(item.compared, kind)}" for kind, name in KINDS.items()), 400).replace("**", "")
         for item in found.releases
     ]
 
