@@ -3,8 +3,9 @@
     PYTHONPATH=src python scripts/kill_test.py                    20 kills
     PYTHONPATH=src python scripts/kill_test.py --kills 3 --seed 1
 
-A run is killed at a moment drawn evenly from the time that one takes which nobody kills, and resumed, until it gets through; then the next
-one begins. What each of them decides must be what the undisturbed one does, in all but times. Ends with 1 where that is not so.
+A run is killed a random time after a random number of further cells, and resumed, until it gets through; then the next one begins. (Moments
+drawn from the clock alone fall on the longest cells, again and again.) What each of them decides must be what the undisturbed one does, in
+all but times. Ends with 1 where that is not so.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ PROFILE = {
     "calibration": "[calibration]\ntokens = 900\nbatch = 8",
 }
 LOOK_EVERY_S = 0.005
+NEVER = float("inf")
+MOST_CELLS, MOST_S = 4, 3.0
+"""How many cells further, and how long after that, a run is killed at the latest."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,13 @@ def lines(journal: Path) -> int:
     return journal.read_bytes().count(b"\n") if journal.is_file() else 0
 
 
-def attempt(place: Path, report: str, moment: float) -> Kill | None:
-    """Start or resume a run and kill it at a moment; None where it was through by then."""
+def attempt(place: Path, report: str, cells: float, delay: float) -> Kill | None:
+    """Start or resume a run and kill it so long after so many further cells; None where it was through by then."""
     journal = place / report / "journal.jsonl"
     began, seen, since = time.monotonic(), lines(journal), time.monotonic()
+    wanted = seen + cells
     with start(place, report) as process:
-        while time.monotonic() - began < moment:
+        while seen < wanted or time.monotonic() - since < delay:
             if process.poll() is not None:
                 assert process.returncode == 0, f"the run ended by itself with {process.returncode}"
                 return None
@@ -70,7 +75,12 @@ def attempt(place: Path, report: str, moment: float) -> Kill | None:
         process.kill()
     after = time.monotonic()
     whole = not journal.is_file() or journal.read_bytes().endswith(b"\n") or not lines(journal)
-    return Kill(moment, max(0, seen - 1), max(0, lines(journal) - 1), after - since, not whole)
+    return Kill(after - began, max(0, seen - 1), max(0, lines(journal) - 1), after - since, not whole)
+
+
+def cells_to(draw: random.Random, kills: list[Kill], most: int) -> float:
+    """After how many further cells the next kill comes; the last run is let through."""
+    return draw.randint(0, MOST_CELLS) if len(kills) < most else NEVER
 
 
 def decided(place: Path, report: str) -> Any:
@@ -88,13 +98,13 @@ def main() -> int:
         tiny_models.save(place / "model")
         (place / "profile.toml").write_text(tiny_models.profile_text(str(place / "model"), **PROFILE), encoding="utf-8")
         began = time.monotonic()
-        assert attempt(place, "undisturbed", float("inf")) is None
+        assert attempt(place, "undisturbed", NEVER, 0.0) is None
         takes, expected = time.monotonic() - began, decided(place, "undisturbed")
         cells = len(json.loads((place / "undisturbed" / "run.json").read_text(encoding="utf-8"))["benchmarks"])
         print(f"undisturbed: {cells} cells in {takes:.1f} s")
         while len(kills) < arguments.kills:
             report, runs = f"killed{runs}", runs + 1
-            while (kill := attempt(place, report, draw.uniform(0, takes) if len(kills) < arguments.kills else float("inf"))) is not None:
+            while (kill := attempt(place, report, cells_to(draw, kills, arguments.kills), draw.uniform(0, MOST_S))) is not None:
                 kills.append(kill)
                 print(f"{report}: killed after {kill.after_s:5.1f} s, {kill.kept} cells kept", flush=True)
             equal += decided(place, report) == expected
