@@ -26,7 +26,7 @@ import torch
 from tabulate import tabulate
 
 from bitzones import environment, profile
-from bitzones.measure import divergence, fisher, sensitivity
+from bitzones.measure import divergence, fisher, sensitivity, swapping
 from bitzones.measure.calibration import Batch
 from bitzones.measure.parts import Granularity, model_parts
 from bitzones.measure.sensitivity import Candidate
@@ -63,7 +63,7 @@ def plain(session: Session, candidates: Sequence[Candidate], batch: Batch) -> li
     reference = divergence.log_probabilities(model, batch)
     found = []
     for candidate in candidates:
-        with divergence.swapped(model, candidate.weights):
+        with swapping.swapped(model, candidate.weights):
             found.append(float(divergence.kl_nats(reference, divergence.logits_of(model, batch), batch.mask).sum()))
     return found
 

@@ -23,9 +23,9 @@ from tabulate import tabulate
 
 from bitzones import environment, profile
 from bitzones.measure import models, tasks
-from bitzones.measure.accuracy import best, best_by_character
 from bitzones.measure.likelihood import choice_log_likelihoods
 from bitzones.measure.models import Loaded
+from bitzones.measure.scored import best, best_by_character
 from bitzones.measure.tasks import Item
 
 LEAST_AGREEMENT = 0.99

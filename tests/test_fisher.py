@@ -11,7 +11,7 @@ from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM
 
 from bitzones.errors import NonFiniteError, NotMeasuredError
-from bitzones.measure import calibration, divergence, fisher, models, sensitivity, structure
+from bitzones.measure import calibration, divergence, fisher, models, sensitivity, structure, swapping
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.parts import model_parts
 from bitzones.measure.variants import Variants
@@ -46,7 +46,7 @@ def test_a_projection_is_the_derivative_along_the_change() -> None:
         sums = []
         for sign in (1, -1):
             weights = {name: torch.lerp(model.get_submodule(name).weight, weight, sign * step) for name, weight in change.items()}
-            with divergence.swapped(model, weights), torch.no_grad():
+            with swapping.swapped(model, weights), torch.no_grad():
                 sums.append((cotangent * divergence.logits_of(model, batch)).sum((1, 2)))
         assert values.tolist() == pytest.approx(((sums[0] - sums[1]) / (2 * step)).tolist(), rel=1e-2)
 

@@ -23,6 +23,7 @@ SHARED = ("bitzones.records", "bitzones.errors", "bitzones.stats", "bitzones.pro
 DECIDING = ("bitzones.decide", "bitzones.show")
 MEASURING = ("bitzones.measure", "bitzones.deploy")
 SEARCHING = ("bitzones.measure.planning", "bitzones.measure.plans", "bitzones.measure.search", "bitzones.measure.verify")
+QUANTO = ("bitzones.measure.quantizers", "bitzones.measure.extensions", "bitzones.measure.any_quanto")
 COMMANDS = ("bitzones.cli", "bitzones.guard", "bitzones.doctor", "bitzones.__main__")
 
 Tree = dict[str, str]
@@ -59,7 +60,12 @@ RULES = (
     Rule("the command line measures only when asked to", COMMANDS, MEASURING, at_top=True),
     Rule("generators are plain Python", ("bitzones.embedded",), (*TORCH, *DECIDING, *MEASURING, "bitzones.cli")),
     Rule("the package itself imports nothing heavy", ("bitzones.__init__",), (*TORCH, "bitzones")),
-    Rule("one module knows quanto", ("bitzones",), ("optimum",), except_for=("bitzones.measure.quantizers", "bitzones.measure.extensions")),
+    Rule(
+        "one module knows quanto",
+        ("bitzones",),
+        ("optimum",),
+        except_for=QUANTO,
+    ),
     Rule("one module knows CUDA", ("bitzones",), ("torch.cuda",), except_for=("bitzones.measure.device",)),
     Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.measure.nvml",)),
 )

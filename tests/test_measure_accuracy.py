@@ -31,7 +31,7 @@ from transformers import (
 from transformers.models.bloom import BloomForCausalLM
 
 from bitzones.errors import NonFiniteError, TaskError
-from bitzones.measure import accuracy, generation, likelihood, quantizers, reading, structure
+from bitzones.measure import accuracy, generation, likelihood, quantizers, reading, scored, structure
 from bitzones.measure.tasks import Item, TaskSet
 
 TOKENIZER = tiny_models.tokenizer()
@@ -129,7 +129,7 @@ def plain_likelihood(model: PreTrainedModel, item: Item, choice: str) -> float:
 
 
 @torch.no_grad()
-def plain_greedy(model: PreTrainedModel, prompt: str, most: int = generation.MAX_NEW_TOKENS) -> list[int]:
+def plain_greedy(model: PreTrainedModel, prompt: str, most: int = scored.MAX_NEW_TOKENS) -> list[int]:
     ids = TOKENIZER(prompt)["input_ids"]
     written: list[int] = []
     while len(written) < most and (not written or written[-1] != END):
@@ -299,10 +299,10 @@ def test_the_normalized_choice_is_the_likeliest_by_character(model: LlamaForCaus
 
 
 def test_the_space_before_a_choice_is_no_character_and_the_first_of_equals_is_chosen() -> None:
-    assert accuracy.best([-3.0, -2.0, -2.0]) == 1
-    assert accuracy.best_by_character([-2.0, -4.0], [" a", " ab"]) == 0
-    assert accuracy.best_by_character([-2.0, -3.9], [" a", " ab"]) == 1
-    assert accuracy.best_by_character([-2.9, -2.0], ["  a", " a"]) == 0  # only one space is taken off
+    assert scored.best([-3.0, -2.0, -2.0]) == 1
+    assert scored.best_by_character([-2.0, -4.0], [" a", " ab"]) == 0
+    assert scored.best_by_character([-2.0, -3.9], [" a", " ab"]) == 1
+    assert scored.best_by_character([-2.9, -2.0], ["  a", " a"]) == 0  # only one space is taken off
 
 
 def test_generation_is_greedy_whatever_the_model_is_configured_to_do() -> None:
@@ -344,7 +344,7 @@ def test_a_model_without_an_end_token_writes_to_the_end() -> None:
     tokenizer = tiny_models.tokenizer()
     tokenizer.eos_token = None
     (found,) = generation.answers(model, tokenizer, [Item("a", "Q:", " 42")], 2)
-    assert (found.text, found.tokens) == (" 42", 3 + 2 + generation.MAX_NEW_TOKENS)
+    assert (found.text, found.tokens) == (" 42", 3 + 2 + scored.MAX_NEW_TOKENS)
 
 
 def test_the_cell_of_generated_answers() -> None:

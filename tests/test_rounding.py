@@ -12,7 +12,19 @@ from tiny_sweep import CPU, sequences, swept
 
 from bitzones.decide.planner import budget_bytes
 from bitzones.errors import ModelError, NonFiniteError, TaskError
-from bitzones.measure import calibration, divergence, models, planning, quantizers, rounding, search, sensitivity, structure, verify
+from bitzones.measure import (
+    calibration,
+    divergence,
+    models,
+    planning,
+    quantizers,
+    rounding,
+    search,
+    sensitivity,
+    structure,
+    swapping,
+    verify,
+)
 from bitzones.measure.calibration import Batch
 from bitzones.measure.moments import Entering, embedded, moments_of
 from bitzones.measure.parts import model_parts
@@ -44,7 +56,7 @@ def lost(model, weights) -> float:
     with torch.no_grad():
         for batch in batches:
             reference = divergence.log_probabilities(model, batch)
-            with divergence.swapped(model, weights):
+            with swapping.swapped(model, weights):
                 total += float(divergence.kl_nats(reference, divergence.logits_of(model, batch), batch.mask).sum())
     return total
 
@@ -151,7 +163,7 @@ def test_anybodys_quanto_loads_it_and_computes_the_same(model, alone, tmp_path: 
     quantizers.set_compute_dtype(again, torch.float32)
     again.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq  # which no file holds: the one here went through bfloat16
     ids = torch.tensor([[1, 2, 3, 4]])
-    with divergence.swapped(model, alone["qint2:gptq"].weights):
+    with swapping.swapped(model, alone["qint2:gptq"].weights):
         expected = model(ids).logits
     torch.testing.assert_close(again(ids).logits, expected)
 

@@ -16,7 +16,7 @@ from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM
 
 from bitzones.errors import NonFiniteError
-from bitzones.measure import calibration, divergence, models, quantizers, sensitivity, structure
+from bitzones.measure import calibration, divergence, models, quantizers, sensitivity, structure, swapping
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.measure.parts import model_parts
 from bitzones.measure.progress import Progress, silent
@@ -202,7 +202,7 @@ def test_a_swap_of_the_wrong_shape_is_refused_and_undone() -> None:
     wrong = {"model.layers.0.mlp.down_proj": torch.zeros(3, 3)}
     with (
         pytest.raises(ValueError, match=r"down_proj: weight of shape \(192, 384\) cannot become \(3, 3\)"),
-        divergence.swapped(model, {**good, **wrong}),
+        swapping.swapped(model, {**good, **wrong}),
     ):
         pass
     assert_untouched(model, before)
@@ -387,7 +387,7 @@ def test_a_head_is_a_part_of_its_own_and_only_it_is_run_again() -> None:
     with torch.no_grad():
         log_p = divergence.log_probabilities(reference, batch)
         for kl, weight in zip(found, packed.values(), strict=True):
-            with divergence.swapped(reference, {"lm_head": weight}):
+            with swapping.swapped(reference, {"lm_head": weight}):
                 expected = divergence.kl_nats(log_p, divergence.logits_of(reference, batch), batch.mask)
             order = [batch.index.index(n) for n in range(4)]
             assert kl == pytest.approx(expected[order].tolist(), rel=1e-5)

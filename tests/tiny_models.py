@@ -40,7 +40,9 @@ def llama(dtype: torch.dtype = torch.float32, layers: int = LAYERS, *, tied: boo
         eos_token_id=0,
         pad_token_id=None,
     )
-    return LlamaForCausalLM(config).to(dtype).eval().requires_grad_(False)
+    model: LlamaForCausalLM = LlamaForCausalLM(config).eval().requires_grad_(False)
+    torch.nn.Module.to(model, dtype)
+    return model
 
 
 def save(folder: Path, model: LlamaForCausalLM | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -216,6 +217,32 @@ def _check(folder: Path, device: str) -> None:
         typer.echo(f"bitzones: {difference}", err=True)
         raise typer.Exit(EXIT_DIFFERS)
     typer.echo(f"{folder}: as it was made: files, formats, group sizes and what it computes")
+
+
+@app.command()
+def release(
+    name: Annotated[str, typer.Argument(metavar="PROFILE", help="Its model, tasks and formats are measured, on the CPU.")] = "releases",
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="RUN.json")] = Path("release.json"),
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items of every task, instead of the profile's limits.")] = None,
+) -> None:
+    """Measure what the releases of quanto and transformers that are installed make of a model; older ones too, back to quanto 0.2.1.
+
+    Writes a run file: answers, KL and stored bytes of every format, what was quantized, and whether a saved model comes back the same.
+    'bitzones compare' sets two of them side by side, 'bitzones matrix' any number.
+
+    Example: bitzones release -o releases/quanto-0.2.7.json
+    """
+    import json
+
+    from bitzones import profile
+    from bitzones.files import write_text
+
+    chosen = profile.load(name).resolved(None, limit)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the older ones warn of the tokenizer that the newer ones wrote
+    with _needs_measuring():
+        from bitzones.measure import release as measuring
+    write_text(output, json.dumps(measuring.measure(chosen, _say), indent=1) + "\n")
+    typer.echo(f"wrote {output}")
 
 
 @contextmanager

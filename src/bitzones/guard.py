@@ -12,7 +12,7 @@ import typer
 
 from bitzones.errors import RunFileError
 
-__all__ = ["compare", "export_metrics", "list_", "register", "save", "show", "trend"]
+__all__ = ["compare", "export_metrics", "list_", "matrix", "register", "save", "show", "trend"]
 
 STORAGE = Path(".benchmarks")
 """pytest-benchmark's own folder."""
@@ -167,9 +167,34 @@ def export_metrics(
         typer.echo(f"wrote {output / name}")
 
 
+def matrix(
+    run_files: Annotated[
+        list[Path], typer.Argument(metavar="RUN.json...", help="What 'bitzones release' wrote, each named for its releases.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.md", help="The page to write.")] = Path("releases.md"),
+    baseline: Annotated[
+        str | None, typer.Option(metavar="NAME", help="File that the others are judged against, without its ending; else the last.")
+    ] = None,
+) -> None:
+    """Show what releases of quanto and transformers do, one row each: worse, same, better or cannot tell, against one of them.
+
+    Example: bitzones matrix releases/*.json -o docs/releases.md
+    """
+    from bitzones.decide.matrix import matrix as judged
+    from bitzones.decide.run_file import read_run
+    from bitzones.files import write_text
+    from bitzones.show.matrix import matrix_lines, matrix_page
+
+    found = judged([read_run(path) for path in run_files], baseline)
+    write_text(output, matrix_page(found))
+    for line in matrix_lines(found):
+        typer.echo(line)
+
+
 def register(app: typer.Typer) -> None:
     """Put the commands on a command line."""
     app.command()(compare)
     app.command()(trend)
+    app.command()(matrix)
     app.command("export-metrics")(export_metrics)
     app.add_typer(baselines, name="baseline")

@@ -9,7 +9,8 @@ each benchmark. History of ``SCHEMA``:
 
     1   2026-11   first
     2   2026-11   accuracy: acc_norm, NLL of the gold answer, how it was asked; sensitivity: granularity; model: revision, random weights
-    3   2026-11   calibrated formats with their calibration set; latency as a cost; NVML, energy, the bandwidth floor; sweeps around plans
+    3   2026-11   calibrated formats with their calibration set; latency as a cost; NVML, energy, the bandwidth floor; sweeps around plans;
+                what a release does with a variant
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ __all__ = [
     "PlanOrigin",
     "PlansCell",
     "Record",
+    "ReleaseCell",
     "Rounding",
     "Run",
     "SearchCell",
@@ -544,6 +546,21 @@ class DivergenceCell(Measured):
         return self
 
 
+class ReleaseCell(Measured):
+    """What a release of quanto does with a variant besides its figures.
+
+    Of ``modules`` that were asked for it left some as they were (``missed``), and quantized others too (``unasked``). ``reload`` says
+    whether a model that it saved and loaded computes exactly what it did, ``reason`` what is to be said where it does not.
+    """
+
+    kind: Literal["release"] = "release"
+    modules: Positive
+    unasked: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    reload: Literal["same", "differs", "unsupported", "failed"]
+    reason: str = ""
+
+
 class FailedCell(Measured):
     """A cell without a result: it stays in the run file, so that nothing goes missing silently.
 
@@ -551,7 +568,9 @@ class FailedCell(Measured):
     """
 
     kind: Literal["failed"] = "failed"
-    of: Literal["accuracy", "latency", "part_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
+    of: Literal[
+        "accuracy", "latency", "part_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence", "release"
+    ]
     status: Literal["failed", "not measured"] = "failed"
     detail: str = ""
     reason: str
@@ -568,6 +587,7 @@ Cell = Annotated[
     | SearchCell
     | PlansCell
     | DivergenceCell
+    | ReleaseCell
     | FailedCell,
     Field(discriminator="kind"),
 ]

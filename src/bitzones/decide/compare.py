@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bitzones.decide import paired, times
+from bitzones.decide import paired, released, times
 from bitzones.decide.comparison import CellDelta, Comparison, Metric, Side, gravest
 from bitzones.decide.drafts import Draft, decided, settled
 from bitzones.decide.moved import moved_zones
@@ -26,6 +26,7 @@ from bitzones.records import (
     NamedTrial,
     PartSensitivity,
     PlansCell,
+    ReleaseCell,
     SearchCell,
     SensitivityCell,
 )
@@ -116,6 +117,7 @@ class _Pairs:
             SensitivityCell: self._sensitivity,
             SearchCell: self._search,
             PlansCell: self._plans,
+            ReleaseCell: released.judge,
         }
 
     def drafts(self, key: Key, old: Cell | None, new: Cell | None) -> list[Draft]:

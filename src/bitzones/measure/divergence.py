@@ -1,23 +1,20 @@
 """How far one model's next-token distribution is from another's: KL(reference || changed), in nats per sequence.
 
-What is compared is two models, or one model before and after weights were swapped in place. This module does not know what was changed,
-or why.
+What is compared is two models, or one model before and after. This module does not know what was changed, or why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 
 from bitzones.errors import NonFiniteError
 from bitzones.measure import device as devices
-from bitzones.measure import quantizers
 from bitzones.measure.calibration import Batch, Calibration
 from bitzones.records import DivergenceCell
 
-__all__ = ["as_log_probabilities", "check_finite", "divergence_cell", "kl_nats", "log_probabilities", "logits_of", "swapped", "whole"]
+__all__ = ["as_log_probabilities", "check_finite", "divergence_cell", "kl_nats", "log_probabilities", "logits_of", "whole"]
 
 
 def kl_nats(reference: torch.Tensor, changed: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -42,27 +39,6 @@ def kl_nats(reference: torch.Tensor, changed: torch.Tensor, mask: torch.Tensor) 
             per_token[here] = (p.exp() * (p - log_q[here].float().log_softmax(-1))).sum(-1).double()
     summed: torch.Tensor = torch.where(scored, per_token, 0.0).unflatten(0, mask.shape).sum(-1)
     return summed.clamp_min(0.0)  # equal distributions give a few -1e-7 by rounding
-
-
-@contextmanager
-def swapped(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Give the named modules other weights, and their own tensors back afterwards, also when interrupted.
-
-    A quantized weight is given as the values that it stands for, made only now.
-    """
-    originals: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
-    try:
-        for name, values in weights.items():
-            parameter = model.get_submodule(name).weight
-            assert isinstance(parameter, torch.nn.Parameter)
-            if parameter.shape != values.shape:
-                raise ValueError(f"{name}: weight of shape {tuple(parameter.shape)} cannot become {tuple(values.shape)}")
-            originals.append((parameter, parameter.data))
-            parameter.data = quantizers.values(values, parameter.dtype).to(parameter.device)
-        yield
-    finally:
-        for parameter, values in reversed(originals):
-            parameter.data = values
 
 
 def logits_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

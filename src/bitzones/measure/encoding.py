@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.errors import TaskError
+from bitzones.measure.tasks import Item
 
-__all__ = ["Encoded", "Text", "encoded", "runs"]
+__all__ = ["Encoded", "Text", "encoded", "runs", "text_of"]
 
 WINDOW_BATCHES = 16
 """Batches whose texts are tokens at a time: enough to sort them by length."""
@@ -34,6 +35,17 @@ class Encoded:
     place: int
     context: list[int]
     answers: list[list[int]]
+
+
+def text_of(item: Item) -> Text:
+    """What is read for an item: its choices, or its answer where it has none.
+
+    White space that ends a prompt, as that of many chat templates does, is scored with the choices, as lm-evaluation-harness does it.
+    """
+    if not item.choices:
+        return Text(item.id, item.prompt, (item.answer,))
+    context = item.prompt.rstrip()
+    return Text(item.id, context, tuple(item.prompt[len(context) :] + choice for choice in item.choices))
 
 
 def encoded(

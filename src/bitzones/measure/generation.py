@@ -18,12 +18,10 @@ from bitzones.measure.encoding import Encoded, Text, encoded
 from bitzones.measure.padding import padded
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.reading import Context, Continuation
+from bitzones.measure.scored import MAX_NEW_TOKENS
 from bitzones.measure.tasks import Item
 
-__all__ = ["MAX_NEW_TOKENS", "Answer", "answers"]
-
-MAX_NEW_TOKENS = 16
-"""Room for a number and a few words before it; generation ends earlier at the model's end token."""
+__all__ = ["Answer", "answers"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.measure import reading
-from bitzones.measure.encoding import Encoded, Text, encoded
+from bitzones.measure.encoding import Encoded, encoded, text_of
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.reading import Continuation
 from bitzones.measure.tasks import Item
@@ -54,7 +54,7 @@ def choice_log_likelihoods(
         TaskError: an item is longer than the model has positions, or a choice has no token of its own.
     """
     results: dict[int, Choices] = {}
-    for rows in encoded(model, tokenizer, [_text(item) for item in items], batch, special_tokens=special_tokens):
+    for rows in encoded(model, tokenizer, [text_of(item) for item in items], batch, special_tokens=special_tokens):
         found = iter(_batch(model, rows).tolist())
         for row in rows:
             lengths = tuple(len(answer) for answer in row.answers)
@@ -62,12 +62,6 @@ def choice_log_likelihoods(
             results[row.place] = Choices(tuple(next(found) for _ in lengths), lengths, tokens)
         progress(len(results) / len(items))
     return [results[place] for place in range(len(items))]
-
-
-def _text(item: Item) -> Text:
-    """White space that ends a prompt, as that of many chat templates does, is scored with the choices, as lm-evaluation-harness does it."""
-    context = item.prompt.rstrip()
-    return Text(item.id, context, tuple(item.prompt[len(context) :] + choice for choice in item.choices))
 
 
 def _batch(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:

@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 from bitzones.errors import NonFiniteError, TaskError
 from bitzones.measure import quantizers, structure
 from bitzones.measure.calibration import Batch
-from bitzones.measure.divergence import swapped
 from bitzones.measure.gptq import DAMPING, round_rows, towards
 from bitzones.measure.moments import Entering, Moment, embedded, moments_of, shared, through
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.quantizers import Packed
+from bitzones.measure.swapping import swapped
 from bitzones.profile import format_bits, is_calibrated, stock_format
 
 __all__ = ["Calibrated", "check_tokens", "in_sequence", "separately"]

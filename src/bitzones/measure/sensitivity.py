@@ -16,10 +16,11 @@ import torch
 
 from bitzones.measure import quantizers, structure
 from bitzones.measure.calibration import Batch, Calibration
-from bitzones.measure.divergence import as_log_probabilities, kl_nats, log_probabilities, logits_of, swapped
+from bitzones.measure.divergence import as_log_probabilities, kl_nats, log_probabilities, logits_of
 from bitzones.measure.parts import Granularity
 from bitzones.measure.prefix import entered_at, passed
 from bitzones.measure.progress import Progress, silent
+from bitzones.measure.swapping import swapped
 from bitzones.measure.variants import Variants
 from bitzones.records import Part, PartSensitivity, SensitivityCell
 

@@ -15,7 +15,7 @@ from bitzones.profile import Gate
 from bitzones.show.tables import ABSENT, details, markdown, megabytes, milliseconds, more_nats, nats, p_value, percent, plain, table
 from bitzones.stats import Estimate
 
-__all__ = ["delta", "delta_json", "delta_lines"]
+__all__ = ["SHOWN", "delta", "delta_json", "delta_lines", "judged", "metrics_table", "speaking"]
 
 SHOWN: tuple[Status, ...] = ("failed", "missing", "worse", "cannot tell", "better", "new")
 """What stands above the fold; ``same`` and ``incomparable`` do not."""
@@ -42,7 +42,7 @@ def delta_lines(comparison: Comparison, code: int) -> list[str]:
     lines = [f"{ANSWERS[code]}: {_counts(comparison)}"]
     for cell in comparison.cells:
         if cell.status in {"failed", "missing", "worse"}:
-            lines += [plain(f"{cell.status}: {_name(cell)}: {_said(metric)}", 300) for metric in _speaking(cell)[:3]]
+            lines += [plain(f"{cell.status}: {_name(cell)}: {_said(metric)}", 300) for metric in speaking(cell)[:3]]
     if comparison.moved:
         lines.append(f"zones moved: {_moved(comparison)}")
     if comparison.other_machine is not None:
@@ -65,9 +65,9 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
     yield f"What differs: {changed}." if changed else "Same releases, model and profile."
     if comparison.other_machine is not None:
         yield f"Times and memory in use are not compared, other machine: {markdown(comparison.other_machine, 300)}."
-    rows = [(cell, metric) for status in SHOWN for cell in comparison.cells if cell.status == status for metric in _speaking(cell)]
+    rows = [(cell, metric) for status in SHOWN for cell in comparison.cells if cell.status == status for metric in speaking(cell)]
     if rows:
-        yield _table(rows[:LONGEST_TABLE])
+        yield metrics_table(rows[:LONGEST_TABLE])
     if len(rows) > LONGEST_TABLE:
         yield f"{len(rows) - LONGEST_TABLE} more rows are in the fold below."
     if comparison.moved is None:
@@ -76,7 +76,7 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
         yield f"Zones moved: {_moved(comparison)}." if comparison.moved else "Zones: no layer moved."
 
 
-def _speaking(cell: CellDelta) -> list[Metric]:
+def speaking(cell: CellDelta) -> list[Metric]:
     """The metrics that gave a cell its status."""
     return [metric for metric in cell.metrics if metric.status == cell.status]
 
@@ -88,7 +88,8 @@ def _moved(comparison: Comparison) -> str:
     return "; ".join(f"{ranges(tuple(layers))} from {old} to {new}" for (old, new), layers in ways.items())
 
 
-def _table(rows: Iterable[tuple[CellDelta, Metric]]) -> str:
+def metrics_table(rows: Iterable[tuple[CellDelta, Metric]]) -> str:
+    """A row for each metric, with both values and what their change rests on."""
     return table(HEAD, [_row(cell, metric) for cell, metric in rows], text=(0, 1, 2))
 
 
@@ -141,12 +142,13 @@ def _said(metric: Metric) -> str:
 
 def _folds(comparison: Comparison) -> Iterator[str]:
     every = [(cell, metric) for cell in comparison.cells for metric in cell.metrics]
-    yield details(f"Every metric ({len(every)})", _table(every))
-    yield details("How it was judged", "\n\n".join(_judged(comparison.gate)))
+    yield details(f"Every metric ({len(every)})", metrics_table(every))
+    yield details("How it was judged", "\n\n".join(judged(comparison.gate)))
     yield details("The two runs", _sides(comparison.old, comparison.new))
 
 
-def _judged(gate: Gate) -> Iterator[str]:
+def judged(gate: Gate) -> Iterator[str]:
+    """By which tests and tolerances a word is chosen, in two paragraphs."""
     yield (
         "A change is *worse* where being within the tolerance is refuted at 5% over all cells (Holm's correction within times, accuracies "
         "and KLs, a third of the 5% for each), *same* where its 95% interval excludes a change for the worse above the tolerance, else "
