@@ -1,12 +1,12 @@
 """A model whose layers lie in several places computes what it computes in one, whatever is measured on it.
 
-Without a GPU the two places are ``cpu:0`` and ``cpu``: the same memory by two names, which shows that weights are brought, put back, copied
-and swapped, and not that no tensor is left on a wrong device. With one GPU the places are that and the host.
+Without a GPU the places are those of `two_devices`: memory of the CPU that is kept apart. With one GPU they are that and the host.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +14,7 @@ import pytest
 import tiny_models
 import torch
 from tiny_sweep import sequences
+from two_devices import TwoDevices
 
 from bitzones import profile
 from bitzones.errors import ModelError, NotMeasuredError, OutOfMemoryError
@@ -43,7 +44,9 @@ from bitzones.measure.session import Session
 from bitzones.measure.variants import Variants
 from bitzones.profile import Timing
 
-CPU, CPU_0, CPU_1, GPU = torch.device("cpu"), torch.device("cpu", 0), torch.device("cpu", 1), torch.device("cuda", 0)
+CPU, GPU, SECOND = torch.device("cpu"), torch.device("cuda", 0), torch.device("cuda", 1)
+NEAR, FAR = torch.device("xpu", 0), torch.device("xpu", 1)
+"""Pretended: for a kind of device that this code has no branch for."""
 CALIBRATION, ROUNDING = sequences(), sequences((40,) * 16)
 FORMATS = {"bf16": "bf16", "w8": "qint8", "w4": "qint4", "w2": "qint2:hqq", "g2": "qint2:gptq"}
 NAMES = [f"model.layers.{number}" for number in range(tiny_models.LAYERS)]
@@ -57,6 +60,7 @@ class Pair:
     device: torch.device
     together: Variants
     spread: Variants
+    places: AbstractContextManager[object]
 
     def batches(self) -> Iterator[Batch]:
         return calibration.batches(CALIBRATION, 2, self.device)
@@ -76,14 +80,25 @@ def made(device: torch.device, elsewhere: torch.device | None, compute: torch.dt
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((CPU_0, CPU), id="brought"),
-        pytest.param((CPU_0, CPU_1), id="sent"),
+        pytest.param((NEAR, CPU), id="brought"),
+        pytest.param((NEAR, FAR), id="sent"),
         pytest.param((GPU, CPU), id="cuda", marks=cuda),
     ],
 )
-def pair(request: pytest.FixtureRequest) -> Pair:
+def both(request: pytest.FixtureRequest) -> Pair:
     device, elsewhere = request.param
-    return Pair(device, made(device, None), made(device, elsewhere))
+    places = nullcontext() if device == GPU else TwoDevices()
+    with places:
+        return Pair(device, made(device, None), made(device, elsewhere), places)
+
+
+@pytest.fixture
+def pair(both: Pair, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
+    generator = torch.Generator
+    if both.device == NEAR:  # it is no tensor, so its device cannot be pretended
+        monkeypatch.setattr(torch, "Generator", lambda device=None: generator())
+    with both.places:
+        yield both
 
 
 def logits(variants: Variants, variant: str, batch: Batch) -> torch.Tensor:
@@ -113,10 +128,10 @@ def test_a_variant_runs_its_own_layers(pair: Pair) -> None:
 
 def test_sensitivities(pair: Pair) -> None:
     cells = [
-        sensitivity.exact_cell(v, model_parts(v.loaded.model, "group"), "group", CALIBRATION, pair.batches(), lambda done: None)
+        sensitivity.exact_cell(v, model_parts(v.loaded.model), "layer", CALIBRATION, pair.batches(), lambda done: None)
         for v in (pair.together, pair.spread)
     ]
-    assert len(cells[0].measurements) == tiny_models.LAYERS * 4 * 4
+    assert len(cells[0].measurements) == tiny_models.LAYERS * 4
     for one, other in zip(cells[0].measurements, cells[1].measurements, strict=True):
         assert (one.part, one.format, one.stored_bytes) == (other.part, other.format, other.stored_bytes)
         pair.close(one.kl_nats, other.kl_nats)
@@ -221,11 +236,21 @@ def test_skipped_layers_run_elsewhere_again_afterwards(pair: Pair) -> None:
     assert {kept.entering(start).device for start in range(len(blocks) + 1)} == {whole.device}
 
 
-def test_where_layers_lie_is_in_the_record() -> None:
-    assert made(CPU_0, None).loaded.info(torch.float32).placement == {}
-    model = tiny_models.llama()
-    placement.place(model, CPU_0, dict(zip(NAMES, (CPU_0, CPU, CPU), strict=True)))
-    assert placement.said(model) == {"0-2": "cpu"}, "read off the weights, and there is one CPU"
+def test_where_layers_lie_is_in_the_record(pair: Pair) -> None:
+    device, elsewhere = placement.of(pair.spread.reference)[NAMES[0]], placement.of(pair.spread.reference)[NAMES[1]]
+    assert device == pair.device
+    assert pair.spread.loaded.info(torch.float32).placement == {"0": str(device), "1-2": str(elsewhere)}
+    assert pair.together.loaded.info(torch.float32).placement == {}
+
+
+def test_the_pretended_devices_refuse_what_real_ones_refuse() -> None:
+    with TwoDevices():
+        model = tiny_models.llama()
+        placement.place(model, NEAR, dict.fromkeys(NAMES, NEAR))
+        torch.nn.Module.to(model.model.layers[1], CPU)
+        batch = next(calibration.batches(CALIBRATION, 2, NEAR))
+        with pytest.raises(RuntimeError, match="expected all tensors on one device, found cpu, xpu:0"):
+            divergence.logits_of(model, batch)
 
 
 def test_layers_fill_one_device_after_the_other() -> None:
@@ -235,7 +260,7 @@ def test_layers_fill_one_device_after_the_other() -> None:
     plan = partial(placement.planned, model)
     assert set(plan({GPU: 3 * layer + outside, CPU: 0}).values()) == {GPU}
     assert list(plan({GPU: 3 * layer + outside - 1, CPU: 2 * layer}).values()) == [GPU, CPU, CPU], "one place is for what is brought"
-    assert list(plan({GPU: 2 * layer + outside, CPU_1: layer, CPU: layer}).values()) == [GPU, CPU_1, CPU]
+    assert list(plan({GPU: 2 * layer + outside, SECOND: layer, CPU: layer}).values()) == [GPU, SECOND, CPU]
     assert list(plan({GPU: layer + outside, CPU: 3 * layer}).values()) == [CPU, CPU, CPU]
     for room in ({GPU: layer + outside - 1, CPU: 9 * layer}, {GPU: 2 * layer + outside, CPU: 2 * layer - 1}):
         with pytest.raises(ModelError, match=r"^it takes 0\.0 GB .* there is room for 0\.0 GB on cuda:0, 0\.0 GB on the host: name fewer"):
