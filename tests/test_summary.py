@@ -301,11 +301,17 @@ def test_layers_that_were_not_swept_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def test_about_the_model(tmp_path: Path) -> None:
-    facts = {"revision": "12fd25f", "random_weights": True, "not_quantizable": {"Conv1D": 28_311_552}}
+    facts = {
+        "revision": "12fd25f",
+        "random_weights": True,
+        "not_quantizable": {"Conv1D": 28_311_552},
+        "placement": {"0": "cuda:0", "1-3": "cpu"},
+    }
     about = summary(analyse(read_run(write(tmp_path, run_dict(without(SensitivityCell), **facts)))))
     assert row(about, "revision")[1] == "12fd25f"
     assert row(about, "weights")[1].startswith("**random**")
     assert row(about, "configuration sha256")
+    assert row(about, "spread")[1].startswith("layers 0 on cuda:0, layers 1-3 on cpu")
     assert row(about, "not quantizable")[1].startswith("Conv1D (28,311,552 parameters)")
 
 

@@ -34,6 +34,11 @@ class TwoDevices(TorchFunctionMode):
             return self._moved(func, args, kwargs)
         if func is torch._has_compatible_shallow_copy_type:  # asked whether a parameter may take what was moved
             return True
+        if func is torch.autograd.grad:  # gradients lie where what they belong to lies
+            found = func(*args, **kwargs)
+            for gradient, tensor in zip(found, tensors(args[1]), strict=True):
+                self.put(gradient, self.place(tensor) or HOST)
+            return found
         asked = kwargs.get("device")
         if asked is not None:
             kwargs["device"] = HOST

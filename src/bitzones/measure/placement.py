@@ -107,7 +107,7 @@ def place(model: torch.nn.Module, device: torch.device, placement: Placement) ->
     inside = {id(module) for layer in layers.values() for module in layer.modules()}
     for name, layer in layers.items():
         torch.nn.Module.to(layer, placement[name])
-        if placement[name] != device:  # a method that is bound, unlike a hook, is told by its copy which layer it runs
+        if placement[name] != device:  # bound, so that a deep copy of the layer runs the copy
             vars(layer)["forward"] = MethodType(_brought if placement[name] == HOST else _sent, layer)
     for module in model.modules():
         if id(module) not in inside:

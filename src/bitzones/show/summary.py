@@ -187,6 +187,9 @@ def about(analysis: Analysis) -> str:
         if model.revision is not None:
             rows.append(("revision", markdown(model.revision)))
         rows.append(("configuration sha256" if model.random_weights else "model sha256", markdown(model.sha256[:16])))
+        if model.placement:
+            places = ", ".join(f"layers {layers} on {markdown(device)}" for layers, device in model.placement.items())
+            rows.append(("spread", f"{places}: too large for its GPU; times include what it takes to bring weights or states there"))
         if model.not_quantizable:
             kinds = ", ".join(f"{markdown(kind)} ({count:,} parameters)" for kind, count in model.not_quantizable.items())
             rows.append(("not quantizable", f"{kinds}: inside the decoder layers, left as they are"))
