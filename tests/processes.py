@@ -47,6 +47,8 @@ def _child(kind: str, arguments: Sequence[str], folder: str, environment: Mappin
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     os.chdir(folder)
+    for name in [name for name in os.environ if name.startswith("PYTEST_")]:  # a worker's: pytest-benchmark would time nothing
+        del os.environ[name]
     os.environ.update(environment)
     sys.argv = [kind, *arguments]
     try:

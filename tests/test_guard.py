@@ -170,9 +170,9 @@ def test_names_are_escaped_wherever_they_stand(folder: Path) -> None:
 
 
 def test_every_command_says_what_it_does() -> None:
-    for name in ("compare", "baseline", "trend", "export-metrics"):
+    for name in ("compare", "baseline", "trend", "matrix", "export-metrics"):
         assert ran(name, "--help")[0] == 0
-    assert set(guard.__all__) == {"compare", "export_metrics", "list_", "register", "save", "show", "trend"}
+    assert set(guard.__all__) == {"compare", "export_metrics", "list_", "matrix", "register", "save", "show", "trend"}
 
 
 def test_a_trend_marks_what_compare_calls_worse(folder: Path, runs: tuple[Data, Data]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -178,7 +179,8 @@ def test_the_cells_before_an_interruption_are_kept(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["bitzones.measure.plugin"]\n')
     (tmp_path / "test_bench.py").write_text(STOPPED)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", "--benchmark-json=run.json", "."]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker, of which nothing is timed
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path, env=alone)
     assert done.returncode == 2, done.stdout + done.stderr
     cells = {b["name"]: b["extra_info"]["bitzones"] for b in json.loads((tmp_path / "run.json").read_text())["benchmarks"]}
     assert list(cells) == ["test_finished", "test_impossible", "test_in_flight"]
