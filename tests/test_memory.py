@@ -32,15 +32,15 @@ def test_a_cpu_gives_rss_and_says_why_it_gives_no_more(variants: Variants) -> No
 
 def test_rss_grows_with_what_is_held() -> None:
     before = device.rss_bytes().value
-    held = torch.ones(64 << 20, dtype=torch.uint8)
+    held = torch.ones(512 << 20, dtype=torch.uint8)  # far more than a process that ran other tests may have kept of what it freed
     after = device.rss_bytes().value
     assert before is not None
     assert after is not None
-    assert after - before > 48 << 20
-    assert held.numel() == 64 << 20
+    assert after - before > 256 << 20
+    assert held.numel() == 512 << 20
     peak = device.peak_rss_bytes().value
     assert peak is not None
-    assert peak > 64 << 20
+    assert peak >= after
 
 
 def test_bytes_by_format_add_up(variants: Variants) -> None:
