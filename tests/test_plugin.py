@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +175,8 @@ def test_never_reached(cell):
 def test_the_cells_before_an_interruption_are_kept(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["bitzones.measure.plugin"]\n')
     (tmp_path / "test_bench.py").write_text(STOPPED)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", "--benchmark-json=run.json", "."]
-    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # no worker, of which nothing is timed
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path, env=alone)
-    assert done.returncode == 2, done.stdout + done.stderr
+    done = processes.run("pytest", ["-q", "-p", "no:cacheprovider", "--rootdir=.", "--benchmark-json=run.json", "."], tmp_path)
+    assert done.code == 2, done.out + done.err
     cells = {b["name"]: b["extra_info"]["bitzones"] for b in json.loads((tmp_path / "run.json").read_text())["benchmarks"]}
     assert list(cells) == ["test_finished", "test_impossible", "test_in_flight"]
     assert cells["test_finished"]["kind"] == "memory"

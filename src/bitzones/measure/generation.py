@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from bitzones.errors import NonFiniteError
 from bitzones.measure import cache, reading
-from bitzones.measure.encoding import Encoded, Text, encoded
+from bitzones.measure.encoding import Encoded, encoded, text_of
 from bitzones.measure.padding import padded
 from bitzones.measure.progress import Progress, silent
 from bitzones.measure.reading import Context, Continuation
@@ -59,7 +59,7 @@ def answers(
         NonFiniteError: a likelihood, or a logit that decides, is NaN or infinite.
         TaskError: an item is longer than the model has positions, or its answer has no token of its own.
     """
-    texts = [Text(item.id, item.prompt, (item.answer,)) for item in items]
+    texts = [text_of(item) for item in items]
     end = model.generation_config.eos_token_id if model.generation_config.eos_token_id is not None else tokenizer.eos_token_id
     stops = end if isinstance(end, list) else [] if end is None else [end]
     config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=stops[0] if stops else 0)

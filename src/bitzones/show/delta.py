@@ -15,7 +15,7 @@ from bitzones.profile import Gate
 from bitzones.show.tables import ABSENT, details, markdown, megabytes, milliseconds, more_nats, nats, p_value, percent, plain, table
 from bitzones.stats import Estimate
 
-__all__ = ["SHOWN", "delta", "delta_json", "delta_lines", "judged", "metrics_table", "speaking"]
+__all__ = ["delta", "delta_json", "delta_lines", "every", "judged", "metrics_table", "telling"]
 
 SHOWN: tuple[Status, ...] = ("failed", "missing", "worse", "cannot tell", "better", "new")
 """What stands above the fold; ``same`` and ``incomparable`` do not."""
@@ -42,7 +42,7 @@ def delta_lines(comparison: Comparison, code: int) -> list[str]:
     lines = [f"{ANSWERS[code]}: {_counts(comparison)}"]
     for cell in comparison.cells:
         if cell.status in {"failed", "missing", "worse"}:
-            lines += [plain(f"{cell.status}: {_name(cell)}: {_said(metric)}", 300) for metric in speaking(cell)[:3]]
+            lines += [plain(f"{cell.status}: {_name(cell)}: {_said(metric)}", 300) for metric in _speaking(cell)[:3]]
     if comparison.moved:
         lines.append(f"zones moved: {_moved(comparison)}")
     if comparison.other_machine is not None:
@@ -65,7 +65,7 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
     yield f"What differs: {changed}." if changed else "Same releases, model and profile."
     if comparison.other_machine is not None:
         yield f"Times and memory in use are not compared, other machine: {markdown(comparison.other_machine, 300)}."
-    rows = [(cell, metric) for status in SHOWN for cell in comparison.cells if cell.status == status for metric in speaking(cell)]
+    rows = telling(comparison)
     if rows:
         yield metrics_table(rows[:LONGEST_TABLE])
     if len(rows) > LONGEST_TABLE:
@@ -76,7 +76,18 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
         yield f"Zones moved: {_moved(comparison)}." if comparison.moved else "Zones: no layer moved."
 
 
-def speaking(cell: CellDelta) -> list[Metric]:
+def telling(comparison: Comparison) -> list[tuple[CellDelta, Metric]]:
+    """What did not stay the same, the gravest first: cells with the metrics that gave them their status."""
+    cells = [cell for status in SHOWN for cell in comparison.cells if cell.status == status]
+    return [(cell, metric) for cell in cells for metric in _speaking(cell)]
+
+
+def every(comparison: Comparison) -> list[tuple[CellDelta, Metric]]:
+    """All cells with all their metrics."""
+    return [(cell, metric) for cell in comparison.cells for metric in cell.metrics]
+
+
+def _speaking(cell: CellDelta) -> list[Metric]:
     """The metrics that gave a cell its status."""
     return [metric for metric in cell.metrics if metric.status == cell.status]
 
@@ -141,8 +152,8 @@ def _said(metric: Metric) -> str:
 
 
 def _folds(comparison: Comparison) -> Iterator[str]:
-    every = [(cell, metric) for cell in comparison.cells for metric in cell.metrics]
-    yield details(f"Every metric ({len(every)})", metrics_table(every))
+    rows = every(comparison)
+    yield details(f"Every metric ({len(rows)})", metrics_table(rows))
     yield details("How it was judged", "\n\n".join(judged(comparison.gate)))
     yield details("The two runs", _sides(comparison.old, comparison.new))
 

@@ -13,7 +13,7 @@ from bitzones.decide.readings import Reading, readings
 from bitzones.decide.released import as_asked, reloaded
 from bitzones.decide.run_file import RunFile
 from bitzones.records import ReleaseCell
-from bitzones.show.delta import SHOWN, judged, metrics_table, speaking
+from bitzones.show.delta import every, judged, metrics_table, telling
 from bitzones.show.tables import ABSENT, details, markdown, megabytes, nats, percent, plain, table
 from bitzones.stats import Estimate
 
@@ -104,9 +104,7 @@ def _figure(item: Reading) -> str:
 
 
 def _release(item: Release) -> Iterator[str]:
-    cells = item.compared.cells
-    shown = [(cell, metric) for status in SHOWN for cell in cells if cell.status == status for metric in speaking(cell)]
-    every = [(cell, metric) for cell in cells for metric in cell.metrics]
+    shown, rows = telling(item.compared), every(item.compared)
     yield f"## {markdown(item.name)}"
-    yield metrics_table(shown) if shown else f"All {len(every)} figures are the same."
-    yield details(f"Every figure ({len(every)})", metrics_table(every))
+    yield metrics_table(shown) if shown else f"All {len(rows)} figures are the same."
+    yield details(f"Every figure ({len(rows)})", metrics_table(rows))
