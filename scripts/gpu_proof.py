@@ -22,6 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bitzones import profile
+from bitzones.decide import times
 from bitzones.decide.collect import analyse, read_run
 from bitzones.decide.run_file import RunFile
 from bitzones.measure import cache as caches
@@ -76,7 +77,7 @@ def repeated(first: RunFile, second: RunFile) -> Iterator[Verdict]:
     for cell in second.of(LatencyCell):
         if (old := before.get(_key(cell))) is not None:
             change = statistics.median(cell.rounds_s) / statistics.median(old.rounds_s) - 1
-            disturbed = [word for item in (old, cell) if item.gpu for word in item.gpu.disturbed]
+            disturbed = [word for item in (old, cell) for word in times.disturbances(item)]
             said = f"{cell.variant} {cell.phase} batch {cell.batch}{' compiled' if cell.compiled else ''}: {change:+.1%}"
             yield Verdict(f"two runs within {REPEATED:.0%}", f"{said} {disturbed or ''}", abs(change) <= REPEATED or bool(disturbed))
 

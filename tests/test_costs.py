@@ -83,8 +83,19 @@ def test_what_the_driver_saw_is_carried() -> None:
     )
     joules = Figure(value=0.5, unit="J/token", status="ok")
     energy = Energy(per_token=joules, idle=Figure(value=70, unit="W", status="ok"), window_s=2, tokens=9)
-    (found,) = decided(cell("bf16", gpu=watch, energy=energy, device_rounds_s=(0.5,) * 20, warmup_stable=False))
+    (found,) = decided(cell("bf16", gpu=watch, energy=energy, rounds_s=(0.5,) * 20, device_rounds_s=(0.5,) * 20, warmup_stable=False))
     assert (found.disturbed, found.joules_per_token, found.device_median_s, found.warmup_stable) == (watch.disturbed, joules, 0.5, False)
+
+
+def test_rounds_of_a_gpu_that_differ_are_not_its_own_time() -> None:
+    apart, together = (1.0, 1.3) * 10, (1.0, 1.01) * 10
+    steady, waits, on_a_cpu = decided(
+        cell("bf16", rounds_s=together, device_rounds_s=together),
+        cell("w4", rounds_s=apart, device_rounds_s=apart),
+        cell("w2", rounds_s=apart),
+    )
+    assert (steady.disturbed, on_a_cpu.disturbed) == ((), ())
+    assert waits.disturbed == ("the middle 80% of 20 rounds differ by 26%, as kernels alone do not",)
 
 
 def test_a_cell_that_had_to_halve_its_batch_is_no_reference_for_one_that_had_not() -> None:

@@ -103,6 +103,15 @@ def test_a_round_again_writes_the_same_after_the_same_prompt(model: LlamaForCaus
     assert torch.equal(kept.layers[0].keys, keys)
 
 
+def test_a_prompt_is_read_once(model: LlamaForCausalLM) -> None:
+    timed, read = latency.prepare(model, DECODE, seed=3), []
+    hook = model.register_forward_pre_hook(lambda _model, _args, given: read.append(given["input_ids"].shape[1]), with_kwargs=True)
+    for _ in range(2):
+        timed.run(*timed.setup())
+    hook.remove()
+    assert read == [5, *[1] * 3, *[1] * 3]
+
+
 def test_a_model_without_a_static_cache_decodes_on_a_growing_one(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     static = latency.prepare(model, DECODE, seed=3)
     expected = static.run(*static.setup())

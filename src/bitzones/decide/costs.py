@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from bitzones.decide import part_times
+from bitzones.decide import part_times, times
 from bitzones.decide.analysis import LatencyFigures, MemoryFigures, PartLatencyFigures, PlanTime, ShapeFigures
 from bitzones.decide.plan import Plan
 from bitzones.decide.sensitivity import INTERVAL_RESAMPLES
@@ -117,7 +117,7 @@ def _latency(
         ),
         joules_per_token=cell.energy.per_token if cell.energy else None,
         warmup_stable=cell.warmup_stable,
-        disturbed=cell.gpu.disturbed if cell.gpu else (),
+        disturbed=times.disturbances(cell),
         asked_batch=cell.asked_batch if cell.shortages else None,
     )
 

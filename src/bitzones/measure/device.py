@@ -54,6 +54,10 @@ CPU_CACHE_ELEMENTS = 2**17
 CUDA_CHUNK_ELEMENTS = 2**26
 """A quarter of a gigabyte of float32: enough to occupy a GPU, small beside the logits of a batch."""
 
+CUDA_COMPILE = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
+"""Of torch.compile: no kernel is launched by hand, and a product with one row is written as a reduction and tuned, which is what comes near
+the bandwidth of memory (torch/_inductor/decomposition.py says so of `mm`; gpt-fast, H. He 2023, does the same)."""
+
 COPY_BYTES = {False: 2**28, True: 2**30}
 """For a CPU and for CUDA: far more than the last cache of either holds, so that memory is timed."""
 
@@ -245,8 +249,8 @@ def copy_bandwidth(device: torch.device) -> Figure:
 
 
 def compiled(model: torch.nn.Module, device: torch.device) -> Any:
-    """A model through torch.compile for fixed shapes: with CUDA graphs on a GPU, plain on a CPU. Compiles when it is first called."""
-    return torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default", dynamic=False)
+    """A model through torch.compile for fixed shapes: with `CUDA_COMPILE` on a GPU, plain on a CPU. Compiles when it is first called."""
+    return torch.compile(model, options=dict(CUDA_COMPILE) if device.type == "cuda" else None, dynamic=False)
 
 
 def is_compiler_error(error: BaseException) -> bool:

@@ -240,15 +240,21 @@ def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -
 def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: int, seed: int, *, compiled: bool = False) -> Timed:
     """Writing ``new_tokens`` tokens greedily after a prompt that is already read, without an early stop.
 
-    On a static cache where the model can have one: then what one `setup` gives is good for one round, since the next one overwrites it.
+    On a static cache where the model can have one: then what one `setup` gives is good for one round, since the next one overwrites it, and
+    where that cache can be wound back, the prompt is read once only.
     """
     ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
     static = caches.static(model, prompt_tokens + new_tokens)
     step = devices.compiled(model, model.device) if compiled else model
     held: list[tuple[Any, torch.Tensor]] = []
 
+    rewinds = static is not None and caches.can_wind_back(static)
+
     @torch.no_grad()
     def setup() -> tuple[Any, ...]:
+        if held and rewinds:
+            caches.wind_back(held[0][0], prompt_tokens)
+            return held[0]
         if static is not None:
             static.reset()
         out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **(caches.as_argument(model, static) if static is not None else {}))
@@ -265,9 +271,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
         return token
 
     def again() -> None:
-        cache, token = held[0]
-        caches.wind_back(cache, prompt_tokens)
-        run(cache, token)
+        run(*setup())
 
     def cache_bytes(positions: float) -> int | None:
         return round(caches.bytes_per_position(held[0][0]) * positions) if held else None
@@ -282,7 +286,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
         weight_bytes=weight_bytes(model),
         cache_bytes=lambda: cache_bytes(prompt_tokens + (new_tokens + 1) / 2),
         held_cache_bytes=lambda: cache_bytes(prompt_tokens + new_tokens),
-        again=again if static is not None and caches.can_wind_back(static) else None,
+        again=again if rewinds else None,
     )
 
 
