@@ -103,12 +103,15 @@ def collect(
 
 
 def _collect_several(run_files: list[Path], output: Path) -> None:
-    from bitzones.decide import collect as decide
-    from bitzones.show import report, side_by_side
+    from bitzones.show import drawing
 
-    names = side_by_side.names_of(run_files)
-    runs = [side_by_side.Named(name, decide.analyse(decide.read_run(path))) for name, path in zip(names, run_files, strict=True)]
-    typer.echo(f"report: {report.write_comparison(runs, output)[0]}")
+    with drawing.beside() as draw:  # before anything else is imported, so that it is ready when there is something to draw
+        from bitzones.decide import collect as decide
+        from bitzones.show import report, side_by_side
+
+        names = side_by_side.names_of(run_files)
+        runs = [side_by_side.Named(name, decide.analyse(decide.read_run(path))) for name, path in zip(names, run_files, strict=True)]
+        typer.echo(f"report: {report.write_comparison(runs, output, draw)[0]}")
 
 
 @app.command()
@@ -126,11 +129,14 @@ def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="What
 
 
 def _collect(run_file: Path, output: Path) -> None:
-    from bitzones.decide import collect as decide
-    from bitzones.show import report, summary
+    from bitzones.show import drawing
 
-    analysis = decide.analyse(decide.read_run(run_file))
-    written = report.write_report(analysis, output)
+    with drawing.beside() as draw:  # before anything else is imported, so that it is ready when there is something to draw
+        from bitzones.decide import collect as decide
+        from bitzones.show import report, summary
+
+        analysis = decide.analyse(decide.read_run(run_file))
+        written = report.write_report(analysis, output, draw)
     for line in summary.headline(analysis):
         typer.echo(line)
     typer.echo(f"report: {written[0]}")

@@ -34,16 +34,17 @@ OPTIONAL = (PLAN, *(f"{name}.{kind}" for name in PICTURES for kind in ("svg", "p
 """What a report can be without: one without a plan, or without anything to draw."""
 
 
-def write_report(analysis: Analysis, folder: Path) -> list[Path]:
+def write_report(analysis: Analysis, folder: Path, draw: vega.Draw = vega.here) -> list[Path]:
     """Write report.html, summary.md, two diagrams, analysis.json, and, where there are such, plan.json and pictures.
 
-    Returns the paths in that order.
+    Returns the paths in that order. ``draw`` is who draws the pictures, while the texts are made if it can.
 
     Without a plan there is no plan.json: that of an earlier report is removed, lest it be taken for this run's; so are pictures.
 
     Raises:
         OutputError: the folder cannot be made or written; files of an earlier report are then as they were.
     """
+    drawn = draw({name: spec for name, chart in PICTURES.items() if (spec := chart(analysis)) is not None})
     contents: dict[str, str | bytes] = {
         "report.html": page(analysis),
         "summary.md": summary(analysis),
@@ -53,21 +54,17 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
     }
     if analysis.decision is not None:
         contents[PLAN] = _json(analysis.decision.plan)
-    for name, chart in PICTURES.items():
-        if (spec := chart(analysis)) is not None:
-            drawn = vega.svg(spec)
-            contents |= {f"{name}.svg": drawn, f"{name}.png": vega.png(drawn)}
-    return _written(folder, contents, OPTIONAL)
+    return _written(folder, contents | drawn(), OPTIONAL)
 
 
-def write_comparison(runs: Sequence[Named], folder: Path) -> list[Path]:
+def write_comparison(runs: Sequence[Named], folder: Path, draw: vega.Draw = vega.here) -> list[Path]:
     """Write the report of several runs: report.html and summary.md, and the whole report of each in a folder of its name.
 
     Raises:
         OutputError: a folder cannot be made or written; the comparison is written last, so that it never stands without its runs.
     """
     for run in runs:
-        write_report(run.analysis, folder / run.name)
+        write_report(run.analysis, folder / run.name, draw)
     contents: dict[str, str | bytes] = {"report.html": compared_page(runs), "summary.md": compared_summary(runs)}
     return _written(folder, contents, ())
 

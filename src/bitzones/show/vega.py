@@ -10,7 +10,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,19 @@ import platformdirs
 
 from bitzones.files import beside
 
-__all__ = ["SCHEMA_URL", "VERSION", "Spec", "cached", "png", "script", "svg"]
+__all__ = ["SCHEMA_URL", "VERSION", "Draw", "Drawn", "Files", "Spec", "cached", "here", "pictures", "png", "script", "svg"]
 
 Spec = dict[str, Any]
 """A chart in the language of Vega-Lite."""
+
+Files = dict[str, bytes]
+"""Pictures by the names of their files."""
+
+Drawn = Callable[[], Files]
+"""Waits until they are drawn."""
+
+Draw = Callable[[Mapping[str, Spec]], Drawn]
+"""Is given charts as soon as they are known, and asked for their pictures when nothing else is left to do."""
 
 VERSION = "6.4"
 """Of Vega-Lite. One number, so that a report looks the same whichever release of vl-convert made it."""
@@ -53,6 +62,17 @@ def png(drawn: str) -> bytes:
 
     picture: bytes = vl_convert.svg_to_png(drawn, scale=PICTURE_SCALE)
     return picture
+
+
+def pictures(charts: Mapping[str, Spec]) -> Files:
+    """Every chart as an SVG and as a PNG."""
+    drawn = {name: svg(chart) for name, chart in charts.items()}
+    return {f"{name}.{kind}": data for name, text in drawn.items() for kind, data in (("svg", text.encode("utf-8")), ("png", png(text)))}
+
+
+def here(charts: Mapping[str, Spec]) -> Drawn:
+    """The charts are drawn by this process, when they are asked for."""
+    return functools.partial(pictures, charts)
 
 
 @functools.cache
