@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
@@ -31,6 +32,7 @@ __all__ = [
     "bootstrap_p",
     "bootstrap_ratio",
     "estimate",
+    "estimates",
     "fewest_losses",
     "holm",
     "mcnemar_exact",
@@ -69,6 +71,9 @@ HALVINGS = 53
 
 DRAWS = 2**22
 """Draws that `resampled_sums` holds at a time, 32 MiB of them: a hundred thousand items are summed in the memory of a thousand."""
+
+DRAWN = 4
+"""Matrices that `resample_weights` keeps: the same are asked for again and again, and drawing them takes longer than any use of them."""
 
 EXACT_CHANCE_ITEMS = 2000
 """Above this many items the Poisson-binomial sum is replaced by its normal limit, which is then exact to more digits than are printed."""
@@ -293,18 +298,23 @@ def above_chance(k: int, chances: Sequence[float]) -> float:
     return min(1.0, float(right[max(k, 0) :].sum()))
 
 
+@lru_cache(maxsize=DRAWN)
 def resample_weights(units: int, resamples: int, seed: int) -> Floats:
     """How often each unit is drawn in each bootstrap resample: shape (resamples, units), every row sums to ``units``.
 
     One matrix serves everything that was measured on the same units, so that all of it is resampled alike and differences are paired.
     """
-    draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
-    return draws.astype(np.float64)
+    draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
+    draws.setflags(write=False)
+    return draws
 
 
 def resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
     """Sums over the units of ``values[k, unit]`` in every resample, shape (resamples, k): drawn as `resample_weights`, some at a time."""
-    rng, units = np.random.default_rng(seed), values.shape[1]
+    units = values.shape[1]
+    if units * resamples <= DRAWS:
+        return resample_weights(units, resamples, seed) @ values.T
+    rng = np.random.default_rng(seed)
     step = max(1, DRAWS // units)
     shares = np.full(units, 1 / units)
     parts = [rng.multinomial(units, shares, size=min(step, resamples - start)) @ values.T for start in range(0, resamples, step)]
@@ -330,6 +340,14 @@ def estimate(value: float, resampled: Floats, units: int) -> Estimate:
         return Estimate(value=float(value), low=None, high=None)
     interval = percentile_interval(value, resampled)
     return Estimate(value=interval.value, low=interval.low, high=interval.high)
+
+
+def estimates(values: Floats, resampled: Floats, units: int) -> list[Estimate]:
+    """`estimate` of ``values[k]`` from ``resampled[r, k]``, for every k: a thousand quantiles of one array, not of a thousand."""
+    if units < MIN_SEQUENCES:
+        return [Estimate(value=float(value), low=None, high=None) for value in values]
+    lows, highs = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+    return [Estimate(value=float(value), low=float(low), high=float(high)) for value, low, high in zip(values, lows, highs, strict=True)]
 
 
 def bootstrap_p(resampled: Floats) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,12 +95,7 @@ class Sequences:
     @property
     def weights(self) -> Floats:
         """How often each sequence is drawn in each resample."""
-        return _weights(len(self.tokens), self.seed)
-
-
-@lru_cache(maxsize=8)
-def _weights(units: int, seed: int) -> Floats:
-    return resample_weights(units, RESAMPLES, seed)
+        return resample_weights(len(self.tokens), RESAMPLES, self.seed)
 
 
 def kl(name: str, old: Sequence[float], new: Sequence[float], sequences: Sequences, gate: Gate) -> Draft:

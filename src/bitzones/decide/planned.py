@@ -77,6 +77,7 @@ def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:
 
 def part_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[PartPlan, ...]:
     """What the plan does to every part, with the share of resamples at each format."""
+    shares = np.stack([(choices == column).mean(axis=0) for column in range(len(menu.formats))], axis=1)
     return tuple(
         PartPlan(
             part=part.name,
@@ -86,7 +87,7 @@ def part_plans(measured: Measured, menu: Menu, choice: Integers, choices: Intege
             stored_bytes=int(menu.stored_bytes[row, choice[row]]),
             reference_bytes=part.reference_bytes,
             shares={
-                name: float((choices[:, row] == column).mean())
+                name: float(shares[row, column])
                 for column, name in enumerate(menu.formats)
                 if menu.offered[row, column] or column == choice[row]
             },

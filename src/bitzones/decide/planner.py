@@ -247,16 +247,16 @@ def _programme(known: Integers, costs: Floats, sizes: Integers, open_: Flags, bu
 
 def _with_ties(costs: Floats, sizes: Integers) -> Integers:
     """The resamples in which some parts may not be told apart: same bytes, and the same cost in every format of which one is finite."""
+    finite = np.isfinite(costs)
+    totals = np.where(finite, costs, -1.0).sum(axis=2)
+    totals[finite.sum(axis=2) < 2] = np.nan  # a part with one option left takes it, whatever it is equal to
     alike: dict[bytes, list[int]] = {}
     for part, row in enumerate(sizes):
         alike.setdefault(row.tobytes(), []).append(part)
     tied = np.zeros(len(costs), dtype=np.bool_)
     for parts in alike.values():
-        finite = np.isfinite(costs[:, parts])
-        totals = np.where(finite, costs[:, parts], -1.0).sum(axis=2)
-        totals[finite.sum(axis=2) < 2] = np.nan  # a part with one option left takes it, whatever it is equal to
-        totals.sort(axis=1)
-        tied |= (totals[:, 1:] == totals[:, :-1]).any(axis=1)
+        ordered = np.sort(totals[:, parts], axis=1)
+        tied |= (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
     return np.flatnonzero(tied)
 
 

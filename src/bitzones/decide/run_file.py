@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from bitzones.decide.consistency import faults
 from bitzones.errors import OutputError, RunFileError
@@ -139,7 +140,7 @@ def _error(path: Path | str, message: str) -> RunFileError:
 
 def _load(path: Path | str) -> dict[str, Any]:
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = _parsed(Path(path).read_bytes())
     except OSError as error:
         raise _error(path, f"cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:
@@ -151,6 +152,14 @@ def _load(path: Path | str) -> dict[str, Any]:
     if KEY not in data:
         raise _error(path, "written by pytest-benchmark, but not by a bitzones run: it has no key 'bitzones'")
     return data
+
+
+def _parsed(text: bytes) -> Any:
+    """JSON as Python reads it, by a parser that takes a fifth of the time; what that one does not read, Python's says why."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text.decode("utf-8"))
 
 
 def _run(path: Path | str, data: dict[str, Any]) -> Run:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitzones.decide.analysis import LayerRank, PartReading, WholeVariant
 from bitzones.records import DivergenceCell, Part, SensitivityCell
-from bitzones.stats import ALPHA, MIN_SEQUENCES, Estimate, bootstrap_ratio, estimate, resample_weights, weighted_ratio
+from bitzones.stats import ALPHA, MIN_SEQUENCES, Estimate, bootstrap_ratio, estimate, estimates, resample_weights, weighted_ratio
 
 __all__ = ["INTERVAL_RESAMPLES", "Measured", "Sample", "layers_of", "measured_of", "ranking", "readings", "sample_of", "whole_variants"]
 
@@ -120,13 +120,12 @@ def measured_of(cell: SensitivityCell, formats: tuple[str, ...], resamples: int,
 def readings(measured: Measured) -> tuple[PartReading, ...]:
     """Every measurement with its interval, parts in the model's order and formats from most to fewest bits."""
     parts, mean = {part.name: index for index, part in enumerate(measured.cell.parts)}, measured.mean
+    intervals = estimates(mean.ravel(), measured.resampled.reshape(len(measured.resampled), -1), measured.sequences)
     found = []
     for item in measured.cell.measurements:
         row, column = parts[item.part], measured.formats.index(item.format)
         part = measured.cell.parts[row]
-        kl = None
-        if item.kl_nats is not None:
-            kl = estimate(mean[row, column], measured.resampled[:, row, column], measured.sequences)
+        kl = None if item.kl_nats is None else intervals[row * mean.shape[1] + column]
         bits = item.stored_bytes * 8 / part.parameters if part.parameters else None
         reading = PartReading(
             part=part.name,
@@ -170,24 +169,20 @@ def ranking(measured: Measured) -> tuple[LayerRank, ...]:
     best, worst = np.quantile(ranks, [ALPHA / 2, 1 - ALPHA / 2], axis=0, method="inverted_cdf")
     enough = measured.sequences >= MIN_SEQUENCES
     names, order = list(layers), np.argsort(-values, kind="stable")
-    found = []
-    for rank, at in enumerate(order):
-        told = None
-        if rank + 1 < len(order):
-            below = order[rank + 1]
-            difference = estimate(values[at] - values[below], resampled[:, at] - resampled[:, below], measured.sequences)
-            told = difference.low is not None and difference.low > 0
-        found.append(
-            LayerRank(
-                rank=rank + 1,
-                layer=names[at],
-                kl=estimate(values[at], resampled[:, at], measured.sequences),
-                best_rank=int(best[at]) if enough else None,
-                worst_rank=int(worst[at]) if enough else None,
-                told_from_next=told,
-            )
+    values, resampled = values[order], resampled[:, order]
+    differences = estimates(values[:-1] - values[1:], resampled[:, :-1] - resampled[:, 1:], measured.sequences)
+    told = [difference.low is not None and difference.low > 0 for difference in differences]
+    return tuple(
+        LayerRank(
+            rank=rank + 1,
+            layer=names[at],
+            kl=kl,
+            best_rank=int(best[at]) if enough else None,
+            worst_rank=int(worst[at]) if enough else None,
+            told_from_next=told[rank] if rank < len(told) else None,
         )
-    return tuple(found)
+        for rank, (at, kl) in enumerate(zip(order, estimates(values, resampled, measured.sequences), strict=True))
+    )
 
 
 def whole_variants(

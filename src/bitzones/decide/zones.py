@@ -136,8 +136,8 @@ def layer_zones(measured: Measured, menu: Menu, choice: Integers, choices: Integ
 
 def _shares(menu: Menu, choices: Integers) -> tuple[float, float]:
     """The share of plans that put all of these parts at the lowest format, and of those that put all at the highest or the reference."""
-    lowest, highest = ([menu.formats.index(name) for name in names] for names in extremes(menu.formats[:-1], menu.formats[-1]))
-    low, high = (float(np.isin(choices, wanted).all(axis=1).mean()) for wanted in (lowest, highest))
+    wanted = (np.array([name in names for name in menu.formats]) for names in extremes(menu.formats[:-1], menu.formats[-1]))
+    low, high = (float(within[choices].all(axis=1).mean()) for within in wanted)
     return low, high
 
 

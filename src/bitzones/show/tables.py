@@ -6,7 +6,6 @@ This module does not know which strings are trustworthy, so it trusts none. It k
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from tabulate import tabulate
@@ -58,7 +57,7 @@ def plain(text: str, longest: int = LONGEST) -> str:
     'two lines of text'
     """
     line = " ".join(text.split())
-    shown = "".join("\ufffd" if unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Co", "Cn"} else letter for letter in line)
+    shown = line if line.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}\u2026"
 
 
