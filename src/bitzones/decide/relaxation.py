@@ -18,6 +18,9 @@ __all__ = ["Floats", "Integers", "improve", "pick", "relax", "undominated"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+BLOCK = 2**14
+"""Options of one format that are looked at together, 128 KiB of each figure."""
+
 NO_SIZE = np.iinfo(np.int64).max
 
 
@@ -57,8 +60,8 @@ def relax(costs: Floats, sizes: Integers, budgets: Integers) -> tuple[Integers, 
     """
     hull = _hulls(costs, sizes)
     price = _price(hull, budgets)
-    taken = (hull.slopes > price[:, None, None]).sum(axis=2)
-    choices: Integers = np.take_along_axis(hull.options, taken[..., None], axis=2)[..., 0]
+    taken = (hull.slopes > price).sum(axis=0)
+    choices: Integers = np.take_along_axis(hull.options, taken[None], axis=0)[0].T
     priced = costs + price[:, None, None] * sizes
     least = np.minimum.reduce([priced[..., option] for option in range(costs.shape[2])])
     return choices, least.sum(axis=1) - price * budgets, priced - least[:, :, None]
@@ -66,8 +69,8 @@ def relax(costs: Floats, sizes: Integers, budgets: Integers) -> tuple[Integers, 
 
 @dataclass(frozen=True)
 class _Hulls:
-    """Of every part the options on its lower hull from the smallest on, of shape (r, p, f); how steep the step to the next is and its size,
-    (r, p, f - 1); the size of the smallest, (r, p). A hull of fewer options repeats its last, with steps of no slope and no size."""
+    """Of every part the options on its lower hull from the smallest on, of shape (f, p, r); how steep the step to the next is and its size,
+    (f - 1, p, r); the size of the smallest, (p, r). A hull of fewer options repeats its last, with steps of no slope and no size."""
 
     options: Integers
     slopes: Floats
@@ -76,9 +79,19 @@ class _Hulls:
 
 
 def _hulls(costs: Floats, sizes: Integers) -> _Hulls:
-    """Gift wrapping (Jarvis 1973, Inf. Process. Lett. 2:18), option by option: a plane of all resamples and parts at a time is fast."""
-    planes = [(np.ascontiguousarray(costs[..., f]), np.ascontiguousarray(sizes[..., f])) for f in range(costs.shape[2])]
-    at, cost, size = np.zeros(costs.shape[:2], dtype=np.int64), np.full(costs.shape[:2], np.inf), np.full(costs.shape[:2], NO_SIZE)
+    """The hulls of all parts, as many at a time as a processor's cache holds."""
+    step = max(1, BLOCK // len(costs))
+    blocks = [slice(start, start + step) for start in range(0, costs.shape[1], step)]
+    found = [_wrapped(costs[:, some], sizes[:, some]) for some in blocks]
+    options, slopes, steps = (np.concatenate([getattr(one, name) for one in found], axis=1) for name in ("options", "slopes", "steps"))
+    return _Hulls(options, slopes, steps, np.concatenate([one.least for one in found]))
+
+
+def _wrapped(costs: Floats, sizes: Integers) -> _Hulls:
+    """Gift wrapping (Jarvis 1973, Inf. Process. Lett. 2:18), option by option: a plane of parts and resamples at a time is fast."""
+    planes = [(np.ascontiguousarray(costs[..., f].T), np.ascontiguousarray(sizes[..., f].T)) for f in range(costs.shape[2])]
+    shape = planes[0][0].shape
+    at, cost, size = np.zeros(shape, dtype=np.int64), np.full(shape, np.inf), np.full(shape, NO_SIZE)
     for option, (plane, bytes_) in enumerate(planes):
         smaller = (bytes_ < size) & (plane < np.inf)
         at[smaller], cost[smaller] = option, plane[smaller]
@@ -88,22 +101,25 @@ def _hulls(costs: Floats, sizes: Integers) -> _Hulls:
     for _ in planes[1:]:
         steepest, next_, next_cost, next_size = np.zeros(cost.shape), at, cost, size
         for option, (plane, bytes_) in enumerate(planes):
-            slope = (cost - plane) / np.where(bytes_ > size, bytes_ - size, 1)
-            better = (slope > steepest) & (bytes_ > size)
+            larger = bytes_ > size
+            if not larger.any():  # most parts have their options in one order of size: half of them are never the next
+                continue
+            slope = (cost - plane) / np.where(larger, bytes_ - size, 1)
+            better = larger & (slope > steepest)
             steepest, next_ = np.where(better, slope, steepest), np.where(better, option, next_)
             next_cost, next_size = np.where(better, plane, next_cost), np.where(better, bytes_, next_size)
         slopes.append(np.minimum(steepest, slopes[-1]) if slopes else steepest)  # rounding must not make a later step the steeper
         steps.append(next_size - size)
         at, cost, size = next_, next_cost, next_size
         options.append(at)
-    return _Hulls(np.stack(options, axis=2), np.stack(slopes, axis=2), np.stack(steps, axis=2), least)
+    return _Hulls(np.stack(options), np.stack(slopes), np.stack(steps), least)
 
 
 def _price(hull: _Hulls, budgets: Integers) -> Floats:
     """The slope of the first step that does not fit, where the steepest go first; 0 where all fit. All that are steeper fit."""
-    flat, room = hull.slopes.reshape(len(budgets), -1), budgets - hull.least.sum(axis=1)
-    order = np.argsort(-flat, axis=1)
-    used = np.take_along_axis(hull.steps.reshape(flat.shape), order, axis=1).cumsum(axis=1)
+    flat, steps = (np.ascontiguousarray(found.reshape(-1, len(budgets)).T) for found in (hull.slopes, hull.steps))
+    room, order = budgets - hull.least.sum(axis=0), np.argsort(-flat, axis=1)
+    used = np.take_along_axis(steps, order, axis=1).cumsum(axis=1)
     over = used > room[:, None]
     first = order[np.arange(len(flat)), over.argmax(axis=1)]
     return np.where(over.any(axis=1), flat[np.arange(len(flat)), first], 0.0)

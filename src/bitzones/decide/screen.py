@@ -69,20 +69,19 @@ def screen(found: Screen, measured: Measured) -> tuple[ScreenReading, ...]:
         if rows:
             names = [measured.cell.parts[row].name for row in rows]
             nats = np.array([_nats(found.scores[part, name]) for part in names])
-            readings.append(_reading(found.sample, name, names, nats, measured.kl[rows, column]))
+            readings.append(_reading(found.sample, name, names, nats, measured.mean[rows, column], measured.resampled[:, rows, column]))
     return tuple(readings)
 
 
-def _reading(sample: Sample, name: str, parts: list[str], fisher: Floats, exact: Floats) -> ScreenReading:
-    tokens = sample.tokens.sum()
-    guess, truth = fisher.sum(axis=1) / tokens, exact.sum(axis=1) / tokens
+def _reading(sample: Sample, name: str, parts: list[str], fisher: Floats, truth: Floats, resampled: Floats) -> ScreenReading:
+    guess = fisher.sum(axis=1) / sample.tokens.sum()
     guess_ranks, truth_ranks = mean_ranks(-guess), mean_ranks(-truth)
     order = np.argsort(-np.abs(guess_ranks - truth_ranks), kind="stable")[:MOST_DISAGREEMENTS]
     positive = truth > 0
     return ScreenReading(
         format=name,
         parts=len(parts),
-        spearman=_interval(sample, guess, truth, fisher, exact),
+        spearman=_interval(sample, guess, truth, fisher, resampled),
         median_ratio=float(np.median(guess[positive] / truth[positive])) if positive.any() else None,
         disagreements=tuple(
             Disagreement(part=parts[at], exact_rank=float(truth_ranks[at]), fisher_rank=float(guess_ranks[at]))
@@ -92,9 +91,8 @@ def _reading(sample: Sample, name: str, parts: list[str], fisher: Floats, exact:
     )
 
 
-def _interval(sample: Sample, guess: Floats, truth: Floats, fisher: Floats, exact: Floats) -> Interval | None:
+def _interval(sample: Sample, guess: Floats, truth: Floats, fisher: Floats, resampled: Floats) -> Interval | None:
     rho = float(spearman(guess, truth))
     if len(guess) < MIN_PAIRS or sample.sequences < MIN_SEQUENCES or not math.isfinite(rho):
         return None
-    resampled = [weighted_ratio(sample.weights, nats, sample.tokens) for nats in (fisher, exact)]
-    return spearman_interval(rho, len(guess), spearman(*resampled))
+    return spearman_interval(rho, len(guess), spearman(weighted_ratio(sample.weights, fisher, sample.tokens), resampled))
