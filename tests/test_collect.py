@@ -85,6 +85,12 @@ def test_a_file_cut_anywhere_is_one_line(tmp_path: Path) -> None:
         refused(tmp_path, whole[:cut])
 
 
+def test_what_only_python_s_parser_reads_is_read(tmp_path: Path, data: Data) -> None:
+    """Half a surrogate pair and a nesting of 300 are JSON to Python; neither concerns a cell."""
+    data["commit_info"] = {"author": "\ud800", "deep": json.loads("[" * 300 + "]" * 300)}
+    assert read_run(write(tmp_path, data)).cells
+
+
 def nan_in_kl(data: Data) -> None:
     cell_of(data, "sensitivity")["measurements"][3]["kl_nats"][7] = math.nan
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
+from bitzones.decide import relaxation
 from bitzones.decide.relaxation import improve, pick, relax, undominated
 
 
@@ -56,6 +57,16 @@ def test_the_bound_is_the_linear_programme_s(problem: tuple[np.ndarray, np.ndarr
     one = np.repeat(np.eye(len(costs[0])), costs.shape[2], axis=1)[:, offered]
     solved = linprog(costs[0].ravel()[offered], sizes[0].ravel()[None, offered], budgets[:1], one, np.ones(len(one)), bounds=(0, 1))
     assert bound == pytest.approx(solved.fun, abs=1e-6)
+
+
+@settings(max_examples=60)
+@given(problem=problems(), block=st.integers(1, 12))
+def test_some_parts_at_a_time_are_all_of_them(problem: tuple[np.ndarray, np.ndarray, np.ndarray], block: int) -> None:
+    whole = relax(*problem)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(relaxation, "BLOCK", block)
+        for alone, together in zip(relax(*problem), whole, strict=True):
+            np.testing.assert_array_equal(alone, together)
 
 
 def test_steps_are_taken_by_what_a_byte_brings() -> None:

@@ -206,6 +206,18 @@ def test_sums_in_pieces_are_the_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stats.resampled_sums(values, 50, 7) == pytest.approx(whole)
 
 
+@pytest.mark.parametrize("units", [stats.MIN_SEQUENCES, stats.MIN_SEQUENCES - 1])
+def test_many_estimates_are_each_s(units: int) -> None:
+    values, resampled = np.arange(3.0), np.random.default_rng(5).lognormal(size=(2000, 3))
+    each = [stats.estimate(value, column, units) for value, column in zip(values, resampled.T, strict=True)]
+    assert stats.estimates(values, resampled, units) == each
+
+
+def test_draws_that_are_shared_cannot_be_written() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        stats.resample_weights(7, 50, 3)[0, 0] = 1
+
+
 def test_above_chance_is_poisson_binomial() -> None:
     # Two items of chance 1/2 and 1/4: both right 1/8, at least one 1 - 3/8.
     assert stats.above_chance(2, (0.5, 0.25)) == pytest.approx(1 / 8)

@@ -27,7 +27,7 @@ FIRST: Mapping[str, vega.Spec] = {"first": {"data": {"values": [{"a": 1}]}, "mar
 @contextmanager
 def beside() -> Iterator[vega.Draw]:
     """Draw as `vega.here` does, but beside this process. Should the other one die, it is this one that draws, and says what is wrong."""
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603
         (sys.executable, "-m", __name__),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -56,6 +56,8 @@ def beside() -> Iterator[vega.Draw]:
             yield draw
         finally:
             other.kill()
+            with contextlib.suppress(BrokenPipeError):  # what a dead one did not read
+                asked.close()
 
 
 def _serve(asked: TextIO, answers: TextIO) -> None:
