@@ -127,18 +127,7 @@ class Session:
     @cached_property
     def scored(self) -> dict[str, TaskSet]:
         """Task name -> the items that are scored, as the data set has them: no model is needed to see that they are there."""
-        return {
-            task.name: tasks.load(
-                task.name,
-                limit=task.limit,
-                path=task.path,
-                take=task.take,
-                seed=self.profile.seed,
-                fewshot=task.fewshot,
-                chat_template=task.chat_template,
-            )
-            for task in self.profile.tasks
-        }
+        return tasks.of_profile(self.profile)
 
     @cached_property
     def asked(self) -> dict[str, TaskSet]:
