@@ -82,7 +82,7 @@ def test_solved_items_and_the_chat_are_those_of_the_profile(place: Path) -> None
     tokenizer.chat_template = tiny_models.CHATML
     for task, cell in zip(tasks.of_profile(small).values(), cells, strict=True):
         expected = accuracy.measure(tiny_models.llama(), tokenizer, prompts.asked(task, tokenizer), "f32", 4)
-        assert (cell.fewshot, cell.chat_template, cell.tokens) == (2, True, expected.tokens)
+        assert (cell.fewshot, cell.chat_template) == (2, True)
         assert cell.gold_nll_nats == pytest.approx(expected.gold_nll_nats, rel=1e-4)
 
 
