@@ -35,6 +35,7 @@ from bitzones.measure.hardware import Hardware
 from bitzones.measure.parts import Granularity, model_parts
 from bitzones.measure.plans import Rival
 from bitzones.measure.progress import Progress, silent
+from bitzones.measure.search import Workbench
 from bitzones.measure.tasks import TaskSet
 from bitzones.measure.variants import Variants
 from bitzones.profile import PLAN, Profile, is_calibrated, variant_formats
@@ -301,7 +302,7 @@ class Session:
 
         return shortage.halving(self.profile.calibration.batch, searched, self.device)[0]
 
-    def _whole(self, bench: search.Workbench, rivals: Iterable[Rival]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+    def _whole(self, bench: Workbench, rivals: Iterable[Rival]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
         """Plans and their weights, where those depend on the whole of a plan: calibrated formats are rounded layer after layer."""
         every = {name for part in self.parts for name in part.modules}
         covered = set(structure.quantizable_modules(self.variants.reference)) <= every
