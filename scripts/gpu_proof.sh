@@ -28,7 +28,8 @@ fi
 once='(latency or memory) and not plan and not (compile and (b8 or w8 or w4 or w2))'
 again='latency and b1 and (bf16 or w4) and not (compile and w4)'
 measure() {
-    "$python" -m pytest bench -q -p no:cacheprovider -k "$2" --bitzones-profile="scripts/proof/$scale.toml" --benchmark-json="$work/run-$1.json"
+    "$python" -m pytest bench -q -p no:cacheprovider -k "$2" --bitzones-profile="scripts/proof/$scale.toml" --benchmark-json="$work/run-$1.json" \
+        --bitzones-journal="$work/run-$1.jsonl"
 }
 say "latency and memory"
 began=$SECONDS

@@ -23,7 +23,13 @@ MEASURING = ("torch", "transformers", "optimum", "datasets", "safetensors", "pyt
 HAS_TORCH = find_spec("torch") is not None
 REQUIRED = frozenset(os.environ.get("BITZONES_REQUIRE", "").split())
 
-FILTER_WARNINGS = ("error",)
+FILTER_WARNINGS = (
+    "error",
+    # torch.compile of torch 2.11 imports a module of torch that uses what torch deprecates.
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning",
+    # A backward pass that returns from the host to a GPU: the thread that computes it there has no context yet, and torch makes it one.
+    "ignore:Attempting to run cuBLAS, but there was no current CUDA context:UserWarning",
+)
 """As pytest's ``filterwarnings``, later ones win. An exception is written here, with its reason."""
 
 

@@ -11,13 +11,9 @@ from bitzones.measure.tasks import Item, TaskSet
 
 SHOTS = (Item("s1", "Question: One?\nAnswer:", " yes", (" yes", " no")), Item("s2", "Question: Two?\nAnswer:", " no", (" yes", " no")))
 ITEM = Item("a", "Question: Is 12 even?\nAnswer:", " yes", (" yes", " no", "  maybe"), ((13, 15),))
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 TOKENIZER = tiny_models.tokenizer()
 CHAT = tiny_models.tokenizer()
-CHAT.chat_template = CHATML
+CHAT.chat_template = tiny_models.CHATML
 
 
 def content(item: Item) -> list[str]:
@@ -53,7 +49,7 @@ def test_a_chat_is_one_turn_of_the_user_and_answers_lose_their_space() -> None:
 def test_the_hash_is_of_the_template_too() -> None:
     task = TaskSet("some", 1, "choice", (ITEM,), chat_template=True)
     other = tiny_models.tokenizer()
-    other.chat_template = CHATML.replace("assistant", "model")
+    other.chat_template = tiny_models.CHATML.replace("assistant", "model")
     assert len({task.sha256, prompts.asked(task, CHAT).sha256, prompts.asked(task, other).sha256}) == 3
 
 

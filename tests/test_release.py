@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,26 @@ def test_the_plain_way_answers_as_the_shared_cache_does(place: Path, found: RunF
         assert (cell.item_ids, cell.predictions, cell.correct) == (expected.item_ids, expected.predictions, expected.correct)
         assert cell.predictions_normalized == expected.predictions_normalized
         assert cell.gold_nll_nats == pytest.approx(expected.gold_nll_nats, rel=1e-4)
+
+
+def test_solved_items_and_the_chat_are_those_of_the_profile(place: Path) -> None:
+    chosen = profile.load(str(place / "small.toml"))
+    shown = [task.model_copy(update={"fewshot": 2, "chat_template": True}) for task in chosen.tasks]
+    small = chosen.model_copy(update={"tasks": tuple(shown), "formats": ("qint8", "qint2:hqq"), "model": _with_chat(place, chosen.model)})
+    cells = [cell for cell in read(place, release.measure(small, lambda message: None)).of(AccuracyCell) if cell.variant == "f32"]
+    tokenizer = tiny_models.tokenizer()
+    tokenizer.chat_template = tiny_models.CHATML
+    for task, cell in zip(tasks.of_profile(small).values(), cells, strict=True):
+        expected = accuracy.measure(tiny_models.llama(), tokenizer, prompts.asked(task, tokenizer), "f32", 4)
+        assert (cell.fewshot, cell.chat_template) == (2, True)
+        assert cell.gold_nll_nats == pytest.approx(expected.gold_nll_nats, rel=1e-4)
+
+
+def _with_chat(place: Path, model: profile.Model) -> profile.Model:
+    folder = place / "chat"
+    shutil.copytree(place / "model", folder)
+    (folder / "chat_template.jinja").write_text(tiny_models.CHATML, encoding="utf-8")
+    return model.model_copy(update={"source": str(folder)})
 
 
 def test_formats_lose_what_the_checked_way_of_quantizing_loses(place: Path, found: RunFile) -> None:

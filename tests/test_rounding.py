@@ -10,6 +10,7 @@ import tiny_models
 import torch
 from tiny_sweep import CPU, sequences, swept
 
+from bitzones import profile
 from bitzones.decide.planner import budget_bytes
 from bitzones.errors import ModelError, NonFiniteError, TaskError
 from bitzones.measure import (
@@ -28,6 +29,7 @@ from bitzones.measure import (
 from bitzones.measure.calibration import Batch
 from bitzones.measure.moments import Entering, embedded, moments_of
 from bitzones.measure.parts import model_parts
+from bitzones.measure.session import Session
 from bitzones.measure.variants import Variants
 from bitzones.profile import PLAN, Budget, Plans
 
@@ -210,6 +212,42 @@ def test_a_plan_is_searched_among_quantos_own_formats_too() -> None:
     assert judged.plans[0].kl_nats == judged.plans[-1].kl_nats  # the same weights were given for both
     contiguous = next(plan for plan in judged.plans if plan.origin == "contiguous")
     assert set(contiguous.parts.values()) <= {"qint4:gptq", "qint2:gptq"}  # a rule takes the better rounding too
+
+
+def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path: Path) -> None:
+    text = tiny_models.profile_text(
+        str(tiny_models.save(tmp_path / "model")),
+        formats='formats = ["qint4:gptq", "qint4", "qint2:gptq", "qint2:hqq"]',
+        sensitivity='[sensitivity]\ngranularity = "group"',
+        plans="[plans]\nrounds = 0\nheld_out_tokens = 200\nrandom = 1\nfrontier = [3.6]",
+        calibration="[calibration]\ntokens = 200\nbatch = 16",
+        rounding="[rounding]\ntokens = 800",
+        budget="[budget]\naverage_bits = 3.2",
+    )
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+    session = Session(profile.load(str(tmp_path / "own.toml")))
+    plans = {plan.name: plan for plan in session.compare().plans}
+    found = {name: plan.rounded for name, plan in plans.items()}
+    assert found == {
+        PLAN: "in sequence",  # that of least sum, for no round was asked for
+        "uniform qint4:gptq": "in sequence",
+        "uniform qint2:gptq": "in sequence",
+        "uniform qint4": None,
+        "uniform qint2:hqq": None,
+        "without calibration": None,
+        "contiguous": "alone",
+        "random 1": "alone",
+        "3.6 bits": "in sequence",
+        verify.SEPARATE: "alone",
+    }
+    parts = plans["3.6 bits"].parts
+    modules = {module: parts[part.name] for part in session.parts for module in part.modules}
+    weights = session.variants.in_sequence("again", modules).weights
+    bench = session._workbench(lambda: calibration.batches(session.held_out, 16, CPU), session.held_out)
+    (again,), (alone,) = search.as_made(bench, [(bench.choice(parts), weights)]), search.trials(bench, [bench.choice(parts)])
+    assert plans["3.6 bits"].kl_nats == pytest.approx(again.kl_nats)
+    assert plans["3.6 bits"].kl_nats != pytest.approx(alone.kl_nats)
+    assert set(session.run().variants) == {"bf16", "w4-gptq", "w4-max", "w2-gptq", "w2-hqq", PLAN}
 
 
 def test_nothing_is_compared_where_there_is_one_family_only() -> None:

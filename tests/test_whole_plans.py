@@ -383,6 +383,29 @@ def test_modules_rounded_alone_are_no_rival(cells: list[Record], tmp_path: Path)
     assert "a separate plan: the plan's formats, without rounding layer after layer" in summary(found)
 
 
+def test_like_is_compared_with_like(cells: list[Record], tmp_path: Path) -> None:
+    """The searched plan rounded alone has twice its KL, and a random plan, rounded alone too, one and a half times."""
+
+    def alone(cell: Record) -> Record:
+        if not isinstance(cell, PlansCell):
+            return cell
+        words = {"random": "alone", "separate": "alone", "search": "in sequence"}
+        return cell.model_copy(update={"plans": tuple(p.model_copy(update={"rounded": words.get(p.origin)}) for p in cell.plans)})
+
+    twins = changed(with_twins(cells, 4.0, 2.0), "random 1", 1.5)
+    assert plans_of(analysed(tmp_path, twins)).recommended == PLAN
+    found = analysed(tmp_path, [alone(cell) for cell in twins])
+    assert plans_of(found).recommended == "random 1"
+    against = plans_of(found).named("random 1").searched
+    assert against is not None
+    assert against.ratio is not None
+    assert against.ratio.value == pytest.approx(2.0 / 1.5)
+    assert "Rounded module by module, which is faster, are 5 random plans: beside them stands the searched plan rounded so too." in summary(
+        found
+    )
+    assert "Rounded module by module" not in summary(analysed(tmp_path, twins))
+
+
 def test_without_both_families_nothing_is_said_of_calibration(analysis: Analysis) -> None:
     assert not any("calibration buys" in line for line in headline(analysis))
 

@@ -392,7 +392,8 @@ def _resolved(task: Task, data: Path | None) -> Task:
 
 
 def variant_formats(profile: Profile) -> dict[str, str]:
-    """Variant id -> format, the reference first and then from most to fewest bits.
+    """Variant id -> format, the reference first and then from most to fewest bits; of one width quanto's own come before calibrated ones:
+    the last is what somebody would store in who can have it.
 
     ``w4`` is the only 4-bit format of the profile; where several share a width their optimizer is named too, as in ``w2-hqq``.
 
@@ -404,7 +405,7 @@ def variant_formats(profile: Profile) -> dict[str, str]:
     reference = REFERENCE_NAMES[profile.model.dtype]
     named = {reference: reference}
     widths = [format_bits(name) for name in profile.formats]
-    for name in sorted(profile.formats, key=lambda name: (-format_bits(name), name)):
+    for name in sorted(profile.formats, key=lambda name: (-format_bits(name), is_calibrated(name), name)):
         bits = format_bits(name)
         named[f"w{bits}" if widths.count(bits) == 1 else f"w{bits}-{format_optimizer(name)}"] = name
     return named

@@ -504,10 +504,14 @@ PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "f
 
 
 class NamedTrial(Trial):
-    """A whole plan under a name, and how it was made."""
+    """A whole plan under a name, and how it was made; ``rounded`` is how its calibrated formats came by their integers, null without any.
+
+    ``in sequence`` is layer after layer, as a plan is applied; ``alone`` is each module as if it alone were changed.
+    """
 
     name: str
     origin: PlanOrigin
+    rounded: Literal["alone", "in sequence"] | None = None
 
 
 class PlansCell(Measured):

@@ -60,7 +60,10 @@ class PlanReading(Decided):
     ratio: Estimate | None
     """Measured by predicted; two sets of sequences, resampled apart. Null where either is missing or a prediction is 0."""
     searched: Compared | None
-    """The searched plan against this one; null for itself and where one of them is not measured."""
+    """The searched plan against this one; null for itself and where one of them is not measured. Where this one is ``rounded`` alone, it is
+    the searched plan's formats rounded alone that stand against it."""
+    rounded: Literal["alone", "in sequence"] | None = None
+    """How its calibrated formats came by their integers; null where it has none."""
 
 
 class PlansReading(Decided):

@@ -1,7 +1,8 @@
 """Whole plans as they were measured: how each fares on held-out sequences, what was predicted, and which one to recommend.
 
-The plan that was searched is compared with every other on the same held-out sequences, resampled alike. Another counts as better only where
-the paired 95% interval says so: the search is not thrown away for noise, nor kept where it lost. This module does not know how a plan was
+The plan that was searched is compared with every other on the same held-out sequences, resampled alike, and like with like: one whose
+modules were rounded alone with the searched plan's formats rounded alone. Another counts as better only where the paired 95% interval says
+so: the search is not thrown away for noise, nor kept where it lost. This module does not know how a plan was
 made or measured, nor what a layer is.
 """
 
@@ -84,10 +85,11 @@ def judge(
     sample = sample_of(cell.sequence_tokens, resamples, seed + HELD_OUT_SEED)
     nats = {item.name: np.asarray(item.kl_nats)[sample.kept] for item in cell.plans if item.kl_nats is not None}
     searched = next(item for item in cell.plans if item.origin == "search")
+    twin = next((item for item in cell.plans if item.origin == "separate"), None)
     against = {
-        name: _compared(sample, nats[searched.name], values)
-        for name, values in nats.items()
-        if name != searched.name and searched.name in nats
+        item.name: _compared(sample, nats[ours.name], nats[item.name])
+        for item in cell.plans
+        if item.name != searched.name and item.name in nats and (ours := _alike(item, searched, twin)).name in nats
     }
     plans = tuple(
         _reading(item, _within(cell, item, times), sample, nats.get(item.name), against.get(item.name), measured, fisher, reference)
@@ -105,6 +107,11 @@ def judge(
         not_told=tuple(item.name for item in _rivals(plans) if item.searched is not None and item.searched.word == "cannot tell"),
         recommended=_recommended(plans, searched.name),
     )
+
+
+def _alike(item: NamedTrial, searched: NamedTrial, twin: NamedTrial | None) -> NamedTrial:
+    """The searched plan, rounded as the other one is."""
+    return twin if twin is not None and item.rounded == "alone" and item is not twin else searched
 
 
 def _within(cell: PlansCell, item: NamedTrial, times: PartLatencyCell | None) -> bool:
@@ -166,6 +173,7 @@ def _reading(
         fisher=fisher.of_plan(item.parts, reference) if fisher else None,
         ratio=_ratio(sample, nats, measured, choice) if measured and nats is not None and choice is not None else None,
         searched=against,
+        rounded=item.rounded,
     )
 
 

@@ -117,8 +117,8 @@ def _bench(profile: Profile, notify: Callable[[str], None]) -> _Bench:
     torch.nn.Module.to(model, DTYPE)
     # The class that every release has: 4.x does not know the one that 5 writes into a tokenizer's configuration.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(files.path)
-    found = [tasks.load(task.name, limit=task.limit, path=task.path, take=task.take, seed=profile.seed) for task in profile.tasks]
-    seen = {item.prompt for task in found for item in task.items}
+    found = tasks.of_profile(profile).values()
+    seen = {item.prompt for task in found for item in (*task.items, *task.shots)}
     train = [tasks.training(task.name, task.path) for task in profile.tasks]
     sequences = calibration.take(calibration.sequences(tokenizer, train, seen), profile.calibration.tokens)
     return _Bench(profile, files, model, tokenizer, tuple(prompts.asked(task, tokenizer) for task in found), sequences)
@@ -180,7 +180,7 @@ class _Variant:
     def _accuracy(self, task: TaskSet, batch: int) -> AccuracyCell:
         started = perf_counter()
         texts, found = [text_of(item) for item in task.items], dict[int, Scored]()
-        for rows in encoded(self.model, self.bench.tokenizer, texts, batch, special_tokens=True, spare=MAX_NEW_TOKENS):
+        for rows in encoded(self.model, self.bench.tokenizer, texts, batch, special_tokens=not task.chat_template, spare=MAX_NEW_TOKENS):
             answers = self._chosen(task, rows) if task.kind == "choice" else self._numbers(task, rows)
             found |= zip((row.place for row in rows), answers, strict=True)
         return scored.cell(task, self.name, [found[place] for place in range(len(texts))], perf_counter() - started)

@@ -33,7 +33,9 @@ from bitzones.measure import device as devices
 from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
 from bitzones.measure.hardware import Hardware
 from bitzones.measure.parts import Granularity, model_parts
+from bitzones.measure.plans import Rival
 from bitzones.measure.progress import Progress, silent
+from bitzones.measure.search import Workbench
 from bitzones.measure.tasks import TaskSet
 from bitzones.measure.variants import Variants
 from bitzones.profile import PLAN, Profile, is_calibrated, variant_formats
@@ -127,18 +129,7 @@ class Session:
     @cached_property
     def scored(self) -> dict[str, TaskSet]:
         """Task name -> the items that are scored, as the data set has them: no model is needed to see that they are there."""
-        return {
-            task.name: tasks.load(
-                task.name,
-                limit=task.limit,
-                path=task.path,
-                take=task.take,
-                seed=self.profile.seed,
-                fewshot=task.fewshot,
-                chat_template=task.chat_template,
-            )
-            for task in self.profile.tasks
-        }
+        return tasks.of_profile(self.profile)
 
     @cached_property
     def asked(self) -> dict[str, TaskSet]:
@@ -277,11 +268,12 @@ class Session:
         return self._once("plans", lambda: self._compare(progress))
 
     def _compare(self, progress: Progress) -> records.PlansCell:
-        stock, whole = self._without_calibration(), self._whole()
+        stock, whole = self._without_calibration(), dict[str, Mapping[str, torch.Tensor]]()
 
         def compared(batches: Batches) -> records.PlansCell:
             bench = self._workbench(batches, self.held_out)
             rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, stock)
+            whole.update(self._whole(bench, [item for item in rivals if item[0] not in whole]))
             return verify.plans_cell(bench, rivals, self.held_out, self.search(), whole, progress)
 
         return self.on(self.held_out, compared)
@@ -310,16 +302,20 @@ class Session:
 
         return shortage.halving(self.profile.calibration.batch, searched, self.device)[0]
 
-    def _whole(self) -> dict[str, Mapping[str, torch.Tensor]]:
-        """Plan -> weights, where those of a plan depend on the whole of it: calibrated formats are rounded layer after layer."""
-        formats = self.search().found.parts
+    def _whole(self, bench: Workbench, rivals: Iterable[Rival]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        """Plans and their weights, where those depend on the whole of a plan: calibrated formats are rounded layer after layer."""
         every = {name for part in self.parts for name in part.modules}
-        made = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if is_calibrated(name)}
-        if not set(structure.quantizable_modules(self.variants.reference)) <= every:
-            made = {}  # a variant quantizes all layers, and these plans only some
-        if any(map(is_calibrated, formats.values())):
-            made[PLAN] = PLAN
-        return {name: self.variants.whole(variant) for name, variant in made.items()}
+        covered = set(structure.quantizable_modules(self.variants.reference)) <= every
+        known = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if covered} | {PLAN: PLAN}
+        for name, origin, choice in rivals:
+            formats, alone = bench.named(choice), search.weights_of(bench, choice)
+            if origin not in verify.AS_APPLIED or not any(map(is_calibrated, formats.values())):
+                continue
+            if name in known:
+                yield name, self.variants.whole(known[name])
+            else:
+                chosen = {module: formats[part.name] for part in self.parts for module in part.modules if module in alone}
+                yield name, {**alone, **self.variants.in_sequence(name, chosen).weights}
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
         """What several cells need is made once, and fails once: the others are told the same."""

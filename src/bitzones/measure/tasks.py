@@ -26,8 +26,9 @@ from bitzones import embedded
 from bitzones.errors import TaskError
 from bitzones.measure import rows
 from bitzones.measure.rows import Source
+from bitzones.profile import Profile
 
-__all__ = ["NUMBER_RULE", "TASK_NAMES", "Item", "TaskSet", "first_number", "load", "training"]
+__all__ = ["NUMBER_RULE", "TASK_NAMES", "Item", "TaskSet", "first_number", "load", "of_profile", "training"]
 
 Split = Literal["train", "test"]
 Kind = Literal["choice", "number"]
@@ -194,6 +195,26 @@ def load(
         raise TaskError(f"task {name!r}: {opened.source.where} has the id {twice[0]!r} twice; ids tell items apart when runs are compared")
     shots = _shots(name, path, fewshot, {item.prompt for item in items})
     return TaskSet(name, opened.version, opened.schema.kind, tuple(items), dropped, opened.source.origin, shots, chat_template)
+
+
+def of_profile(chosen: Profile) -> dict[str, TaskSet]:
+    """Task name -> the items that a profile scores, as the data set has them.
+
+    Raises:
+        TaskError: as `load`.
+    """
+    return {
+        task.name: load(
+            task.name,
+            limit=task.limit,
+            path=task.path,
+            take=task.take,
+            seed=chosen.seed,
+            fewshot=task.fewshot,
+            chat_template=task.chat_template,
+        )
+        for task in chosen.tasks
+    }
 
 
 def training(name: str, path: str | Path | None = None) -> Iterator[Item]:

@@ -137,11 +137,14 @@ class Variants:
     def _round_in_sequence(self, variant: str, assignment: Mapping[str, str]) -> Mapping[str, Packed]:
         if not any(map(is_calibrated, assignment.values())):
             return {}
-        batches = self._batches()
-        self._notify(f"rounding {len(assignment)} modules of {variant}, layer after layer")
-        made = rounding.in_sequence(self.reference, assignment, batches, self.loaded.model.dtype, self._damping)
+        made = self.in_sequence(variant, assignment)
         self.fallbacks[variant] = made.fallbacks
         return made.weights
+
+    def in_sequence(self, name: str, assignment: Mapping[str, str]) -> rounding.Calibrated:
+        """Weights of a plan that is no variant, rounded layer after layer: module name -> format, without what stays as it is."""
+        self._notify(f"rounding {len(assignment)} modules of {name}, layer after layer")
+        return rounding.in_sequence(self.reference, assignment, self._batches(), self.loaded.model.dtype, self._damping)
 
     def _round_separately(self) -> None:
         """All calibrated formats at once: they share the walk over the layers."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,18 +18,21 @@ from bitzones.measure import plans, search
 from bitzones.measure.calibration import Calibration
 from bitzones.measure.plans import Rival
 from bitzones.measure.progress import Progress, silent
-from bitzones.measure.search import Workbench
-from bitzones.profile import PLAN
+from bitzones.measure.search import Integers, Workbench
+from bitzones.profile import PLAN, is_calibrated
 from bitzones.profile import Plans as Settings
 from bitzones.records import NamedTrial, PlansCell, SearchCell, SensitivityCell, Trial
 
-__all__ = ["SEPARATE", "WITHOUT_CALIBRATION", "plans_cell", "rival", "rivals"]
+__all__ = ["AS_APPLIED", "SEPARATE", "WITHOUT_CALIBRATION", "plans_cell", "rival", "rivals"]
 
 WITHOUT_CALIBRATION = "without calibration"
 """The best plan found among quanto's own formats, at the same bytes."""
 
 SEPARATE = "plan, modules rounded alone"
-"""The formats of the plan, each module rounded as if it alone were changed."""
+"""The formats of the plan, each module rounded as if it alone were changed: what rivals are compared with that are rounded so too."""
+
+AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier"})
+"""Origins of plans that somebody would apply: calibrated formats in them are rounded layer after layer, which takes a while for each."""
 
 
 def rivals(
@@ -73,9 +77,15 @@ def plans_cell(
         calibration: the held-out sequences.
         searched: says within which budget.
         whole: plan -> weights of the plan as it would be applied, where they are not the workbench's: the plan that was searched is then
-            measured with the workbench's too, to tell what rounding in sequence brings.
+            measured with the workbench's too, to tell what rounding in sequence brings, and to stand beside rivals that are not so rounded.
         progress: told how far it is.
     """
+
+    def rounded(name: str, choice: Integers) -> Literal["alone", "in sequence"] | None:
+        if not any(is_calibrated(format_) for format_ in bench.named(choice).values()):
+            return None
+        return "in sequence" if name in whole else "alone"
+
     if PLAN in whole:
         chosen = [*chosen, *((SEPARATE, "separate", choice) for name, _, choice in chosen if name == PLAN)]
     measured = search.as_made(
@@ -88,7 +98,8 @@ def plans_cell(
         budget_bytes=searched.budget_bytes,
         budget_ns=searched.budget_ns,
         plans=tuple(
-            NamedTrial(name=name, origin=origin, **trial.model_dump()) for (name, origin, _), trial in zip(chosen, measured, strict=True)
+            NamedTrial(name=name, origin=origin, rounded=rounded(name, choice), **trial.model_dump())
+            for (name, origin, choice), trial in zip(chosen, measured, strict=True)
         ),
     )
 

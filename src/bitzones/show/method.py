@@ -65,7 +65,8 @@ def _calibrated(analysis: Analysis) -> str:
         f"{made.sequences} sequences ({made.calibration_sha256[:16]}) that nothing else is measured on, damping {made.damping:g}; "
         "stored as quanto stores its own. For a sensitivity each module is rounded on the reference's activations; variants and the plan "
         "are rounded layer after layer on the activations of the layers before, 0.3 of the way back towards the reference's outputs "
-        f"(Li et al. 2025, arXiv:2504.02692). Other plans than these are measured with modules rounded alone.{short}\n"
+        f"(Li et al. 2025, arXiv:2504.02692), and so are the plan of least sum and those of other budgets; rules and random plans have "
+        f"their modules rounded alone, and are compared with the searched plan rounded so too.{short}\n"
     )
 
 

@@ -99,8 +99,20 @@ def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
         f"from which no plan was made; the budget is {_budget(plans)}. Sum: of the separate sensitivities on the "
         "calibration sequences. "
         "Second order: from the screen's scores, with all interactions. The last three columns set the searched plan beside each other "
-        f"one, paired over sequences: below 0, or below 1, it is better.{few}"
+        f"one, paired over sequences: below 0, or below 1, it is better.{_alike(plans)}{few}"
     )
+
+
+def _alike(plans: PlansReading) -> str:
+    """What stands beside plans that nobody would apply as they were measured; empty where there is none."""
+    alone = [item for item in plans.plans if item.rounded == "alone" and item.origin not in NO_RIVALS]
+    if not alone or not any(item.origin == "separate" for item in plans.plans):
+        return ""
+    random = sum(item.origin == "random" for item in alone)
+    named = [markdown(item.name) for item in alone if item.origin != "random"] + (
+        [f"{random} random plan{'s' if random > 1 else ''}"] if random else []
+    )
+    return f" Rounded module by module, which is faster, are {_and(named)}: beside them stands the searched plan rounded so too."
 
 
 def _budget(plans: PlansReading) -> str:

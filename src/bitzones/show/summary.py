@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from bitzones.decide.analysis import Analysis, Decision
 from bitzones.decide.answered import NORMALIZED, Accuracy
 from bitzones.decide.judged import PlanReading
+from bitzones.decide.plans import NO_RIVALS
 from bitzones.decide.zones import never_lowest, ranges
 from bitzones.profile import PLAN
 from bitzones.show import answers, decisions, firmness, measurements, method, plans, rules, screen, text_map
@@ -92,7 +93,7 @@ def _rivals_line(analysis: Analysis) -> Iterator[str]:
     found = analysis.plans
     if found is None:
         return
-    rivals = [item for item in found.plans if item.measured is not None and item.origin not in ("frontier", "uniform")]
+    rivals = [item for item in found.plans if item.measured is not None and item.origin not in (*NO_RIVALS, "uniform")]
     rivals = [item for item in rivals if item.within_budget and item.name != found.recommended]
     best = min(rivals, key=lambda item: item.measured.value if item.measured else 0.0, default=None)
     said = [f"{plain(item.name)} {_beside(item)}" for item in found.plans if item.origin == "uniform" and item.name != found.recommended]
