@@ -6,6 +6,7 @@ import json
 import random
 import runpy
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,46 @@ def test_finite_and_absurd(fuzz: dict[str, Any], tmp_path: Path, column: str, nu
     path.write_text(json.dumps(absurd(json.loads(fuzz["good_text"]()))), encoding="utf-8")
     with pytest.raises(RunFileError, match=rf"{column}|valid|less than|greater than"):
         read_run(path)
+
+
+def _no_layers(data: Any, _bad: str) -> None:
+    data["bitzones"]["model"]["layers"] = 0
+
+
+def _reference_untimed(data: Any, _bad: str) -> None:
+    for item in cell_of(data, "part_latency")["times"]:
+        item["format"] = "qint9" if item["format"] == "bf16" else item["format"]
+
+
+def _format_of_markup(data: Any, bad: str) -> None:
+    for item in cell_of(data, "part_latency")["times"]:
+        item["format"] = bad if item["format"] == "qint8" else item["format"]
+
+
+def _no_time_at_all(data: Any, _bad: str) -> None:
+    cell_of(data, "accuracy")["seconds_s"] = 5e-324
+
+
+def _nearly_no_kl(data: Any, _bad: str) -> None:
+    rival = cell_of(data, "plans")["plans"][1]
+    rival["kl_nats"] = [1e-310] * len(rival["kl_nats"])
+
+
+def cell_of(data: Any, kind: str) -> Any:
+    return next(cell for item in data["benchmarks"] if (cell := item["extra_info"]["bitzones"])["kind"] == kind)
+
+
+@pytest.mark.parametrize("change", [_no_layers, _reference_untimed, _format_of_markup, _no_time_at_all, _nearly_no_kl])
+def test_what_a_search_has_found_is_reported(
+    fuzz: dict[str, Any], good: RunFile, tmp_path: Path, change: Callable[[Any, str], None]
+) -> None:
+    data = json.loads(fuzz["good_text"]())
+    change(data, fuzz["BAD_TEXT"])
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fuzz["tried"](path, good) == "reported"
 
 
 def test_a_report_that_forgets_to_escape_would_be_found(fuzz: dict[str, Any], good: RunFile, tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ class ShapeTimes(Record):
 
     shapes: tuple[tuple[int, int], ...]
     format: str
-    repeats: int = Field(ge=1)
+    repeats: Positive
     rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
     kernels: dict[str, Count]
 
@@ -296,7 +296,7 @@ class PartLatencyCell(Measured):
     """
 
     kind: Literal["part_latency"] = "part_latency"
-    batch: int = Field(ge=1)
+    batch: Positive
     warmup_rounds: Count
     parts: dict[str, tuple[tuple[int, int], ...]]
     times: tuple[ShapeTimes, ...]

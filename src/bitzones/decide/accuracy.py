@@ -123,6 +123,7 @@ def _paired(flips: _Flips, p_value: float, p_adjusted: float, tests: int) -> Pai
 
 def _accuracy(answers: _Answers, against: Paired | None, variants: dict[str, str]) -> Accuracy:
     cell, k, n = answers.cell, sum(answers.correct), len(answers.correct)
+    rate = cell.tokens / cell.seconds_s if cell.seconds_s else math.inf
     return Accuracy(
         task=cell.task,
         variant=cell.variant,
@@ -135,6 +136,6 @@ def _accuracy(answers: _Answers, against: Paired | None, variants: dict[str, str
         above_chance_p=above_chance(k, cell.chance) if any(cell.chance) else None,
         tokens=cell.tokens,
         seconds_s=cell.seconds_s,
-        tokens_per_s=cell.tokens / cell.seconds_s if cell.seconds_s else None,
+        tokens_per_s=rate if math.isfinite(rate) else None,
         against=against,
     )

@@ -95,11 +95,13 @@ def plan_s(cell: PartLatencyCell, parts: Mapping[str, str], resamples: int, seed
 def plan_ratio(cell: PartLatencyCell, parts: Mapping[str, str], reference: str, resamples: int, seed: int) -> Estimate | None:
     """A plan's time by the reference's, with a bootstrap interval over rounds, which ran side by side and are resampled together.
 
-    None where the reference took no time that a clock could see.
+    None where the reference was not timed, or took no time that a clock could see.
 
     Raises:
-        KeyError: a part or format was not timed.
+        KeyError: a part or format of the plan was not timed.
     """
+    if reference not in {item.format for item in cell.times}:
+        return None
     ours, theirs = (_summed(cell, chosen, resamples, seed) for chosen in (parts, dict.fromkeys(parts, reference)))
     if theirs[0] <= 0 or not (theirs[1] > 0).all():
         return None

@@ -8,6 +8,7 @@ made or measured, nor what a layer is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -29,6 +30,9 @@ NO_RIVALS = ("search", "frontier", "separate")
 
 HELD_OUT_SEED = 1
 """Added to the seed for the held-out sequences, so that they are not drawn in step with as many calibration sequences."""
+
+TINY = np.finfo(np.float64).tiny
+"""Stands for 0 where something is divided and the quotient is not used."""
 
 Floats = NDArray[np.float64]
 
@@ -144,7 +148,10 @@ def _compared(sample: Sample, plan: Floats, other: Floats) -> Compared:
     tokens, n = sample.tokens, sample.sequences
     ours, theirs = (weighted_ratio(sample.weights, nats, tokens) for nats in (plan, other))
     difference = estimate((plan.sum() - other.sum()) / tokens.sum(), ours - theirs, n)
-    ratio = estimate(plan.sum() / other.sum(), ours / theirs, n) if (theirs > 0).all() and other.sum() > 0 else None
+    with np.errstate(over="ignore"):  # by nearly nothing
+        value, resampled = plan.sum() / max(other.sum(), TINY), ours / np.maximum(theirs, TINY)
+    shown = min(other.sum(), theirs.min()) > 0 and math.isfinite(value) and np.isfinite(resampled).all()
+    ratio = estimate(value, resampled, n) if shown else None
     told = difference.low is not None and difference.high is not None
     word = "better" if told and difference.high < 0 else "worse" if told and difference.low > 0 else "cannot tell"  # type: ignore[operator]
     return Compared(difference=difference, ratio=ratio, word=word)

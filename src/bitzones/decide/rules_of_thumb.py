@@ -112,7 +112,7 @@ def statistics(measured: Measured, layers: LayersCell | None, total: int | None 
     """
     found = layers.layers if layers else ()
     named = {part.layer for part in measured.cell.parts if part.layer is not None} | {item.layer for item in found}
-    count = total if total is not None else max(named) + 1
+    count = total or max(named) + 1
     attention = {item.layer: item.attention for item in found if item.attention is not None}
     return {
         "sparsity": _activation(found, "sparsity"),

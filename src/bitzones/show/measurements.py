@@ -116,7 +116,7 @@ def part_latency(analysis: Analysis) -> str:
         (
             ", ".join(f"{rows}x{columns}" for rows, columns in item.shapes),
             str(item.parts),
-            item.format,
+            markdown(item.format),
             milliseconds(item.median_s),
             f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
             ratio(item.ratio),
