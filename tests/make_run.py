@@ -308,6 +308,11 @@ def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None, *
     }
 
 
+def cell_of(data: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The first cell of a kind in the contents of a run file."""
+    return next(b["extra_info"]["bitzones"] for b in data["benchmarks"] if b["extra_info"]["bitzones"]["kind"] == kind)
+
+
 def write(folder: Path, data: dict[str, Any] | None = None, name: str = "run.json") -> Path:
     path = folder / name
     path.write_text(json.dumps(run_dict() if data is None else data), encoding="utf-8")

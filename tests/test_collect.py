@@ -14,7 +14,7 @@ from typing import Any
 
 import make_run
 import pytest
-from make_run import accuracy, cells, decided, planned, profile, run_dict, sensitivity, without, write
+from make_run import accuracy, cell_of, cells, decided, planned, profile, run_dict, sensitivity, without, write
 
 from bitzones.decide.analysis import PROCESS_KEYS, TIME_KEYS, Analysis, repeatable
 from bitzones.decide.answered import Likelihood
@@ -38,10 +38,6 @@ def refused(tmp_path: Path, data: Any) -> str:
     assert message.startswith(str(path))
     assert "\n" not in message
     return message
-
-
-def cell_of(data: Data, kind: str) -> Data:
-    return next(b["extra_info"]["bitzones"] for b in data["benchmarks"] if b["extra_info"]["bitzones"]["kind"] == kind)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from make_run import planned, run_dict
+from make_run import cell_of, planned, run_dict
 
 from bitzones.decide.collect import read_run
 from bitzones.decide.consistency import faults
@@ -29,10 +29,6 @@ def good() -> Data:
 @pytest.fixture
 def data(good: Data) -> Data:
     return copy.deepcopy(good)
-
-
-def cell_of(data: Data, kind: str) -> Data:
-    return next(b["extra_info"]["bitzones"] for b in data["benchmarks"] if b["extra_info"]["bitzones"]["kind"] == kind)
 
 
 def plan_of(data: Data, name: str) -> Data:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from make_run import cell_of
 
 from bitzones.decide.collect import read_run
 from bitzones.decide.run_file import RunFile
@@ -81,10 +82,6 @@ def _no_time_at_all(data: Any, _bad: str) -> None:
 def _nearly_no_kl(data: Any, _bad: str) -> None:
     rival = cell_of(data, "plans")["plans"][1]
     rival["kl_nats"] = [1e-310] * len(rival["kl_nats"])
-
-
-def cell_of(data: Any, kind: str) -> Any:
-    return next(cell for item in data["benchmarks"] if (cell := item["extra_info"]["bitzones"])["kind"] == kind)
 
 
 @pytest.mark.parametrize("change", [_no_layers, _reference_untimed, _format_of_markup, _no_time_at_all, _nearly_no_kl])

@@ -503,6 +503,9 @@ class SearchCell(Measured):
 PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign", "stock", "separate"]
 
 
+Rounded = Literal["alone", "in sequence"]
+
+
 class NamedTrial(Trial):
     """A whole plan under a name, and how it was made; ``rounded`` is how its calibrated formats came by their integers, null without any.
 
@@ -511,7 +514,7 @@ class NamedTrial(Trial):
 
     name: str
     origin: PlanOrigin
-    rounded: Literal["alone", "in sequence"] | None = None
+    rounded: Rounded | None = None
 
 
 class PlansCell(Measured):

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from bitzones.decide.plan import Decided
-from bitzones.records import PlanOrigin
+from bitzones.records import PlanOrigin, Rounded
 from bitzones.stats import Estimate, Interval
 
 __all__ = [
@@ -62,7 +62,7 @@ class PlanReading(Decided):
     searched: Compared | None
     """The searched plan against this one; null for itself and where one of them is not measured. Where this one is ``rounded`` alone, it is
     the searched plan's formats rounded alone that stand against it."""
-    rounded: Literal["alone", "in sequence"] | None = None
+    rounded: Rounded | None = None
     """How its calibrated formats came by their integers; null where it has none."""
 
 

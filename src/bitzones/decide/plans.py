@@ -2,8 +2,8 @@
 
 The plan that was searched is compared with every other on the same held-out sequences, resampled alike, and like with like: one whose
 modules were rounded alone with the searched plan's formats rounded alone. Another counts as better only where the paired 95% interval says
-so: the search is not thrown away for noise, nor kept where it lost. This module does not know how a plan was
-made or measured, nor what a layer is.
+so: the search is not thrown away for noise, nor kept where it lost. This module does not know how a plan was made or measured, nor what a
+layer is.
 """
 
 from __future__ import annotations

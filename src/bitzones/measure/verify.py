@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from bitzones.measure.progress import Progress, silent
 from bitzones.measure.search import Integers, Workbench
 from bitzones.profile import PLAN, is_calibrated
 from bitzones.profile import Plans as Settings
-from bitzones.records import NamedTrial, PlansCell, SearchCell, SensitivityCell, Trial
+from bitzones.records import NamedTrial, PlansCell, Rounded, SearchCell, SensitivityCell, Trial
 
 __all__ = ["AS_APPLIED", "SEPARATE", "WITHOUT_CALIBRATION", "plans_cell", "rival", "rivals"]
 
@@ -81,7 +80,7 @@ def plans_cell(
         progress: told how far it is.
     """
 
-    def rounded(name: str, choice: Integers) -> Literal["alone", "in sequence"] | None:
+    def rounded(name: str, choice: Integers) -> Rounded | None:
         if not any(is_calibrated(format_) for format_ in bench.named(choice).values()):
             return None
         return "in sequence" if name in whole else "alone"
