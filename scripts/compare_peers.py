@@ -10,7 +10,8 @@ nobody has seen. From the top of a checkout, with an interpreter for each peer:
         --autoround peers/autoround/bin/python
 
 SOURCE is a model as in a profile, DATA a folder with ai2_arc and svamp. WORK keeps what was measured: a run that was cut off goes on, and
-``table.md`` in it has what there is so far. ``--speed`` times scoring instead, on an otherwise idle machine.
+``table.md`` in it has what there is so far. Peers' answers in it are taken as they are, so that they can be made on one machine and
+measured on another with a GPU (``--device cuda``). ``--speed`` times scoring instead, on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -77,17 +78,17 @@ def ask(peer: Peer, mine: Ours, targets: Sequence[str], *, kept: bool) -> dict[s
     Raises:
         PeerError: there is no interpreter, or it failed.
     """
-    if peer.python is None or not peer.python.exists():
-        raise PeerError(f"no interpreter; {HOW} '{peer.package}', then name FOLDER/bin/python")
-    options = (["--method", peer.method] if peer.method else []) + (
-        ["--values", str(mine.values().resolve())] if peer.quanto_values else []
-    )
-    asked = f"{mine.calibration.sha256} {[*targets, *options]}"
+    asked = f"{mine.calibration.sha256} {[*targets, peer.method, peer.quanto_values]}"
     out = mine.work / f"{peer.script}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}.json"
     if not kept:
         out.unlink(missing_ok=True)
     if not out.exists():
+        if peer.python is None or not peer.python.exists():
+            raise PeerError(f"no interpreter; {HOW} '{peer.package}', then name FOLDER/bin/python")
         print(f"{peer.name} ...", flush=True)
+        options = (["--method", peer.method] if peer.method else []) + (
+            ["--values", str(mine.values().resolve())] if peer.quanto_values else []
+        )
         command = [str(peer.python.absolute()), "-m", f"scripts.peers.{peer.script}", str(mine.work.resolve()), str(out.resolve())]
         clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         log = out.with_suffix(".log")
@@ -162,8 +163,13 @@ def footer(mine: Ours, said: Mapping[str, str], rounds: int) -> str:
         f"seen by none. Linear layers of the decoder layers only, {mine.parameters} weights; every plan quantized by quanto "
         f"({', '.join(FORMATS.values())}; groups of {' and '.join(sizes)}; scales and shifts take {mine.shared_bits:g} bits per weight in "
         f"any plan, so a peer is asked for that much less). Fisher: {ours.FISHER_SAMPLES} label samples; search: {rounds} rounds.{notes} "
-        f"Intervals: bootstrap over sequences, paired. Goal: {GOAL:g} of the best peer. {versions}; float32 on {environment.cpu_name()}."
+        f"Intervals: bootstrap over sequences, paired. Goal: {GOAL:g} of the best peer. {versions}; float32 on {_device(mine)}."
     )
+
+
+def _device(mine: Ours) -> str:
+    device = mine.variants.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else environment.cpu_name()
 
 
 def speeds(mine: Ours, peers: Sequence[Peer]) -> str:
@@ -182,14 +188,16 @@ def speeds(mine: Ours, peers: Sequence[Peer]) -> str:
         started = time.perf_counter()
         work()
         lines.append([name, f"{tokens / (time.perf_counter() - started):.2f}"])
+        print(*lines[-1], flush=True)
     for peer in peers:
         try:
             answer = ask(peer, mine, [f"{3 - mine.shared_bits:.6f}"], kept=False)
             lines.append([peer.name, f"{answer['tokens'] / answer['seconds']:.2f}"])
         except PeerError as error:
             lines.append([peer.name, f"not available: {error}"])
+        print(*lines[-1], flush=True)
     threads = (
-        f"{tokens} tokens, {len(mine.parts)} groups, 2 formats, float32, threads: {torch.get_num_threads()}, {environment.cpu_name()}."
+        f"{tokens} tokens, {len(mine.parts)} groups, 2 formats, float32, threads: {torch.get_num_threads()}, {_device(mine)}."
     )
     return tabulate(lines, ["scoring", "tokens/s"], tablefmt="github", disable_numparse=True) + f"\n\n{threads}"
 
@@ -206,6 +214,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--held-out", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="for our side; peers keep to the CPU")
     parser.add_argument("--speed", action="store_true", help="time scoring instead")
     parser.add_argument("--kl-div", action="store_true", help="with --speed: ModelOpt's kl_div too, which is slow")
     given = parser.parse_args()
@@ -214,7 +223,7 @@ def main() -> None:
     nearest = replace(autoround, name="AutoRound AutoScheme, formats nearest to quanto's", method="nearest")
     on_quanto = replace(modelopt, name="ModelOpt AutoQuantize on quanto's values", quanto_values=True)
     kl_div = replace(modelopt, name="ModelOpt AutoQuantize, kl_div", method="kl_div")
-    mine = ours.load(given.source, given.data, given.work, given.tokens, given.held_out)
+    mine = ours.load(given.source, given.data, given.work, given.tokens, given.held_out, given.device)
     if given.speed:
         print(speeds(mine, [modelopt, autoround, *([kl_div] if given.kl_div else [])]))
         return

@@ -14,6 +14,7 @@ import copy
 import json
 import math
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -44,6 +45,9 @@ NUMBERS: tuple[Any, ...] = (
     *(math.nan, math.inf, -math.inf),
 )
 VALUES: tuple[Any, ...] = (*NUMBERS, None, True, False, "", "0", BAD_TEXT, "x" * 100_000, [], {}, [[]], [None], {"a": 1}, [1e308] * 3)
+
+MEMORY = 4 * 2**30
+"""Bytes of address space that a file of a few hundred kilobytes may make the collector take: past it a MemoryError is the fault that is found."""
 
 Mutation = Callable[[random.Random, Any], Any]
 
@@ -226,9 +230,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after this long")
     given = parser.parse_args()
     warnings.simplefilter("error")
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     outcomes: Counter[str] = Counter()
     faults: dict[str, int] = {}
     text, started, sizes = good_text(), time.monotonic(), 0
+    slowest = (0.0, given.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, path = Path(folder, "good.json"), Path(folder, "run.json")
         whole.write_text(text, encoding="utf-8")
@@ -237,6 +243,7 @@ def main() -> int:
             content = hostile(random.Random(seed), text)
             sizes += len(content)
             path.write_bytes(content)
+            began = time.monotonic()
             try:
                 outcomes[tried(path, good)] += 1
             except Exception as error:  # noqa: BLE001 (whatever a hostile file raises is what is looked for)
@@ -246,11 +253,12 @@ def main() -> int:
                 faults.setdefault(f"{type(error).__name__} at {where}: {str(error)[:120]!r}", seed)
                 if given.inputs == 1:
                     traceback.print_exc()
+            slowest = max(slowest, (time.monotonic() - began, seed))
             if time.monotonic() - started > given.seconds:
                 break
     took = time.monotonic() - started
     count = max(1, outcomes.total())
-    print(f"{count:,} inputs of {sizes / count / 1e3:.0f} kB on average in {took:.0f} s: {dict(outcomes)}")
+    print(f"{count:,} inputs of {sizes / count / 1e3:.0f} kB on average in {took:.0f} s, the slowest {slowest[0]:.1f} s (seed {slowest[1]}): {dict(outcomes)}")
     for fault, seed in faults.items():
         print(f"seed {seed}: {fault}")
     return int(bool(faults))

@@ -61,6 +61,27 @@ def test_finite_and_absurd(fuzz: dict[str, Any], tmp_path: Path, column: str, nu
         read_run(path)
 
 
+def _a_model_of(layers: int, data: Any) -> None:
+    data["bitzones"]["model"]["layers"] = layers
+
+
+def _a_part_at(layer: int, data: Any) -> None:
+    cell_of(data, "sensitivity")["parts"][0]["layer"] = layer
+
+
+@pytest.mark.parametrize("number", [2**31, 2**60])
+@pytest.mark.parametrize("change", [_a_model_of, _a_part_at])
+def test_more_layers_than_memory_can_list_are_refused(
+    fuzz: dict[str, Any], tmp_path: Path, change: Callable[[int, Any], None], number: int
+) -> None:
+    data = json.loads(fuzz["good_text"]())
+    change(number, data)
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(RunFileError, match="layer.* less than or equal to 10000"):
+        read_run(path)
+
+
 def _no_layers(data: Any, _bad: str) -> None:
     data["bitzones"]["model"]["layers"] = 0
 

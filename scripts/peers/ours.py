@@ -210,12 +210,11 @@ def _told() -> Callable[[float], None]:
     return told
 
 
-def load(source: str, data: Path, work: Path, tokens: int, held_out_tokens: int) -> Ours:
+def load(source: str, data: Path, work: Path, tokens: int, held_out_tokens: int, device: torch.device) -> Ours:
     """Load the model, take the sequences, and write both for the peers.
 
     The folder gets ``model/`` (safetensors and tokenizer) and ``calibration.json`` (a list of token lists).
     """
-    device = torch.device("cpu")
     loaded = models.load(profile.Model(source=source), device)
     train = [tasks.training(name, data / profile.DATA_FOLDERS[name]) for name in ("arc_easy", "svamp")]
     rest = calibration.sequences(loaded.tokenizer, train)

@@ -67,8 +67,12 @@ KEY = "bitzones"
 LARGEST = 1e100
 """Of any measured number: far beyond what can be measured, and sums of squares of such are still finite."""
 
+MOST_LAYERS = 10_000
+"""Of any model: ten times the deepest transformer published (DeepNet, Wang et al. 2022), and few enough to go through one by one."""
+
 Count = Annotated[int, Field(ge=0, le=2**60)]
 Positive = Annotated[int, Field(ge=1, le=2**60)]
+Layers = Annotated[int, Field(ge=0, le=MOST_LAYERS)]
 Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -142,7 +146,7 @@ class Part(Record):
     """
 
     name: str
-    layer: Count | None
+    layer: Layers | None
     group: str | None = None
     modules: tuple[str, ...]
     parameters: Count
@@ -357,7 +361,7 @@ class AttentionStatistics(Record):
 class LayerStatistics(Record):
     """One layer's output over scored tokens: ``sparsity`` is the share of |x| < 0.01 std, ``kurtosis`` is 3 for a normal law."""
 
-    layer: Count
+    layer: Layers
     mean: Finite
     std: NonNegative
     magnitude: NonNegative
@@ -614,7 +618,7 @@ class ModelInfo(Record):
     random_weights: bool = False
     architecture: str
     parameters: Count
-    layers: Count
+    layers: Layers
     dtype: str
     compute_dtype: str
     tied_embeddings: bool
