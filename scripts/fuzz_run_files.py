@@ -27,6 +27,7 @@ from typing import Any
 
 from bitzones.decide.collect import analyse, read_run
 from bitzones.decide.compare import compare
+from bitzones.decide.drift import MIN_FREEDOM, between, timed
 from bitzones.decide.run_file import RunFile
 from bitzones.errors import BitzonesError
 from bitzones.profile import Gate
@@ -47,7 +48,7 @@ NUMBERS: tuple[Any, ...] = (
 VALUES: tuple[Any, ...] = (*NUMBERS, None, True, False, "", "0", BAD_TEXT, "x" * 100_000, [], {}, [[]], [None], {"a": 1}, [1e308] * 3)
 
 MEMORY = 4 * 2**30
-"""Bytes of address space that a file of a few hundred kilobytes may make the collector take: past it a MemoryError is the fault that is found."""
+"""Bytes of address space that a small file may make the collector take: past it a MemoryError is the fault that is found."""
 
 Mutation = Callable[[random.Random, Any], Any]
 
@@ -192,8 +193,10 @@ def hostile(rng: random.Random, good: str) -> bytes:
 
 def shown(good: RunFile, run: RunFile) -> Iterator[tuple[str, bool]]:
     """Everything that is shown of a run, collected and compared, and whether it is Markdown."""
+    times = [timed(item).medians for item in (good, run)]
+    past = between([times] * MIN_FREEDOM)  # as if both were runs of one release, and as many releases as make a history
     for pair in ((good, run), (run, good)):
-        comparison = compare(*pair, Gate())
+        comparison = compare(*pair, Gate(), past)
         delta_json(comparison)
         yield delta(comparison, 0), True
         yield "\n".join(delta_lines(comparison, 0)), False
@@ -258,7 +261,8 @@ def main() -> int:
                 break
     took = time.monotonic() - started
     count = max(1, outcomes.total())
-    print(f"{count:,} inputs of {sizes / count / 1e3:.0f} kB on average in {took:.0f} s, the slowest {slowest[0]:.1f} s (seed {slowest[1]}): {dict(outcomes)}")
+    longest = f"the slowest {slowest[0]:.1f} s (seed {slowest[1]})"
+    print(f"{count:,} inputs of {sizes / count / 1e3:.0f} kB on average in {took:.0f} s, {longest}: {dict(outcomes)}")
     for fault, seed in faults.items():
         print(f"seed {seed}: {fault}")
     return int(bool(faults))

@@ -6,10 +6,11 @@ Needs run files of the same code on the same machine, the more the better; laten
     python scripts/guard_errors.py runs/*.json
 
 Each of 200 comparisons takes two different runs of those, whole, and blocks of neighbouring rounds from each cell, so that what differs
-between runs is in the sample and what differs within them too. Nothing is injected, or one cell is made 10% slower. Beside it stands what
-pytest-benchmark's ``--benchmark-compare-fail=median:5%`` says of the same rounds. Accuracies: 1,000 items, answers that flip both ways by
-chance (2% of the items, more than two runs of one release were seen to), and a drop of 3 points. KLs: the sensitivity cells of the same
-run files, sequences drawn anew, with noise, and one of them made larger; `wrong_scale.py` measures what a wrong scale really does.
+between runs is in the sample and what differs within them too. Nothing is injected, or one cell is made 10% slower. The pair is judged by
+itself, and with the other runs as its history (`bitzones compare --history`). Beside it stands what pytest-benchmark's
+``--benchmark-compare-fail=median:5%`` says of the same rounds. Accuracies: 1,000 items, answers that flip both ways by chance (2% of the
+items, more than two runs of one release were seen to), and a drop of 3 points. KLs: the sensitivity cells of the same run files, sequences
+drawn anew, with noise, and one of them made larger; `wrong_scale.py` measures what a wrong scale really does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import argparse
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import numpy as np
 
 from bitzones.decide import paired, times
 from bitzones.decide.drafts import Draft, decided
+from bitzones.decide.drift import MIN_FREEDOM, between, medians
 from bitzones.profile import Gate
 from bitzones.records import AccuracyCell, LatencyCell
 from bitzones.stats import wilson_interval
@@ -35,6 +38,7 @@ SLOWDOWN = 1.10
 DROP = 0.03
 ITEMS = 1000
 FLIPS = 0.02
+OURS, WITH_HISTORY, OTHER = "ours", "ours, with history", "--benchmark-compare-fail=median:5%"
 Rounds = dict[str, list[float]]
 
 
@@ -70,20 +74,38 @@ def told(metrics: list[Draft]) -> Counter[str]:
     return Counter(metric.status for metric in decided(metrics))
 
 
-def time_trials(runs: list[Rounds], count: int, factor: float, rng: random.Random) -> Iterator[tuple[bool, bool, bool, bool, Counter[str]]]:
-    """For each comparison: any alarm of ours, ours on the slowed cell, any of pytest-benchmark's, its on the slowed cell, our words."""
+@dataclass
+class Tally:
+    """Of comparisons: with any alarm, with one on the slowed cell, and the words of all cells."""
+
+    any: int = 0
+    slowed: int = 0
+    words: Counter[str] = field(default_factory=Counter)
+
+    def add(self, called: Collection[int], slowed: int, words: Counter[str]) -> None:
+        self.any += bool(called)
+        self.slowed += slowed in called
+        self.words += words
+
+
+def time_trials(runs: list[Rounds], count: int, factor: float, rng: random.Random) -> dict[str, Tally]:
+    """By judge, what it said of `COMPARISONS` pairs of runs."""
     gate, names = Gate(), list(runs[0])
+    tallies = {judge: Tally() for judge in (OURS, *((WITH_HISTORY,) if len(runs) > 2 + MIN_FREEDOM else ()), OTHER)}
     for number in range(COMPARISONS):
-        old, new = rng.sample(runs, 2)
-        slowed = rng.randrange(len(names))
-        drafts, others = [], []
+        order = rng.sample(runs, len(runs))
+        old, new, slowed = order[0], order[1], rng.randrange(len(names))
+        history = between([[medians(latency_cell(name, block(rng, run[name], count)) for name in names) for run in order[2:]]])
+        pairs = []
         for row, name in enumerate(names):
-            before = block(rng, old[name], count)
             after = [value * (factor if row == slowed else 1.0) for value in block(rng, new[name], count)]
-            drafts.append(times.latency(latency_cell(name, before), latency_cell(name, after), gate, None, number))
-            others.append(float(np.median(after)) > 1.05 * float(np.median(before)))
-        ours = alarms(drafts)
-        yield bool(ours), slowed in ours, any(others), others[slowed], told(drafts)
+            pairs.append((latency_cell(name, block(rng, old[name], count)), latency_cell(name, after)))
+        for judge, known in ((OURS, None), *(((WITH_HISTORY, history),) if history is not None else ())):
+            drafts = [times.latency(*pair, gate, None, number, known.of(pair[0]) if known else None) for pair in pairs]
+            tallies[judge].add(alarms(drafts), slowed, told(drafts))
+        slower = [row for row, (a, b) in enumerate(pairs) if np.median(b.rounds_s) > 1.05 * np.median(a.rounds_s)]
+        tallies[OTHER].add(slower, slowed, Counter())
+    return tallies
 
 
 def answers(rng: random.Random, drop: float, cells: int) -> list[Draft]:
@@ -162,13 +184,12 @@ def say_times(runs: list[Rounds], rounds: int, rng: random.Random) -> None:
         spread = np.std(np.log(medians), ddof=1)
         print(f"  {name:<24} {min(medians):8.2f} to {max(medians):.2f} ms, medians differ by {spread:.1%} (standard deviation)")
     for what, factor in (("nothing changed", 1.0), ("one cell 10% slower", SLOWDOWN)):
-        found = list(time_trials(runs, rounds, factor, rng))
-        say(f"times, {what}, any alarm: ours", sum(item[0] for item in found))
-        say(f"times, {what}, any alarm: --benchmark-compare-fail=median:5%", sum(item[2] for item in found))
-        if factor > 1:
-            say("times, an alarm on the slowed cell: ours", sum(item[1] for item in found))
-            say("times, an alarm on the slowed cell: median:5%", sum(item[3] for item in found))
-        print(f"  our words: {dict(sum((item[4] for item in found), Counter[str]()))}")
+        for judge, tally in time_trials(runs, rounds, factor, rng).items():
+            say(f"times, {what}, any alarm: {judge}", tally.any)
+            if factor > 1:
+                say(f"times, an alarm on the slowed cell: {judge}", tally.slowed)
+            if tally.words:
+                print(f"  our words: {dict(tally.words)}")
 
 
 def say_kls(sweep: dict[str, Any], rng: random.Random) -> None:

@@ -78,7 +78,7 @@ def test_more_layers_than_memory_can_list_are_refused(
     change(number, data)
     path = tmp_path / "run.json"
     path.write_text(json.dumps(data), encoding="utf-8")
-    with pytest.raises(RunFileError, match="layer.* less than or equal to 10000"):
+    with pytest.raises(RunFileError, match=r"layer.* less than or equal to 10000"):
         read_run(path)
 
 

@@ -28,6 +28,14 @@ def compare(
         Path | None,
         typer.Option(metavar="FOLDER", help="Instead of OLD.json: the newest run in FOLDER of the same profile, model and machine."),
     ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where runs of one release lie, four or more: where times differ more between them than within the two runs, "
+            "that is what a change is judged by. With --against, that folder.",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DELTA.md", help="Markdown for a pull request.")] = None,
     json: Annotated[Path | None, typer.Option("--json", metavar="DELTA.json", help="The same for machines.")] = None,
     fail_on: Annotated[
@@ -49,6 +57,8 @@ def compare(
     """
     from bitzones.decide import gate as gates
     from bitzones.decide.compare import compare as compared
+    from bitzones.decide.drift import drift, timed
+    from bitzones.decide.history import newest_like, stored
     from bitzones.decide.run_file import read_run
     from bitzones.files import write_text
     from bitzones.show.delta import delta, delta_json, delta_lines
@@ -57,8 +67,6 @@ def compare(
     if (new is None) == (against is None):
         raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
     if against is not None:
-        from bitzones.decide.history import newest_like
-
         judged = read_run(old)
         base = newest_like(judged, against)
         typer.echo(f"against {base.path}")
@@ -68,7 +76,13 @@ def compare(
         if old.resolve() == new.resolve():
             raise RunFileError(f"{old}: compared with itself")
     chosen = project if project is not None else PROJECT if PROJECT.is_file() else None
-    comparison = compared(base, judged, gates.tolerances(judged.run.profile.gate, chosen))
+    past = history if history is not None else against
+    kept = stored(past) if past is not None else []
+    for item in kept:
+        if item.fault is not None:
+            typer.echo(f"left out: {item.fault}", err=True)
+    repeats = drift(timed(judged), (timed(item.run) for item in kept if item.run is not None))
+    comparison = compared(base, judged, gates.tolerances(judged.run.profile.gate, chosen), repeats)
     code = gates.exit_code(comparison, words)
     if output is not None:
         write_text(output, delta(comparison, code))

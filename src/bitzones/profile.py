@@ -299,11 +299,12 @@ class Zones(_Section):
 class Gate(_Section):
     """How much worse a later run may be before `bitzones compare` calls it so; a project's ``[tool.bitzones.gate]`` has the last word.
 
-    ``time`` is a share of the old median: what one machine's own runs differ by from day to day stays below it. ``accuracy`` is the loss,
-    as a share of the items, that must be excluded for a task to be called the same. ``kl`` is a share of the old KL, and ``kl_nats`` nats
-    per token that are nothing: the rounding of other processors moves a KL by less in float32. ``bytes`` is a share of the stored bytes,
-    none by default, since they repeat exactly; ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share
-    of what the process and the device hold at most, in which allocators have a say: 14% was seen between two runs of one release.
+    ``time`` is a share of the old median: a slowdown that does not matter. What one machine's own runs differ by is not in it:
+    `bitzones compare --history` measures that. ``accuracy`` is the loss, as a share of the items, that must be excluded for a task to
+    be called the same. ``kl`` is a share of the old KL, and ``kl_nats`` nats per token that are nothing: the rounding of other
+    processors moves a KL by less in float32. ``bytes`` is a share of the stored bytes, none by default, since they repeat exactly;
+    ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share of what the process and the device hold
+    at most, in which allocators have a say: 14% was seen between two runs of one release.
     """
 
     time: float = Field(default=0.05, ge=0, le=10)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bitzones.decide import paired, released, times
-from bitzones.decide.comparison import CellDelta, Comparison, Metric, Side, gravest
+from bitzones.decide.comparison import CellDelta, Comparison, Metric, Repeats, Side, gravest
 from bitzones.decide.drafts import Draft, decided, settled
+from bitzones.decide.drift import Drift
 from bitzones.decide.moved import moved_zones
 from bitzones.decide.run_file import RunFile
 from bitzones.profile import PLAN, Gate
@@ -71,19 +72,20 @@ def _shape(cell: LatencyCell) -> str:
     return f"batch {cell.batch}, {cell.prompt_tokens} prompt tokens, {cell.tokens} tokens a round{compiled}"
 
 
-def compare(old: RunFile, new: RunFile, gate: Gate) -> Comparison:
+def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None) -> Comparison:
     """Every cell of either run with its word, corrected for how many tests that took.
 
     Args:
         old: the baseline.
         new: what is judged.
         gate: the tolerances.
+        repeats: how far times differ between runs of the same thing on this machine; None where that is not known.
     """
     elsewhere = times.other_machine(old.run.environment, new.run.environment)
     before, after = (_indexed(run.cells) for run in (old, new))
     keys = [*after, *(key for key in before if key not in after)]
     drafts: dict[Key, list[Draft]] = {}
-    pairs = _Pairs(old, new, gate, elsewhere)
+    pairs = _Pairs(old, new, gate, elsewhere, repeats)
     for key in keys:
         drafts[key] = pairs.drafts(key, before.get(key), after.get(key))
     metrics = iter(decided(draft for key in keys for draft in drafts[key]))
@@ -95,6 +97,7 @@ def compare(old: RunFile, new: RunFile, gate: Gate) -> Comparison:
         gate=gate,
         differences=tuple(_differences(old, new)),
         other_machine=elsewhere,
+        repeats=Repeats(runs=repeats.runs, drift=repeats.typical) if repeats is not None else None,
         cells=cells,
         moved=moved,
         no_zones=no_zones,
@@ -104,7 +107,8 @@ def compare(old: RunFile, new: RunFile, gate: Gate) -> Comparison:
 class _Pairs:
     """Two cells of one key become metrics that are not yet corrected."""
 
-    def __init__(self, old: RunFile, new: RunFile, gate: Gate, elsewhere: str | None) -> None:
+    def __init__(self, old: RunFile, new: RunFile, gate: Gate, elsewhere: str | None, repeats: Drift | None) -> None:
+        self.repeats = repeats
         self.gate = gate
         self.elsewhere = elsewhere
         self.seed = new.run.profile.seed
@@ -135,7 +139,8 @@ class _Pairs:
     def _latency(self, old: LatencyCell, new: LatencyCell) -> list[Draft]:
         if _shape(old) != _shape(new):
             return [_word("incomparable", f"another shape: {_shape(new)}, was {_shape(old)}")]
-        return [times.latency(old, new, self.gate, self.elsewhere, self.seed)]
+        drift = self.repeats.of(new) if self.repeats is not None else None
+        return [times.latency(old, new, self.gate, self.elsewhere, self.seed, drift)]
 
     def _memory(self, old: MemoryCell, new: MemoryCell) -> list[Draft]:
         tolerance = self.gate.plan_bytes if new.variant == PLAN else self.gate.bytes

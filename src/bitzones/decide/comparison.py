@@ -14,7 +14,7 @@ from bitzones.profile import Gate
 from bitzones.records import Record
 from bitzones.stats import Estimate
 
-__all__ = ["STATUSES", "CellDelta", "Comparison", "Metric", "Moved", "Side", "Status", "Unit", "gravest"]
+__all__ = ["STATUSES", "CellDelta", "Comparison", "Metric", "Moved", "Repeats", "Side", "Status", "Unit", "gravest"]
 
 Status = Literal["failed", "missing", "worse", "cannot tell", "better", "new", "same", "incomparable"]
 """``cannot tell``: the spread is too large to see the tolerance. ``failed`` and ``missing`` are cells that the new run should have."""
@@ -79,11 +79,19 @@ class Side(Record):
     versions: dict[str, str]
 
 
+class Repeats(Record):
+    """Runs of the same thing on this machine, and the standard deviation of the logarithm of the typical cell's median between them."""
+
+    runs: int
+    drift: float
+
+
 class Comparison(Record):
     """Two runs, cell by cell in the order of the new run, what is missing from it last.
 
     ``differences`` are what may have caused them: model, profile, releases. ``other_machine`` says why times and the process's memory are
-    not compared; ``moved`` is null where no zones can be told, for ``no_zones``.
+    not compared; ``moved`` is null where no zones can be told, for ``no_zones``. ``repeats`` is null where too few runs of the same thing
+    were at hand: then intervals of times hold what differs within the two runs only.
     """
 
     schema_number: Literal[1] = Field(default=1, alias="schema")
@@ -92,6 +100,7 @@ class Comparison(Record):
     gate: Gate
     differences: tuple[str, ...]
     other_machine: str | None
+    repeats: Repeats | None = None
     cells: tuple[CellDelta, ...]
     moved: tuple[Moved, ...] | None
     no_zones: str | None

@@ -31,7 +31,8 @@ class Draft:
     """A metric before the correction; with ``family`` None it is decided already.
 
     ``p_worse`` and ``p_better`` are one-sided. ``within`` says that the interval excludes a change for the worse above the tolerance.
-    ``spread`` is the standard error of the change and ``margin`` the tolerance, on one scale: they say how many units would do.
+    ``spread`` is the standard error of the change and ``margin`` the tolerance, on one scale: they say how many units would do. No number
+    of units takes the ``floor`` out of the spread, and ``doubt`` says so where that is too much.
     """
 
     metric: Metric
@@ -41,6 +42,8 @@ class Draft:
     within: bool = False
     spread: float = field(default=0.0)
     margin: float = field(default=0.0)
+    floor: float = field(default=0.0)
+    doubt: str = ""
 
 
 def settled(metric: Metric) -> Draft:
@@ -59,15 +62,17 @@ def normal_p(estimate: float, spread: float) -> float:
     return math.erfc(estimate / spread / math.sqrt(2)) / 2
 
 
-def units_needed(n: int, spread: float, margin: float, tests: int) -> int | None:
+def units_needed(n: int, spread: float, margin: float, tests: int, floor: float = 0.0) -> int | None:
     """Units with which a change of twice the tolerance would be called with 80% power: its error falls with their square root.
 
-    None where no number does: without a tolerance, or beyond any that could be measured.
+    It does not fall below ``floor``. None where no number does: without a tolerance, or beyond any that could be measured.
     """
     if margin <= 0 or spread <= 0:
         return None
     wanted = margin / (NormalDist().inv_cdf(1 - FAMILY_ALPHA / tests) + NormalDist().inv_cdf(POWER))
-    count = n * (spread / wanted) ** 2
+    if wanted <= floor:
+        return None
+    count = n * (spread**2 - floor**2) / (wanted**2 - floor**2)
     return max(n + 1, math.ceil(count)) if count < 1e9 else None
 
 
@@ -95,7 +100,8 @@ def _decided(draft: Draft, p_worse: float, p_better: float, tests: int) -> Metri
     metric = draft.metric.model_copy(update={"status": word, "p": p_worse})
     if word != "cannot tell":
         return metric
-    needed = units_needed(metric.n or 0, draft.spread, draft.margin, tests)
-    said = metric.reason or f"the spread of {metric.n} {metric.units} is too large to see the tolerance"
+    needed = units_needed(metric.n or 0, draft.spread, draft.margin, tests, draft.floor)
+    doubt = draft.doubt if needed is None else ""
+    said = metric.reason or doubt or f"the spread of {metric.n} {metric.units} is too large to see the tolerance"
     more = f"; about {needed:,} {metric.units} would be needed" if needed is not None else ""
     return metric.model_copy(update={"needed": needed, "reason": f"{said}{more}"})

@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from bitzones.decide.compare import compare
 from bitzones.decide.comparison import Comparison
+from bitzones.decide.drift import drift, timed
 from bitzones.decide.readings import Reading, readings
 from bitzones.decide.run_file import RunFile
 from bitzones.errors import RunFileError
@@ -54,7 +55,14 @@ def trend(runs: Iterable[RunFile], gate: Gate | None = None) -> Trend:
     if len(found) < 2:
         raise RunFileError(f"a trend takes two runs or more, and there {'is one' if found else 'is none'}")
     points: list[Point] = []
-    compared = [None, *(compare(old, new, gate or new.run.profile.gate) for old, new in pairwise(found))]
+    times = [timed(run) for run in found]
+    compared = [
+        None,
+        *(
+            compare(old, new, gate or new.run.profile.gate, drift(times[number], times[:number]))
+            for number, (old, new) in enumerate(pairwise(found), 1)
+        ),
+    ]
     for number, (run, before) in enumerate(zip(found, compared, strict=True)):
         changed = _changed(before) if before is not None else {}
         points += [Point(run=number, reading=reading, change=changed.get(_cell(reading), "")) for reading in readings(run)]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 
 from bitzones.decide.comparison import STATUSES, CellDelta, Comparison, Metric, Side, Status
+from bitzones.decide.drift import MIN_FREEDOM
 from bitzones.decide.gate import CANNOT_COMPARE, OPEN, REGRESSION
 from bitzones.decide.zones import ranges
 from bitzones.profile import Gate
@@ -43,6 +44,8 @@ def delta_lines(comparison: Comparison, code: int) -> list[str]:
     for cell in comparison.cells:
         if cell.status in {"failed", "missing", "worse"}:
             lines += [plain(f"{cell.status}: {_name(cell)}: {_said(metric)}", 300) for metric in _speaking(cell)[:3]]
+    if any(cell.kind == "latency" and cell.status == "worse" for cell in comparison.cells) and (said := _repeats(comparison)) is not None:
+        lines.append(said.replace("`", ""))
     if comparison.moved:
         lines.append(f"zones moved: {_moved(comparison)}")
     if comparison.other_machine is not None:
@@ -65,6 +68,8 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
     yield f"What differs: {changed}." if changed else "Same releases, model and profile."
     if comparison.other_machine is not None:
         yield f"Times and memory in use are not compared, other machine: {markdown(comparison.other_machine, 300)}."
+    if (said := _repeats(comparison)) is not None:
+        yield said
     rows = telling(comparison)
     if rows:
         yield metrics_table(rows[:LONGEST_TABLE])
@@ -74,6 +79,19 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
         yield f"Zones: cannot tell: {markdown(comparison.no_zones or '')}."
     else:
         yield f"Zones moved: {_moved(comparison)}." if comparison.moved else "Zones: no layer moved."
+
+
+def _repeats(comparison: Comparison) -> str | None:
+    """What is known of how far times differ without a reason; None where no time is compared."""
+    if not any(cell.kind == "latency" and any(metric.change is not None for metric in cell.metrics) for cell in comparison.cells):
+        return None
+    if comparison.repeats is None:
+        return (
+            "How far times differ between runs of one release on this machine is not known: it takes a `--history` folder with "
+            f"{MIN_FREEDOM + 1} runs of one, on this profile, model and machine. A machine that changed looks like a release that did."
+        )
+    found = comparison.repeats
+    return f"Times of one release differ by {percent(found.drift)} between runs on this machine (standard deviation, {found.runs} runs)."
 
 
 def telling(comparison: Comparison) -> list[tuple[CellDelta, Metric]]:
@@ -166,7 +184,8 @@ def judged(gate: Gate) -> Iterator[str]:
         "*cannot tell*. p is of being worse than the tolerance, corrected."
     )
     yield (
-        f"Times: medians of the raw rounds, block bootstrap, tolerance {gate.time:.1%}. Accuracy: McNemar's exact test on the same items; "
+        "Times: medians of the raw rounds by a block bootstrap, or by what runs of one release differ by (Student's t) where that is more; "
+        f"tolerance {gate.time:.1%}. Accuracy: McNemar's exact test on the same items; "
         f"same where a loss above {100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over sequences, "
         f"tolerance {gate.kl:.0%} of the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}; of searched plans "
         f"{gate.plan_bytes:.1%}. Peaks of memory: {gate.memory:.0%}."
