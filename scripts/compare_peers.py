@@ -196,9 +196,7 @@ def speeds(mine: Ours, peers: Sequence[Peer]) -> str:
         except PeerError as error:
             lines.append([peer.name, f"not available: {error}"])
         print(*lines[-1], flush=True)
-    threads = (
-        f"{tokens} tokens, {len(mine.parts)} groups, 2 formats, float32, threads: {torch.get_num_threads()}, {_device(mine)}."
-    )
+    threads = f"{tokens} tokens, {len(mine.parts)} groups, 2 formats, float32, threads: {torch.get_num_threads()}, {_device(mine)}."
     return tabulate(lines, ["scoring", "tokens/s"], tablefmt="github", disable_numparse=True) + f"\n\n{threads}"
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 import pytest
 import tiny_models
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from bitzones.errors import TaskError
 from bitzones.measure import calibration
+from bitzones.measure import device as devices
 from bitzones.measure.calibration import Calibration
 from bitzones.measure.tasks import Item
 
@@ -79,6 +82,33 @@ def test_batches_hold_every_sequence_once_and_mask_padding(size: int) -> None:
     assert sorted(seen) == list(range(len(whole.sequences)))
     lengths = [len(whole.sequences[n].ids) for n in seen]
     assert lengths == sorted(lengths)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=7).map(sorted),
+    size=st.integers(1, 4),
+    start=st.sampled_from([0, 3, 20, 1000]),
+)
+def test_no_other_cut_takes_fewer_tokens(lengths: list[int], size: int, start: int) -> None:
+    def cost(cuts: Iterable[tuple[int, int]]) -> int:
+        return sum(lengths[end - 1] * (end - begin) + start for begin, end in cuts)
+
+    def every(begin: int) -> Iterator[list[tuple[int, int]]]:
+        if begin == len(lengths):
+            yield []
+        for end in range(begin + 1, min(begin + size, len(lengths)) + 1):
+            yield from ([(begin, end), *rest] for rest in every(end))
+
+    found = [(part.start, part.stop) for part in calibration._cuts(lengths, size, start)]
+    assert found in list(every(0))
+    assert cost(found) == min(map(cost, every(0)))
+
+
+def test_a_cpu_cuts_where_lengths_differ_and_a_gpu_goes_on() -> None:
+    lengths = [10] * 4 + [100] * 4
+    for kind, sizes in (("cpu", [4, 4]), ("cuda", [8])):
+        cuts = calibration._cuts(lengths, 8, devices.batch_start_tokens(torch.device(kind)))
+        assert [part.stop - part.start for part in cuts] == sizes
 
 
 def test_what_is_scored_is_passed_over() -> None:

@@ -109,6 +109,7 @@ def test_rounding_chooses_the_same_integers_again_and_loses_as_little_as_on_a_cp
     assert lost["cuda"] == pytest.approx(lost["cpu"], rel=0.02)
 
 
+@pytest.mark.filterwarnings("default")  # torch.compile warns of torch's own code, of something else with every release
 def test_compiled_decoding_writes_the_same_tokens() -> None:
     model = tiny_models.llama().to(GPU)
     plain, compiled = (latency.prepare(model, Timing("decode", 2, 5, 6, compiled=compiled), seed=3) for compiled in (False, True))

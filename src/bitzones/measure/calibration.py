@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from bitzones.errors import TaskError
+from bitzones.measure import device as devices
 from bitzones.measure.padding import padded
 from bitzones.measure.tasks import Item
 
@@ -104,10 +105,27 @@ def _overlap(first: tuple[int, int], second: tuple[int, int]) -> bool:
 
 
 def batches(calibration: Calibration, size: int, device: torch.device) -> Iterator[Batch]:
-    """Batches of at most ``size`` sequences by ascending length, so that little is spent on padding."""
+    """Batches of at most ``size`` sequences by ascending length, cut where the padding saved is worth another batch on this device."""
     order = sorted(range(len(calibration.sequences)), key=lambda n: len(calibration.sequences[n].ids))
-    for start in range(0, len(order), size):
-        index = order[start : start + size]
+    lengths = [len(calibration.sequences[n].ids) for n in order]
+    for part in _cuts(lengths, size, devices.batch_start_tokens(device)):
+        index = order[part]
         rows = [calibration.sequences[n] for n in index]
         ids, mask = padded([row.ids for row in rows], device, left=False)
         yield Batch(ids, mask, tuple(index), tuple(rows))
+
+
+def _cuts(lengths: Sequence[int], size: int, start: int) -> list[slice]:
+    """Cuts of ascending lengths into at most ``size`` each: the fewest tokens, padding counted and ``start`` of them for each batch.
+
+    Dynamic programming over the ends of batches.
+    """
+    best = [(0, 0)]  # of the first n sequences: tokens, and where their last batch begins
+    for end, longest in enumerate(lengths, 1):
+        begins = range(max(0, end - size), end)
+        best.append(min((best[begin][0] + longest * (end - begin) + start, begin) for begin in begins))
+    cuts, end = [], len(lengths)
+    while end:
+        cuts.append(slice(best[end][1], end))
+        end = best[end][1]
+    return cuts[::-1]

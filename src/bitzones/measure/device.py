@@ -23,6 +23,7 @@ from bitzones.records import Figure, Shortage
 __all__ = [
     "Clock",
     "allocated_bytes",
+    "batch_start_tokens",
     "cache_elements",
     "compiled",
     "compute_dtype",
@@ -53,6 +54,10 @@ CPU_CACHE_ELEMENTS = 2**17
 
 CUDA_CHUNK_ELEMENTS = 2**26
 """A quarter of a gigabyte of float32: enough to occupy a GPU, small beside the logits of a batch."""
+
+BATCH_START_TOKENS = {False: 32, True: 2**13}
+"""For a CPU and for CUDA: tokens that a small model computes in the time that one more batch takes to begin. Layers are called and weights
+unpacked once for each: hundredths of a second, in which a CPU computes a few tokens and a GPU thousands."""
 
 CUDA_COMPILE = {"triton.cudagraphs": True, "coordinate_descent_tuning": True}
 """Of torch.compile: no kernel is launched by hand, and a product with one row is written as a reduction and tuned, which is what comes near
@@ -100,6 +105,11 @@ def compute_dtype(device: torch.device, asked: str, stored: torch.dtype) -> torc
 def cache_elements(device: torch.device) -> int:
     """Numbers that are best worked on at a time where nothing else limits it."""
     return CUDA_CHUNK_ELEMENTS if device.type == "cuda" else CPU_CACHE_ELEMENTS
+
+
+def batch_start_tokens(device: torch.device) -> int:
+    """What beginning another batch costs, in tokens: fewer of padding are not worth one."""
+    return BATCH_START_TOKENS[device.type == "cuda"]
 
 
 def dtype_of(name: str) -> torch.dtype:
