@@ -107,7 +107,7 @@ def _judged(metric: Metric, logs: Floats, ratio: float, drift: Drifted | None) -
         interval = Interval(value=ratio, low=ratio * math.exp(-wide), high=ratio * math.exp(wide))
         p_worse, p_better = (float(stdtr(drift.freedom, (margin - sign * value) / of_runs)) for sign in (1, -1))
         spread, floor = of_runs, math.sqrt(of_runs**2 - of_rounds**2)
-        doubt = f"medians of one release differ by {drift.sd:.1%} from run to run on this machine, and more rounds would not tell"
+        doubt = f"medians drift by {drift.sd:.1%} from run to run here, and more rounds would not tell"
     return Draft(
         metric.model_copy(update={"change": Estimate(value=interval.value, low=interval.low, high=interval.high)}),
         family="time",
