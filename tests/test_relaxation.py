@@ -47,6 +47,14 @@ def test_the_plan_fits_and_no_plan_is_below_the_bound(problem: tuple[np.ndarray,
             assert cost >= bounds[r] + excess[r][range(len(plan)), plan].sum() - 1e-9
 
 
+def test_of_the_smallest_options_the_cheapest_begins_the_hull() -> None:
+    """Options of (cost, size) (1, 0), (0, 0) and (0, 2): whatever the budget, nothing has to be paid."""
+    costs, sizes = np.array([[[1.0, 0.0, 0.0]]]), np.array([[[0, 0, 2]]])
+    choices, bounds, _ = relax(costs, sizes, np.array([1]))
+    assert choices.tolist() == [[1]]
+    assert bounds.tolist() == [0.0]
+
+
 @settings(max_examples=60)
 @given(problem=problems())
 def test_the_bound_is_the_linear_programme_s(problem: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:

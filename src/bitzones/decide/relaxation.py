@@ -93,7 +93,7 @@ def _wrapped(costs: Floats, sizes: Integers) -> _Hulls:
     shape = planes[0][0].shape
     at, cost, size = np.zeros(shape, dtype=np.int64), np.full(shape, np.inf), np.full(shape, NO_SIZE)
     for option, (plane, bytes_) in enumerate(planes):
-        smaller = (bytes_ < size) & (plane < np.inf)
+        smaller = (plane < np.inf) & ((bytes_ < size) | ((bytes_ == size) & (plane < cost)))
         at[smaller], cost[smaller] = option, plane[smaller]
         size = np.where(smaller, bytes_, size)
     least, options, steps = size, [at], []

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr, stdtrit
 
 from bitzones.decide.comparison import Metric
 from bitzones.decide.drafts import Draft, normal_p, settled
@@ -103,6 +102,8 @@ def _judged(metric: Metric, logs: Floats, ratio: float, drift: Drifted | None) -
         p_worse, p_better = (normal_p(sign * value - margin, of_rounds) for sign in (1, -1))
         spread, floor, doubt = of_rounds, 0.0, ""
     else:
+        from scipy.special import stdtr, stdtrit  # noqa: PLC0415 (half a second, and most comparisons have no history)
+
         wide = float(stdtrit(drift.freedom, 1 - ALPHA / 2)) * of_runs
         interval = Interval(value=ratio, low=ratio * math.exp(-wide), high=ratio * math.exp(wide))
         p_worse, p_better = (float(stdtr(drift.freedom, (margin - sign * value) / of_runs)) for sign in (1, -1))
