@@ -158,6 +158,15 @@ def test_more_budget_is_never_worse(first: int, second: int, seed: int) -> None:
     assert loose <= tight + 1e-12
 
 
+def test_a_plan_that_the_solver_lets_pass_by_a_millionth_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sum of 1.000001 at a tolerance of 1.0000005: HiGHS may give it, and the next best, of one byte, has to be found all the same."""
+    offered = [[False, True, False, True], [False, False, False, True], [False, False, True, True], [False, True, False, True]]
+    of = menu([[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 2]], offered)
+    kl = np.array([[0, 1.0, 0, 0], [0, 0, 0, 0], [0, 0, 1e-6, 0], [0, 1.0, 0, 0]])
+    monkeypatch.setattr(planner, "MOST_PLANS", 0)
+    assert cheapest(of, kl, 1.0000005).tolist() == [3, 3, 3, 1]
+
+
 @pytest.mark.parametrize("most_plans", [planner.MOST_PLANS, 0], ids=["enumerated", "solver"])
 @settings(max_examples=120, deadline=None)
 @given(problem=problems(), share=st.floats(0.01, 1.5))

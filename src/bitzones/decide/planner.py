@@ -23,6 +23,9 @@ __all__ = ["Menu", "budget_bytes", "cheapest", "cheapest_many", "menu_of", "solv
 SLACK = 1e-12
 """Relative room left to rounding when an option is struck out: far above the error of a float sum, far below any measured difference."""
 
+MOST_REFUSALS = 8
+"""Plans of the solver that do not fit before the known one is taken: each takes a tie within a millionth of the budget."""
+
 MOST_PLANS = 5000
 """Partial plans that are enumerated before the solver takes over: about where both take as long."""
 
@@ -220,7 +223,10 @@ def _enumerate(costs: Floats, sizes: Integers, reduced: Floats, open_: Flags, ga
 
 
 def _programme(known: Integers, costs: Floats, sizes: Integers, open_: Flags, budget: int) -> Integers:
-    """The best plan as an integer linear programme, or the known one where HiGHS gives none."""
+    """The best plan as an integer linear programme, or the known one where HiGHS gives none.
+
+    HiGHS lets a sum be a millionth too large. A plan that it gives and that does not fit is forbidden, and it is asked again.
+    """
     options = np.flatnonzero(open_)
     part = options // costs.shape[1]
     from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415
@@ -230,19 +236,24 @@ def _programme(known: Integers, costs: Floats, sizes: Integers, open_: Flags, bu
     columns = np.arange(len(options))
     unit = max(1, int(np.gcd.reduce(size)))
     one_each = csr_array((np.ones(len(options)), (part, columns)), shape=(len(known), len(options)))
-    result = milp(
-        cost * (OBJECTIVE_SCALE / max(cost.max(), LEAST_COST)),
-        constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(size / unit, 0, budget // unit)],
-        integrality=np.ones(len(options), dtype=np.int64),
-        bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0},
-    )
-    if result.x is None:
-        return known
-    found = known.copy()
-    taken = options[result.x > 0.5]
-    found[taken // costs.shape[1]] = taken % costs.shape[1]
-    return found
+    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(size / unit, 0, budget // unit)]
+    for _ in range(MOST_REFUSALS):
+        result = milp(
+            cost * (OBJECTIVE_SCALE / max(cost.max(), LEAST_COST)),
+            constraints=constraints,
+            integrality=np.ones(len(options), dtype=np.int64),
+            bounds=Bounds(0, 1),
+            options={"mip_rel_gap": 0},
+        )
+        if result.x is None:
+            break
+        chosen = result.x > 0.5
+        if size[chosen].sum() <= budget:
+            found = known.copy()
+            found[options[chosen] // costs.shape[1]] = options[chosen] % costs.shape[1]
+            return found
+        constraints.append(LinearConstraint(chosen.astype(np.float64), 0, len(known) - 1))
+    return known
 
 
 def _with_ties(costs: Floats, sizes: Integers) -> Integers:
