@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from bitzones.errors import TaskError
 from bitzones.measure import calibration
 from bitzones.measure import device as devices
-from bitzones.measure.calibration import Calibration
+from bitzones.measure.calibration import Calibration, CalibrationSequence
 from bitzones.measure.tasks import Item
 
 TOKENIZER = tiny_models.tokenizer()
@@ -109,6 +109,9 @@ def test_a_cpu_cuts_where_lengths_differ_and_a_gpu_goes_on() -> None:
     for kind, sizes in (("cpu", [4, 4]), ("cuda", [8])):
         cuts = calibration._cuts(lengths, 8, devices.batch_start_tokens(torch.device(kind)))
         assert [part.stop - part.start for part in cuts] == sizes
+    rows = Calibration(tuple(CalibrationSequence(tuple(range(length)), 0, ()) for length in reversed(lengths)))
+    shapes = [tuple(batch.ids.shape) for batch in calibration.batches(rows, 8, torch.device("cpu"))]
+    assert shapes == [(4, 10), (4, 100)]
 
 
 def test_what_is_scored_is_passed_over() -> None:

@@ -66,9 +66,11 @@ def compare(
     words = gates.fail_on(fail_on)
     if (new is None) == (against is None):
         raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
+    past = history if history is not None else against
+    kept = stored(past) if past is not None else []
     if against is not None:
         judged = read_run(old)
-        base = newest_like(judged, against)
+        base = newest_like(judged, kept if past == against else stored(against), against)
         typer.echo(f"against {base.path}")
     else:
         assert new is not None
@@ -76,8 +78,6 @@ def compare(
         if old.resolve() == new.resolve():
             raise RunFileError(f"{old}: compared with itself")
     chosen = project if project is not None else PROJECT if PROJECT.is_file() else None
-    past = history if history is not None else against
-    kept = stored(past) if past is not None else []
     for item in kept:
         if item.fault is not None:
             typer.echo(f"left out: {item.fault}", err=True)
@@ -130,7 +130,7 @@ def show(
     from bitzones.decide import history
     from bitzones.decide.run_file import read_run
 
-    typer.echo(history.newest_like(read_run(run_file), storage).path)
+    typer.echo(history.newest_like(read_run(run_file), history.stored(storage), storage).path)
 
 
 def trend(

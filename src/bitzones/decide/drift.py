@@ -59,8 +59,7 @@ class Timed:
 def timed(run: RunFile) -> Timed:
     """A run's times. Without an environment they are of no known release, like which there is no other."""
     made = run.run
-    profile = made.profile.model_copy(update={"description": ""}).sha256
-    subject = f"{profile} {made.model.sha256 if made.model else None} {sorted(machine(made.environment).items())}"
+    subject = f"{run.settings_sha256} {made.model.sha256 if made.model else None} {sorted(machine(made.environment).items())}"
     release = f"{made.bitzones} {made.environment.model_dump_json() if made.environment else run.path}"
     return Timed(subject, release, medians(run.of(LatencyCell)))
 

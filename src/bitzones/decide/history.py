@@ -7,7 +7,7 @@ pytest-benchmark's storage (``.benchmarks/MACHINE/0001_*.json``, ``--benchmark-a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,13 +64,18 @@ def _of_bitzones(path: Path) -> bool:
     return f'"{KEY}"' in text and '"benchmarks"' in text
 
 
-def newest_like(run: RunFile, folder: Path) -> RunFile:
+def newest_like(run: RunFile, kept: Sequence[Stored], folder: Path) -> RunFile:
     """The newest run of the same profile, model and machine, the run itself left out.
+
+    Args:
+        run: what is to be compared.
+        kept: what `stored` found, oldest first.
+        folder: where, for the message.
 
     Raises:
         RunFileError: there is none; the message says what the runs there differ in.
     """
-    others = [item.run for item in stored(folder) if item.run is not None and not _itself(run, item.run)]
+    others = [item.run for item in kept if item.run is not None and not _itself(run, item.run)]
     for other in reversed(others):
         if not _unlike(run, other):
             return other

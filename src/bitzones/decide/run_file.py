@@ -52,6 +52,11 @@ class RunFile(Record):
     foreign: int = 0
     took: tuple[float | None, ...] = ()
 
+    @property
+    def settings_sha256(self) -> str:
+        """Of the profile but its gate and its description: two runs that measured the same have the same."""
+        return self.run.profile.model_copy(update={"description": ""}).sha256
+
     def of(self, kind: type[CellT]) -> tuple[CellT, ...]:
         """All cells of one kind, by task as the profile lists them and by variant as the run does."""
         tasks, variants = [task.name for task in self.run.profile.tasks], list(self.run.variants)
