@@ -1,6 +1,6 @@
 """Activation and attention statistics of every layer of the reference."""
 
-from bitzones.measure import layers
+from bitzones.sensitivity import activation_stats
 
 
 def test_layers(cell, session):
@@ -8,6 +8,6 @@ def test_layers(cell, session):
         lambda: session.model(session.reference_id),
         lambda model: session.on(
             session.calibration,
-            lambda batches: layers.cell(session.reference_id, model, session.layers, batches, session.calibration),
+            lambda batches: activation_stats.cell(session.reference_id, model, session.layers, batches, session.calibration),
         ),
     )

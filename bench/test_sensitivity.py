@@ -1,6 +1,7 @@
 """What quantizing does to the model's distribution: each layer alone, and each variant as a whole."""
 
-from bitzones.measure import divergence, fisher
+from bitzones.evaluation import kl
+from bitzones.sensitivity import fisher
 
 
 def test_divergence(cell, session, quantized):
@@ -8,7 +9,7 @@ def test_divergence(cell, session, quantized):
         lambda: (session.model(session.reference_id), session.model(quantized)),
         lambda pair: session.on(
             session.calibration,
-            lambda batches: divergence.divergence_cell(quantized, pair[0], pair[1], session.calibration, batches()),
+            lambda batches: kl.divergence_cell(quantized, pair[0], pair[1], session.calibration, batches()),
         ),
     )
 

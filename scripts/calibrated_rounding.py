@@ -21,13 +21,16 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from bitzones import environment, profile
-from bitzones.decide.planner import budget_bytes, solve
-from bitzones.measure import calibration, planning, quantizers, search, sensitivity
-from bitzones.measure.calibration import Calibration, CalibrationSequence
-from bitzones.measure.session import Session
-from bitzones.profile import Budget, Rounding, is_calibrated
-from bitzones.stats import Estimate, bootstrap_ratio, resample_weights
+from bitzones.allocation.knapsack import budget_bytes, solve
+from bitzones.backends.quanto import quantizers
+from bitzones.data import sequences
+from bitzones.data.sequences import Calibration, CalibrationSequence
+from bitzones.run.session import Session
+from bitzones.schema import environment, profile
+from bitzones.schema.profile import Budget, Rounding, is_calibrated
+from bitzones.search import goals, local_search
+from bitzones.sensitivity import sweep
+from bitzones.stats.intervals import Estimate, bootstrap_ratio, resample_weights
 
 FORMATS = ("qint4:hqq", "qint4:gptq", "qint2:hqq", "qint2:gptq")
 OTHER_TOKENS, OTHER_LENGTH = 2048, 64
@@ -56,14 +59,14 @@ def described(session: Session) -> Calibration:
             if len(ids) == OTHER_LENGTH:
                 yield CalibrationSequence(tuple(ids), OTHER_LENGTH - 2, ())
 
-    return calibration.take(pieces(), OTHER_TOKENS)
+    return sequences.take(pieces(), OTHER_TOKENS)
 
 
 def measured(session: Session, made: Sequence[Made], on: Calibration) -> list[Estimate]:
     """KL of each in nats per token, with a 95% bootstrap interval over sequences."""
-    candidates = [sensitivity.Candidate(0, item.weights) for item in made]
-    batches = calibration.batches(on, session.profile.calibration.batch, session.device)
-    found = sensitivity.exact(session.variants.reference, session.layers, candidates, batches, len(on.sequences)).candidates
+    candidates = [sweep.Candidate(0, item.weights) for item in made]
+    batches = sequences.batches(on, session.profile.calibration.batch, session.device)
+    found = sweep.exact(session.variants.reference, session.layers, candidates, batches, len(on.sequences)).candidates
     tokens, weights = np.array(on.sequence_tokens), resample_weights(len(on.sequences), RESAMPLES, session.profile.seed)
     return [bootstrap_ratio(weights, np.array(kl), tokens) for kl in found if kl is not None]
 
@@ -85,10 +88,10 @@ def uniforms(session: Session) -> Iterator[Made]:
 
 def planned(session: Session, bits: float, rounds: int) -> Iterator[Made]:
     """The plans that a search finds at a budget: among all formats, and among quanto's own."""
-    bench = search.workbench(session.variants, session.sweep(), session.calibration_batches, len(session.calibration.sequences))
-    separate, budget = search.summed(bench, session.sweep()), budget_bytes(bench.menu, bits)
+    bench = local_search.workbench(session.variants, session.sweep(), session.calibration_batches, len(session.calibration.sequences))
+    separate, budget = local_search.summed(bench, session.sweep()), budget_bytes(bench.menu, bits)
     if rounds:
-        cell = planning.search_cell(bench, session.sweep(), Budget(average_bits=bits), session.variants.uniform, rounds)
+        cell = goals.search_cell(bench, session.sweep(), Budget(average_bits=bits), session.variants.uniform, rounds)
         found = bench.choice(cell.found.parts)
     else:
         found = solve(bench.menu, separate, budget)
@@ -98,10 +101,10 @@ def planned(session: Session, bits: float, rounds: int) -> Iterator[Made]:
     whole = session.variants.whole(name)
     how = "searched" if rounds else "least sum"
     yield Made(f"{bits:g} bits, {how}, in sequence", average_bits(session, whole), whole)
-    alone = search.weights_of(bench, found)
+    alone = local_search.weights_of(bench, found)
     yield Made(f"{bits:g} bits, {how}, modules alone", average_bits(session, alone), alone)
-    if (stock := planning.without_calibration(bench, session.sweep(), budget, rounds)) is not None:
-        weights = search.weights_of(bench, bench.choice(stock.parts))
+    if (stock := goals.without_calibration(bench, session.sweep(), budget, rounds)) is not None:
+        weights = local_search.weights_of(bench, bench.choice(stock.parts))
         yield Made(f"{bits:g} bits, {how}, without calibration", average_bits(session, weights), weights)
 
 

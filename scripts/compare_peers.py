@@ -34,8 +34,9 @@ from scripts.peers import ours
 from scripts.peers.ours import FORMATS, Measured, Ours
 from tabulate import tabulate
 
-from bitzones import environment, stats
-from bitzones.measure import fisher, sensitivity
+from bitzones.schema import environment
+from bitzones.sensitivity import fisher, sweep
+from bitzones.stats import intervals
 
 RESAMPLES = 10_000
 GOAL = 0.75
@@ -128,7 +129,7 @@ def rows(mine: Ours, peers: Sequence[Peer], bits: Sequence[float], rounds: int) 
 def table(mine: Ours, found: Sequence[Row]) -> str:
     """In Markdown, budgets in order; every interval from the same resamples of the held-out sequences."""
     tokens = np.array(mine.held_out.sequence_tokens, dtype=np.float64)
-    weights = stats.resample_weights(len(tokens), RESAMPLES, ours.SEED)
+    weights = intervals.resample_weights(len(tokens), RESAMPLES, ours.SEED)
     best = {row.bits: row.measured for row in found if row.name == SEARCHED}
     lines = []
     for row in sorted(found, key=lambda row: row.bits):
@@ -138,14 +139,14 @@ def table(mine: Ours, found: Sequence[Row]) -> str:
         kl, reference = np.asarray(row.measured.kl_nats), best.get(row.bits)
         ratio = ""
         if isinstance(reference, Measured) and row.name != SEARCHED:
-            ratio = _text(stats.bootstrap_ratio(weights, np.asarray(reference.kl_nats), kl))
+            ratio = _text(intervals.bootstrap_ratio(weights, np.asarray(reference.kl_nats), kl))
         used = row.measured.stored_bytes * 8 / mine.parameters
-        lines.append([f"{row.bits:g}", row.name, f"{used:.4f}", _text(stats.bootstrap_ratio(weights, kl, tokens)), ratio])
+        lines.append([f"{row.bits:g}", row.name, f"{used:.4f}", _text(intervals.bootstrap_ratio(weights, kl, tokens)), ratio])
     heads = ["budget, bits", "plan", "stored bits", "held-out KL, nats/token (95%)", "KL after search / its KL (95%)"]
     return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
 
 
-def _text(value: stats.Estimate) -> str:
+def _text(value: intervals.Estimate) -> str:
     return f"{value.value:.3f}" + ("" if value.low is None else f" ({value.low:.3f} to {value.high:.3f})")
 
 
@@ -182,7 +183,7 @@ def speeds(mine: Ours, peers: Sequence[Peer]) -> str:
         f"ours, fisher, {ours.FISHER_SAMPLES} samples": lambda: fisher.fisher_cell(
             mine.variants, mine.parts, mine.calibration, mine.batches(), ours.FISHER_SAMPLES, ours.SEED, lambda _: None
         ),
-        "ours, exact": lambda: sensitivity.exact_cell(mine.variants, mine.parts, "group", mine.calibration, mine.batches(), lambda _: None),
+        "ours, exact": lambda: sweep.exact_cell(mine.variants, mine.parts, "group", mine.calibration, mine.batches(), lambda _: None),
     }
     for name, work in named.items():
         started = time.perf_counter()

@@ -25,12 +25,13 @@ import psutil
 import torch
 from tabulate import tabulate
 
-from bitzones import environment, profile
-from bitzones.measure import divergence, fisher, sensitivity, swapping
-from bitzones.measure.calibration import Batch
-from bitzones.measure.parts import Granularity, model_parts
-from bitzones.measure.sensitivity import Candidate
-from bitzones.measure.session import Session
+from bitzones.data.sequences import Batch
+from bitzones.evaluation import kl, swapping
+from bitzones.models.units import Granularity, model_parts
+from bitzones.run.session import Session
+from bitzones.schema import environment, profile
+from bitzones.sensitivity import fisher, sweep
+from bitzones.sensitivity.sweep import Candidate
 
 EXACT_GOAL = 0.65
 FISHER_GOAL = 40.0
@@ -60,11 +61,11 @@ def peak_mib(work: Callable[[], object]) -> float:
 def plain(session: Session, candidates: Sequence[Candidate], batch: Batch) -> list[float]:
     """KL of every candidate by a full forward pass each, and the reference's once for the batch."""
     model = session.variants.reference
-    reference = divergence.log_probabilities(model, batch)
+    reference = kl.log_probabilities(model, batch)
     found = []
     for candidate in candidates:
         with swapping.swapped(model, candidate.weights):
-            found.append(float(divergence.kl_nats(reference, divergence.logits_of(model, batch), batch.mask).sum()))
+            found.append(float(kl.kl_nats(reference, kl.logits_of(model, batch), batch.mask).sum()))
     return found
 
 
@@ -75,7 +76,7 @@ def both_ways(session: Session, candidates: Sequence[Candidate], batch: Batch, *
     whole: list[float] = []
 
     def exact() -> None:
-        swept.extend(sensitivity.exact(session.variants.reference, session.layers, candidates, [alone], len(alone.index)).candidates)
+        swept.extend(sweep.exact(session.variants.reference, session.layers, candidates, [alone], len(alone.index)).candidates)
 
     def full() -> None:
         whole.extend(plain(session, candidates, batch))
@@ -133,7 +134,7 @@ def _fisher(session: Session, batches: Sequence[Batch]) -> list[list[str]]:
 
     def forward() -> None:
         with torch.no_grad():
-            times["forward"] = sum(timed(partial(divergence.logits_of, model, batch)) for batch in batches)
+            times["forward"] = sum(timed(partial(kl.logits_of, model, batch)) for batch in batches)
 
     def score() -> None:
         times["fisher"] = timed(lambda: fisher.scores(model, changes, batches, sequences, samples, 0))

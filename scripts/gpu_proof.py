@@ -21,18 +21,21 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from bitzones import profile
-from bitzones.decide import times
-from bitzones.decide.collect import analyse, read_run
-from bitzones.decide.run_file import RunFile
-from bitzones.measure import cache as caches
-from bitzones.measure import calibration, device, rounding, sensitivity
-from bitzones.measure.calibration import Calibration, CalibrationSequence
-from bitzones.measure.parts import model_parts
-from bitzones.measure.progress import silent
-from bitzones.measure.session import Session
-from bitzones.records import LatencyCell
-from bitzones.show.report import write_report
+from bitzones.analysis.analyze import analyse, read_run
+from bitzones.analysis.reader import RunFile
+from bitzones.data import sequences as calibration
+from bitzones.data.sequences import Calibration, CalibrationSequence
+from bitzones.devices import device
+from bitzones.models import kv_cache as caches
+from bitzones.models.units import model_parts
+from bitzones.regression import time_changes
+from bitzones.report.writer import write_report
+from bitzones.rounding import layerwise
+from bitzones.run.session import Session
+from bitzones.schema import profile
+from bitzones.schema.progress import silent
+from bitzones.schema.records import LatencyCell
+from bitzones.sensitivity import sweep as sensitivity
 
 FLOOR_SHARE, OVERHEAD, RUN_S, SWEEP_S, ROUNDING_S, REPEATED = 0.70, 0.01, 300.0, 180.0, 300.0, 0.03
 """Promised: of the bandwidth floor with compile, harness overhead, seconds of latency and memory, of a sweep, of rounding in two widths,
@@ -77,7 +80,7 @@ def repeated(first: RunFile, second: RunFile) -> Iterator[Verdict]:
     for cell in second.of(LatencyCell):
         if (old := before.get(_key(cell))) is not None:
             change = statistics.median(cell.rounds_s) / statistics.median(old.rounds_s) - 1
-            disturbed = [word for item in (old, cell) for word in times.disturbances(item)]
+            disturbed = [word for item in (old, cell) for word in time_changes.disturbances(item)]
             said = f"{cell.variant} {cell.phase} batch {cell.batch}{' compiled' if cell.compiled else ''}: {change:+.1%}"
             yield Verdict(f"two runs within {REPEATED:.0%}", f"{said} {disturbed or ''}", abs(change) <= REPEATED or bool(disturbed))
 
@@ -142,7 +145,7 @@ def rounded(session: Session) -> Verdict:
     sequences = -(-config.intermediate_size // (SEQUENCE - 1))
     batches = list(calibration.batches(random_tokens(config.vocab_size, sequences), 8, session.device))
     began = time.perf_counter()
-    found = rounding.separately(model, ["qint4:gptq", "qint2:gptq"], batches, torch.bfloat16)
+    found = layerwise.separately(model, ["qint4:gptq", "qint2:gptq"], batches, torch.bfloat16)
     device.synchronize(session.device)
     took = time.perf_counter() - began
     assert not any(item.fallbacks for item in found.values())

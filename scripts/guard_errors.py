@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from bitzones.decide import paired, times
-from bitzones.decide.drafts import Draft, decided
-from bitzones.decide.drift import MIN_FREEDOM, between, medians
-from bitzones.profile import Gate
-from bitzones.records import AccuracyCell, LatencyCell
-from bitzones.stats import wilson_interval
+from bitzones.regression import paired, time_changes
+from bitzones.regression.decision_rule import Draft, decided
+from bitzones.regression.drift import MIN_FREEDOM, between, medians
+from bitzones.schema.profile import Gate
+from bitzones.schema.records import AccuracyCell, LatencyCell
+from bitzones.stats.intervals import wilson_interval
 
 COMPARISONS = 200
 SLOWDOWN = 1.10
@@ -101,7 +101,7 @@ def time_trials(runs: list[Rounds], count: int, factor: float, rng: random.Rando
             after = [value * (factor if row == slowed else 1.0) for value in block(rng, new[name], count)]
             pairs.append((latency_cell(name, block(rng, old[name], count)), latency_cell(name, after)))
         for judge, known in ((OURS, None), *(((WITH_HISTORY, history),) if history is not None else ())):
-            drafts = [times.latency(*pair, gate, None, number, known.of(pair[0]) if known else None) for pair in pairs]
+            drafts = [time_changes.latency(*pair, gate, None, number, known.of(pair[0]) if known else None) for pair in pairs]
             tallies[judge].add(alarms(drafts), slowed, told(drafts))
         slower = [row for row, (a, b) in enumerate(pairs) if np.median(b.rounds_s) > 1.05 * np.median(a.rounds_s)]
         tallies[OTHER].add(slower, slowed, Counter())

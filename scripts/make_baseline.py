@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bitzones.decide.run_file import read_run
-from bitzones.files import write_text
-from bitzones.profile import PLAN
-from bitzones.records import KEY
+from bitzones.analysis.reader import read_run
+from bitzones.schema.files import write_text
+from bitzones.schema.profile import PLAN
+from bitzones.schema.records import KEY
 
 KEPT = ("accuracy", "divergence", "memory", "sensitivity")
 UNKNOWN = {"value": None, "unit": "bytes", "status": "left out"}

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from bitzones.decide.analysis import Analysis
-from bitzones.decide.plan import Plan
-from bitzones.records import Cell, Run
+from bitzones.analysis.plan import Plan
+from bitzones.analysis.results import Analysis
+from bitzones.schema.records import Cell, Run
 
 PLACE = Path(__file__).parents[1] / "docs" / "schema.md"
 

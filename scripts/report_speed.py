@@ -29,9 +29,9 @@ sys.path.insert(0, str(HERE / "tests"))
 
 from make_run import planned, profile, run_dict, write  # noqa: E402  # lies beside the tests, which are no package
 
-from bitzones.decide.collect import analyse, read_run  # noqa: E402
-from bitzones.profile import Zones  # noqa: E402
-from bitzones.show.report import write_report  # noqa: E402
+from bitzones.analysis.analyze import analyse, read_run  # noqa: E402
+from bitzones.report.writer import write_report  # noqa: E402
+from bitzones.schema.profile import Zones  # noqa: E402
 
 Result = TypeVar("Result")
 GROUPS = ("attn.qkv", "attn.o", "mlp.gate_up", "mlp.down")

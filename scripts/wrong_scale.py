@@ -14,12 +14,13 @@ import copy
 
 import torch
 
-from bitzones import profile
-from bitzones.decide import paired
-from bitzones.decide.drafts import decided
-from bitzones.measure import divergence, structure
-from bitzones.measure.session import Session
-from bitzones.stats import wilson_interval
+from bitzones.evaluation import kl as divergence
+from bitzones.models import structure
+from bitzones.regression import paired
+from bitzones.regression.decision_rule import decided
+from bitzones.run.session import Session
+from bitzones.schema import profile
+from bitzones.stats.intervals import wilson_interval
 
 CELLS = 40
 """Tests of the family that the one is corrected with: about those of the default run's KLs."""

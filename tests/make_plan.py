@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitzones.decide.plan import Plan
+from bitzones.analysis.plan import Plan
 
 KL = {"value": 0.0156, "low": 0.0133, "high": 0.0183}
 

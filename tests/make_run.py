@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from make_search import fisher, held_out, searched
 
-from bitzones.decide.analysis import Analysis, Decision
-from bitzones.decide.collect import analyse, read_run
-from bitzones.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
-from bitzones.records import (
+from bitzones.analysis.analyze import analyse, read_run
+from bitzones.analysis.results import Analysis, Decision
+from bitzones.schema.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
+from bitzones.schema.records import (
     AccuracyCell,
     AttentionStatistics,
     DivergenceCell,
@@ -381,7 +381,7 @@ GOLDEN = ("summary.md", "overview_diagram.md", "technical_diagram.md", "analysis
 
 def golden() -> None:
     """Rewrite tests/golden: look at the difference before it is committed."""
-    from bitzones.show.report import write_report
+    from bitzones.report.writer import write_report
 
     folder = Path(__file__).parent / "golden"
     folder.mkdir(exist_ok=True)

@@ -10,10 +10,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from bitzones.decide.planner import Menu, budget_bytes, menu_of, solve
-from bitzones.decide.sensitivity import measured_of
-from bitzones.profile import PLAN
-from bitzones.records import (
+from bitzones.allocation.knapsack import Menu, budget_bytes, menu_of, solve
+from bitzones.analysis.layer_sensitivity import measured_of
+from bitzones.schema.profile import PLAN
+from bitzones.schema.records import (
     FisherCell,
     NamedTrial,
     PartScores,

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from make_run import cell_of
 
-from bitzones.decide.collect import read_run
-from bitzones.decide.run_file import RunFile
-from bitzones.errors import RunFileError
+from bitzones.analysis.analyze import read_run
+from bitzones.analysis.reader import RunFile
+from bitzones.schema.errors import RunFileError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz_run_files.py"
 

@@ -62,7 +62,7 @@ def test_the_default_run_is_in_the_wheel(wheel: Path, name: str) -> None:
 def test_the_wheel_starts_the_command_line_and_carries_the_license(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = {Path(name).name: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
-    assert "bitzones = bitzones.cli:main" in metadata["entry_points.txt"]
+    assert "bitzones = bitzones.cli.main:main" in metadata["entry_points.txt"]
     assert "Apache License" in metadata["LICENSE"]
 
 

@@ -8,12 +8,15 @@ from functools import cache
 import tiny_models
 import torch
 
-from bitzones.measure import calibration, models, search, sensitivity
-from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
-from bitzones.measure.parts import model_parts
-from bitzones.measure.search import Workbench
-from bitzones.measure.variants import Variants
-from bitzones.records import SensitivityCell
+from bitzones.data import sequences as calibration
+from bitzones.data.sequences import Batch, Calibration, CalibrationSequence
+from bitzones.models import loading
+from bitzones.models.units import model_parts
+from bitzones.schema.records import SensitivityCell
+from bitzones.search import local_search
+from bitzones.search.local_search import Workbench
+from bitzones.sensitivity import sweep
+from bitzones.sensitivity.variants import Variants
 
 CPU = torch.device("cpu")
 LENGTHS = (5, 9, 12, 7)
@@ -37,7 +40,7 @@ def batches() -> Iterator[Batch]:
 @cache
 def swept() -> tuple[Variants, SensitivityCell, Workbench]:
     """The variants, the separate sensitivities, and a workbench of both."""
-    loaded = models.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
+    loaded = loading.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
     variants = Variants(loaded, {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}, CPU, torch.float32)
-    cell = sensitivity.exact_cell(variants, model_parts(loaded.model, "group"), "group", CALIBRATION, batches(), lambda done: None)
-    return variants, cell, search.workbench(variants, cell, batches, len(CALIBRATION.sequences))
+    cell = sweep.exact_cell(variants, model_parts(loaded.model, "group"), "group", CALIBRATION, batches(), lambda done: None)
+    return variants, cell, local_search.workbench(variants, cell, batches, len(CALIBRATION.sequences))

@@ -16,16 +16,22 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from bitzones import profile
-from bitzones.decide.planner import budget_bytes, solve
-from bitzones.measure import calibration, fisher, models, planning, quantizers, search, sensitivity, structure, tasks
-from bitzones.measure.calibration import Batch, Calibration
-from bitzones.measure.parts import model_parts
-from bitzones.measure.search import Workbench
-from bitzones.measure.sensitivity import Candidate
-from bitzones.measure.variants import Variants
-from bitzones.profile import Budget
-from bitzones.records import FisherCell, Part, SearchCell, SensitivityCell
+from bitzones.allocation.knapsack import budget_bytes, solve
+from bitzones.backends.quanto import quantizers
+from bitzones.data import sequences as calibration
+from bitzones.data import tasks
+from bitzones.data.sequences import Batch, Calibration
+from bitzones.models import loading, structure
+from bitzones.models.units import model_parts
+from bitzones.schema import profile
+from bitzones.schema.profile import Budget
+from bitzones.schema.records import FisherCell, Part, SearchCell, SensitivityCell
+from bitzones.search import goals, local_search
+from bitzones.search.local_search import Workbench
+from bitzones.sensitivity import fisher
+from bitzones.sensitivity import sweep as sensitivity
+from bitzones.sensitivity.sweep import Candidate
+from bitzones.sensitivity.variants import Variants
 
 __all__ = ["FORMATS", "Measured", "Ours", "Plan", "load"]
 
@@ -121,7 +127,9 @@ class Ours:
     def additive(self, average_bits: float) -> Plan:
         """The plan of the separate sensitivities."""
         bench = self.bench()
-        return self._modules(bench.named(solve(bench.menu, search.summed(bench, self.sweep()), budget_bytes(bench.menu, average_bits))))
+        return self._modules(
+            bench.named(solve(bench.menu, local_search.summed(bench, self.sweep()), budget_bytes(bench.menu, average_bits)))
+        )
 
     def by_fisher(self, average_bits: float) -> Plan:
         """The plan of the scores' own estimates of KL, part by part."""
@@ -137,7 +145,7 @@ class Ours:
         if not path.exists():
             self._keep(
                 path,
-                planning.search_cell(self.bench(), self.sweep(), Budget(average_bits=average_bits), {}, rounds, _told()).model_dump_json(),
+                goals.search_cell(self.bench(), self.sweep(), Budget(average_bits=average_bits), {}, rounds, _told()).model_dump_json(),
             )
         return SearchCell.model_validate_json(path.read_text())
 
@@ -147,7 +155,7 @@ class Ours:
 
     def bench(self) -> Workbench:
         """What a search works on; leaving a part as it is may not be chosen, by nobody here."""
-        made = search.workbench(self.variants, self.sweep(), self.batches, len(self.calibration.sequences))
+        made = local_search.workbench(self.variants, self.sweep(), self.batches, len(self.calibration.sequences))
         quantized = made.menu.offered.copy()
         quantized[:, -1] = False
         return replace(made, menu=replace(made.menu, offered=quantized))
@@ -215,7 +223,7 @@ def load(source: str, data: Path, work: Path, tokens: int, held_out_tokens: int,
 
     The folder gets ``model/`` (safetensors and tokenizer) and ``calibration.json`` (a list of token lists).
     """
-    loaded = models.load(profile.Model(source=source), device)
+    loaded = loading.load(profile.Model(source=source), device)
     train = [tasks.training(name, data / profile.DATA_FOLDERS[name]) for name in ("arc_easy", "svamp")]
     rest = calibration.sequences(loaded.tokenizer, train)
     used, held_out = calibration.take(rest, tokens), calibration.take(rest, held_out_tokens)
