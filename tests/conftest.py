@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from imports import MEASURING, within
 
-MEASURING = ("torch", "transformers", "optimum", "datasets", "safetensors", "pytest_benchmark", "bitzones.measure", "bitzones.deploy")
 HAS_TORCH = find_spec("torch") is not None
 REQUIRED = frozenset(os.environ.get("BITZONES_REQUIRE", "").split())
 
@@ -53,7 +53,7 @@ def needs_torch(path: Path) -> bool:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return any(name == part or name.startswith(f"{part}.") for name in names for part in MEASURING)
+    return any(within(name, MEASURING) for name in names)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
@@ -66,7 +66,7 @@ def pytest_report_header() -> str | None:
     """Say what is left out: a test that does not run is not to be taken for one that passed."""
     if HAS_TORCH:
         return None
-    left_out = sorted(path.name for path in Path(__file__).parent.glob("test_*.py") if needs_torch(path))
+    left_out = sorted(path.name for path in Path(__file__).parent.rglob("test_*.py") if needs_torch(path))
     return f"no torch here: only the deciding side is tested, without {', '.join(left_out) or 'leaving anything out'}"
 
 

@@ -8,10 +8,10 @@ import pkgutil
 from importlib.util import find_spec
 
 import pytest
+from imports import MEASURING, within
 
 import bitzones
 
-MEASURING = ("bitzones.measure", "bitzones.deploy")
 NOT_MODULES = ("bitzones._bench", "bitzones.__main__")
 """Benchmarks are pytest's to import; ``__main__`` runs."""
 
@@ -20,7 +20,7 @@ def module_names() -> list[str]:
     """Every module of the package; without torch, only those of the deciding side."""
     left_out = NOT_MODULES + (() if find_spec("torch") else MEASURING)
     found = pkgutil.walk_packages(bitzones.__path__, "bitzones.", onerror=lambda name: None)
-    return ["bitzones", *(module.name for module in found if not module.name.startswith(left_out))]
+    return ["bitzones", *(module.name for module in found if not within(module.name, left_out))]
 
 
 @pytest.mark.parametrize("name", module_names())

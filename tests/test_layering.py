@@ -1,6 +1,7 @@
-"""The house's rules, read from the source: data flows one way, and only the measuring side knows torch.
+"""The house's rules, read from the source: rooms import downward only, and only the measuring rooms load torch.
 
-The rules are one table. A tree is a dict from module name to source, so that a rule can be shown to fail on a house of two rooms.
+The rooms are one table (`imports.ROOMS`), the other rules a second one here. A tree is a dict from module name to source, so that a rule
+can be shown to fail on a house of two rooms.
 """
 
 from __future__ import annotations
@@ -9,36 +10,21 @@ import ast
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from imports import HEAVY, ROOMS, Tree, loading, modules_of, uses, within
 
-ROOT = Path(__file__).parents[1] / "src"
-PLANNED = {"bitzones.__main__"}
-"""Places that a rule may name before they are built."""
-TORCH = ("torch", "transformers", "optimum", "accelerate", "datasets", "safetensors", "tokenizers")
-SHARED = (
-    "bitzones.schema.records",
-    "bitzones.schema.errors",
-    "bitzones.stats",
-    "bitzones.schema.profile",
-    "bitzones.schema.environment",
-    "bitzones.schema.files",
-)
-DECIDING = ("bitzones.decide", "bitzones.show")
-MEASURING = ("bitzones.measure", "bitzones.deploy")
-SEARCHING = ("bitzones.search.goals", "bitzones.allocation.baselines", "bitzones.search.local_search", "bitzones.search.held_out")
-QUANTO = ("bitzones.backends.quanto.quantizers", "bitzones.backends.quanto.extensions", "bitzones.backends.quanto.compat")
-COMMANDS = ("bitzones.cli", "bitzones.cli.regression", "bitzones.doctor", "bitzones.__main__")
-
-Tree = dict[str, str]
+SOURCE = Path(__file__).parents[1] / "src"
+ORDER = {f"bitzones.{room.name}": number for number, room in enumerate(ROOMS)}
+LIGHT = tuple(f"bitzones.{room.name}" for room in ROOMS if not room.measures)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """``modules`` (all, but for ``except_for``) never import ``never``: nowhere, or, where ``at_top`` is set, not outside a function."""
+    """``modules`` (all, but for ``except_for``) never import ``never``, anywhere; or, where ``at_top`` is set, not outside a function."""
 
     why: str
     modules: tuple[str, ...]
@@ -48,77 +34,32 @@ class Rule:
 
 
 RULES = (
-    Rule("the shared words know nobody", SHARED, (*TORCH, *DECIDING, *MEASURING, "bitzones.cli")),
-    Rule("the deciding side reads the JSON and nothing else", DECIDING, (*TORCH, *MEASURING, "bitzones.cli")),
-    Rule("decide does not know how it is shown", ("bitzones.decide",), ("bitzones.show",)),
-    Rule(
-        "measuring does not know what is decided",
-        ("bitzones.measure",),
-        (*DECIDING, "bitzones.deploy", "bitzones.cli"),
-        except_for=SEARCHING,
-    ),
-    Rule(
-        "a search asks the planner, and nobody else who decides",
-        SEARCHING,
-        (*(f"bitzones.decide.{name}" for name in ("collect", "zones", "analysis", "sensitivity", "plan")), "bitzones.show"),
-    ),
-    Rule("deploying needs a plan, not a report", ("bitzones.deploy",), ("bitzones.show", "bitzones.cli")),
-    Rule("the command line imports no torch", COMMANDS, TORCH),
-    Rule("the command line measures only when asked to", COMMANDS, MEASURING, at_top=True),
-    Rule("generators are plain Python", ("bitzones.embedded",), (*TORCH, *DECIDING, *MEASURING, "bitzones.cli")),
-    Rule("the package itself imports nothing heavy", ("bitzones.__init__",), (*TORCH, "bitzones")),
-    Rule(
-        "one module knows quanto",
-        ("bitzones",),
-        ("optimum",),
-        except_for=QUANTO,
-    ),
+    Rule("the package itself imports nothing heavy", ("bitzones.__init__",), (*HEAVY, "bitzones"), at_top=True),
+    Rule("one backend knows quanto", ("bitzones",), ("optimum",), except_for=("bitzones.backends.quanto",)),
     Rule("one module knows CUDA", ("bitzones",), ("torch.cuda",), except_for=("bitzones.devices.device",)),
     Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.devices.nvml",)),
 )
 
 
-@dataclass(frozen=True)
-class Use:
-    """One import, or one mention of ``torch.cuda``."""
-
-    name: str
-    line: int
-    at_top: bool
+def room_of(module: str) -> str | None:
+    """The room that a module stands in; None for what stands beside the rooms."""
+    return next((room for room in ORDER if within(module, (room,))), None)
 
 
-def within(name: str, places: tuple[str, ...]) -> bool:
-    """Whether a dotted name is one of the places or inside one."""
-    return any(name == place or name.startswith(f"{place}.") for place in places)
+def upward(tree: Tree) -> list[str]:
+    """Every import from a lower room of a higher one, wherever in a module it stands."""
+    return [
+        f"{module}:{use.line} uses {use.name}, which is built on {room.removeprefix('bitzones.')}"
+        for module, source in tree.items()
+        if (room := room_of(module)) is not None
+        for use in uses(module, source)
+        if (used := room_of(use.name)) is not None and ORDER[used] > ORDER[room]
+    ]
 
 
-def absolute(node: ast.ImportFrom, module: str) -> str:
-    """The module that ``from ... import`` names; ``from . import x`` is resolved against the package it stands in."""
-    if not node.level:
-        return node.module or ""
-    package = module.removesuffix(".__init__").split(".")
-    keep = len(package) - node.level + module.endswith(".__init__")
-    return ".".join([*package[:keep], *([node.module] if node.module else [])])
-
-
-def uses(module: str, source: str) -> Iterator[Use]:
-    """Everything that a module imports, wherever it does, and every mention of ``torch.cuda``."""
-
-    def visit(node: ast.AST, at_top: bool) -> Iterator[Use]:
-        line = getattr(node, "lineno", 0)
-        match node:
-            case ast.Import():
-                yield from (Use(alias.name, line, at_top) for alias in node.names)
-            case ast.ImportFrom():
-                origin = absolute(node, module)
-                yield from (Use(f"{origin}.{alias.name}", line, at_top) for alias in node.names)
-            case ast.Attribute(value=ast.Name(id="torch"), attr="cuda"):
-                yield Use("torch.cuda", line, at_top)
-        inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-        for child in ast.iter_child_nodes(node):
-            yield from visit(child, at_top and not inside)
-
-    return visit(ast.parse(source), True)
+def loads_torch(tree: Tree) -> list[str]:
+    """Modules of the rooms without torch whose import loads it all the same, directly or through others."""
+    return sorted(module for module in loading(tree) if within(module, LIGHT))
 
 
 def broken(tree: Tree) -> list[str]:
@@ -181,19 +122,35 @@ def is_registered(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -
 @pytest.fixture(scope="module")
 def house() -> Tree:
     """The real source."""
-    return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text(encoding="utf-8")
-        for path in sorted((ROOT / "bitzones").rglob("*.py"))
-    }
+    return modules_of(SOURCE)
+
+
+def test_rooms_import_downward_only(house: Tree) -> None:
+    assert upward(house) == []
+
+
+def test_rooms_without_torch_load_none(house: Tree) -> None:
+    assert loads_torch(house) == []
 
 
 def test_the_house_keeps_its_rules(house: Tree) -> None:
     assert broken(house) == []
 
 
+def test_the_table_names_every_room_and_no_other(house: Tree) -> None:
+    folders = {module.split(".")[1] for module in house if module.count(".") > 1}
+    assert folders - {"embedded"} == {room.name for room in ROOMS}, "embedded holds data; every other folder is a room of the table"
+
+
+def test_no_module_name_recurs(house: Tree) -> None:
+    """Whoever reads a name in a traceback or a search knows which file is meant."""
+    names = Counter(module.rpartition(".")[2] for module in house)
+    assert [name for name, count in names.items() if count > 1 and not name.startswith("__")] == []
+
+
 def test_every_rule_is_about_something_real(house: Tree) -> None:
-    """A rule for a room that was renamed would hold forever."""
-    places = {place for rule in RULES for place in (*rule.modules, *rule.except_for)} - PLANNED
+    """A rule for a module that was renamed would hold forever."""
+    places = {place for rule in RULES for place in (*rule.modules, *rule.except_for)}
     gone = [place for place in sorted(places) if not any(within(module, (place,)) for module in house)]
     assert gone == [], f"rules name modules that are not there: {gone}"
 
@@ -207,27 +164,42 @@ def test_all_lists_are_true(house: Tree) -> None:
 
 
 @pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("bitzones.schema.records", "from bitzones.stats import intervals"),
+        ("bitzones.stats.intervals", "def f():\n    from bitzones.analysis import zones"),
+        ("bitzones.analysis.zones", "from bitzones import report"),
+        ("bitzones.analysis.__init__", "from ..report import writer"),
+        ("bitzones.models.loading", "from bitzones.run.session import Session"),
+        ("bitzones.search.goals", "import bitzones.analysis.zones"),
+        ("bitzones.run.session", "from bitzones.cli import main"),
+    ],
+)
+def test_an_import_from_a_higher_room_is_found(module: str, source: str) -> None:
+    assert [line.partition(":")[0] for line in upward({module: source})] == [module]
+
+
+def test_an_import_from_a_lower_room_passes() -> None:
+    assert upward({"bitzones.report.page": "from bitzones.analysis.zones import Zone\nfrom . import tables\nimport torchlike"}) == []
+
+
+def test_torch_is_found_through_other_modules() -> None:
+    tree = {
+        "bitzones.schema.plain": "def f():\n    import torch",
+        "bitzones.search.goals": "from bitzones.search import bench",
+        "bitzones.search.bench": "from torch import nn",
+        "bitzones.analysis.zones": "from bitzones.search.goals import goal",
+        "bitzones.report.words": "from bitzones.analysis import zones",
+        "bitzones.report.late": "def f():\n    from bitzones.analysis import zones",
+    }
+    assert loads_torch(tree) == ["bitzones.analysis.zones", "bitzones.report.words"]
+
+
+@pytest.mark.parametrize(
     ("module", "source", "why"),
     [
-        ("bitzones.schema.records", "import torch", "the shared words know nobody"),
-        ("bitzones.stats", "def f():\n    from transformers import x", "the shared words know nobody"),
-        ("bitzones.schema.profile", "from bitzones.decide import zones", "the shared words know nobody"),
-        ("bitzones.analysis.zones", "import torch.nn as nn", "the deciding side reads the JSON and nothing else"),
-        ("bitzones.analysis.zones", "from bitzones import measure", "the deciding side reads the JSON and nothing else"),
-        ("bitzones.analysis.zones", "from ..measure import models", "the deciding side reads the JSON and nothing else"),
-        ("bitzones.decide", "from bitzones.report.markdown.tables import grid", "decide does not know how it is shown"),
-        ("bitzones.decide.__init__", "from ..show import tables", "decide does not know how it is shown"),
-        ("bitzones.show.html", "from optimum.quanto import qint4", "one module knows quanto"),
-        ("bitzones.profiling.memory", "from bitzones.decide import collect", "measuring does not know what is decided"),
-        ("bitzones.run.session", "from bitzones.decide import planner", "measuring does not know what is decided"),
-        ("bitzones.search.local_search", "from bitzones.decide import zones", "a search asks the planner, and nobody else who decides"),
-        ("bitzones.export.quanto_checkpoint", "import bitzones.show.html", "deploying needs a plan, not a report"),
-        ("bitzones.cli", "def run():\n    import torch", "the command line imports no torch"),
-        ("bitzones.cli", "from bitzones.measure import device", "the command line measures only when asked to"),
-        ("bitzones.cli", "class A:\n    import bitzones.devices.device", "the command line measures only when asked to"),
-        ("bitzones.embedded.science_mini", "import torch", "generators are plain Python"),
-        ("bitzones.__init__", "from .records import Cell", "the package itself imports nothing heavy"),
-        ("bitzones.models.loading", "from optimum import quanto", "one module knows quanto"),
+        ("bitzones.__init__", "from .schema.records import Cell", "the package itself imports nothing heavy"),
+        ("bitzones.models.loading", "from optimum import quanto", "one backend knows quanto"),
         ("bitzones.profiling.latency", "import torch\ndef f():\n    torch.cuda.synchronize()", "one module knows CUDA"),
         ("bitzones.profiling.latency", "from torch import cuda", "one module knows CUDA"),
         ("bitzones.profiling.latency", "from torch.cuda import Event", "one module knows CUDA"),
@@ -247,14 +219,9 @@ def test_every_rule_was_broken_above() -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("bitzones.cli", "def run():\n    from bitzones.measure import device"),
-        ("bitzones.cli", "from bitzones.decide import collect\nfrom bitzones.show import summary"),
-        ("bitzones.report.markdown.summary", "from bitzones.analysis.zones import Zone"),
         ("bitzones.backends.quanto.quantizers", "from optimum.quanto import quantize"),
         ("bitzones.devices.device", "import torch\nx = torch.cuda.is_available()"),
-        ("bitzones.export.quanto_checkpoint", "from bitzones.measure import models, quantizers"),
-        ("bitzones.search.local_search", "from bitzones.allocation.knapsack import solve"),
-        ("bitzones.stats", "import torchlike\nimport numpy"),
+        ("bitzones.stats.intervals", "import torchlike\nimport numpy"),
     ],
 )
 def test_what_is_allowed_passes(module: str, source: str) -> None:
@@ -285,11 +252,11 @@ def test_a_true_all_passes() -> None:
 
 
 @pytest.mark.parametrize(
-    "start", ["import bitzones", "import sys; sys.argv = ['bitzones', '--help']; from bitzones.cli import main; main()"]
+    "start", ["import bitzones", "import sys; sys.argv = ['bitzones', '--help']; from bitzones.cli.main import main; main()"]
 )
 def test_starting_imports_no_torch(start: str) -> None:
     """Seen from outside, in a fresh interpreter: whatever the table overlooks shows here."""
-    report = f"import atexit, sys; atexit.register(lambda: print('HEAVY', [m for m in {TORCH!r} if m in sys.modules])); {start}"
+    report = f"import atexit, sys; atexit.register(lambda: print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])); {start}"
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip().endswith("HEAVY []"), done.stdout[-200:]
@@ -297,7 +264,7 @@ def test_starting_imports_no_torch(start: str) -> None:
 
 def test_help_answers_at_once() -> None:
     """Under 0.3 s. Processor time, the best of five: a busy machine must not fail this, and starting up waits for little else."""
-    command = [sys.executable, "-c", "import sys; sys.argv = ['bitzones', '--help']; from bitzones.cli import main; main()"]
+    command = [sys.executable, "-c", "import sys; sys.argv = ['bitzones', '--help']; from bitzones.cli.main import main; main()"]
     took = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

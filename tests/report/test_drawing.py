@@ -49,7 +49,8 @@ def test_it_is_gone_when_nobody_will_ask(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_it_ends_when_who_asked_was_killed(tmp_path: Path) -> None:
-    asks = "import os, sys; from bitzones.report.charts import drawing\nwith drawing.beside(): print(os.getpid(), flush=True); sys.stdin.read()"
+    start = "import os, sys; from bitzones.report.charts import drawing\n"
+    asks = f"{start}with drawing.beside(): print(os.getpid(), flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", asks], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as asker:
         assert asker.stdout is not None
         pid = int(asker.stdout.readline())

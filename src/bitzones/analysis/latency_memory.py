@@ -11,10 +11,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from bitzones.allocation import time_cost
+from bitzones.analysis.contention import disturbances
 from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.results import LatencyFigures, MemoryFigures, PartLatencyFigures, PlanTime, ShapeFigures
-from bitzones.regression import time_changes
 from bitzones.schema.profile import PLAN
 from bitzones.schema.records import LatencyCell, MemoryCell, PartLatencyCell, ShapeTimes
 from bitzones.stats.intervals import ratio_of_medians
@@ -118,7 +118,7 @@ def _latency(
         ),
         joules_per_token=cell.energy.per_token if cell.energy else None,
         warmup_stable=cell.warmup_stable,
-        disturbed=time_changes.disturbances(cell),
+        disturbed=disturbances(cell),
         asked_batch=cell.asked_batch if cell.shortages else None,
     )
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bitzones.analysis.contention import disturbances
 from bitzones.analysis.reader import RunFile
-from bitzones.regression.time_changes import Drifted, disturbances, machine
+from bitzones.regression.time_changes import Drifted, machine
 from bitzones.schema.profile import PLAN
 from bitzones.schema.records import LatencyCell
 

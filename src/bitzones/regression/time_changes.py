@@ -14,20 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitzones.analysis.contention import disturbances
 from bitzones.regression.comparison import Metric
 from bitzones.regression.decision_rule import Draft, normal_p, settled
 from bitzones.schema.profile import Gate
 from bitzones.schema.records import Environment, LatencyCell
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, Interval, percentile_interval
 
-__all__ = ["Drifted", "disturbances", "latency", "machine", "other_machine", "slowdown"]
+__all__ = ["Drifted", "latency", "machine", "other_machine", "slowdown"]
 
 RESAMPLES = 1000
 """Behind the interval of a ratio: its standard error is then known to about 2%, and a thousand cells take a second."""
-
-GPU_SPREAD = 0.03
-"""Of the median, for the middle 80% of a GPU cell's rounds. Kernels repeat themselves: compiled decoding and full prompts on an H200 lay
-within 1.2%, what waits for the processor between 5% and 57% apart, and such a median moved by half between two runs."""
 
 FARTHEST = 1e12
 """Times of one cell: from a nanosecond to a quarter of an hour. What lies farther apart is a fault of a file."""
@@ -120,17 +117,6 @@ def _judged(metric: Metric, logs: Floats, ratio: float, drift: Drifted | None) -
         floor=floor,
         doubt=doubt,
     )
-
-
-def disturbances(cell: LatencyCell) -> tuple[str, ...]:
-    """What makes a cell's times doubtful: what the run itself saw, and on a GPU rounds that differ, for its kernels repeat themselves."""
-    seen = cell.gpu.disturbed if cell.gpu is not None else ()
-    if cell.device_rounds_s is None:
-        return seen
-    low, middle, high = np.quantile(np.asarray(cell.rounds_s), [0.1, 0.5, 0.9])
-    if high - low <= GPU_SPREAD * middle:
-        return seen
-    return (*seen, f"the middle 80% of {len(cell.rounds_s)} rounds differ by {(high - low) / middle:.0%}, as kernels alone do not")
 
 
 def slowdown(old: Sequence[float], new: Sequence[float], seed: int) -> Floats:

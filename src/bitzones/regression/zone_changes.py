@@ -49,8 +49,9 @@ def _asked(run_file: RunFile) -> tuple[object, ...]:
 
 
 def _zones(run_file: RunFile, cell: SensitivityCell) -> dict[int, LayerZone]:
-    from bitzones.allocation import knapsack  # noqa: PLC0415 (a solver, of use only where a sweep has changed)
-    from bitzones.analysis import layer_sensitivity, zones
+    # A solver, of use only where a sweep has changed.
+    from bitzones.allocation import knapsack  # noqa: PLC0415
+    from bitzones.analysis import layer_sensitivity, zones  # noqa: PLC0415
 
     profile = run_file.run.profile
     formats = tuple(variant_formats(profile).values())[1:]

@@ -134,8 +134,8 @@ def alone(folder: Path) -> Iterator[None]:
 def measure(profile: str, folder: Path, data: Path | None = None, limit: int | None = None, *, resume: bool = False) -> Outcome:
     """Run every bench of a profile and write ``run.json`` and ``pytest.log`` into ``folder``, which is held (`alone`).
 
-    ``data`` and ``limit`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, what an earlier run here has finished is taken
-    from its journal. One that is interrupted leaves what it has in ``interrupted/run.json``.
+    ``data`` and ``limit`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an earlier run here finished
+    are taken from its journal. One that is interrupted leaves what it has in ``interrupted/run.json``.
 
     Raises:
         MeasureError: nothing could be measured; the message is the last line that pytest said.

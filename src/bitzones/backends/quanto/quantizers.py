@@ -23,8 +23,8 @@ from optimum.quanto.tensor.packed import PackedTensor
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto.extensions import extension_failure, unpack
-from bitzones.rounding.gptq import Rounded
 from bitzones.schema.errors import ModelError
 from bitzones.schema.profile import format_bits, format_optimizer, is_calibrated
 

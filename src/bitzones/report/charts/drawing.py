@@ -1,8 +1,8 @@
 """Pictures drawn by a process of their own, which loads what draws them while this one still decides.
 
 vl-convert takes half a second to start and holds the interpreter's lock whatever it does, so that a thread would hide nothing.
-``python -m bitzones.report.charts.drawing`` is that process: a line of charts in, a line of pictures out. It ends where its input does, so that it
-never outlives who asked. This module knows neither charts nor reports.
+``python -m bitzones.report.charts.drawing`` is that process: a line of charts in, a line of pictures out. It ends where its input does, so
+that it never outlives its parent.
 """
 
 from __future__ import annotations
