@@ -22,13 +22,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bitzones.analysis.analyze import analyse, read_run
+from bitzones.analysis.contention import disturbances
 from bitzones.analysis.reader import RunFile
 from bitzones.data import sequences as calibration
 from bitzones.data.sequences import Calibration, CalibrationSequence
 from bitzones.devices import device
 from bitzones.models import kv_cache as caches
 from bitzones.models.units import model_parts
-from bitzones.regression import time_changes
 from bitzones.report.writer import write_report
 from bitzones.rounding import layerwise
 from bitzones.run.session import Session
@@ -80,7 +80,7 @@ def repeated(first: RunFile, second: RunFile) -> Iterator[Verdict]:
     for cell in second.of(LatencyCell):
         if (old := before.get(_key(cell))) is not None:
             change = statistics.median(cell.rounds_s) / statistics.median(old.rounds_s) - 1
-            disturbed = [word for item in (old, cell) for word in time_changes.disturbances(item)]
+            disturbed = [word for item in (old, cell) for word in disturbances(item)]
             said = f"{cell.variant} {cell.phase} batch {cell.batch}{' compiled' if cell.compiled else ''}: {change:+.1%}"
             yield Verdict(f"two runs within {REPEATED:.0%}", f"{said} {disturbed or ''}", abs(change) <= REPEATED or bool(disturbed))
 
