@@ -7,7 +7,7 @@ def test_layers(cell, session):
     cell("layers", session.reference_id).measure(
         lambda: session.model(session.reference_id),
         lambda model: session.on(
-            session.calibration,
-            lambda batches: activation_stats.cell(session.reference_id, model, session.layers, batches, session.calibration),
+            session.sensitivity_set,
+            lambda batches: activation_stats.cell(session.reference_id, model, session.layers, batches, session.sensitivity_set),
         ),
     )

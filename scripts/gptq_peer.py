@@ -37,8 +37,8 @@ def gather(name: str, place: Path, data: Path | None) -> None:
     from bitzones.schema import profile  # noqa: PLC0415  (the other environment lacks what this needs)
 
     session = Session(profile.load(name).resolved(data))
-    model, batches = session.variants.reference, session.rounding_batches()
-    blocks, hidden = structure.decoder_layers(model), embedded(session.variants.reference, session.layers, session.rounding_batches())
+    model, batches = session.variants.reference, session.calibration_batches()
+    blocks, hidden = structure.decoder_layers(model), embedded(session.variants.reference, session.layers, session.calibration_batches())
     found: dict[str, torch.Tensor] = {}
     for at, block in enumerate(blocks):
         names = [f"{block}.{module}" for module in MODULES]

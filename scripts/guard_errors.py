@@ -153,7 +153,7 @@ def sweeps(paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def kl_trials(sweep: dict[str, Any], noise: float, factor: float, rng: random.Random) -> Iterator[tuple[bool, bool]]:
-    """For each comparison: any alarm, and one on the part that was made worse. Sequences are drawn anew, the same for both runs."""
+    """For each comparison: any alarm, and one on the unit that was made worse. Sequences are drawn anew, the same for both runs."""
     rows = [item["kl_nats"] for item in sweep["measurements"] if item["kl_nats"] is not None]
     for number in range(COMPARISONS):
         generator = np.random.default_rng(rng.randrange(2**32))
@@ -193,9 +193,9 @@ def say_times(runs: list[Rounds], rounds: int, rng: random.Random) -> None:
 
 
 def say_kls(sweep: dict[str, Any], rng: random.Random) -> None:
-    parts = len(sweep["measurements"])
+    units = len(sweep["measurements"])
     for noise in (0.0, 0.01, 0.05):
-        say(f"KL, {parts} cells, {noise:.0%} noise per sequence, any alarm", sum(item[0] for item in kl_trials(sweep, noise, 1.0, rng)))
+        say(f"KL, {units} cells, {noise:.0%} noise per sequence, any alarm", sum(item[0] for item in kl_trials(sweep, noise, 1.0, rng)))
     for factor in (1.15, 1.25, 1.5):
         say(f"KL, one of them {factor - 1:.0%} up, 1% noise, caught", sum(item[1] for item in kl_trials(sweep, 0.01, factor, rng)))
 

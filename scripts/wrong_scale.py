@@ -1,7 +1,7 @@
 """A real regression to catch: the scales of one quantized module are wrong, and its layer is measured again.
 
 Every layer of the embedded model in turn, at every format, alone quantized as in the sweep: the first quantized module of the layer gets
-its scales times FACTOR, the KL is measured on the calibration sequences, and `compare`'s test says whether it is worse. What is caught is
+its scales times FACTOR, the KL is measured on the sensitivity sequences, and `compare`'s test says whether it is worse. What is caught is
 counted.
 
     python scripts/wrong_scale.py --factor 1.25
@@ -60,10 +60,10 @@ def main() -> None:
         models = [alone(reference, quantized, layer) for layer in range(len(session.layers))]
 
         def kl(model: torch.nn.Module, variant: str = variant) -> tuple[float, ...]:
-            cell = divergence.divergence_cell(variant, reference, model, session.calibration, session.calibration_batches())
+            cell = divergence.divergence_cell(variant, reference, model, session.sensitivity_set, session.sensitivity_batches())
             return cell.kl_nats
 
-        sequences = paired.Sequences([int(count) for count in session.calibration.sequence_tokens], settings.seed)
+        sequences = paired.Sequences([int(count) for count in session.sensitivity_set.sequence_tokens], settings.seed)
         right = [kl(model) for model in models]
         for factor in given.factor:
             caught, rises = 0, []

@@ -1,4 +1,4 @@
-"""Rival plans by hand, and within the budget whatever the menu."""
+"""Baseline plans by hand, and within the budget whatever the menu."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FORMATS = ("qint4", "qint2", "bf16")
 
 
 def menu(rows: list[tuple[int, int]], reference: int = 16, offered: np.ndarray | None = None) -> Menu:
-    """Parts with (bytes at 4 bits, bytes at 2 bits)."""
+    """Units with (bytes at 4 bits, bytes at 2 bits)."""
     stored = np.array([[*row, reference] for row in rows], dtype=np.int64)
     given_ = np.ones(stored.shape, dtype=np.bool_) if offered is None else offered
     return Menu(tuple(f"p{n}" for n in range(len(rows))), FORMATS, stored, given_, 8 * len(rows))
@@ -24,7 +24,7 @@ def names(choice: np.ndarray) -> list[str]:
     return [FORMATS[index] for index in choice]
 
 
-def test_the_contiguous_rule_keeps_the_last_parts() -> None:
+def test_the_contiguous_rule_keeps_the_last_units() -> None:
     four = menu([(4, 2)] * 4)
     assert names(baselines.contiguous(four, 12)) == ["qint2", "qint2", "qint4", "qint4"]
     assert names(baselines.contiguous(four, 13)) == ["qint2", "qint2", "qint4", "qint4"]
@@ -55,7 +55,7 @@ def test_rivals_fill_the_budget_and_never_exceed_it(rows: list[tuple[int, int]],
     for choice in (baselines.contiguous(offered, budget), baselines.random_plan(offered, budget, np.random.default_rng(seed))):
         used = int(offered.stored_bytes[np.arange(len(rows)), choice].sum())
         assert used <= budget
-    room = budget - used  # of the random plan: no part is left that could have been raised
+    room = budget - used  # of the random plan: no unit is left that could have been raised
     assert all(FORMATS[index] == "qint4" or row[0] - row[1] > room for index, row in zip(choice, rows, strict=True))
 
 

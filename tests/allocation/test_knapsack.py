@@ -30,13 +30,13 @@ def brute_force(of: Menu, kl: np.ndarray, budget: int) -> float:
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[Menu, np.ndarray, int]:
-    parts, formats = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+    units, formats = draw(st.integers(1, 5)), draw(st.integers(1, 3))
     scale = draw(st.sampled_from([1, 96, 10_007]))
     size, row = st.integers(0, 12).map(lambda value: value * scale), formats + 1
-    stored = draw(st.lists(st.lists(size, min_size=row, max_size=row), min_size=parts, max_size=parts))
-    flags = draw(st.lists(st.lists(st.booleans(), min_size=row, max_size=row), min_size=parts, max_size=parts))
+    stored = draw(st.lists(st.lists(size, min_size=row, max_size=row), min_size=units, max_size=units))
+    flags = draw(st.lists(st.lists(st.booleans(), min_size=row, max_size=row), min_size=units, max_size=units))
     cost = st.one_of(st.integers(0, 4).map(float), st.floats(0, 10, allow_subnormal=False), st.floats(0, 1e-6, allow_subnormal=False))
-    kl = np.array(draw(st.lists(st.lists(cost, min_size=row, max_size=row), min_size=parts, max_size=parts)))
+    kl = np.array(draw(st.lists(st.lists(cost, min_size=row, max_size=row), min_size=units, max_size=units)))
     kl[:, -1] = 0
     of = menu(stored, [[*line[:-1], True] for line in flags])
     return of, kl, draw(st.integers(of.least_bytes, of.most_bytes))
@@ -108,7 +108,7 @@ def test_agrees_with_milp_alone_on_a_real_size(seed: int) -> None:
     assert kl[np.arange(12), solve(of, kl, budget)].sum() == pytest.approx(alone.fun, rel=1e-6)
 
 
-def test_ties_give_earlier_parts_the_fewer_bytes() -> None:
+def test_ties_give_earlier_units_the_fewer_bytes() -> None:
     of = menu([[1, 2]] * 4)
     assert solve(of, np.array([[1.0, 0.0]] * 4), 6).tolist() == [0, 0, 1, 1]
 
@@ -133,7 +133,7 @@ def test_a_failed_measurement_is_not_offered() -> None:
     of = menu_of(cell, ("qint8", "qint4", "qint2:hqq"), "bf16")
     assert of.offered.tolist() == [[True, True, False, True], [True] * 4, [True] * 4]
     assert of.formats[-1] == "bf16"
-    assert of.stored_bytes[:, -1].tolist() == [part.reference_bytes for part in cell.parts]
+    assert of.stored_bytes[:, -1].tolist() == [unit.reference_bytes for unit in cell.units]
     assert solve(of, np.zeros((3, 4)), of.most_bytes)[0] != 2
 
 
@@ -211,8 +211,8 @@ def test_within_a_gap_a_plan_is_left_as_it_is_and_never_further_off() -> None:
     stored = np.sort(rng.integers(1, 40, (12, 3)))
     of = Menu(tuple(map(str, range(12))), ("a", "b", "c"), stored, np.ones((12, 3), dtype=np.bool_), 100)
     budget = int(stored.sum(axis=0)[1])
-    rows, parts = np.arange(50)[:, None], np.arange(12)
-    exact, near = (kl[rows, parts, solve_many(of, kl, budget, gap)].sum(axis=1) for gap in (0.0, 0.1))
+    rows, units = np.arange(50)[:, None], np.arange(12)
+    exact, near = (kl[rows, units, solve_many(of, kl, budget, gap)].sum(axis=1) for gap in (0.0, 0.1))
     assert (near >= exact - 1e-12).all()
     assert (near > exact + 1e-12).any()  # else a gap would change nothing
     assert (near <= exact * (1 + 0.1 / 0.9) + 1e-12).all()

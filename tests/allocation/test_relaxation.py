@@ -16,9 +16,9 @@ from bitzones.allocation.relaxation import improve, pick, relax, undominated
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Costs and sizes of 3 resamples of up to 4 parts, a size of their own in each resample as where a budget counts KL."""
-    parts, formats = draw(st.integers(1, 4)), draw(st.integers(2, 4))
-    shape = (3, parts, formats)
+    """Costs and sizes of 3 resamples of up to 4 units, a size of their own in each resample as where a budget counts KL."""
+    units, formats = draw(st.integers(1, 4)), draw(st.integers(2, 4))
+    shape = (3, units, formats)
     cost = st.one_of(st.integers(0, 3).map(float), st.floats(0, 10, allow_subnormal=False), st.just(np.inf))
     costs = np.array(draw(st.lists(cost, min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))).reshape(shape)
     costs[..., 0] = np.where(np.isfinite(costs).any(axis=2), costs[..., 0], 1.0)
@@ -58,7 +58,7 @@ def test_of_the_smallest_options_the_cheapest_begins_the_hull() -> None:
 @settings(max_examples=60)
 @given(problem=problems())
 def test_the_bound_is_the_linear_programme_s(problem: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    """No bound that only prices bytes is higher: by duality it is the optimum with options taken in part."""
+    """No bound that only prices bytes is higher: by duality it is the optimum with options taken in unit."""
     costs, sizes, budgets = problem
     bound = relax(costs, sizes, budgets)[1][0]
     offered = np.isfinite(costs[0]).ravel()
@@ -69,7 +69,7 @@ def test_the_bound_is_the_linear_programme_s(problem: tuple[np.ndarray, np.ndarr
 
 @settings(max_examples=60)
 @given(problem=problems(), block=st.integers(1, 12))
-def test_some_parts_at_a_time_are_all_of_them(problem: tuple[np.ndarray, np.ndarray, np.ndarray], block: int) -> None:
+def test_some_units_at_a_time_are_all_of_them(problem: tuple[np.ndarray, np.ndarray, np.ndarray], block: int) -> None:
     whole = relax(*problem)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(relaxation, "BLOCK", block)
@@ -78,7 +78,7 @@ def test_some_parts_at_a_time_are_all_of_them(problem: tuple[np.ndarray, np.ndar
 
 
 def test_steps_are_taken_by_what_a_byte_brings() -> None:
-    """Part 0 gains 3 for 1 byte and 1 for 2 more, part 1 gains 4 for 2: with 3 bytes the first and the last, at the price of the other."""
+    """Unit 0 gains 3 for 1 byte and 1 for 2 more, unit 1 gains 4 for 2: with 3 bytes the first and the last, at the price of the other."""
     costs = np.array([[[4.0, 1.0, 0.0], [4.0, 0.0, np.inf]]])
     sizes = np.array([[[0, 1, 3], [0, 2, 0]]])
     choices, bounds, _ = relax(costs, sizes, np.array([3]))

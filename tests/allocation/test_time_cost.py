@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from make_run import cells, decided, part_latency, profile, run_dict, sensitivity, write
+from make_run import cells, decided, profile, run_dict, sensitivity, unit_latency, write
 
 from bitzones.allocation.knapsack import Menu, menu_of, solve
 from bitzones.allocation.time_cost import budget_ns, plan_ns, plan_ratio, plan_s, timed_menu
@@ -18,24 +18,24 @@ from bitzones.analysis.analyze import analyse, read_run
 from bitzones.report.markdown import measurements, summary
 from bitzones.schema.errors import PlanError
 from bitzones.schema.profile import Budget, Latency
-from bitzones.schema.records import PartLatencyCell, ShapeTimes
+from bitzones.schema.records import ShapeTimes, UnitLatencyCell
 
 FORMATS = ("qint8", "qint4", "qint2:hqq")
 FAST = {"bf16": 1.0, "qint8": 0.7, "qint4": 0.5, "qint2:hqq": 0.4}
 
 
-def cell(rounds: dict[str, tuple[float, ...]], parts: int = 2) -> PartLatencyCell:
+def cell(rounds: dict[str, tuple[float, ...]], units: int = 2) -> UnitLatencyCell:
     shapes = ((4, 8),)
-    return PartLatencyCell(
+    return UnitLatencyCell(
         variant="bf16",
         batch=1,
         warmup_rounds=1,
-        parts={f"p{n}": shapes for n in range(parts)},
+        units={f"p{n}": shapes for n in range(units)},
         times=tuple(ShapeTimes(shapes=shapes, format=name, repeats=2, rounds_s=took, kernels={}) for name, took in rounds.items()),
     )
 
 
-def test_a_plan_takes_the_sum_of_its_parts_medians() -> None:
+def test_a_plan_takes_the_sum_of_its_units_medians() -> None:
     timed = cell({"bf16": (4.0, 2.0, 90.0), "qint4": (1.0, 1.0, 1.0)})
     assert plan_ns(timed, {"p0": "bf16", "p1": "qint4"}) == 2_500_000_000  # of two copies a round: 2 s and 0.5 s
     assert plan_s(timed, {"p0": "bf16", "p1": "qint4"}, 50, 0).value == 2.5
@@ -56,14 +56,14 @@ def test_what_all_formats_share_does_not_widen_a_ratio() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 3), st.floats(0.05, 0.999))
-def test_no_plan_within_the_time_is_better(seed: int, parts: int, formats: int, share: float) -> None:
+def test_no_plan_within_the_time_is_better(seed: int, units: int, formats: int, share: float) -> None:
     rng = np.random.default_rng(seed)
-    stored = rng.integers(1, 99, (parts, formats + 1))
+    stored = rng.integers(1, 99, (units, formats + 1))
     names = tuple(f"f{n}" for n in range(formats))
-    offered = np.column_stack([rng.random((parts, formats)) < 0.8, np.ones(parts, bool)])
+    offered = np.column_stack([rng.random((units, formats)) < 0.8, np.ones(units, bool)])
     nanoseconds = rng.integers(1, 10**6, stored.shape)
-    of = Menu(tuple(f"p{n}" for n in range(parts)), (*names, "ref"), stored, offered, 8, nanoseconds)
-    kl = np.column_stack([rng.random((parts, formats)), np.zeros(parts)])
+    of = Menu(tuple(f"p{n}" for n in range(units)), (*names, "ref"), stored, offered, 8, nanoseconds)
+    kl = np.column_stack([rng.random((units, formats)), np.zeros(units)])
     plans = list(itertools.product(*(np.flatnonzero(row) for row in offered)))
     took = [int(sum(nanoseconds[p, f] for p, f in enumerate(plan))) for plan in plans]
     allowed = share * int(nanoseconds[:, -1].sum())
@@ -73,7 +73,7 @@ def test_no_plan_within_the_time_is_better(seed: int, parts: int, formats: int, 
         return
     budget = budget_ns(of, share)
     choice = solve(of, kl, budget)
-    rows = np.arange(parts)
+    rows = np.arange(units)
     assert offered[rows, choice].all()
     assert nanoseconds[rows, choice].sum() <= budget <= allowed
     best = min(sum(kl[p, f] for p, f in enumerate(plan)) for plan, t in zip(plans, took, strict=True) if t <= budget)
@@ -84,27 +84,27 @@ def test_an_impossible_budget_names_the_range_and_says_that_bits_buy_nothing() -
     sweep = sensitivity(layers=2)
     menu = menu_of(sweep, FORMATS, "bf16")
     with pytest.raises(PlanError, match=r"reach from 1\.000 to 3\.000; fewer bits do not buy time on this device; raise budget\.latency"):
-        budget_ns(timed_menu(menu, part_latency(sweep)), 0.8)
-    fast = timed_menu(menu, part_latency(sweep, FAST))
+        budget_ns(timed_menu(menu, unit_latency(sweep)), 0.8)
+    fast = timed_menu(menu, unit_latency(sweep, FAST))
     with pytest.raises(PlanError, match=r"reach from 0\.400 to 1\.000; raise budget"):
         budget_ns(fast, 0.3)
-    with pytest.raises(PlanError, match="the run holds no times of parts"):
+    with pytest.raises(PlanError, match="the run holds no times of units"):
         timed_menu(menu, None)
 
 
-def test_a_part_or_format_that_was_not_timed_is_no_option() -> None:
+def test_a_unit_or_format_that_was_not_timed_is_no_option() -> None:
     sweep = sensitivity(layers=2)
     menu = menu_of(sweep, FORMATS, "bf16")
-    some = timed_menu(menu, part_latency(sweep, {"bf16": 1.0, "qint4": 0.5}))
+    some = timed_menu(menu, unit_latency(sweep, {"bf16": 1.0, "qint4": 0.5}))
     assert some.offered.tolist() == [[False, True, False, True]] * 2
     with pytest.raises(PlanError, match=r"times of layers\.1 were not measured"):
-        timed_menu(menu, part_latency(sensitivity(layers=1)))
+        timed_menu(menu, unit_latency(sensitivity(layers=1)))
 
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
     """The summary of a run with a budget of time, and the share of it that its plan takes."""
-    found = [*cells(), part_latency(sensitivity(), FAST)]
+    found = [*cells(), unit_latency(sensitivity(), FAST)]
     analysis = analyse(read_run(write(tmp_path_factory.mktemp("run"), run_dict(found, profile(budget=Budget(latency=0.55))))))
     plan = decided(analysis).plan
     assert plan.achieved.latency is not None
@@ -122,8 +122,8 @@ def test_a_run_with_a_budget_of_time_has_a_plan_within_it(shown: tuple[str, floa
 
 
 def test_the_report_says_where_bits_do_not_buy_time(tmp_path: Path) -> None:
-    analysis = analyse(read_run(write(tmp_path, run_dict([*cells(), part_latency(sensitivity())]))))
-    said = measurements.part_latency(analysis)
+    analysis = analyse(read_run(write(tmp_path, run_dict([*cells(), unit_latency(sensitivity())]))))
+    said = measurements.unit_latency(analysis)
     assert "**On this device qint8, qint4, qint2:hqq take more time than bf16: fewer bits do not buy time.**" in said
     assert "| qint4     |" in said
     assert "n = 20 rounds" in said
@@ -131,13 +131,13 @@ def test_the_report_says_where_bits_do_not_buy_time(tmp_path: Path) -> None:
 
 def test_few_rounds_give_no_interval_and_no_verdict() -> None:
     sweep = sensitivity()
-    found = latency_memory.part_latency(part_latency(sweep, rounds=3), None, FORMATS, "bf16", 0)
+    found = latency_memory.unit_latency(unit_latency(sweep, rounds=3), None, FORMATS, "bf16", 0)
     assert found.slower == ()
     assert all(item.seconds.low is None for item in found.totals)
 
 
 @pytest.fixture(scope="module")
-def really() -> PartLatencyCell:
+def really() -> UnitLatencyCell:
     """The products of a tiny model, timed."""
     from tiny_sweep import swept
 
@@ -145,24 +145,24 @@ def really() -> PartLatencyCell:
 
     variants, _, bench = swept()
     shape = Latency(batch=(2,), rounds=5, warmup_rounds=1)
-    return gemm_latency.measure(variants, bench.parts, shape, seed=0)
+    return gemm_latency.measure(variants, bench.units, shape, seed=0)
 
 
-def test_every_sort_of_part_is_timed_once_in_every_format(really: PartLatencyCell) -> None:
+def test_every_sort_of_unit_is_timed_once_in_every_format(really: UnitLatencyCell) -> None:
     from tiny_sweep import swept
 
     variants, _, bench = swept()
-    assert set(really.parts) == {part.name for part in bench.parts}
+    assert set(really.units) == {unit.name for unit in bench.units}
     assert {item.format for item in really.times} == set(variants.formats.values())
-    assert len(really.times) == len(set(really.parts.values())) * len(variants.formats)
+    assert len(really.times) == len(set(really.units.values())) * len(variants.formats)
     assert all(len(item.rounds_s) == 5 and min(item.rounds_s) > 0 for item in really.times)
-    assert all(item.repeats == list(really.parts.values()).count(item.shapes) for item in really.times)
+    assert all(item.repeats == list(really.units.values()).count(item.shapes) for item in really.times)
     dense, packed = (next(item for item in really.times if item.format == name) for name in ("bf16", "qint4"))
     assert set(dense.kernels) == {"dense"}
     assert "dense" not in packed.kernels
 
 
-def test_a_search_with_a_budget_of_time_stays_within_it(really: PartLatencyCell) -> None:
+def test_a_search_with_a_budget_of_time_stays_within_it(really: UnitLatencyCell) -> None:
     """With times of our own, in which the fewest bits are the fastest; the plans are measured as ever."""
     from tiny_sweep import swept
 
@@ -174,12 +174,12 @@ def test_a_search_with_a_budget_of_time_stays_within_it(really: PartLatencyCell)
     times = really.model_copy(update={"times": planted})
     timed = local_search.workbench(variants, sweep, bench.batches, bench.sequences, times)
     found = goals.search_cell(timed, sweep, Budget(latency=0.5), variants.uniform, 1)
-    reference = plan_ns(times, dict.fromkeys(really.parts, "bf16"))
-    taken = plan_ns(times, found.found.parts)
+    reference = plan_ns(times, dict.fromkeys(really.units, "bf16"))
+    taken = plan_ns(times, found.found.units)
     assert reference is not None
     assert taken is not None
     assert found.budget_ns == reference // 2
     assert taken <= found.budget_ns < reference
-    assert set(found.found.parts.values()) != {"qint2:hqq"}  # what time is left is spent
+    assert set(found.found.units.values()) != {"qint2:hqq"}  # what time is left is spent
     with pytest.raises(PlanError, match=r"reach from 0\.300"):
         goals.check_budget(timed.menu, Budget(latency=0.2), times)

@@ -124,7 +124,7 @@ def other_task(data: Data) -> None:
 
 
 def other_calibration(data: Data) -> None:
-    cell_of(data, "divergence")["calibration_sha256"] = "x"
+    cell_of(data, "divergence")["sequences_sha256"] = "x"
 
 
 def other_manner(data: Data) -> None:
@@ -139,14 +139,14 @@ def unknown_format(data: Data) -> None:
     cell_of(data, "sensitivity")["measurements"][0]["format"] = "qint3"
 
 
-def part_twice(data: Data) -> None:
+def unit_twice(data: Data) -> None:
     cell = cell_of(data, "sensitivity")
-    cell["parts"].append(cell["parts"][0])
+    cell["units"].append(cell["units"][0])
 
 
 def module_twice(data: Data) -> None:
     cell = cell_of(data, "sensitivity")
-    cell["parts"][1]["modules"] = cell["parts"][0]["modules"]
+    cell["units"][1]["modules"] = cell["units"][0]["modules"]
 
 
 def no_tokens(data: Data) -> None:
@@ -156,8 +156,8 @@ def no_tokens(data: Data) -> None:
 
 
 def no_weights(data: Data) -> None:
-    for part in cell_of(data, "sensitivity")["parts"]:
-        part["parameters"] = 0
+    for unit in cell_of(data, "sensitivity")["units"]:
+        unit["parameters"] = 0
 
 
 def huge(data: Data) -> None:
@@ -183,10 +183,10 @@ def two_sweeps(data: Data) -> None:
         (other_task, "task science_mini: .* asked other items"),
         (other_manner, "task science_mini: .* asked in another way"),
         (other_answers, "task science_mini: .* asked in another way"),
-        (other_calibration, "other calibration sequences"),
+        (other_calibration, "other sensitivity sequences"),
         (unknown_format, "qint3.*not one of the profile's"),
-        (part_twice, "a part stands twice"),
-        (module_twice, "a module belongs to two parts"),
+        (unit_twice, "a unit stands twice"),
+        (module_twice, "a module belongs to two units"),
         (no_tokens, "no sequence has a scored token"),
         (no_weights, "no weights"),
         (huge, "cannot be"),
@@ -234,7 +234,7 @@ def test_without_sensitivity_all_else_is_reported(tmp_path: Path, more: list[Rec
     assert (found.sensitivity, found.ranking, found.granularity) == ((), (), None)
     assert (len(found.accuracy), len(found.latency), len(found.memory), len(found.layers)) == (12, 8, 4, 12)
     assert [(w.variant, w.added, w.ratio) for w in found.whole] == [("w8", None, None), ("w4", None, None), ("w2", None, None)]
-    assert found.cannot_tell[0] == f"Which layers are safe, and what to store them in: no plan was made, for {reason}."
+    assert found.inconclusive[0] == f"Which layers are safe, and what to store them in: no plan was made, for {reason}."
 
 
 def test_whole_variants_without_a_sweep_are_as_with_one(tmp_path: Path) -> None:
@@ -263,14 +263,14 @@ def test_a_run_of_failures_alone_is_refused(tmp_path: Path) -> None:
 def test_layers_that_were_not_swept_are_known(tmp_path: Path) -> None:
     found = analyse(read_run(write(tmp_path, run_dict([sensitivity(layers=3)], layers=6))))
     assert found.unswept == (3, 4, 5)
-    assert any(line.startswith("What layers 3-5 would lose: not swept") for line in found.cannot_tell)
+    assert any(line.startswith("What layers 3-5 would lose: not swept") for line in found.inconclusive)
     assert analyse(read_run(write(tmp_path, run_dict([sensitivity(layers=3)], layers=3)))).unswept == ()
 
 
 def test_what_quanto_cannot_quantize_is_said(tmp_path: Path) -> None:
     found = analyse(read_run(write(tmp_path, run_dict(not_quantizable={"Conv1D": 28_311_552}))))
-    assert any(line.startswith("What Conv1D would lose: quanto has no quantized counterpart") for line in found.cannot_tell)
-    assert any("28,311,552 parameters" in line for line in found.cannot_tell)
+    assert any(line.startswith("What Conv1D would lose: quanto has no quantized counterpart") for line in found.inconclusive)
+    assert any("28,311,552 parameters" in line for line in found.inconclusive)
 
 
 def test_sensitivity_alone_is_enough(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_sensitivity_alone_is_enough(tmp_path: Path) -> None:
     assert decided(analysis).zones
     assert (analysis.accuracy, analysis.latency, analysis.memory, analysis.layers, analysis.whole) == ((), (), (), (), ())
     for name in ("accuracy", "latency", "memory", "attention"):
-        assert any(f"{name}" in line and "no such cell" in line for line in analysis.cannot_tell)
+        assert any(f"{name}" in line and "no such cell" in line for line in analysis.inconclusive)
 
 
 def test_other_benchmarks_are_counted_not_read(tmp_path: Path, data: Data) -> None:
@@ -346,7 +346,7 @@ def test_likelihood_is_per_answer_token_and_paired(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("items", "worse", "word"),
-    [(1000, 0.1, "worse"), (1000, 0.0, "no worse within"), (19, 0.1, "cannot tell"), (20, 0.1, "worse")],
+    [(1000, 0.1, "worse"), (1000, 0.0, "non-inferior"), (19, 0.1, "inconclusive"), (20, 0.1, "worse")],
 )
 def test_verdicts_on_likelihood(tmp_path: Path, items: int, worse: float, word: str) -> None:
     found = likelihood_of(tmp_path, items, worse)
@@ -378,8 +378,8 @@ def test_holm_corrects_over_the_variants_of_one_task_and_metric(tmp_path: Path) 
         assert paired.p_value == pytest.approx(2 * 0.5**7)
         assert paired.p_adjusted == pytest.approx(paired.p_value * (1 + len(others)))
         assert paired.tests == 1 + len(others)
-        words.append((paired.verdict.word, paired.smallest_drop))
-    assert [word for word, _ in words] == ["worse", "no worse within"]
+        words.append((paired.verdict.word, paired.minimum_detectable_effect))
+    assert [word for word, _ in words] == ["worse", "non-inferior"]
     assert words[0][1] < words[1][1]
 
 
@@ -398,15 +398,15 @@ def test_a_reference_at_zero_can_lose_nothing(tmp_path: Path) -> None:
     analysis = analyse(read_run(write(tmp_path, run_dict([*found, sensitivity()]))))
     against = analysis.accuracy[1].against
     assert against is not None
-    assert (against.smallest_drop, against.verdict.word) == (None, "cannot tell")
-    assert any("60 items can show no loss" in line for line in analysis.cannot_tell)
+    assert (against.minimum_detectable_effect, against.verdict.word) == (None, "inconclusive")
+    assert any("60 items can show no loss" in line for line in analysis.inconclusive)
 
 
 def test_few_rounds_are_said(tmp_path: Path, data: Data) -> None:
-    assert not any("rounds are fewer" in line for line in analyse(read_run(write(tmp_path, data))).cannot_tell)
+    assert not any("rounds are fewer" in line for line in analyse(read_run(write(tmp_path, data))).inconclusive)
     cell = cell_of(data, "latency")
     cell["rounds_s"] = cell["rounds_s"][:5]
-    assert any("5 rounds are fewer than 20" in line for line in analyse(read_run(write(tmp_path, data))).cannot_tell)
+    assert any("5 rounds are fewer than 20" in line for line in analyse(read_run(write(tmp_path, data))).inconclusive)
 
 
 def test_same_file_same_analysis(tmp_path: Path, data: Data) -> None:
@@ -470,16 +470,16 @@ def test_collecting_imports_nothing_that_measures() -> None:
 def test_a_head_is_decided_with_the_layers_and_has_no_zone(tmp_path: Path, groups: tuple[str | None, ...]) -> None:
     data = run_dict(planned(groups=groups))
     renamed = next(b["extra_info"]["bitzones"] for b in data["benchmarks"] if b["extra_info"]["bitzones"]["kind"] == "sensitivity")
-    last = renamed["parts"][-1]["name"]
+    last = renamed["units"][-1]["name"]
     data = json.loads(json.dumps(data).replace(f'"{last}"', '"lm_head"'))
     for benchmark in data["benchmarks"]:
-        for part in benchmark["extra_info"]["bitzones"].get("parts", []):
-            if isinstance(part, dict) and part["name"] == "lm_head":
-                part |= {"layer": None, "group": None}
+        for unit in benchmark["extra_info"]["bitzones"].get("units", []):
+            if isinstance(unit, dict) and unit["name"] == "lm_head":
+                unit |= {"layer": None, "group": None}
     analysis = analyse(read_run(write(tmp_path, data)))
     decision = decided(analysis)
-    assert "lm_head" in decision.plan.parts
-    assert next(part for part in decision.parts if part.part == "lm_head").layer is None
+    assert "lm_head" in decision.plan.units
+    assert next(unit for unit in decision.units if unit.unit == "lm_head").layer is None
     inside = 12 if groups != (None,) else 11
     assert len(decision.layer_zones) == len(analysis.ranking) == inside
     assert sum(zone.plan_bytes for zone in decision.zones) < decision.plan.achieved.stored_bytes

@@ -17,7 +17,7 @@ from bitzones.analysis.results import Analysis
 def analysed(folder: Path, harm: dict[str, float], layers: int = 12, sequences: int = 40) -> Analysis:
     cell = sensitivity(layers, sequences)
     planted = tuple(
-        item.model_copy(update={"kl_nats": tuple((np.array(item.kl_nats) * harm.get(item.part, 1.0)).tolist())})
+        item.model_copy(update={"kl_nats": tuple((np.array(item.kl_nats) * harm.get(item.unit, 1.0)).tolist())})
         for item in cell.measurements
     )
     return analyse(read_run(write(folder, run_dict([cell.model_copy(update={"measurements": planted})]))))

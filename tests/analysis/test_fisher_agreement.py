@@ -10,9 +10,9 @@ from make_run import run_dict, sensitivity, write
 from make_search import fisher
 
 from bitzones.analysis.analyze import analyse, read_run
-from bitzones.analysis.fisher_agreement import screen, screened
+from bitzones.analysis.fisher_agreement import proxy_scores, screen
 from bitzones.analysis.layer_sensitivity import measured_of
-from bitzones.analysis.plan_verdicts import ScreenReading
+from bitzones.analysis.plan_verdicts import FisherReading
 from bitzones.report.markdown.summary import summary
 from bitzones.schema.records import FisherCell, SensitivityCell
 from bitzones.stats.correlation import spearman
@@ -20,15 +20,15 @@ from bitzones.stats.correlation import spearman
 FORMATS = ("qint8", "qint4", "qint2:hqq")
 
 
-def readings(sweep: SensitivityCell, cell: FisherCell) -> tuple[ScreenReading, ...]:
-    return screen(screened(cell, 50, 0), measured_of(sweep, FORMATS, 50, 0))
+def readings(sweep: SensitivityCell, cell: FisherCell) -> tuple[FisherReading, ...]:
+    return screen(proxy_scores(cell, 50, 0), measured_of(sweep, FORMATS, 50, 0))
 
 
 def exact_scores(sweep: SensitivityCell, cell: FisherCell, factor: float) -> FisherCell:
     """Scores that give the measured KL times a factor, to the last digit."""
-    kl = {(item.part, item.format): np.array(item.kl_nats) for item in sweep.measurements}
+    kl = {(item.unit, item.format): np.array(item.kl_nats) for item in sweep.measurements}
     scores = tuple(
-        item.model_copy(update={"nats": tuple(np.tile(np.sqrt(2 * factor * kl[item.part, item.format]), cell.samples).tolist())})
+        item.model_copy(update={"nats": tuple(np.tile(np.sqrt(2 * factor * kl[item.unit, item.format]), cell.samples).tolist())})
         for item in cell.scores
     )
     return cell.model_copy(update={"scores": scores})
@@ -40,7 +40,7 @@ def test_a_screen_that_is_right_up_to_a_factor() -> None:
     assert [item.format for item in found] == list(FORMATS)
     for item in found:
         assert item.spearman is not None
-        assert (item.parts, item.spearman.value, item.disagreements) == (12, pytest.approx(1.0), ())
+        assert (item.units, item.spearman.value, item.disagreements) == (12, pytest.approx(1.0), ())
         assert item.median_ratio == pytest.approx(0.5)
 
 
@@ -48,11 +48,11 @@ def test_ranks_that_differ_are_named_with_both_ranks() -> None:
     sweep = sensitivity()
     cell = exact_scores(sweep, fisher(sweep), 1.0)
     swap = {"layers.5": "layers.3", "layers.3": "layers.5"}
-    scores = {(item.part, item.format): item.nats for item in cell.scores}
-    turned = tuple(item.model_copy(update={"nats": scores[swap.get(item.part, item.part), item.format]}) for item in cell.scores)
+    scores = {(item.unit, item.format): item.nats for item in cell.scores}
+    turned = tuple(item.model_copy(update={"nats": scores[swap.get(item.unit, item.unit), item.format]}) for item in cell.scores)
     (*_, lowest) = readings(sweep, cell.model_copy(update={"scores": turned}))
-    assert {item.part for item in lowest.disagreements} == {"layers.3", "layers.5"}
-    five = next(item for item in lowest.disagreements if item.part == "layers.5")
+    assert {item.unit for item in lowest.disagreements} == {"layers.3", "layers.5"}
+    five = next(item for item in lowest.disagreements if item.unit == "layers.5")
     assert (five.exact_rank, five.fisher_rank) == (1, 12)
     assert lowest.spearman is not None
     assert lowest.spearman.value == pytest.approx(1 - 6 * 2 * 11**2 / (12**3 - 12))
@@ -64,11 +64,11 @@ def test_too_little_tells_nothing(layers: int, sequences: int) -> None:
     assert all(item.spearman is None and item.median_ratio is not None for item in readings(sweep, fisher(sweep)))
 
 
-def test_a_part_that_was_not_measured_is_left_out() -> None:
+def test_a_unit_that_was_not_measured_is_left_out() -> None:
     sweep = sensitivity()
     failed = sweep.measurements[2].model_copy(update={"kl_nats": None, "failure": "NaN"})
     sweep = sweep.model_copy(update={"measurements": (*sweep.measurements[:2], failed, *sweep.measurements[3:])})
-    assert [item.parts for item in readings(sweep, fisher(sweep))] == [12, 12, 11]
+    assert [item.units for item in readings(sweep, fisher(sweep))] == [12, 12, 11]
 
 
 def test_the_correlation_is_that_of_the_whole_sample() -> None:
@@ -83,15 +83,15 @@ def test_the_correlation_is_that_of_the_whole_sample() -> None:
 
 
 def test_a_plan_s_second_order_holds_interactions() -> None:
-    """Two parts that pull the same way do four times the harm of one; two that pull apart cancel."""
+    """Two units that pull the same way do four times the harm of one; two that pull apart cancel."""
     sweep = sensitivity(layers=2, sequences=24)
     cell = fisher(sweep)
     one = cell.scores[0].nats
     for sign, factor in ((1, 4.0), (-1, 0.0)):
         scores = tuple(
-            item.model_copy(update={"nats": one if item.part == "layers.0" else tuple(sign * a for a in one)}) for item in cell.scores
+            item.model_copy(update={"nats": one if item.unit == "layers.0" else tuple(sign * a for a in one)}) for item in cell.scores
         )
-        found = screened(cell.model_copy(update={"scores": scores}), 50, 0)
+        found = proxy_scores(cell.model_copy(update={"scores": scores}), 50, 0)
         alone = found.of_plan({"layers.0": "qint8", "layers.1": "bf16"}, "bf16")
         both = found.of_plan({"layers.0": "qint8", "layers.1": "qint4"}, "bf16")
         assert alone is not None
@@ -111,4 +111,4 @@ def test_the_section_says_where_they_disagree_and_when_nothing_can_be_told(tmp_p
     few = sensitivity(layers=9)
     analysis = analyse(read_run(write(tmp_path, run_dict([few, fisher(few)]))))
     assert summary(analysis).count("|     cannot tell |") + summary(analysis).count("|      cannot tell |") >= 3
-    assert any(line.startswith("Whether the quick screen ranks as the measurement does") for line in analysis.cannot_tell)
+    assert any(line.startswith("Whether the quick screen ranks as the measurement does") for line in analysis.inconclusive)

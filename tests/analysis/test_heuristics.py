@@ -15,7 +15,7 @@ from bitzones.analysis.heuristics import audit
 from bitzones.analysis.layer_sensitivity import Measured, measured_of
 from bitzones.analysis.plan_verdicts import RuleReading
 from bitzones.analysis.rules_of_thumb import RULES, statistics
-from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics, Part, PartSensitivity, SensitivityCell
+from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics, SensitivityCell, Unit, UnitSensitivity
 from bitzones.stats.intervals import MIN_SEQUENCES, holm, wilson_interval
 
 FORMATS = ("qint4", "qint2")
@@ -31,21 +31,21 @@ def measured(
     noise: float = 0.0,
     numbers: Sequence[int] | None = None,
 ) -> Measured:
-    """One part per layer; ``values`` are its KL per token at the lowest format, None where it could not be measured."""
+    """One unit per layer; ``values`` are its KL per token at the lowest format, None where it could not be measured."""
     rng = np.random.default_rng(3)
-    parts, found = [], []
+    units, found = [], []
     for at, value in enumerate(values):
         layer = numbers[at] if numbers else at
         name = f"layers.{layer}"
         tails = kurtosis[at] if kurtosis else None
-        parts.append(Part(name=name, layer=layer, modules=(name,), parameters=64, reference_bytes=128, weight_kurtosis=tails))
+        units.append(Unit(name=name, layer=layer, modules=(name,), parameters=64, reference_bytes=128, weight_kurtosis=tails))
         for format_ in FORMATS:
             # The higher format is planted in reverse: whoever reads it instead of the lowest finds the opposite.
             planted = None if value is None else value if format_ == "qint2" else 1000 - value
             kl = None if planted is None else tuple((10 * planted * rng.lognormal(0, noise, sequences)).tolist())
             found.append(
-                PartSensitivity(
-                    part=name,
+                UnitSensitivity(
+                    unit=name,
                     format=format_,
                     stored_bytes=8,
                     group_sizes=(None,),
@@ -57,9 +57,9 @@ def measured(
     cell = SensitivityCell(
         variant="bf16",
         method="exact",
-        calibration_sha256="c" * 64,
+        sequences_sha256="c" * 64,
         sequence_tokens=(10,) * sequences,
-        parts=tuple(parts),
+        units=tuple(units),
         measurements=tuple(found),
     )
     full = measured_of(cell, FORMATS, 200, 0)
@@ -157,7 +157,7 @@ def test_random_rules_rarely_hold() -> None:
         assert sum(item.p is not None for item in readings) >= 4
         found.append({item.verdict for item in readings})
     assert sum("holds" in verdicts for verdicts in found) <= 3
-    assert all(verdicts & {"cannot tell", "does not hold"} for verdicts in found)
+    assert all(verdicts & {"inconclusive", "does not hold"} for verdicts in found)
 
 
 @settings(max_examples=30)
@@ -174,7 +174,7 @@ def test_only_the_order_of_a_statistic_counts(score: list[int], values: list[int
         assert item.reason
         assert (item.p is None) == (item.p_adjusted is None)
         assert item.p is None or item.p <= (item.p_adjusted or 0) <= 1
-        assert item.p is not None or item.verdict in {"not measured", "nothing to test", "cannot tell"}
+        assert item.p is not None or item.verdict in {"not measured", "nothing to test", "inconclusive"}
         assert set(item.flagged) <= set(range(12))
 
 
@@ -193,7 +193,7 @@ def test_a_statistic_without_order_is_nothing_to_test() -> None:
 
 def test_sensitivity_without_order_cannot_tell() -> None:
     item = read("weight kurtosis", measured([1.0] * 30, kurtosis=RISING), None, TOP)
-    assert (item.spearman, item.verdict, item.reason) == (None, "cannot tell", "all layers are equally sensitive")
+    assert (item.spearman, item.verdict, item.reason) == (None, "inconclusive", "all layers are equally sensitive")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_middling_order_cannot_tell(seed: int, width: float, reason: str) -> N
     item = read("weight kurtosis", measured(RISING, kurtosis=score), None, TOP)
     assert item.spearman is not None
     assert item.spearman.low < 0.1 < 0.5 < item.spearman.high
-    assert item.verdict == "cannot tell"
+    assert item.verdict == "inconclusive"
     assert item.reason.startswith(reason)
 
 
@@ -227,7 +227,7 @@ def test_a_right_order_that_misses_the_critical_layers_is_not_said_to_hold() -> 
     score = [*RISING[:24], *[0.5] * 6]
     item = read("weight kurtosis", measured([*RISING[:24], *[0.6] * 6], kurtosis=score), None, TOP)
     assert item.precision == wilson_interval(0, 6)
-    assert (item.verdict, item.reason) == ("cannot tell", "it orders layers, but its top ones are critical no more often than random ones")
+    assert (item.verdict, item.reason) == ("inconclusive", "it orders layers, but its top ones are critical no more often than random ones")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_better_than_chance_and_yet_mostly_wrong_is_not_said_to_hold() -> None:
     assert item.precision == wilson_interval(19, 40)
     assert item.p_adjusted is not None
     assert item.p_adjusted < 0.001
-    assert item.verdict == "cannot tell"
+    assert item.verdict == "inconclusive"
 
 
 def test_flags_at_base_rate_are_not_told_from_chance() -> None:
@@ -270,7 +270,7 @@ def test_flags_at_base_rate_are_not_told_from_chance() -> None:
     values = [0.2 if layer < 8 else 0.1 for layer in range(32)]
     item = read("sparsity above 15%", measured(range(1, 33)), layers(32, sparsity=values), frozenset(range(6, 14)))
     assert item.precision is not None
-    assert (item.precision.value, item.base_rate, item.verdict) == (0.25, 0.25, "cannot tell")
+    assert (item.precision.value, item.base_rate, item.verdict) == (0.25, 0.25, "inconclusive")
     assert item.reason.startswith("not told from a random set")
 
 
@@ -347,29 +347,27 @@ def test_layers_without_sensitivity_are_left_out() -> None:
     assert read("last quarter critical", measured(values), None, TOP).flagged == tuple(range(22, 29))
 
 
-@pytest.mark.parametrize(("n", "sequences", "reason"), [(9, 24, "fewer than 10 layers"), (30, 19, "fewer than 20 calibration sequences")])
+@pytest.mark.parametrize(("n", "sequences", "reason"), [(9, 24, "fewer than 10 layers"), (30, 19, "fewer than 20 sensitivity sequences")])
 def test_too_little_cannot_tell(n: int, sequences: int, reason: str) -> None:
     assert MIN_SEQUENCES == 20
     source = measured(RISING[:n], kurtosis=RISING[:n], sequences=sequences)
     for item in audit(source, None, frozenset({n - 1}), n):
-        assert item.verdict == "not measured" or (item.verdict, item.reason, item.p) == ("cannot tell", reason, None)
+        assert item.verdict == "not measured" or (item.verdict, item.reason, item.p) == ("inconclusive", reason, None)
         assert item.spearman is None
 
 
-def test_parts_of_a_layer_add_up_or_are_averaged() -> None:
-    """Two parts of 1 and 3 weights: KL is summed, kurtosis averaged by weights, relative errors as squares."""
-    parts = tuple(
-        Part(name=f"{layer}.{at}", layer=layer, modules=("m",), parameters=(1, 3)[at], reference_bytes=8, weight_kurtosis=(3.0, 7.0)[at])
+def test_units_of_a_layer_add_up_or_are_averaged() -> None:
+    """Two units of 1 and 3 weights: KL is summed, kurtosis averaged by weights, relative errors as squares."""
+    units = tuple(
+        Unit(name=f"{layer}.{at}", layer=layer, modules=("m",), parameters=(1, 3)[at], reference_bytes=8, weight_kurtosis=(3.0, 7.0)[at])
         for layer in range(2)
         for at in range(2)
     )
     found = tuple(
-        PartSensitivity(part=part.name, format="qint2", stored_bytes=1, group_sizes=(None,), kl_nats=(1.0,) * 24, weight_error=error)
-        for part, error in zip(parts, (0.2, 0.6, 0.2, None), strict=True)
+        UnitSensitivity(unit=unit.name, format="qint2", stored_bytes=1, group_sizes=(None,), kl_nats=(1.0,) * 24, weight_error=error)
+        for unit, error in zip(units, (0.2, 0.6, 0.2, None), strict=True)
     )
-    cell = SensitivityCell(
-        variant="bf16", method="exact", calibration_sha256="c", sequence_tokens=(1,) * 24, parts=parts, measurements=found
-    )
+    cell = SensitivityCell(variant="bf16", method="exact", sequences_sha256="c", sequence_tokens=(1,) * 24, units=units, measurements=found)
     values = statistics(measured_of(cell, ("qint2",), 10, 0), None, 2)
     assert values["weight kurtosis"] == {0: 6.0, 1: 6.0}
     assert values["weight error"] == {0: pytest.approx(((0.04 + 3 * 0.36) / 4) ** 0.5)}

@@ -27,14 +27,14 @@ def decided(*cells: LatencyCell) -> Any:
 
 def test_the_floor_is_what_every_step_reads_by_the_bandwidth() -> None:
     (found,) = decided(cell("bf16", batch=2, tokens=32, weight_bytes=900, cache_bytes=100, bandwidth=bandwidth(1e6), rounds_s=(0.04,) * 5))
-    assert found.floor_s == pytest.approx(16 * 1000 / 1e6)
-    assert found.times_floor == pytest.approx(2.5)
+    assert found.roofline_s == pytest.approx(16 * 1000 / 1e6)
+    assert found.times_roofline == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize("changes", [{}, {"weight_bytes": 9}, {"bandwidth": bandwidth(1e6)}, {"phase": "prefill", "weight_bytes": 9}])
 def test_no_floor_where_something_of_it_is_missing(changes: dict[str, Any]) -> None:
     (found,) = decided(cell("bf16", **{"bandwidth": None, **changes}))
-    assert (found.floor_s, found.times_floor) == (None, None)
+    assert (found.roofline_s, found.times_roofline) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_what_the_driver_saw_is_carried() -> None:
         process_used_peak=none,
         other_processes=none,
         clocks_held_share=none,
-        disturbed=("power cap in 50% of 8 samples",),
+        contended=("power cap in 50% of 8 samples",),
         period_s=0.05,
         samples=8,
     )
     joules = Figure(value=0.5, unit="J/token", status="ok")
     energy = Energy(per_token=joules, idle=Figure(value=70, unit="W", status="ok"), window_s=2, tokens=9)
     (found,) = decided(cell("bf16", gpu=watch, energy=energy, rounds_s=(0.5,) * 20, device_rounds_s=(0.5,) * 20, warmup_stable=False))
-    assert (found.disturbed, found.joules_per_token, found.device_median_s, found.warmup_stable) == (watch.disturbed, joules, 0.5, False)
+    assert (found.contended, found.joules_per_token, found.device_median_s, found.warmup_stable) == (watch.contended, joules, 0.5, False)
 
 
 def test_rounds_of_a_gpu_that_differ_are_not_its_own_time() -> None:
@@ -94,8 +94,8 @@ def test_rounds_of_a_gpu_that_differ_are_not_its_own_time() -> None:
         cell("w4", rounds_s=apart, device_rounds_s=apart),
         cell("w2", rounds_s=apart),
     )
-    assert (steady.disturbed, on_a_cpu.disturbed) == ((), ())
-    assert waits.disturbed == ("the middle 80% of 20 rounds differ by 26%, as kernels alone do not",)
+    assert (steady.contended, on_a_cpu.contended) == ((), ())
+    assert waits.contended == ("the middle 80% of 20 rounds differ by 26%, as kernels alone do not",)
 
 
 def test_a_cell_that_had_to_halve_its_batch_is_no_reference_for_one_that_had_not() -> None:

@@ -48,10 +48,10 @@ def test_a_cost_is_the_changed_plan_less_the_plan(measured: Measured, menu: Menu
     assert costs.around == "plan"
     assert search.around_found is not None
     item = search.around_found[4]
-    row, column = menu.parts.index(item.part), menu.formats.index(item.format)
+    row, column = menu.units.index(item.unit), menu.formats.index(item.format)
     assert costs.kl[row, column].tolist() == (np.array(item.kl_nats) - np.array(search.found.kl_nats)).tolist()
-    for part, name in search.found.parts.items():
-        stands = menu.parts.index(part), menu.formats.index(name)
+    for unit, name in search.found.units.items():
+        stands = menu.units.index(unit), menu.formats.index(name)
         assert (costs.kl[stands] == 0).all()
         assert costs.swap[stands] == 0
         assert costs.menu.offered[stands]
@@ -61,7 +61,7 @@ def test_the_plan_found_is_the_best_from_all_sequences_and_no_lower_price_makes_
     measured: Measured, menu: Menu, search: SearchCell
 ) -> None:
     costs, budget = around(measured, menu, search), search.budget_bytes
-    choice = np.array([menu.formats.index(search.found.parts[part]) for part in menu.parts])
+    choice = np.array([menu.formats.index(search.found.units[unit]) for unit in menu.units])
     price = float(costs.swap.max())
     assert price > 0  # the planted search stops at exchanges that are not free
 
@@ -100,14 +100,14 @@ def test_a_format_that_failed_around_the_plan_is_not_offered(measured: Measured,
     cell = search.model_copy(update={"rounds": rounds[:-1], "around": swept}) if search.rounds[-1].accepted is None else None
     cell = cell or search.model_copy(update={"around": swept})
     costs = around(measured, menu, cell)
-    where = menu.parts.index(broken.part), menu.formats.index(broken.format)
+    where = menu.units.index(broken.unit), menu.formats.index(broken.format)
     assert not costs.menu.offered[where]
-    assert costs.menu.offered.sum() == len(menu.parts) + len(last) - 1
+    assert costs.menu.offered.sum() == len(menu.units) + len(last) - 1
 
 
 @given(st.lists(st.floats(-1, 1), min_size=6, max_size=6), st.integers(0, 63))
 def test_at_its_price_no_plan_beats_the_one_at_hand(gains: list[float], at: int) -> None:
-    """Six parts in two formats of 1 and 2 bytes, costs of any sign, brute force over all 64 plans: the price is the largest mean gain."""
+    """Six units in two formats of 1 and 2 bytes, costs of any sign, brute force over all 64 plans: the price is the largest mean gain."""
     choice = np.array([at >> bit & 1 for bit in range(6)])
     kl = np.zeros((6, 3, 1))
     kl[np.arange(6), 1 - choice, 0] = gains

@@ -55,7 +55,7 @@ def set_(kind: str, *steps: Any, to: Any) -> Callable[[Data], None]:
 
 
 def same_sequences(data: Data) -> None:
-    cell_of(data, "plans")["calibration_sha256"] = cell_of(data, "sensitivity")["calibration_sha256"]
+    cell_of(data, "plans")["sequences_sha256"] = cell_of(data, "sensitivity")["sequences_sha256"]
 
 
 def empty_held_out(data: Data) -> None:
@@ -68,22 +68,22 @@ def no_searched_plan(data: Data) -> None:
 
 
 def another_plan(data: Data) -> None:
-    plan_of(data, "plan")["parts"], plan_of(data, "plan")["stored_bytes"] = (
-        plan_of(data, "uniform qint4")["parts"],
+    plan_of(data, "plan")["units"], plan_of(data, "plan")["stored_bytes"] = (
+        plan_of(data, "uniform qint4")["units"],
         plan_of(data, "uniform qint4")["stored_bytes"],
     )
 
 
-def part_missing(data: Data) -> None:
-    del plan_of(data, "random 1")["parts"]["layers.3"]
+def unit_missing(data: Data) -> None:
+    del plan_of(data, "random 1")["units"]["layers.3"]
 
 
-def part_foreign(data: Data) -> None:
-    plan_of(data, "random 1")["parts"]["layers.99"] = "qint4"
+def unit_foreign(data: Data) -> None:
+    plan_of(data, "random 1")["units"]["layers.99"] = "qint4"
 
 
 def start_foreign(data: Data) -> None:
-    cell_of(data, "search")["start"]["parts"]["layers.99"] = "qint4"
+    cell_of(data, "search")["start"]["units"]["layers.99"] = "qint4"
 
 
 def wrong_bytes(data: Data) -> None:
@@ -91,7 +91,7 @@ def wrong_bytes(data: Data) -> None:
 
 
 def unmeasured(data: Data) -> None:
-    item = next(m for m in cell_of(data, "sensitivity")["measurements"] if (m["part"], m["format"]) == ("layers.0", "qint2:hqq"))
+    item = next(m for m in cell_of(data, "sensitivity")["measurements"] if (m["unit"], m["format"]) == ("layers.0", "qint2:hqq"))
     item |= {"kl_nats": None, "failure": "NaN"}
 
 
@@ -99,10 +99,10 @@ def over_budget(data: Data) -> None:
     cell_of(data, "search")["budget_bytes"] = cell_of(data, "plans")["budget_bytes"] = 1000
 
 
-def screen_part_missing(data: Data) -> None:
+def fisher_unit_missing(data: Data) -> None:
     cell = cell_of(data, "fisher")
-    cell["parts"] = cell["parts"][:-1]
-    cell["scores"] = [item for item in cell["scores"] if item["part"] != "layers.11"]
+    cell["units"] = cell["units"][:-1]
+    cell["scores"] = [item for item in cell["scores"] if item["unit"] != "layers.11"]
 
 
 def nan(data: Data) -> None:
@@ -123,21 +123,21 @@ def short_around(data: Data) -> None:
         (twice("fisher"), "2 fisher cells; a run has one"),
         (twice("search"), "2 search cells; a run has one"),
         (twice("plans"), "2 plans cells; a run has one"),
-        (set_("fisher", "calibration_sha256", to="x"), "fisher cell: measured on other calibration sequences than the sensitivity cell"),
-        (set_("search", "calibration_sha256", to="x"), "search cell: measured on other calibration sequences than the sensitivity cell"),
+        (set_("fisher", "sequences_sha256", to="x"), "fisher cell: measured on other sensitivity sequences than the sensitivity cell"),
+        (set_("search", "sequences_sha256", to="x"), "search cell: measured on other sensitivity sequences than the sensitivity cell"),
         (same_sequences, "plans cell: its sequences are those that the plans were made from, not held out"),
         (empty_held_out, "plans cell: no sequence has a scored token"),
         (set_("plans", "budget_bytes", to=5), "plans cell: its budget is 5 bytes, the search's 221184"),
         (over_budget, r"search cell: the plan found takes \d+ bytes, the budget is 1000"),
         (no_searched_plan, "plans cell: 0 plans are of the search; there is one"),
         (another_plan, "plans cell: plan plan is not the one that the search found"),
-        (part_missing, "plans cell: plan random 1 is not about the parts of the run"),
-        (part_foreign, "plans cell: plan random 1 is not about the parts of the run"),
-        (start_foreign, "search cell: the start is not about the parts of the run"),
-        (wrong_bytes, r"plans cell: plan random 1 takes \d+ bytes, its parts \d+"),
+        (unit_missing, "plans cell: plan random 1 is not about the units of the run"),
+        (unit_foreign, "plans cell: plan random 1 is not about the units of the run"),
+        (start_foreign, "search cell: the start is not about the units of the run"),
+        (wrong_bytes, r"plans cell: plan random 1 takes \d+ bytes, its units \d+"),
         (unmeasured, "plan uniform qint2:hqq puts layers.0 at qint2:hqq, which was not measured there"),
         (
-            set_("plans", "plans", 1, "parts", "layers.0", to="qint3"),
+            set_("plans", "plans", 1, "units", "layers.0", to="qint3"),
             "plan additive: format .'qint3'. is neither one of the profile's nor the",
         ),
         (
@@ -146,7 +146,7 @@ def short_around(data: Data) -> None:
         ),
         (short_around, "search cell: round 1, layers.0 at qint8 has another number of sequences"),
         (set_("fisher", "scores", 0, "format", to="qint3"), "fisher cell: format .'qint3'. is not one of the profile's"),
-        (screen_part_missing, "fisher cell: its parts are not those of the sensitivity cell"),
+        (fisher_unit_missing, "fisher cell: its units are not those of the sensitivity cell"),
         (set_("search", "start", "stored_bytes", to=2**51), "search cell: the start: a plan of 2251799813685248 bytes cannot be"),
         (nan, r"benchmark bench/test_plans\.py.*plans\.2\.kl_nats\.4 is nan"),
         (infinite_score, r"benchmark bench/test_fisher\.py.*scores\.1\.nats\.0 is inf"),

@@ -14,7 +14,7 @@ from bitzones.allocation.knapsack import budget_bytes, menu_of
 from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.layer_sensitivity import measured_of, ranking
 from bitzones.analysis.marginal_costs import separate
-from bitzones.analysis.plan import Halves, LayerZone, Plan, ZoneWord
+from bitzones.analysis.plan import LayerZone, Plan, SplitHalf, ZoneWord
 from bitzones.analysis.results import Analysis
 from bitzones.analysis.zones import contradicted, extremes, halves, layer_zones, never_lowest, ranges
 from bitzones.schema.profile import Budget
@@ -47,8 +47,8 @@ def test_zones_are_sets_and_sum_to_the_plan(tmp_path: Path) -> None:
     assert sum(zone.plan_bytes for zone in decided(analysis).zones) == decided(analysis).plan.achieved.stored_bytes
     assert sum(zone.reference_bytes for zone in decided(analysis).zones) == decided(analysis).plan.reference_bytes
     assert decided(analysis).plan.achieved.stored_bytes <= decided(analysis).plan.budget.stored_bytes
-    for part in decided(analysis).parts:
-        assert sum(part.shares.values()) == pytest.approx(1.0)
+    for unit in decided(analysis).units:
+        assert sum(unit.shares.values()) == pytest.approx(1.0)
 
 
 def test_a_budget_for_the_lowest_format_alone_puts_all_layers_there(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_tolerance_like_a_variant_is_the_sum_of_its_sensitivities(tmp_path: Pa
 
 def test_staying_at_the_reference_is_critical(tmp_path: Path) -> None:
     analysis = analysis_of(tmp_path, sensitivity(), 16.0)
-    assert set(decided(analysis).plan.parts.values()) == {"bf16"}
+    assert set(decided(analysis).plan.units.values()) == {"bf16"}
     assert set(zone_of(analysis).values()) == {"CRITICAL"}
     assert decided(analysis).plan.predicted_kl.value == 0
     assert decided(analysis).plan.group_sizes == {}
@@ -95,18 +95,18 @@ def test_no_layer_is_safe_is_an_answer(tmp_path: Path) -> None:
 
 def test_too_few_sequences_cannot_tell(tmp_path: Path) -> None:
     few, enough = (analysis_of(tmp_path, sensitivity(sequences=n)) for n in (19, 20))
-    assert set(zone_of(few).values()) == {"CANNOT TELL"}
+    assert set(zone_of(few).values()) == {"INCONCLUSIVE"}
     assert not any(item.told_from_next for item in few.ranking)
-    assert few.cannot_tell[0].startswith("Zones and the order of layers: cannot tell")
-    assert "CANNOT TELL" not in zone_of(enough).values()
+    assert few.inconclusive[0].startswith("Zones and the order of layers: inconclusive")
+    assert "INCONCLUSIVE" not in zone_of(enough).values()
 
 
-def test_agreement_is_a_share_of_all_resamples_and_of_all_parts() -> None:
+def test_agreement_is_a_share_of_all_resamples_and_of_all_units() -> None:
     cell = sensitivity(layers=2, groups=("attn", "mlp"))
     measured, menu = measured_of(cell, FORMATS, 50, 0), menu_of(cell, FORMATS, "bf16")
     plans = np.full((10, 4), 2)
-    plans[0, 1] = 1  # one part of layer 0 in one plan of ten
-    plans[:2, 3] = 0  # one part of layer 1 in two
+    plans[0, 1] = 1  # one unit of layer 0 in one plan of ten
+    plans[:2, 3] = 0  # one unit of layer 1 in two
     first, second = layer_zones(measured, menu, plans[0], plans, agreement=0.9)
     assert (first.zone, first.lowest_share) == ("SAFE", 0.9)
     assert (first.formats, second.formats) == ({"qint4": 1, "qint2:hqq": 1}, {"qint8": 1, "qint2:hqq": 1})
@@ -125,7 +125,7 @@ def planted(kl: dict[str, float], layers: int = 3) -> SensitivityCell:
     share = {"qint8": 0.01, "qint4": 0.01, "qint2:hqq": 1.0}
     tokens = np.array(cell.sequence_tokens, dtype=float)
     measurements = [
-        item.model_copy(update={"kl_nats": tuple((kl.get(item.part, 1.0) * share[item.format] * tokens).tolist())})
+        item.model_copy(update={"kl_nats": tuple((kl.get(item.unit, 1.0) * share[item.format] * tokens).tolist())})
         for item in cell.measurements
     ]
     return cell.model_copy(update={"measurements": tuple(measurements)})
@@ -140,7 +140,7 @@ def test_a_layer_of_groups_is_what_all_its_groups_are(tmp_path: Path) -> None:
     assert zone_of(analysis) == {0: "TRANSITION", 1: "TRANSITION", 2: "SAFE"}
     assert [item.formats for item in decision.layer_zones] == [{"qint4": 4}, {"qint4": 1, "qint2:hqq": 3}, {"qint2:hqq": 4}]
     assert [item.lowest_share for item in decision.layer_zones] == [0.0, 0.0, 1.0]
-    assert {part.group for part in decision.parts if part.layer == 1 and part.format == "qint4"} == {"mlp.down"}
+    assert {unit.group for unit in decision.units if unit.layer == 1 and unit.format == "qint4"} == {"mlp.down"}
     assert [zone.layers for zone in decision.zones] == [(2,), (0, 1)]
     assert analysis.granularity == "group"
     assert decision.plan.predicted_kl.value == pytest.approx(7 * 1.0 + 0.01 * (4 * 5.0 + 4.0))
@@ -175,7 +175,7 @@ def test_a_layer_that_failed_at_the_lowest_format_is_never_safe(tmp_path: Path) 
     analysis = analysis_of(tmp_path, cell, 4.0)
     assert zone_of(analysis)[3] != "SAFE"
     assert 3 not in {item.layer for item in analysis.ranking}
-    assert "qint2:hqq" not in next(part for part in decided(analysis).parts if part.layer == 3).shares
+    assert "qint2:hqq" not in next(unit for unit in decided(analysis).units if unit.layer == 3).shares
 
 
 def test_intervals_hold_the_estimate_and_shrink_with_sequences(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_order_is_told_only_where_pairs_differ() -> None:
 def test_plan_names_every_module_and_what_made_it(tmp_path: Path) -> None:
     plan = decided(analysis_of(tmp_path, sensitivity())).plan
     assert len(plan.assignment) == 24
-    assert plan.assignment["model.layers.3.q_proj"] == plan.parts["layers.3"] == "qint2:hqq"
+    assert plan.assignment["model.layers.3.q_proj"] == plan.units["layers.3"] == "qint2:hqq"
     assert plan.group_sizes["model.layers.3.q_proj"] == 96
     assert plan.model is not None
     assert (plan.model.source, plan.model.sha256) == ("embedded:tiny", "m" * 64)
@@ -266,12 +266,12 @@ def test_zones_are_drawn_around_the_plan_that_was_searched(tmp_path: Path) -> No
     assert (decision.around, decision.contradicted) == ("plan", ())
     assert [half.around for half in decision.halves] == ["plan", "reference"]
     search = next(cell for cell in found if isinstance(cell, SearchCell))
-    moved = [part for part, name in search.found.parts.items() if search.start.parts[part] != name]
+    moved = [unit for unit, name in search.found.units.items() if search.start.units[unit] != name]
     assert moved
     separately = decided(tied(tmp_path, [cell for cell in found if not isinstance(cell, SearchCell)]))
     assert (separately.around, [half.around for half in separately.halves]) == ("reference", ["reference"])
-    shares = [{part.part: part.shares.get(search.start.parts[part.part], 0.0) for part in at.parts} for at in (decision, separately)]
-    assert all(shares[0][part] < 0.5 < shares[1][part] for part in moved)
+    shares = [{unit.unit: unit.shares.get(search.start.units[unit.unit], 0.0) for unit in at.units} for at in (decision, separately)]
+    assert all(shares[0][unit] < 0.5 < shares[1][unit] for unit in moved)
 
 
 def test_the_same_run_twice_has_the_same_zones(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_plan_that_does_not_follow_the_zones_is_told_for_every_layer() -> None
     assert contradicted([item.model_copy(update={"zone": "TRANSITION"}) for item in layers], menu) == ()
 
 
-def by_halves(even: float, odd: float, sequences: int = 40) -> Halves:
+def by_split_half(even: float, odd: float, sequences: int = 40) -> SplitHalf:
     """Two layers at 3.3 average bits, of which one can have 4 bits; the second is dearer at 2 bits, by as much in each half."""
     cell = sensitivity(layers=2, sequences=sequences)
     tokens = np.array(cell.sequence_tokens, dtype=float)
@@ -305,18 +305,18 @@ def by_halves(even: float, odd: float, sequences: int = 40) -> Halves:
 
 
 def test_halves_that_say_the_same_hold() -> None:
-    found = by_halves(9.0, 9.0)
+    found = by_split_half(9.0, 9.0)
     assert (found.sequences, found.layers, found.agree, found.holds) == ((20, 20), (0, 1), (0, 1), True)
     assert found.zones == (("SAFE", "TRANSITION"), ("SAFE", "TRANSITION"))
 
 
 def test_halves_that_differ_do_not_hold() -> None:
-    found = by_halves(9.0, 0.1)
+    found = by_split_half(9.0, 0.1)
     assert found.zones == (("SAFE", "TRANSITION"), ("TRANSITION", "SAFE"))
     assert (found.agree, found.holds) == ((), False)
 
 
 def test_halves_of_too_few_sequences_cannot_tell() -> None:
-    found = by_halves(9.0, 9.0, 39)
+    found = by_split_half(9.0, 9.0, 39)
     assert found.sequences == (20, 19)
-    assert (found.zones[1], found.agree, found.holds) == (("CANNOT TELL", "CANNOT TELL"), None, None)
+    assert (found.zones[1], found.agree, found.holds) == (("INCONCLUSIVE", "INCONCLUSIVE"), None, None)

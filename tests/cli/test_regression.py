@@ -58,7 +58,7 @@ def test_exit_codes_and_files(runs: tuple[Data, Data]) -> None:
     assert "worse: memory w4: stored bytes" in said
     assert Path("out/delta.md").read_text(encoding="utf-8").startswith("## bitzones: regression\n")
     found = Comparison.model_validate_json(Path("out/delta.json").read_text(encoding="utf-8"))
-    assert [cell.status for cell in found.cells] == ["worse", "cannot tell"]
+    assert [cell.status for cell in found.cells] == ["worse", "inconclusive"]
     assert sorted(path.name for path in Path("out").iterdir()) == ["delta.json", "delta.md"]
     assert ran("compare", "new.json", "old.json")[0] == 0
 
@@ -66,7 +66,7 @@ def test_exit_codes_and_files(runs: tuple[Data, Data]) -> None:
 def test_fail_on_chooses(runs: tuple[Data, Data]) -> None:
     assert ran("compare", "old.json", "new.json", "--fail-on", "missing,failed")[0] == 0
     assert ran("compare", "old.json", "new.json", "--fail-on", "none")[0] == 0
-    assert ran("compare", "new.json", "old.json", "--fail-on", "cannot-tell")[0] == 1
+    assert ran("compare", "new.json", "old.json", "--fail-on", "inconclusive")[0] == 1
     code, said = ran("compare", "old.json", "new.json", "--fail-on", "worst")
     assert code == 2
     assert "'worst' is not one of worse, missing" in said

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from bitzones.data import sequences
-from bitzones.data.sequences import Calibration, CalibrationSequence
+from bitzones.data.sequences import Calibration, TokenSequence
 from bitzones.data.tasks import Item
 from bitzones.devices import device as devices
 from bitzones.schema.errors import TaskError
@@ -99,7 +99,7 @@ def test_no_other_cut_takes_fewer_tokens(lengths: list[int], size: int, start: i
         for end in range(begin + 1, min(begin + size, len(lengths)) + 1):
             yield from ([(begin, end), *rest] for rest in every(end))
 
-    found = [(part.start, part.stop) for part in sequences._cuts(lengths, size, start)]
+    found = [(unit.start, unit.stop) for unit in sequences._cuts(lengths, size, start)]
     assert found in list(every(0))
     assert cost(found) == min(map(cost, every(0)))
 
@@ -108,8 +108,8 @@ def test_a_cpu_cuts_where_lengths_differ_and_a_gpu_goes_on() -> None:
     lengths = [10] * 4 + [100] * 4
     for kind, sizes in (("cpu", [4, 4]), ("cuda", [8])):
         cuts = sequences._cuts(lengths, 8, devices.batch_start_tokens(torch.device(kind)))
-        assert [part.stop - part.start for part in cuts] == sizes
-    rows = Calibration(tuple(CalibrationSequence(tuple(range(length)), 0, ()) for length in reversed(lengths)))
+        assert [unit.stop - unit.start for unit in cuts] == sizes
+    rows = Calibration(tuple(TokenSequence(tuple(range(length)), 0, ()) for length in reversed(lengths)))
     shapes = [tuple(batch.ids.shape) for batch in sequences.batches(rows, 8, torch.device("cpu"))]
     assert shapes == [(4, 10), (4, 100)]
 
@@ -128,4 +128,4 @@ def test_what_is_taken_next_has_no_item_in_common() -> None:
     assert texts(first) == ["Q0: yes"]
     assert texts(second) == ["Q1: yes", "Q2: yes", *(f"{PROMPTS[n]} {n}7" for n in range(3))]
     with pytest.raises(TaskError, match=r"plans\.held_out_tokens asks for 1000 tokens"):
-        sequences.take(found, 1000, "plans.held_out_tokens")
+        sequences.take(found, 1000, "held_out.tokens")

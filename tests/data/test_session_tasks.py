@@ -42,7 +42,7 @@ def test_a_file_of_ones_own_is_scored_shown_solved_and_calibrated_on_without_an_
     shown = "".join(f"{shot.prompt}{shot.answer}\n\n" for shot in scored.shots)
     assert len(scored.shots) == 2
     assert [item.prompt for item in asked.items] == [shown + item.prompt for item in scored.items]
-    texts = [session.tokenizer.decode(sequence.ids, skip_special_tokens=True) for sequence in session.calibration.sequences]
+    texts = [session.tokenizer.decode(sequence.ids, skip_special_tokens=True) for sequence in session.sensitivity_set.sequences]
     seen = {item.prompt for item in (*scored.items, *scored.shots)}
     assert len(seen) == 5
     assert texts
@@ -78,6 +78,6 @@ def test_random_weights_load_and_refuse_what_reads_text(tmp_path: Path) -> None:
     session = made(tmp_path, f'name = "mine"\npath = "{data}"\nchat_template = true', source=source)
     assert session.scored["mine"].items
     assert session.variants.reference is not None
-    for refuses in (lambda: session.asked, lambda: session.calibration):
+    for refuses in (lambda: session.asked, lambda: session.sensitivity_set):
         with pytest.raises(NotMeasuredError, match="random"):
             refuses()

@@ -44,7 +44,7 @@ def test_the_peak_of_a_cell_is_kept_and_its_disturbances_are_named(library: Path
     share = found["clocks_held"]["thermal slowdown (hardware)"]
     assert 0 < share < 1
     assert found["clocks_held_share"]["value"] == share
-    held, beside = found["disturbed"]
+    held, beside = found["contended"]
     assert held == f"thermal slowdown (hardware) in {share:.0%} of {found['samples']} samples"
     assert beside == "1 other process on the GPU"
     assert (found["period_s"], found["samples"] >= 5) == (0.005, True)
@@ -65,7 +65,7 @@ def test_without_a_gpu_no_thread_runs_and_every_figure_says_why() -> None:
     found = watch.reading()
     figures = (found.device_used_peak, found.process_used_peak, found.other_processes, found.clocks_held_share)
     assert {figure.status for figure in figures} == {"not measured (no CUDA device)"}
-    assert (found.samples, found.coverage, found.disturbed, found.clocks_held) == (0, None, (), {})
+    assert (found.samples, found.coverage, found.contended, found.clocks_held) == (0, None, (), {})
 
 
 def test_the_thread_ends_with_an_error_inside(library: Path) -> None:

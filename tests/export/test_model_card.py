@@ -64,7 +64,7 @@ def test_what_was_measured_is_said_to_be() -> None:
 
 def test_accuracy_stands_with_its_interval_and_its_verdict() -> None:
     share = Interval(value=0.5, low=0.4, high=0.6)
-    verdict = Verdict(word="no worse within", within=0.012)
+    verdict = Verdict(word="non-inferior", within=0.012)
     known = PlanAccuracy(task="t|x", metric="acc", n=100, share=share, verdict=verdict)
     alone = PlanAccuracy(task="u", metric="exact_match", n=90, share=share, verdict=None)
     text = card(make_plan.plan(ASSIGNMENT, SIZES).model_copy(update={"accuracy": (known, alone)}))
@@ -111,7 +111,7 @@ def test_nothing_that_a_stranger_wrote_is_markup() -> None:
         architecture=EVIL,
         compute_dtype=EVIL,
     )
-    plan = Plan.model_validate({**plan.model_dump(by_alias=True), "bitzones": EVIL, "versions": {EVIL: EVIL}, "calibration_sha256": EVIL})
+    plan = Plan.model_validate({**plan.model_dump(by_alias=True), "bitzones": EVIL, "versions": {EVIL: EVIL}, "sequences_sha256": EVIL})
     assert plan.model is not None
     text = model_card(plan, plan.model, names, 1, 1)
     body = text.split("---\n", 2)[2]

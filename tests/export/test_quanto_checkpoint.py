@@ -384,7 +384,7 @@ def calibrated(plan: Plan, **changes: Any) -> dict[str, Any]:
     """The plan with calibrated formats in place of hqq's, and the sequences that they are rounded on."""
     assignment = {name: format_.replace("qint2:hqq", "qint2:gptq") for name, format_ in plan.assignment.items()}
     rounding = {
-        "calibration_sha256": ROUNDED_ON.sha256,
+        "sequences_sha256": ROUNDED_ON.sha256,
         "sequences": [" ".join(map(str, sequence.ids)) for sequence in ROUNDED_ON.sequences],
         "batch": 4,
         "damping": 0.01,
@@ -409,7 +409,7 @@ def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"calibration_sha256": "f" * 64}, "calibration sequences are not whole, or not for this model's tokenizer"),
+        ({"sequences_sha256": "f" * 64}, "sensitivity sequences are not whole, or not for this model's tokenizer"),
         ({"sequences": ["1 2 -3"]}, "key 'rounding.sequences.0': string should match pattern"),
         ({"sequences": []}, "key 'rounding.sequences': tuple should have at least 1 item"),
     ],

@@ -24,7 +24,7 @@ from bitzones.devices import nvml, oom_retry
 from bitzones.evaluation import accuracy, kl
 from bitzones.evaluation.layer_replay import entered_at, passed
 from bitzones.models import loading, offload, structure
-from bitzones.models.units import fused_groups, model_parts
+from bitzones.models.units import fused_groups, model_units
 from bitzones.profiling import gemm_latency, latency, memory
 from bitzones.profiling.hardware import Hardware
 from bitzones.run.session import Session
@@ -122,12 +122,12 @@ def test_a_variant_runs_its_own_layers(pair: Pair) -> None:
 
 def test_sensitivities(pair: Pair) -> None:
     cells = [
-        sweep.exact_cell(v, model_parts(v.loaded.model), "layer", CALIBRATION, pair.batches(), lambda done: None)
+        sweep.exact_cell(v, model_units(v.loaded.model), "layer", CALIBRATION, pair.batches(), lambda done: None)
         for v in (pair.together, pair.spread)
     ]
     assert len(cells[0].measurements) == tiny_models.LAYERS * 2
     for one, other in zip(cells[0].measurements, cells[1].measurements, strict=True):
-        assert (one.part, one.format, one.stored_bytes) == (other.part, other.format, other.stored_bytes)
+        assert (one.unit, one.format, one.stored_bytes) == (other.unit, other.format, other.stored_bytes)
         pair.close(one.kl_nats, other.kl_nats)
         pair.close(one.weight_error, other.weight_error)
 
@@ -146,7 +146,7 @@ def test_a_sweep_around_a_changed_base(pair: Pair) -> None:
 def test_fisher_scores(pair: Pair) -> None:
     """Labels are drawn by the same generator from logits that agree to rounding; one of them may fall otherwise."""
     cells = [
-        fisher.fisher_cell(v, model_parts(v.loaded.model), CALIBRATION, pair.batches(), 2, 0, lambda done: None)
+        fisher.fisher_cell(v, model_units(v.loaded.model), CALIBRATION, pair.batches(), 2, 0, lambda done: None)
         for v in (pair.together, pair.spread)
     ]
     for one, other in zip(cells[0].scores, cells[1].scores, strict=True):
@@ -179,7 +179,7 @@ def test_rounded_weights_lie_where_their_modules_do(pair: Pair, how: str) -> Non
 
 @pytest.mark.parametrize("task", ["science_mini", "word_problems_mini"])
 def test_answers(pair: Pair, task: str) -> None:
-    """Contexts read once, on a cache of which each layer's part lies where the layer runs."""
+    """Contexts read once, on a cache of which each layer's unit lies where the layer runs."""
     items = tasks.load(task, limit=6)
     one, other = (accuracy.measure(v.reference, v.loaded.tokenizer, items, "bf16", 3) for v in (pair.together, pair.spread))
     pair.close(one.gold_nll_nats, other.gold_nll_nats)
@@ -198,9 +198,9 @@ def test_times_and_bytes(pair: Pair) -> None:
         latency.ready(pair.spread.reference, replace(shape, compiled=True), 0, 1, gpu, {})
 
 
-def test_times_of_parts_are_those_of_the_device(pair: Pair) -> None:
+def test_times_of_units_are_those_of_the_device(pair: Pair) -> None:
     shapes = profile.Latency(batch=(1,), prompt_tokens=(4,), new_tokens=2, rounds=2, warmup_rounds=1)
-    found = gemm_latency.measure(pair.spread, model_parts(pair.spread.loaded.model), shapes, 0)
+    found = gemm_latency.measure(pair.spread, model_units(pair.spread.loaded.model), shapes, 0)
     assert {item.format for item in found.times} == set(FORMATS.values())
 
 
@@ -301,7 +301,7 @@ def test_only_auto_spreads_a_model() -> None:
 
 @pytest.fixture
 def session(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """A run of which the GPU has room for a part of the model."""
+    """A run of which the GPU has room for a unit of the model."""
     folder = tiny_models.save(tmp_path / "model")
     size = offload.held_bytes(tiny_models.llama(torch.bfloat16))
     monkeypatch.setattr(offload, "rooms", lambda device, held_bytes=0: {device: 3 * size, CPU: 100 * size})
@@ -320,7 +320,7 @@ def test_a_run_of_a_model_that_is_too_large(session: Session) -> None:
     assert plan.kl_nats is not None
     assert session.compare().plans
     for variant in (*session.variants.uniform, profile.PLAN):
-        batch = next(session.calibration_batches())
+        batch = next(session.sensitivity_batches())
         with torch.no_grad():
             assert torch.isfinite(kl.logits_of(session.model(variant), batch)).all()
     timing = next(iter(session.profile.latency.timings()))

@@ -70,15 +70,15 @@ def test_groups_are_the_modules_that_read_one_tensor(case: tuple[hf.PreTrainedMo
 
 
 @pytest.mark.parametrize("granularity", ["layer", "group", "module"])
-def test_every_module_is_in_one_part(case: tuple[hf.PreTrainedModel, dict[str, tuple[str, ...]]], granularity: units.Granularity) -> None:
+def test_every_module_is_in_one_unit(case: tuple[hf.PreTrainedModel, dict[str, tuple[str, ...]]], granularity: units.Granularity) -> None:
     model, groups = case
-    made = units.model_parts(model, granularity)
-    named = [module for part in made for module in part.modules]
+    made = units.model_units(model, granularity)
+    named = [module for unit in made for module in unit.modules]
     assert sorted(named) == sorted(structure.quantizable_modules(model))
-    assert len({part.name for part in made}) == len(made) == {"layer": 2, "group": 2 * len(groups), "module": len(named)}[granularity]
-    assert sum(part.parameters for part in made) == sum(model.get_parameter(f"{name}.weight").numel() for name in named)
-    assert [part.layer for part in made] == sorted(part.layer for part in made)
-    assert all(part.name == f"{list(structure.decoder_layers(model))[part.layer]}.{part.group}" for part in made if part.group)
+    assert len({unit.name for unit in made}) == len(made) == {"layer": 2, "group": 2 * len(groups), "module": len(named)}[granularity]
+    assert sum(unit.parameters for unit in made) == sum(model.get_parameter(f"{name}.weight").numel() for name in named)
+    assert [unit.layer for unit in made] == sorted(unit.layer for unit in made)
+    assert all(unit.name == f"{list(structure.decoder_layers(model))[unit.layer]}.{unit.group}" for unit in made if unit.group)
 
 
 def test_the_experts_of_a_layer_are_one_group() -> None:
@@ -118,39 +118,39 @@ def test_watching_leaves_no_hook() -> None:
 
 def test_only_the_named_layers() -> None:
     model = tiny_models.llama()
-    assert {part.layer for part in units.model_parts(model, "group", [0, 2])} == {0, 2}
-    assert [part.name for part in units.model_parts(model, "layer", [1])] == ["model.layers.1"]
+    assert {unit.layer for unit in units.model_units(model, "group", [0, 2])} == {0, 2}
+    assert [unit.name for unit in units.model_units(model, "layer", [1])] == ["model.layers.1"]
     with pytest.raises(ModelError, match=r"sensitivity\.layers names layer 7, and the model has 3, numbered from 0"):
-        units.model_parts(model, "layer", [0, 7])
+        units.model_units(model, "layer", [0, 7])
 
 
-def test_parts_by_hand() -> None:
-    made = units.model_parts(tiny_models.llama(torch.bfloat16))
+def test_units_by_hand() -> None:
+    made = units.model_units(tiny_models.llama(torch.bfloat16))
     width, inner = tiny_models.WIDTH, tiny_models.INNER
     parameters = 2 * width * width + 2 * width * width // 3 + 3 * width * inner
-    assert [(part.name, part.layer) for part in made] == [(f"model.layers.{n}", n) for n in range(tiny_models.LAYERS)]
-    assert {(len(part.modules), part.parameters, part.reference_bytes) for part in made} == {(7, parameters, 2 * parameters)}
+    assert [(unit.name, unit.layer) for unit in made] == [(f"model.layers.{n}", n) for n in range(tiny_models.LAYERS)]
+    assert {(len(unit.modules), unit.parameters, unit.reference_bytes) for unit in made} == {(7, parameters, 2 * parameters)}
 
 
 def test_kurtosis_is_that_of_all_weights_together() -> None:
     model = tiny_models.llama()
-    (part,) = units.model_parts(model, "layer", [1])
-    values = torch.cat([model.get_parameter(f"{name}.weight").flatten() for name in part.modules])
-    assert part.weight_kurtosis == pytest.approx(kurtosis(values.numpy(), fisher=False), rel=1e-5)
+    (unit,) = units.model_units(model, "layer", [1])
+    values = torch.cat([model.get_parameter(f"{name}.weight").flatten() for name in unit.modules])
+    assert unit.weight_kurtosis == pytest.approx(kurtosis(values.numpy(), fisher=False), rel=1e-5)
 
 
 def test_kurtosis_of_weights_as_large_as_the_format_holds() -> None:
     model = tiny_models.llama(torch.bfloat16)
-    before = units.model_parts(model, "module")[0].weight_kurtosis
+    before = units.model_units(model, "module")[0].weight_kurtosis
     model.get_submodule("model.layers.0.self_attn.q_proj").weight.mul_(1e38)
-    assert units.model_parts(model, "module")[0].weight_kurtosis == pytest.approx(before, rel=1e-2)
+    assert units.model_units(model, "module")[0].weight_kurtosis == pytest.approx(before, rel=1e-2)
     model.get_submodule("model.layers.0.self_attn.q_proj").weight.zero_()
-    assert units.model_parts(model, "module")[0].weight_kurtosis is None
+    assert units.model_units(model, "module")[0].weight_kurtosis is None
 
 
 def test_a_single_module_knows_what_it_would_be_fused_into() -> None:
     model = hf.LlamaForCausalLM(hf.LlamaConfig(**SIZES))
-    found = {part.name: part.fused for part in units.model_parts(model, "module", (1,))}
+    found = {unit.name: unit.fused for unit in units.model_units(model, "module", (1,))}
     expected = {f"model.layers.1.{name}": group for group, names in GATED.items() for name in names}
     assert found == expected
-    assert {part.fused for part in units.model_parts(model, "group")} == {part.fused for part in units.model_parts(model)} == {None}
+    assert {unit.fused for unit in units.model_units(model, "group")} == {unit.fused for unit in units.model_units(model)} == {None}

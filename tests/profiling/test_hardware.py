@@ -76,7 +76,7 @@ def test_a_record_at_a_smaller_batch_says_what_ran_out(hardware: Hardware) -> No
     def work(batch: int) -> DivergenceCell:
         if batch > 2:
             torch.empty(1 << 50, dtype=torch.uint8)
-        return DivergenceCell(variant="w8", calibration_sha256="0", sequence_tokens=(batch,), kl_nats=(0.0,))
+        return DivergenceCell(variant="w8", sequences_sha256="0", sequence_tokens=(batch,), kl_nats=(0.0,))
 
     found = hardware.at_half(4, work)
     assert (found.sequence_tokens, [item.batch for item in found.shortages]) == ((2,), [4])

@@ -85,8 +85,8 @@ def apart(data: Data) -> None:
     cell["kl_nats"] = [value * 1.5 for value in cell["kl_nats"]]
 
 
-def part_apart(data: Data) -> None:
-    item = next(m for m in cell_of(data, "sensitivity", "bf16")["measurements"] if (m["part"], m["format"]) == ("layers.3", "qint4"))
+def unit_apart(data: Data) -> None:
+    item = next(m for m in cell_of(data, "sensitivity", "bf16")["measurements"] if (m["unit"], m["format"]) == ("layers.3", "qint4"))
     item["kl_nats"] = [value * 1.5 for value in item["kl_nats"]]
 
 
@@ -99,7 +99,7 @@ def part_apart(data: Data) -> None:
         (lighter, ("memory", "w4", ""), "better"),
         (forgetful, ("accuracy", "w4", "science_mini"), "worse"),
         (apart, ("divergence", "w4", ""), "worse"),
-        (part_apart, ("sensitivity", "bf16", ""), "worse"),
+        (unit_apart, ("sensitivity", "bf16", ""), "worse"),
     ],
 )
 def test_a_change_is_found_where_it_is_and_nowhere_else(
@@ -177,7 +177,7 @@ def test_other_sequences_other_questions_and_another_format_are_incomparable(tmp
         for benchmark in data["benchmarks"]:
             cell = benchmark["extra_info"]["bitzones"]
             if cell["kind"] in {"divergence", "sensitivity", "fisher", "search"}:
-                cell["calibration_sha256"] = "d" * 64
+                cell["sequences_sha256"] = "d" * 64
             if cell["kind"] == "accuracy" and cell["task"] == "science_mini":
                 cell["task_version"] = 2
         data["bitzones"]["variants"]["w8"] = "qint8:other"
@@ -188,7 +188,7 @@ def test_other_sequences_other_questions_and_another_format_are_incomparable(tmp
     assert "was qint8" in cells["memory", "w8", ""].reason
 
 
-def test_a_part_that_cannot_be_measured_any_more_fails_its_cell(tmp_path: Path, good: Data) -> None:
+def test_a_unit_that_cannot_be_measured_any_more_fails_its_cell(tmp_path: Path, good: Data) -> None:
     small = run_dict([cell for cell in planned(layers=6) if getattr(cell, "kind", "") == "sensitivity"])
 
     def fail(data: Data) -> None:
@@ -202,7 +202,7 @@ def test_moved_layers_are_told(tmp_path: Path) -> None:
 
     def shift(data: Data) -> None:
         for item in cell_of(data, "sensitivity", "bf16")["measurements"]:
-            if item["part"] == "layers.3":
+            if item["unit"] == "layers.3":
                 item["kl_nats"] = [value * 1000 for value in item["kl_nats"]]
 
     found = compared(tmp_path, small, changed(small, shift))
@@ -256,7 +256,7 @@ def test_disturbed_times_are_incomparable(tmp_path: Path, good: Data) -> None:
 
     def disturb(data: Data) -> None:
         slower(data)
-        cell_of(data, "latency", "w4", phase="decode")["gpu"] = {**figures, "period_s": 0.1, "samples": 9, "disturbed": ["hot in 40% of 9"]}
+        cell_of(data, "latency", "w4", phase="decode")["gpu"] = {**figures, "period_s": 0.1, "samples": 9, "contended": ["hot in 40% of 9"]}
 
     for old, new in ((good, changed(good, disturb)), (changed(good, disturb), good)):
         cell = by_key(compared(tmp_path, old, new))["latency", "w4", "decode"]
@@ -272,7 +272,7 @@ def test_another_shape_is_incomparable(tmp_path: Path, good: Data) -> None:
     assert (cell.status, "compiled" in cell.reason) == ("incomparable", True)
 
 
-def test_a_part_that_could_never_be_measured_fails_nothing(tmp_path: Path) -> None:
+def test_a_unit_that_could_never_be_measured_fails_nothing(tmp_path: Path) -> None:
     def fail(data: Data) -> None:
         cell_of(data, "sensitivity", "bf16")["measurements"][2] |= {"kl_nats": None, "failure": "NaN"}
 

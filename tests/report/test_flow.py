@@ -125,18 +125,18 @@ def test_charts_show_the_figures(analyses: dict[str, Analysis]) -> None:
     assert values == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_layer_s_parts_are_summed_and_its_formats_listed(analyses: dict[str, Analysis]) -> None:
+def test_a_layer_s_units_are_summed_and_its_formats_listed(analyses: dict[str, Analysis]) -> None:
     analysis = analyses["groups"]
     chart = blocks(technical(analysis))[1]
     first = float(re.search(r"bar \[([\d.]+)", chart)[1])  # type: ignore[index]
-    parts = [item.kl.value for item in analysis.sensitivity if (item.layer, item.format) == (0, "qint2:hqq") and item.kl]
-    assert len(parts) == 2
-    assert first == pytest.approx(sum(parts), rel=1e-3)
+    units = [item.kl.value for item in analysis.sensitivity if (item.layer, item.format) == (0, "qint2:hqq") and item.kl]
+    assert len(units) == 2
+    assert first == pytest.approx(sum(units), rel=1e-3)
 
 
 def test_what_failed_is_said_and_not_drawn_as_measured(tmp_path: Path) -> None:
     text = technical(analyse(read_run(write(tmp_path, run_dict(small())))))
-    assert "Not measured at qint2:hqq, or not in all parts, and drawn as 0 or too low: layers 1." in text
+    assert "Not measured at qint2:hqq, or not in all units, and drawn as 0 or too low: layers 1." in text
 
 
 def test_the_recommendation_asks_for_a_measurement(analyses: dict[str, Analysis]) -> None:

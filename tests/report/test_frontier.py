@@ -8,7 +8,7 @@ import pytest
 from make_run import analysed, cells, decided, planned, without
 
 from bitzones.analysis.results import Analysis
-from bitzones.report.charts.frontier import KINDS, frontier, kind_of, parts_bytes
+from bitzones.report.charts.frontier import KINDS, frontier, kind_of, units_bytes
 from bitzones.schema.records import AccuracyCell, DivergenceCell, PlansCell
 
 alt = pytest.importorskip("altair", reason="altair holds the schema of Vega-Lite")
@@ -54,11 +54,11 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
     assert frontier(analysed(tmp_path, found)) is None
 
 
-def test_bytes_of_the_quantized_parts(analysis: Analysis) -> None:
+def test_bytes_of_the_quantized_units(analysis: Analysis) -> None:
     plan = decided(analysis).plan
-    assert parts_bytes(analysis, "bf16") == plan.reference_bytes
-    assert parts_bytes(analysis, "w4") == sum(item.stored_bytes for item in analysis.sensitivity if item.format == "qint4")
-    assert parts_bytes(analysis, "unheard of") is None
+    assert units_bytes(analysis, "bf16") == plan.reference_bytes
+    assert units_bytes(analysis, "w4") == sum(item.stored_bytes for item in analysis.sensitivity if item.format == "qint4")
+    assert units_bytes(analysis, "unheard of") is None
 
 
 def test_kinds_are_told_apart_by_shape_too() -> None:

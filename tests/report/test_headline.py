@@ -27,18 +27,18 @@ def analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
 
 def test_layers_are_those_of_the_plan(analysis: Analysis) -> None:
     kept, *_ = answers(analysis)
-    wide = tuple(part.layer for part in decided(analysis).parts if part.format != "qint2:hqq")
+    wide = tuple(unit.layer for unit in decided(analysis).units if unit.format != "qint2:hqq")
     assert kept.answer == f"Layers {ranges(wide)}"
     assert any("50 resampled plans" in line and "n = 24" in line for line in kept.details)
 
 
-def test_layers_in_part(tmp_path: Path) -> None:
+def test_layers_in_unit(tmp_path: Path) -> None:
     groups = ("attn.qkv", "mlp.down")
     found = analysed(tmp_path, planned(4, 24, groups), budget=Budget(average_bits=3.4))
     kept, *_ = answers(found)
     by_layer: dict[int, set[bool]] = {}
-    for part in decided(found).parts:
-        by_layer.setdefault(part.layer, set()).add(part.format != "qint2:hqq")
+    for unit in decided(found).units:
+        by_layer.setdefault(unit.layer, set()).add(unit.format != "qint2:hqq")
     partly = tuple(layer for layer, wide in by_layer.items() if len(wide) == 2)
     assert partly, "the example has layers in part"
     assert any(line.startswith("In part, some groups of each: layer") and ranges(partly) in line for line in kept.details)
@@ -66,7 +66,7 @@ def test_bytes_saved(analysis: Analysis) -> None:
 
 def test_cost_with_interval_verdict_and_n(analysis: Analysis) -> None:
     *_, cost = answers(analysis)
-    assert cost.answer == "science_mini -2.5 points: cannot tell"
+    assert cost.answer == "science_mini -2.5 points: inconclusive"
     assert any("85.0% became 82.5% [68.1%, 91.3%]" in line and "n = 40" in line for line in cost.details)
     assert any("smallest drop" in line or "no drop" in line for line in cost.details), "where it cannot tell it says what it could have"
     assert any(line.startswith("KL 0.476 [0.414, 0.539]") and "n = 30" in line for line in cost.details)

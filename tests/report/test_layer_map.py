@@ -1,4 +1,4 @@
-"""The map shows each part where it is, in the shade of its KL, with the plan's bits and its zone, and its text can be read."""
+"""The map shows each unit where it is, in the shade of its KL, with the plan's bits and its zone, and its text can be read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_cells_hold_shade_bits_zone_and_interval(analysis: Analysis) -> None:
     assert found["whole layer", 1]["fill"] == NOT_MEASURED, "layer 1 failed at 2 bits"
     plan = decided(analysis).plan
     assert {layer: found["whole layer", layer]["text"] for layer in range(4)} == {
-        layer: {"qint2:hqq": "2", "qint4": "4", "qint8": "8"}[plan.parts[f"layers.{layer}"]] for layer in range(4)
+        layer: {"qint2:hqq": "2", "qint4": "4", "qint8": "8"}[plan.units[f"layers.{layer}"]] for layer in range(4)
     }
     assert [found["zone", layer]["text"] for layer in range(4)] == [SIGNS[item.zone] for item in decided(analysis).layer_zones]
     tip = found["whole layer", 0]["tip"]

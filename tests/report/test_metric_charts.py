@@ -48,16 +48,16 @@ def test_accuracy_has_interval_flips_and_verdict(analysis: Analysis) -> None:
 
 
 def test_slow_paths_disturbances_and_the_floor_are_said(analysis: Analysis) -> None:
-    first, second, third, *rest = (item.model_copy(update={"floor_s": None, "slow_path": None}) for item in analysis.latency)
+    first, second, third, *rest = (item.model_copy(update={"roofline_s": None, "slow_path": None}) for item in analysis.latency)
     told = (
-        first.model_copy(update={"floor_s": first.median_s / 2, "times_floor": 2.0}),
+        first.model_copy(update={"roofline_s": first.median_s / 2, "times_roofline": 2.0}),
         second.model_copy(update={"slow_path": "decoding is slower"}),
-        third.model_copy(update={"disturbed": ("hot",)}),
+        third.model_copy(update={"contended": ("hot",)}),
     )
     made = metric_charts.latency(analysis.model_copy(update={"latency": (*told, *rest)}))
     assert made is not None
     rows = [row for panel in made["concat"] for row in panel["data"]["values"]]
-    assert sorted(row["note"] for row in rows if row["note"]) == ["! disturbed", "! no fused kernel"]
+    assert sorted(row["note"] for row in rows if row["note"]) == ["! contended", "! no fused kernel"]
     assert [row["floor"] for row in rows if row["floor"]] == [pytest.approx(500 * first.median_s)]
     assert sum("dashes: floor" in panel["title"]["text"][1] for panel in made["concat"]) == 1
     alt.ConcatChart.from_dict(made)

@@ -137,7 +137,7 @@ def test_it_works_in_a_browser(browser: Any, address: str) -> None:
     view = visit.page
 
     view.locator("#chart-map svg text", has_text="attn.qkv").first.wait_for()
-    view.locator("#chart-map svg path[fill='#6d1020']").first.hover(force=True)  # the darkest shade: the most sensitive part
+    view.locator("#chart-map svg path[fill='#6d1020']").first.hover(force=True)  # the darkest shade: the most sensitive unit
     tip = view.locator("#vg-tooltip-element.visible")
     tip.wait_for(timeout=5_000)
     assert re.search(r"KL at qint2:hqq \[95%\]\s*[\d.]+ \[[\d.]+, [\d.]+\] nats per token", tip.inner_text())

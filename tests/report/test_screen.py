@@ -34,14 +34,14 @@ def test_a_pipe_gets_plain_lines(analysis: Analysis) -> None:
     assert "\x1b" not in text
     assert "Which layers stay at 4 bits or more? Layers 0-2" in text
     assert ["whole", "layer", "█4", "×4", "▒4", "░2"] in [line.split() for line in text.splitlines()]
-    assert "science_mini -2.5 points: cannot tell" in text
+    assert "science_mini -2.5 points: inconclusive" in text
 
 
 def test_a_terminal_gets_the_map_in_shades(analysis: Analysis) -> None:
     text = shown(analysis, terminal=True)
     assert "48;2;109;16;32" in text, "the darkest shade, of the most sensitive layer"
     assert "◐ TRANSITION" in text
-    assert "cannot tell" in text
+    assert "inconclusive" in text
 
 
 def test_a_narrow_terminal_folds_the_map(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from make_run import decided, planned, profile, run_dict, write
 
 from bitzones.analysis.analyze import analyse, read_run
-from bitzones.analysis.plan import Fused, Halves, SplitGroup
+from bitzones.analysis.plan import Fused, SplitGroup, SplitHalf
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.report.markdown import decisions, stability
 from bitzones.report.markdown.summary import headline
@@ -26,7 +26,7 @@ def test_zones_that_the_plan_follows(analysis: Analysis) -> None:
     text = decisions.zones(analysis)
     assert "solved around the plan that the search found" in text
     assert "The plan contradicts the zone of none of the 12 layers" in text
-    assert "Zones from every other calibration sequence and from the rest agree on 12 of 12 layers (100%), n = 20 and 20 sequences." in text
+    assert "Zones from every other sensitivity sequence and from the rest agree on 12 of 12 layers (100%), n = 20 and 20 sequences." in text
     assert "From separate sensitivities, where the halves share nothing, they agree on " in text
     assert headline(analysis)[0].endswith("; two halves of the sequences agree on 12 of 12")
 
@@ -50,10 +50,10 @@ def test_halves_that_differ_are_said_plainly(analysis: Analysis) -> None:
 
 
 def test_halves_of_too_few_sequences_say_so(analysis: Analysis) -> None:
-    few = Halves(around="plan", sequences=(12, 11), layers=(0,), zones=(("CANNOT TELL",), ("CANNOT TELL",)), agree=None, holds=None)
+    few = SplitHalf(around="plan", sequences=(12, 11), layers=(0,), zones=(("INCONCLUSIVE",), ("INCONCLUSIVE",)), agree=None, holds=None)
     _, decision = having(analysis, halves=(few, few.model_copy(update={"around": "reference"})))
     assert stability.halves(decision).count("cannot tell how far they agree, n = 12 and 11 sequences") == 1
-    assert stability.halves_in_short(decision) == ""
+    assert stability.split_half_in_short(decision) == ""
 
 
 def test_no_layer_is_safe_at_a_budget_or_at_a_tolerance(analysis: Analysis) -> None:

@@ -39,10 +39,10 @@ def grouped(tmp_path: Path) -> Analysis:
     cell = sensitivity(layers=2, sequences=24, formats=("qint4", "qint2:hqq"), groups=GROUPS)
     harm = {"layers.0.attn.qkv": 50.0, "layers.0.mlp.gate_up": 50.0}
     planted = [
-        item.model_copy(update={"kl_nats": tuple(value * harm.get(item.part, 1.0) for value in item.kl_nats or ())})
+        item.model_copy(update={"kl_nats": tuple(value * harm.get(item.unit, 1.0) for value in item.kl_nats or ())})
         for item in cell.measurements
     ]
-    # Stored bits are 4.33 and 2.33: two of eight parts at 4 bits take 2.83 on average.
+    # Stored bits are 4.33 and 2.33: two of eight units at 4 bits take 2.83 on average.
     of = profile(budget=Budget(average_bits=2.85), formats=("qint4", "qint2:hqq"))
     return analyse(read_run(write(tmp_path, run_dict([cell.model_copy(update={"measurements": tuple(planted)})], of))))
 
@@ -53,7 +53,7 @@ def section(text: str, title: str) -> str:
 
 def row(text: str, *begins: str) -> list[str]:
     for line in text.splitlines():
-        found = [part.strip() for part in line.strip("|").split("|")]
+        found = [unit.strip() for unit in line.strip("|").split("|")]
         if found[: len(begins)] == list(begins):
             return found
     raise AssertionError(f"no row {begins} in\n{text}")
@@ -103,10 +103,10 @@ def test_twenty_items_cannot_tell_what_a_thousand_can(tmp_path: Path) -> None:
         analysis = analyse(read_run(write(tmp_path, run_dict([*found, sensitivity()]))))
         text = section(summary(analysis), "Accuracy").split("Against the reference", 1)[1]
         words.append([row(text, "science_mini", metric, variant)[3] for metric in ("acc", "acc_norm") for variant in ("w4", "w2")])
-        said = any("worse on science_mini by acc: 20 items" in line for line in analysis.cannot_tell)
+        said = any("worse on science_mini by acc: 20 items" in line for line in analysis.inconclusive)
         assert said == (items == 20)
         assert re.search(rf"n = {items},.* w4 85\.0%", headline(analysis)[2])
-    assert words == [["**cannot tell**"] * 4, ["**worse**"] * 4]
+    assert words == [["**inconclusive**"] * 4, ["**worse**"] * 4]
 
 
 def test_the_likelihood_shows_what_accuracy_cannot(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_no_layer_is_safe_is_said(tmp_path: Path) -> None:
 
 def test_too_few_sequences_are_said_at_the_top(tmp_path: Path) -> None:
     analysis = analyse(read_run(write(tmp_path, run_dict([sensitivity(sequences=12)]))))
-    assert headline(analysis)[0] == "Zones: cannot tell, 12 calibration sequences are too few"
+    assert headline(analysis)[0] == "Zones: inconclusive, 12 sensitivity sequences are too few"
     assert "No layer is safe" not in summary(analysis)
 
 
@@ -164,8 +164,8 @@ def test_too_few_sequences_have_no_interval_anywhere(tmp_path: Path) -> None:
             headline(analysis)[1],
             *(line for line in section(text, "Plan").splitlines() if "predicted KL" in line),
         ]
-        assert all(("(interval: cannot tell)" in line) == (count == 19) for line in shown), shown
-        assert ("cannot tell" in row(section(text, "Most critical and safest layers"), "most sensitive", "layer 5")[4]) == (count == 19)
+        assert all(("(interval: inconclusive)" in line) == (count == 19) for line in shown), shown
+        assert ("inconclusive" in row(section(text, "Most critical and safest layers"), "most sensitive", "layer 5")[4]) == (count == 19)
         assert (row(section(text, "Plan"), "layers.3")[-1] == "-") == (count == 19)
         assert all((item.kl is not None and item.kl.low is None) == (count == 19) for item in analysis.sensitivity)
 
@@ -212,7 +212,7 @@ def test_failed_cells_and_measurements_are_listed(tmp_path: Path) -> None:
     assert row(section(text, "Plan"), "layers.1")[6] == "not offered"
 
 
-def test_time_by_part_with_what_was_not_timed(tmp_path: Path) -> None:
+def test_time_by_unit_with_what_was_not_timed(tmp_path: Path) -> None:
     data = run_dict()
     text = summary(analyse(read_run(write(tmp_path, data))))
     accuracies = [b["stats"]["total"] for b in data["benchmarks"] if b["extra_info"]["bitzones"]["kind"] == "accuracy"]
@@ -246,7 +246,7 @@ def test_a_partial_run_reports_the_rest_and_why_there_is_no_plan(tmp_path: Path,
     found = [*(without(SensitivityCell) if bits == 4.0 else cells()), FailedCell(variant="w2", of="memory", reason="no room")]
     analysis = analyse(read_run(write(tmp_path, run_dict(found, profile(budget=Budget(average_bits=bits))))))
     text = summary(analysis)
-    why = "no sensitivity was measured" if bits == 4.0 else "the budget cannot be met; no plan stores the parts in 2.1 average bits"
+    why = "no sensitivity was measured" if bits == 4.0 else "the budget cannot be met; no plan stores the units in 2.1 average bits"
     assert headline(analysis)[0].startswith(f"No plan: {why}")
     assert headline(analysis)[1].startswith("Accuracy on science_mini")
     assert f"**No plan:** {why}" in section(text, "Zones and plan")
@@ -286,7 +286,7 @@ def test_eighty_layers_of_four_groups_are_eighty_rows(tmp_path: Path) -> None:
     assert "Every layer (80 rows)" in plan
 
 
-def test_more_parts_than_fit_beside_each_other_have_a_row_each(tmp_path: Path) -> None:
+def test_more_units_than_fit_beside_each_other_have_a_row_each(tmp_path: Path) -> None:
     groups = tuple(f"experts.{number}" for number in range(9))
     plan = section(summary(analyse(read_run(write(tmp_path, run_dict([sensitivity(layers=2, groups=groups)]))))), "Plan")
     assert row(plan, "layers.1.experts.8")

@@ -81,7 +81,7 @@ def test_plan_json_has_what_applying_it_needs(analysis: Analysis, tmp_path: Path
     assert (plan["format"], plan["schema"], plan["reference"]) == (PLAN_FORMAT, 3, "bf16")
     assert plan["achieved"]["stored_bytes"] <= plan["budget"]["stored_bytes"]
     assert set(plan["predicted_kl"]) == {"value", "low", "high"}
-    assert plan["assignment"]["model.layers.3.o_proj"] == plan["parts"]["layers.3"]
+    assert plan["assignment"]["model.layers.3.o_proj"] == plan["units"]["layers.3"]
     assert plan["model"]["sha256"] == "m" * 64
     assert plan["versions"]["optimum-quanto"] == "0.2.7"
 

@@ -16,7 +16,7 @@ from bitzones.data import sequences as calibration
 from bitzones.data.sequences import Batch
 from bitzones.evaluation import kl, swapping
 from bitzones.models import loading, structure
-from bitzones.models.units import model_parts
+from bitzones.models.units import model_units
 from bitzones.rounding import layerwise
 from bitzones.rounding.hessian import Entering, embedded, moments_of
 from bitzones.run.session import Session
@@ -164,7 +164,7 @@ def test_anybodys_quanto_loads_it_and_computes_the_same(model, alone, tmp_path: 
     torch.testing.assert_close(again(ids).logits, expected)
 
 
-def test_a_variant_is_rounded_in_sequence_and_its_parts_alone() -> None:
+def test_a_variant_is_rounded_in_sequence_and_its_units_alone() -> None:
     loaded = loading.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
     variants = Variants(loaded, {"bf16": "bf16", "w2": "qint2:gptq"}, CPU, torch.float32, lambda: BATCHES)
     whole, alone = variants.whole("w2"), variants.packed("w2")
@@ -188,24 +188,24 @@ def test_a_plan_is_searched_among_quantos_own_formats_too() -> None:
     def held() -> Iterator[Batch]:
         return calibration.batches(HELD_OUT, 4, CPU)
 
-    parts = model_parts(loaded.model, "layer")
-    cell = sweep.exact_cell(variants, parts, "layer", HELD_OUT, held(), lambda done: None)
+    units = model_units(loaded.model, "layer")
+    cell = sweep.exact_cell(variants, units, "layer", HELD_OUT, held(), lambda done: None)
     bench = local_search.workbench(variants, cell, held, len(HELD_OUT.sequences))
     budget = budget_bytes(bench.menu, 3.2)
     stock = goals.without_calibration(bench, cell, budget, 1)
     assert stock is not None
-    assert set(stock.parts.values()) <= {"qint4:hqq", "qint2:hqq", "bf16"}
+    assert set(stock.units.values()) <= {"qint4:hqq", "qint2:hqq", "bf16"}
     assert stock.stored_bytes <= budget
     searched = goals.search_cell(bench, cell, Budget(average_bits=3.2), variants.uniform, 1)
     assert local_search.total(searched.found) < local_search.total(stock)
-    whole = {PLAN: local_search.weights_of(bench, bench.choice(searched.found.parts))}
+    whole = {PLAN: local_search.weights_of(bench, bench.choice(searched.found.units))}
     chosen = held_out.rivals(bench, cell, searched, Plans(random=1), 0, stock)
     judged = held_out.plans_cell(bench, chosen, HELD_OUT, searched, whole)
     origins = [plan.origin for plan in judged.plans]
     assert (origins[0], origins[-1], "stock" in origins) == ("search", "separate", True)
     assert judged.plans[0].kl_nats == judged.plans[-1].kl_nats  # the same weights were given for both
     contiguous = next(plan for plan in judged.plans if plan.origin == "contiguous")
-    assert set(contiguous.parts.values()) <= {"qint4:gptq", "qint2:gptq"}  # a rule takes the better rounding too
+    assert set(contiguous.units.values()) <= {"qint4:gptq", "qint2:gptq"}  # a rule takes the better rounding too
 
 
 def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path: Path) -> None:
@@ -234,11 +234,11 @@ def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path:
         "3.6 bits": "in sequence",
         held_out.SEPARATE: "alone",
     }
-    parts = plans["3.6 bits"].parts
-    modules = {module: parts[part.name] for part in session.parts for module in part.modules}
+    units = plans["3.6 bits"].units
+    modules = {module: units[unit.name] for unit in session.units for module in unit.modules}
     weights = session.variants.in_sequence("again", modules).weights
     bench = session._workbench(lambda: calibration.batches(session.held_out, 16, CPU), session.held_out)
-    (again,), (alone,) = local_search.as_made(bench, [(bench.choice(parts), weights)]), local_search.trials(bench, [bench.choice(parts)])
+    (again,), (alone,) = local_search.as_made(bench, [(bench.choice(units), weights)]), local_search.trials(bench, [bench.choice(units)])
     assert plans["3.6 bits"].kl_nats == pytest.approx(again.kl_nats)
     assert plans["3.6 bits"].kl_nats != pytest.approx(alone.kl_nats)
     assert set(session.run().variants) == {"bf16", "w4-gptq", "w4-max", "w2-gptq", "w2-hqq", PLAN}

@@ -11,19 +11,19 @@ from make_plan import plan
 
 from bitzones.run import external_plan
 from bitzones.schema.errors import PlanError
-from bitzones.schema.records import Part
+from bitzones.schema.records import Unit
 
 WHERE = Path("other.json")
 MODULES = [f"model.layers.{layer}.{name}" for layer in range(2) for name in ("attn.q", "attn.k", "mlp.down")]
 FORMATS = ("qint4", "qint2:hqq", "bf16")
 
 
-def part(name: str, layer: int, *modules: str) -> Part:
-    return Part(name=name, layer=layer, modules=modules, parameters=8, reference_bytes=16)
+def unit(name: str, layer: int, *modules: str) -> Unit:
+    return Unit(name=name, layer=layer, modules=modules, parameters=8, reference_bytes=16)
 
 
-PARTS = [
-    part(f"model.layers.{layer}.{group}", layer, *(f"model.layers.{layer}.{name}" for name in names))
+UNITS = [
+    unit(f"model.layers.{layer}.{group}", layer, *(f"model.layers.{layer}.{name}" for name in names))
     for layer in range(2)
     for group, names in (("attn.qkv", ("attn.q", "attn.k")), ("mlp.down", ("mlp.down",)))
 ]
@@ -67,8 +67,8 @@ def test_exact_names_go_before_patterns_and_earlier_patterns_before_later_ones()
 def test_modules_that_are_not_named_stay() -> None:
     found = external_plan.by_module({"*.mlp.down": "qint4"}, MODULES, FORMATS, WHERE)
     assert list(found) == [MODULES[2], MODULES[5]]
-    parts = external_plan.by_part(found, PARTS, "bf16", WHERE)
-    assert list(parts.values()) == ["bf16", "qint4", "bf16", "qint4"]
+    units = external_plan.by_unit(found, UNITS, "bf16", WHERE)
+    assert list(units.values()) == ["bf16", "qint4", "bf16", "qint4"]
 
 
 def test_formats_and_names_that_are_not_there_are_said() -> None:
@@ -79,9 +79,9 @@ def test_formats_and_names_that_are_not_there_are_said() -> None:
     assert said == "other.json: 'lm_head' meets no module that can be quantized, such as 'model.layers.0.attn.q'"
 
 
-def test_a_part_of_two_formats_is_refused_with_what_to_do() -> None:
+def test_a_unit_of_two_formats_is_refused_with_what_to_do() -> None:
     assignment = external_plan.by_module({"*.q": "qint4", "*.k": "qint2:hqq"}, MODULES, FORMATS, WHERE)
-    said = refused(external_plan.by_part, assignment, PARTS, "bf16", WHERE)
+    said = refused(external_plan.by_unit, assignment, UNITS, "bf16", WHERE)
     assert "model.layers.0.attn.qkv would get more than one format (q qint4, k qint2:hqq)" in said
     assert 'granularity = "module"' in said
 
@@ -89,5 +89,5 @@ def test_a_part_of_two_formats_is_refused_with_what_to_do() -> None:
 def test_a_layer_that_was_not_swept_is_refused() -> None:
     assignment = external_plan.by_module({"*": "qint4"}, MODULES, FORMATS, WHERE)
     assert "model.layers.1.attn.k lies in a layer that this run did not sweep" in refused(
-        external_plan.by_part, assignment, PARTS[:2], "bf16", WHERE
+        external_plan.by_unit, assignment, UNITS[:2], "bf16", WHERE
     )

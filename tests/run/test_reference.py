@@ -32,17 +32,17 @@ def test_the_share_of_the_floor_is_the_one_that_was_judged_there(mistral: Analys
     (compiled,) = [item for item in mistral.latency if item.compiled]
     verdicts = json.loads((REFERENCE / "h200-mistral-7b-verdicts.json").read_text(encoding="utf-8"))
     (judged,) = [item["measured"] for item in verdicts if item["promise"] == "at least 70% of the bandwidth floor"]
-    assert compiled.times_floor is not None
-    assert f"{1 / compiled.times_floor:.1%} of the floor" in judged
+    assert compiled.times_roofline is not None
+    assert f"{1 / compiled.times_roofline:.1%} of the floor" in judged
     weights, bandwidth, steps = 14.3e9, 4.21e12, 4  # by hand: 7.1 billion weights without the table of embeddings, 2 bytes each
-    assert compiled.floor_s == pytest.approx(steps * weights / bandwidth, rel=0.01)
+    assert compiled.roofline_s == pytest.approx(steps * weights / bandwidth, rel=0.01)
 
 
 def test_the_report_says_that_the_gpu_waits_and_what_held_the_clocks(mistral: Analysis) -> None:
     text = measurements.latency(mistral)
     assert "**the GPU waits for the processor** where decoding is not compiled (bf16 at batch 1 8.3 times as long as compiled)" in text
     assert (
-        "**disturbed**: bf16, prefill, batch 8, prompt 512: power cap in 100% of 48 samples; the middle 80% of 20 rounds differ by 9%"
+        "**contended**: bf16, prefill, batch 8, prompt 512: power cap in 100% of 48 samples; the middle 80% of 20 rounds differ by 9%"
         in text
     )
 

@@ -104,7 +104,7 @@ def test_formats_lose_what_the_checked_way_of_quantizing_loses(place: Path, foun
         model = tiny_models.llama()
         quantizers.quantize(model, dict.fromkeys(bench.names, VARIANTS[cell.variant]))
         with torch.no_grad():
-            expected = kl.whole(reference, model, bench.batches, len(bench.calibration.sequences))
+            expected = kl.whole(reference, model, bench.batches, len(bench.sensitivity_set.sequences))
         assert sum(expected) > 0
         assert cell.kl_nats == pytest.approx(expected, rel=1e-3, abs=1e-5)
 

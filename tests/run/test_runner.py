@@ -109,7 +109,7 @@ def test_the_last_screen_says_what_matters_and_where_the_report_is(good: Run) ->
 def test_the_bar_counts_cells_to_the_end(good: Run) -> None:
     cells = len(good.read("run.json")["benchmarks"])
     assert cells == CELLS
-    one_each = 6  # parts, layers, sensitivity, fisher, search, plans
+    one_each = 6  # units, layers, sensitivity, fisher, search, plans
     assert cells == 6 * 2 + 5 * 2 + 5 + 4 + one_each  # accuracy, of a rival too, latency, memory, divergence; the plan is a variant
     assert f"{cells}/{cells}" in good.done.err
 
@@ -120,10 +120,10 @@ def test_the_numbers_of_the_report_are_the_measured_ones(good: Run) -> None:
     reported = [a for a in good.read("analysis.json")["accuracy"] if a["metric"] != "acc_norm"]
     assert {(a["task"], a["variant"]): a["k"] for a in reported} == correct
     (sensitivity,) = [c for c in cells if c["kind"] == "sensitivity"]
-    kl = {(m["part"], m["format"]): sum(m["kl_nats"]) for m in sensitivity["measurements"]}
+    kl = {(m["unit"], m["format"]): sum(m["kl_nats"]) for m in sensitivity["measurements"]}
     assert len(kl) == tiny_models.LAYERS * 3
-    for part in sensitivity["parts"]:
-        assert 0 < kl[part["name"], "qint8"] < kl[part["name"], "qint4"] < kl[part["name"], "qint2:hqq"]
+    for unit in sensitivity["units"]:
+        assert 0 < kl[unit["name"], "qint8"] < kl[unit["name"], "qint4"] < kl[unit["name"], "qint2:hqq"]
 
 
 def test_two_runs_of_one_profile_decide_the_same(good: Run, place: Path) -> None:
@@ -175,10 +175,10 @@ def test_failed_cells_are_named_and_the_report_is_written_all_the_same(overflowi
     assert "the log-likelihood of an answer is NaN or infinite" in summary
 
 
-def test_a_part_that_cannot_be_measured_is_said_and_the_others_are_measured(overflowing: Run) -> None:
+def test_a_unit_that_cannot_be_measured_is_said_and_the_others_are_measured(overflowing: Run) -> None:
     cells = [benchmark["extra_info"]["bitzones"] for benchmark in overflowing.read("run.json")["benchmarks"]]
     (sensitivity,) = [c for c in cells if c["kind"] == "sensitivity"]
-    failed = {(m["part"], m["format"]) for m in sensitivity["measurements"] if m["failure"]}
+    failed = {(m["unit"], m["format"]) for m in sensitivity["measurements"] if m["failure"]}
     assert failed == {("model.layers.1", "qint4"), ("model.layers.1", "qint2:hqq")}
     assert all(m["kl_nats"] is None for m in sensitivity["measurements"] if m["failure"])
 

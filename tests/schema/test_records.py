@@ -105,7 +105,7 @@ def test_no_items_and_repeated_items_are_refused() -> None:
 def test_sensitivity_that_does_not_fit_its_cell_is_refused() -> None:
     sensitivity = cell("sensitivity")
     first, *others = sensitivity["measurements"]
-    assert "is not one of the parts" in refused({**sensitivity, "measurements": [{**first, "part": "model.layers.99"}, *others]})
+    assert "is not one of the units" in refused({**sensitivity, "measurements": [{**first, "unit": "model.layers.99"}, *others]})
     assert "stands twice" in refused({**sensitivity, "measurements": [first, first, *others]})
     shorter = {**first, "kl_nats": first["kl_nats"][1:]}
     assert f"has {len(first['kl_nats']) - 1} sequences" in refused({**sensitivity, "measurements": [shorter, *others]})
@@ -114,7 +114,7 @@ def test_sensitivity_that_does_not_fit_its_cell_is_refused() -> None:
 
 
 @pytest.mark.parametrize("change", [{"kl_nats": None, "failure": None}, {"failure": "and yet it was measured"}])
-def test_a_part_is_measured_or_failed(change: dict[str, Any]) -> None:
+def test_a_unit_is_measured_or_failed(change: dict[str, Any]) -> None:
     sensitivity = cell("sensitivity")
     first, *others = sensitivity["measurements"]
     assert "exactly one of kl_nats and failure" in refused({**sensitivity, "measurements": [{**first, **change}, *others]})

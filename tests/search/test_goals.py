@@ -31,15 +31,15 @@ def bench() -> Workbench:
 
 
 def test_what_a_sweep_will_offer_is_known_before_it(variants: Variants, bench: Workbench) -> None:
-    expected = goals.expected_menu(variants.loaded.model, bench.parts, bench.menu.formats[:-1], "bf16")
-    assert (expected.parts, expected.formats, expected.parameters) == (bench.menu.parts, bench.menu.formats, bench.menu.parameters)
+    expected = goals.expected_menu(variants.loaded.model, bench.units, bench.menu.formats[:-1], "bf16")
+    assert (expected.units, expected.formats, expected.parameters) == (bench.menu.units, bench.menu.formats, bench.menu.parameters)
     assert expected.stored_bytes.tolist() == bench.menu.stored_bytes.tolist()
-    with pytest.raises(PlanError, match=r"no plan stores the parts in 2\.01 average bits: the formats offered reach from 2\.3"):
+    with pytest.raises(PlanError, match=r"no plan stores the units in 2\.01 average bits: the formats offered reach from 2\.3"):
         goals.check_budget(expected, Budget(average_bits=2.01), None)
 
 
 def column(bench: Workbench, name: str) -> np.ndarray:
-    return np.full(len(bench.parts), bench.menu.formats.index(name))
+    return np.full(len(bench.units), bench.menu.formats.index(name))
 
 
 def measured(bench: Workbench, choice: np.ndarray) -> float:
@@ -50,11 +50,11 @@ def measured(bench: Workbench, choice: np.ndarray) -> float:
 def test_bits_are_arithmetic(bench: Workbench, cell: SensitivityCell) -> None:
     found = goals.search_cell(bench, cell, Budget(average_bits=3.2), {}, 0)
     assert (found.budget_bytes, found.tolerance_nats) == (budget_bytes(bench.menu, 3.2), None)
-    assert bench.choice(found.start.parts).tolist() == solve(bench.menu, local_search.summed(bench, cell), found.budget_bytes).tolist()
+    assert bench.choice(found.start.units).tolist() == solve(bench.menu, local_search.summed(bench, cell), found.budget_bytes).tolist()
 
 
 def between(bench: Workbench, cell: SensitivityCell) -> Budget:
-    """A tolerance half way between all parts at 4 bits and all at 2."""
+    """A tolerance half way between all units at 4 bits and all at 2."""
     two, four = (measured(bench, column(bench, name)) for name in ("qint2:hqq", "qint4"))
     return Budget(tolerance=(two + four) / 2 / sum(cell.sequence_tokens))
 
@@ -63,7 +63,7 @@ def test_a_tolerance_is_kept_by_the_measured_plan_and_fewer_bytes_break_it(bench
     separate = local_search.summed(bench, cell)
     found = goals.search_cell(bench, cell, between(bench, cell), {}, 0)
     assert found.tolerance_nats is not None
-    assert measured(bench, bench.choice(found.found.parts)) <= found.tolerance_nats
+    assert measured(bench, bench.choice(found.found.units)) <= found.tolerance_nats
     assert found.budget_bytes == found.found.stored_bytes
     step = (int(bench.menu.stored_bytes[:, -1].sum()) - bench.menu.least_bytes) // 2**goals.BUDGET_STEPS
     below = solve(bench.menu, separate, found.budget_bytes - 2 * step - 1)
@@ -88,7 +88,7 @@ def test_slack_under_a_tolerance_becomes_fewer_bytes(bench: Workbench, cell: Sen
 
 def test_fewer_bytes_are_better_only_where_the_tolerance_is_kept() -> None:
     def trial(stored: int, kl: float | None) -> Trial:
-        return Trial(parts={}, stored_bytes=stored, kl_nats=None if kl is None else (kl,))
+        return Trial(units={}, stored_bytes=stored, kl_nats=None if kl is None else (kl,))
 
     best_first = [trial(10, 0.9), trial(10, 1.0), trial(20, 0.1), trial(5, 1.1), trial(1, 2.0)]
     key = goals.FewestBytes(1.0).key

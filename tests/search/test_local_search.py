@@ -16,7 +16,7 @@ from bitzones.search.local_search import LeastKl, Searched, Workbench
 from bitzones.sensitivity.variants import Variants
 
 BITS = 3.2
-"""Average bits of the budget: between all parts at 2 bits and all at 4, so that there is something to choose."""
+"""Average bits of the budget: between all units at 2 bits and all at 4, so that there is something to choose."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def bench() -> Workbench:
 
 
 def choice_of(bench: Workbench, trial: Trial) -> np.ndarray:
-    return np.array([bench.menu.formats.index(trial.parts[name]) for name in bench.menu.parts])
+    return np.array([bench.menu.formats.index(trial.units[name]) for name in bench.menu.units])
 
 
 def total(trial: Trial) -> float:
@@ -80,19 +80,19 @@ def test_a_bad_plan_gets_better_and_stays_within_the_budget(bench: Workbench, wo
 
 def test_a_trial_is_the_measured_kl_of_the_whole_plan(variants: Variants, improved: Searched, bench: Workbench) -> None:
     trial = improved.rounds[0].trials[0]
-    assignment = {module: trial.parts[part.name] for part in bench.parts for module in part.modules}
+    assignment = {module: trial.units[unit.name] for unit in bench.units for module in unit.modules}
     variants.define("plan", assignment)
     expected = kl.whole(variants.reference, variants.model("plan"), batches(), len(CALIBRATION.sequences))
     assert trial.kl_nats == pytest.approx(expected, rel=2e-3, abs=1e-5)
 
 
-def test_the_sweep_around_a_plan_changes_one_part_and_leaves_the_others_in_the_plan(
+def test_the_sweep_around_a_plan_changes_one_unit_and_leaves_the_others_in_the_plan(
     bench: Workbench, worst: np.ndarray, improved: Searched
 ) -> None:
     around = improved.rounds[0].around
-    assert len(around) == len(bench.parts)  # two formats, of which the plan has one
+    assert len(around) == len(bench.units)  # two formats, of which the plan has one
     item = around[5]
-    row = next(row for row, part in enumerate(bench.parts) if part.name == item.part)
+    row = next(row for row, unit in enumerate(bench.units) if unit.name == item.unit)
     changed = worst.copy()
     changed[row] = bench.menu.formats.index(item.format)
     assert changed[row] != worst[row]
@@ -108,15 +108,15 @@ def test_the_search_ends_where_nothing_is_better(bench: Workbench, improved: Sea
 
 
 def test_the_search_ends_with_a_sweep_around_the_plan_found(bench: Workbench, worst: np.ndarray) -> None:
-    """One round that accepts something, and then one part of its plan changed: measured as a whole, that is what the last sweep says."""
+    """One round that accepts something, and then one unit of its plan changed: measured as a whole, that is what the last sweep says."""
     made = searched(bench, worst, 1)
     assert made.rounds[0].accepted is not None
     assert made.around is not None
-    assert len(made.around) == len(bench.parts)
+    assert len(made.around) == len(bench.units)
     item = made.around[3]
-    assert item.format != made.found.parts[item.part]
+    assert item.format != made.found.units[item.unit]
     (measured,) = local_search.trials(
-        bench, [choice_of(bench, made.found.model_copy(update={"parts": made.found.parts | {item.part: item.format}}))]
+        bench, [choice_of(bench, made.found.model_copy(update={"units": made.found.units | {item.unit: item.format}}))]
     )
     assert item.kl_nats == pytest.approx(measured.kl_nats, rel=1e-4)
 

@@ -55,12 +55,12 @@ def test_a_plan_that_wins_is_the_plan(analysis: Analysis, cells: list[Record]) -
     plans, plan = plans_of(analysis), decided(analysis).plan
     search = next(cell for cell in cells if isinstance(cell, SearchCell))
     assert (plans.recommended, plans.beaten_by, plans.not_told) == (PLAN, (), ())
-    assert (plan.name, plan.origin, plan.parts) == (PLAN, "search", search.found.parts)
+    assert (plan.name, plan.origin, plan.units) == (PLAN, "search", search.found.units)
     assert plan.achieved.stored_bytes == search.found.stored_bytes <= plan.budget.stored_bytes
     assert plan.measured_kl == plans.named(PLAN).measured
     assert plan.predicted_kl == plans.named(PLAN).predicted
     assert (plan.measured_sequences, plan.held_out_sha256) == (30, "h" * 64)
-    assert {part.part: part.format for part in decided(analysis).parts} == search.found.parts
+    assert {unit.unit: unit.format for unit in decided(analysis).units} == search.found.units
     assert sum(zone.plan_bytes for zone in decided(analysis).zones) == search.found.stored_bytes
     assert plan.assignment.keys() == {
         module for layer in range(12) for module in (f"model.layers.{layer}.q_proj", f"model.layers.{layer}.o_proj")
@@ -69,7 +69,7 @@ def test_a_plan_that_wins_is_the_plan(analysis: Analysis, cells: list[Record]) -
     assert plan.group_sizes == sizes
 
 
-def test_what_parts_do_together_is_measured_and_not_predicted(analysis: Analysis) -> None:
+def test_what_units_do_together_is_measured_and_not_predicted(analysis: Analysis) -> None:
     """The additive plan has neighbours at 2 bits, the searched one has none."""
     plans = plans_of(analysis)
     ratios = {name: plans.named(name).ratio for name in (PLAN, "additive")}
@@ -81,7 +81,7 @@ def test_what_parts_do_together_is_measured_and_not_predicted(analysis: Analysis
     fisher, predicted = plans.named(PLAN).fisher, plans.named(PLAN).predicted
     assert fisher is not None
     assert predicted is not None
-    assert fisher.value == pytest.approx(predicted.value, rel=0.2)  # signs are drawn apart for each part: no interaction is planted
+    assert fisher.value == pytest.approx(predicted.value, rel=0.2)  # signs are drawn apart for each unit: no interaction is planted
 
 
 def test_held_out_sequences_are_resampled_by_themselves(analysis: Analysis, cells: list[Record]) -> None:
@@ -100,7 +100,7 @@ def test_a_rival_that_measures_lower_is_recommended_and_the_report_says_so(cells
     assert plans.named("random 1").searched is not None
     assert (plan.name, plan.origin, plan.measured_kl) == ("random 1", "random", plans.named("random 1").measured)
     cell = next(cell for cell in cells if isinstance(cell, PlansCell))
-    assert plan.parts == next(item.parts for item in cell.plans if item.name == "random 1")
+    assert plan.units == next(item.units for item in cell.plans if item.name == "random 1")
     assert plan.accuracy == ()
     said = "The searched plan does not win: random 1 measured lower; random 1 is recommended"
     assert said in headline(found)[2]
@@ -109,7 +109,7 @@ def test_a_rival_that_measures_lower_is_recommended_and_the_report_says_so(cells
     text = summary(found)
     assert f"**{said}.** Its accuracy was not measured: variant `plan` is the searched plan." in text
     assert "Its accuracy was **not measured**." in text
-    assert any(line.startswith("The plan's accuracy: the model was not asked") for line in found.cannot_tell)
+    assert any(line.startswith("The plan's accuracy: the model was not asked") for line in found.inconclusive)
 
 
 def test_a_rival_that_is_lower_by_noise_changes_nothing(cells: list[Record], tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_a_rival_that_is_lower_by_noise_changes_nothing(cells: list[Record], tmp
     assert additive.measured is not None
     assert plan.measured is not None
     assert additive.searched is not None
-    assert (plans.recommended, plans.not_told, additive.searched.word) == (PLAN, ("additive",), "cannot tell")
+    assert (plans.recommended, plans.not_told, additive.searched.word) == (PLAN, ("additive",), "inconclusive")
     assert "cannot be told from additive" in headline(found)[2]
-    assert any("Whether the searched plan is better than additive" in line for line in found.cannot_tell)
+    assert any("Whether the searched plan is better than additive" in line for line in found.inconclusive)
 
 
 def test_the_winner_is_the_least_of_those_told_to_be_better(cells: list[Record], tmp_path: Path) -> None:
@@ -153,12 +153,12 @@ def test_too_few_held_out_sequences_tell_no_plan_from_another(cells: list[Record
     few = held_out(sweep, searched(sweep), sequences=19)
     found = analysed(tmp_path, [*without(PlansCell, cells), few])
     plans = plans_of(found)
-    assert {item.searched.word for item in plans.plans if item.searched} == {"cannot tell"}
+    assert {item.searched.word for item in plans.plans if item.searched} == {"inconclusive"}
     assert plans.recommended == PLAN
     assert decided(found).plan.measured_kl is not None
     assert decided(found).plan.measured_kl.low is None
-    assert any("19 held-out sequences are fewer than 20" in line for line in found.cannot_tell)
-    assert "19 sequences are too few to resample: cannot tell." in summary(found)
+    assert any("19 held-out sequences are fewer than 20" in line for line in found.inconclusive)
+    assert "19 sequences are too few to resample: inconclusive." in summary(found)
 
 
 def test_differences_are_paired(analysis: Analysis) -> None:
@@ -190,7 +190,7 @@ def test_a_plan_that_was_only_searched_is_not_called_measured(cells: list[Record
     found = analysed(tmp_path, without(PlansCell, cells))
     assert headline(found)[1].endswith("not measured as a whole")
     assert headline(found)[1].startswith("Plan (searched): ")
-    assert any("Whether the search gained anything" in line for line in found.cannot_tell)
+    assert any("Whether the search gained anything" in line for line in found.inconclusive)
     assert "not yet" in overview(found)
 
 
@@ -211,7 +211,7 @@ def test_plans_without_a_sweep_are_still_measured(cells: list[Record], tmp_path:
     assert "## Whole plans, measured" in summary(found)
 
 
-def test_the_variant_of_the_plan_stands_beside_the_sum_of_its_parts(analysis: Analysis, cells: list[Record]) -> None:
+def test_the_variant_of_the_plan_stands_beside_the_sum_of_its_units(analysis: Analysis, cells: list[Record]) -> None:
     whole = next(item for item in analysis.whole if item.variant == PLAN)
     assert whole.added == decided(analysis).plan.predicted_kl
     search = next(cell for cell in cells if isinstance(cell, SearchCell))
@@ -280,7 +280,7 @@ def test_the_headline_names_the_rivals(analysis: Analysis) -> None:
 
 def test_the_frontier_goes_by_bytes_and_names_the_plan(analysis: Analysis) -> None:
     text = summary(analysis).split("## What other budgets would give\n", 1)[1].split("\n## ", 1)[0]
-    rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")][2:]
+    rows = [[unit.strip() for unit in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")][2:]
     stored = [int(row[3].replace(",", "")) for row in rows]
     assert stored == sorted(stored)
     assert [row[0] for row in rows].count("**plan**") == 1
@@ -298,19 +298,19 @@ def test_random_plans_are_one_row_and_folded(analysis: Analysis) -> None:
     assert f"better than {randoms} of {randoms}" in table
 
 
-def test_a_plan_may_leave_parts_as_they_are(tmp_path: Path) -> None:
+def test_a_plan_may_leave_units_as_they_are(tmp_path: Path) -> None:
     """The reference costs nothing in KL and all of its bytes, and has no group size."""
     sweep = sensitivity()
     search = searched(sweep)
-    parts = {**dict.fromkeys(search.found.parts, "qint2:hqq"), "layers.0": "bf16"}
-    plan = trial(sweep, parts, sweep.sequence_tokens, 5)
+    units = {**dict.fromkeys(search.found.units, "qint2:hqq"), "layers.0": "bf16"}
+    plan = trial(sweep, units, sweep.sequence_tokens, 5)
     cell = SearchCell(**{**search.model_dump(by_alias=True), "start": plan.model_dump(), "rounds": ()})
     compared = held_out(sweep, cell)
     found = analysed(tmp_path, [sweep, cell, compared])
     assert isinstance(compared.plans[0], NamedTrial)
     assert decided(found).plan.name != PLAN  # its neighbours at 2 bits harm each other
     alone = analysed(tmp_path, [sweep, cell])
-    assert decided(alone).plan.parts == parts
+    assert decided(alone).plan.units == units
     assert not any(name.startswith("model.layers.0.") for name in decided(alone).plan.group_sizes)
 
 
@@ -364,7 +364,7 @@ def with_twins(found: list[Record], stock: float, separate: float) -> list[Recor
     [
         (4.0, "(0.25 (0.25 to 0.25) times), nats/token on n = 30 held-out sequences"),
         (0.5, ": calibration makes it worse"),
-        (1.0, ": cannot tell"),
+        (1.0, ": inconclusive"),
     ],
 )
 def test_the_headline_says_what_calibration_buys(cells: list[Record], tmp_path: Path, stock: float, says: str) -> None:
@@ -413,7 +413,7 @@ def test_without_both_families_nothing_is_said_of_calibration(analysis: Analysis
 def test_the_method_says_what_was_rounded_on_and_what_could_not_be(analysis: Analysis) -> None:
     assert "Calibrated formats" not in methodology(analysis)
     why = {"an.expert": "3 tokens reached it, and 96 input features need at least as many"}
-    rounding = CalibratedFormats(calibration_sha256="e" * 64, sequences=2, tokens=5, damping=0.01, fallbacks={PLAN: why})
+    rounding = CalibratedFormats(sequences_sha256="e" * 64, sequences=2, tokens=5, damping=0.01, fallbacks={PLAN: why})
     text = methodology(analysis.model_copy(update={"formats": ("qint4:gptq",), "rounding": rounding}))
     assert "on 5 tokens of 2 sequences" in text
     assert "Modules with too few tokens, which have quanto's own integers: plan 1." in text

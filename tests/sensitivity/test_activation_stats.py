@@ -13,7 +13,7 @@ from scipy import stats
 from transformers import LlamaForCausalLM
 
 from bitzones.data import sequences as calibration
-from bitzones.data.sequences import Batch, Calibration, CalibrationSequence
+from bitzones.data.sequences import Batch, Calibration, TokenSequence
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.records import LayerStatistics
@@ -27,7 +27,7 @@ LENGTHS = (6, 11, 8)
 def sequences(lengths: tuple[int, ...] = LENGTHS) -> Calibration:
     generator = torch.Generator().manual_seed(5)
     made = [tuple(torch.randint(1, 257, (n,), generator=generator).tolist()) for n in lengths]
-    return Calibration(tuple(CalibrationSequence(ids, len(ids) - 2, (1, 3)) for ids in made))
+    return Calibration(tuple(TokenSequence(ids, len(ids) - 2, (1, 3)) for ids in made))
 
 
 def batches(size: int, of: Calibration) -> Callable[[], Iterator[Batch]]:
@@ -36,7 +36,7 @@ def batches(size: int, of: Calibration) -> Callable[[], Iterator[Batch]]:
 
 def one_batch(*lengths: int, content: tuple[int, ...] = ()) -> Batch:
     """A batch whose tokens do not matter."""
-    rows = tuple(CalibrationSequence((1,) * n, n - 1, content) for n in lengths)
+    rows = tuple(TokenSequence((1,) * n, n - 1, content) for n in lengths)
     return next(calibration.batches(Calibration(rows), len(rows), CPU))
 
 
@@ -100,7 +100,7 @@ def test_reasoning_focus_of_a_known_row_leaves_the_sink_out() -> None:
     weights[0, 3] = torch.tensor([0.5, 0.1, 0.3, 0.1, 0.0])  # content 2: 0.3 of 0.5
     weights[1, 3] = torch.tensor([0.0, 0.2, 0.2, 0.6, 0.0])  # content 2: 0.2 of 1.0
     weights[:, 4] = 0.2  # the answer itself does not count
-    sequence = CalibrationSequence((1, 2, 3, 4, 5), answer_position=3, content=(2,))
+    sequence = TokenSequence((1, 2, 3, 4, 5), answer_position=3, content=(2,))
     assert float(activation_stats.reasoning_focus(weights, sequence)) == pytest.approx((0.6 + 0.2) / 2, rel=1e-6)
 
 
@@ -109,7 +109,7 @@ def test_reasoning_focus_is_averaged_over_the_sequences_that_have_content() -> N
     weights[0, 0, 2] = torch.tensor([0.5, 0.4, 0.1])
     weights[1, 0, 2] = torch.tensor([0.8, 0.1, 0.1])
     weights[2, 0, 2] = torch.tensor([0.0, 1.0, 0.0])
-    rows = [CalibrationSequence((1, 1, 1), 2, content) for content in ((1,), (1,), ())]
+    rows = [TokenSequence((1, 1, 1), 2, content) for content in ((1,), (1,), ())]
     totals = AttentionTotals()
     totals.add(weights, next(calibration.batches(Calibration(tuple(rows)), 3, CPU)))
     found = totals.statistics()
@@ -131,8 +131,8 @@ def test_no_content_is_null_and_not_zero() -> None:
 def test_moments_are_numpy_s_and_scipy_s() -> None:
     values = torch.randn(3, 400, generator=torch.Generator().manual_seed(0)) ** 3 + 0.7
     moments = ActivationMoments()
-    for part in values.split(1):
-        moments.add(part)
+    for unit in values.split(1):
+        moments.add(unit)
     flat = values.double().numpy().ravel()
     assert moments.count == 1200
     assert moments.mean == pytest.approx(flat.mean(), rel=1e-9)

@@ -15,7 +15,7 @@ from bitzones.data.sequences import Batch, Calibration
 from bitzones.evaluation import kl as divergence
 from bitzones.evaluation import swapping
 from bitzones.models import loading, structure
-from bitzones.models.units import model_parts
+from bitzones.models.units import model_units
 from bitzones.schema.errors import NonFiniteError, NotMeasuredError
 from bitzones.sensitivity import fisher, sweep
 from bitzones.sensitivity.variants import Variants
@@ -55,7 +55,7 @@ def test_a_projection_is_the_derivative_along_the_change() -> None:
         assert values.tolist() == pytest.approx(((sums[0] - sums[1]) / (2 * step)).tolist(), rel=1e-2)
 
 
-def test_several_parts_together_score_the_sum_of_theirs(model: LlamaForCausalLM) -> None:
+def test_several_units_together_score_the_sum_of_theirs(model: LlamaForCausalLM) -> None:
     changes = [{name: moved(model, name, 0.3)} for name in MODULES]
     together = {name: weight for change in changes for name, weight in change.items()}
     found = fisher.scores(model, [*changes, together], batches(), len(LENGTHS), 3, seed=5)
@@ -147,10 +147,10 @@ def test_nan_is_said() -> None:
 def test_the_cell_ranks_formats_as_they_are() -> None:
     loaded = loading.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
     variants = Variants(loaded, {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}, CPU, torch.float32)
-    parts = model_parts(loaded.model, "group")
+    units = model_units(loaded.model, "group")
     said: list[float] = []
-    cell = fisher.fisher_cell(variants, parts, sequences(), batches(), 2, 0, said.append)
+    cell = fisher.fisher_cell(variants, units, sequences(), batches(), 2, 0, said.append)
     assert said[-1] == 1.0
     assert len(cell.scores) == 3 * 4 * 2
-    square = {(item.part, item.format): sum(a * a for a in item.nats) for item in cell.scores}
-    assert all(square[part.name, "qint4"] < square[part.name, "qint2:hqq"] for part in parts)
+    square = {(item.unit, item.format): sum(a * a for a in item.nats) for item in cell.scores}
+    assert all(square[unit.name, "qint4"] < square[unit.name, "qint2:hqq"] for unit in units)

@@ -21,7 +21,7 @@ from bitzones.data.sequences import Batch, Calibration
 from bitzones.evaluation import kl as divergence
 from bitzones.evaluation import swapping
 from bitzones.models import loading, structure
-from bitzones.models.units import model_parts
+from bitzones.models.units import model_units
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.records import SensitivityCell
@@ -287,8 +287,8 @@ def variants() -> Variants:
 
 @pytest.fixture(scope="module")
 def cell(variants: Variants) -> SensitivityCell:
-    parts = model_parts(variants.loaded.model, "layer")
-    return sensitivity.exact_cell(variants, parts, "layer", CALIBRATION, batches(4), lambda done: None)
+    units = model_units(variants.loaded.model, "layer")
+    return sensitivity.exact_cell(variants, units, "layer", CALIBRATION, batches(4), lambda done: None)
 
 
 @pytest.mark.parametrize("variant", ["w8", "w4", "w2"])
@@ -301,15 +301,15 @@ def test_a_candidate_of_all_layers_is_the_quantized_model(variants: Variants, va
     assert swapped == pytest.approx(whole.kl_nats, rel=2e-3, abs=1e-5)
     assert min(whole.kl_nats) > 0
     assert whole.sequence_tokens == LENGTHS
-    assert whole.calibration_sha256 == CALIBRATION.sha256
+    assert whole.sequences_sha256 == CALIBRATION.sha256
 
 
 def test_the_cell_holds_every_layer_at_every_format(cell: SensitivityCell) -> None:
     names = [f"model.layers.{n}" for n in range(tiny_models.LAYERS)]
-    assert [part.name for part in cell.parts] == names
-    assert {(m.part, m.format) for m in cell.measurements} == {(n, f) for n in names for f in ("qint8", "qint4", "qint2:hqq")}
+    assert [unit.name for unit in cell.units] == names
+    assert {(m.unit, m.format) for m in cell.measurements} == {(n, f) for n in names for f in ("qint8", "qint4", "qint2:hqq")}
     assert cell.sequence_tokens == LENGTHS
-    assert cell.calibration_sha256 == CALIBRATION.sha256
+    assert cell.sequences_sha256 == CALIBRATION.sha256
     assert (cell.variant, cell.method) == ("bf16", "exact")
     assert all(m.failure is None for m in cell.measurements)
 
@@ -332,53 +332,53 @@ def test_the_cell_s_stored_bytes_by_hand(cell: SensitivityCell) -> None:
     for measured in cell.measurements:
         assert measured.stored_bytes == expected[measured.format]
         assert measured.group_sizes == ((None,) * 7 if measured.format == "qint8" else (96,) * 6 + (128,))
-    assert {part.reference_bytes for part in cell.parts} == {2 * parameters}
+    assert {unit.reference_bytes for unit in cell.units} == {2 * parameters}
 
 
 def test_fewer_bits_cost_more_in_every_layer(cell: SensitivityCell) -> None:
-    kl = {(m.part, m.format): sum(m.kl_nats or ()) for m in cell.measurements}
-    for part in cell.parts:
-        assert 0 < kl[part.name, "qint8"] < kl[part.name, "qint4"] / 10 < kl[part.name, "qint2:hqq"] / 10
+    kl = {(m.unit, m.format): sum(m.kl_nats or ()) for m in cell.measurements}
+    for unit in cell.units:
+        assert 0 < kl[unit.name, "qint8"] < kl[unit.name, "qint4"] / 10 < kl[unit.name, "qint2:hqq"] / 10
 
 
 def test_the_cell_is_measured_on_the_quantized_values(variants: Variants, cell: SensitivityCell) -> None:
     assert isinstance(variants.reference, LlamaForCausalLM)
-    measured = next(m for m in cell.measurements if (m.part, m.format) == ("model.layers.1", "qint2:hqq"))
+    measured = next(m for m in cell.measurements if (m.unit, m.format) == ("model.layers.1", "qint2:hqq"))
     packed = {name: weight for name, weight in variants.packed("w2").items() if name.startswith("model.layers.1.")}
     expected = by_hand(variants.reference, {name: quantizers.dense(weight, torch.float32) for name, weight in packed.items()})
     assert measured.kl_nats == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_error_of_the_weights_alone(variants: Variants, cell: SensitivityCell) -> None:
-    measured = next(m for m in cell.measurements if (m.part, m.format) == ("model.layers.1", "qint4"))
-    names = next(part.modules for part in cell.parts if part.name == "model.layers.1")
+    measured = next(m for m in cell.measurements if (m.unit, m.format) == ("model.layers.1", "qint4"))
+    names = next(unit.modules for unit in cell.units if unit.name == "model.layers.1")
     weights = torch.cat([variants.reference.get_parameter(f"{name}.weight").flatten() for name in names]).double()
     values = torch.cat([quantizers.dense(variants.packed("w4")[name], torch.float32).flatten() for name in names]).double()
     assert measured.weight_error == pytest.approx(float((weights - values).norm() / weights.norm()), rel=1e-5)
-    by_format = {m.format: m.weight_error or 0.0 for m in cell.measurements if m.part == "model.layers.1"}
+    by_format = {m.format: m.weight_error or 0.0 for m in cell.measurements if m.unit == "model.layers.1"}
     assert 0 < by_format["qint8"] < by_format["qint4"] < by_format["qint2:hqq"] < 1
 
 
-def test_parts_can_be_groups(variants: Variants) -> None:
-    parts = model_parts(variants.loaded.model, "group", [1])
-    found = sensitivity.exact_cell(variants, parts, "group", CALIBRATION, batches(4), lambda done: None)
+def test_units_can_be_groups(variants: Variants) -> None:
+    units = model_units(variants.loaded.model, "group", [1])
+    found = sensitivity.exact_cell(variants, units, "group", CALIBRATION, batches(4), lambda done: None)
     assert found.granularity == "group"
-    assert {part.group for part in found.parts} == {"attn.qkv", "attn.o", "mlp.gate_up", "mlp.down"}
-    measured = next(m for m in found.measurements if (m.part, m.format) == ("model.layers.1.mlp.gate_up", "qint2:hqq"))
+    assert {unit.group for unit in found.units} == {"attn.qkv", "attn.o", "mlp.gate_up", "mlp.down"}
+    measured = next(m for m in found.measurements if (m.unit, m.format) == ("model.layers.1.mlp.gate_up", "qint2:hqq"))
     names = [f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up")]
     weights = {name: quantizers.dense(variants.packed("w2")[name], torch.float32) for name in names}
     assert isinstance(variants.reference, LlamaForCausalLM)
     assert measured.kl_nats == pytest.approx(by_hand(variants.reference, weights), rel=1e-3)
 
 
-def test_a_head_is_a_part_of_its_own_and_only_it_is_run_again() -> None:
+def test_a_head_is_a_unit_of_its_own_and_only_it_is_run_again() -> None:
     model = tiny_models.llama(torch.bfloat16, tied=False)
     loaded = loading.Loaded(model, tiny_models.tokenizer(), "memory", "0" * 64)
     formats = {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}
     variants = Variants(loaded, formats, CPU, torch.float32, include=["lm_head"])
-    parts = model_parts(model, "layer", [0], ["lm_head"])
-    assert [(part.name, part.layer, part.modules) for part in parts[1:]] == [("lm_head", None, ("lm_head",))]
-    assert parts[1].reference_bytes == 257 * tiny_models.WIDTH * 2
+    units = model_units(model, "layer", [0], ["lm_head"])
+    assert [(unit.name, unit.layer, unit.modules) for unit in units[1:]] == [("lm_head", None, ("lm_head",))]
+    assert units[1].reference_bytes == 257 * tiny_models.WIDTH * 2
     reference, packed = variants.reference, {name: variants.packed(name)["lm_head"] for name in ("w4", "w2")}
     layers = list(structure.decoder_layers(reference).values())
     run: list[torch.nn.Module] = []

@@ -50,7 +50,7 @@ def test_paired_difference_is_bonett_and_price() -> None:
 
 
 def test_smallest_drop_solves_connor_s_formula() -> None:
-    drop, n, gains = intervals.smallest_drop(500, gained=10), 500, 10 / 500
+    drop, n, gains = intervals.minimum_detectable_effect(500, gained=10), 500, 10 / 500
     assert drop is not None
     psi = drop + 2 * gains
     assert (1.959964 * psi**0.5 + 0.841621 * (psi - drop**2) ** 0.5) ** 2 / drop**2 == pytest.approx(n, rel=1e-4)
@@ -60,25 +60,25 @@ def test_smallest_drop_solves_connor_s_formula() -> None:
 def test_smallest_drop_is_shown_at_eighty_per_cent(n: int) -> None:
     from scipy.stats import binom
 
-    drop = intervals.smallest_drop(n)
+    drop = intervals.minimum_detectable_effect(n)
     assert drop is not None
     shown = sum(binom.pmf(lost, n, drop) for lost in range(n + 1) if intervals.mcnemar_exact(lost, 0) < intervals.ALPHA)
     assert shown == pytest.approx(intervals.POWER, abs=0.03)
 
 
 def test_smallest_drop_shrinks_with_n_and_grows_with_flips() -> None:
-    drops = [intervals.smallest_drop(n) for n in (20, 100, 500, 2000)]
+    drops = [intervals.minimum_detectable_effect(n) for n in (20, 100, 500, 2000)]
     assert drops == sorted(drops, reverse=True, key=lambda drop: drop or 1)
-    assert (intervals.smallest_drop(500, 50) or 0) > (intervals.smallest_drop(500, 0) or 1)
-    assert intervals.smallest_drop(5) is None
+    assert (intervals.minimum_detectable_effect(500, 50) or 0) > (intervals.minimum_detectable_effect(500, 0) or 1)
+    assert intervals.minimum_detectable_effect(5) is None
 
 
 def test_the_same_shares_are_a_verdict_on_many_items_only() -> None:
-    assert str(intervals.verdict(lost=1, gained=0, n=20)) == "cannot tell"
+    assert str(intervals.verdict(lost=1, gained=0, n=20)) == "inconclusive"
     assert str(intervals.verdict(lost=50, gained=0, n=1000)) == "worse"
     assert str(intervals.verdict(lost=0, gained=50, n=1000)) == "better"
-    assert str(intervals.verdict(lost=0, gained=0, n=20)) == "cannot tell"
-    assert intervals.verdict(lost=3, gained=2, n=1000).word == "no worse within"
+    assert str(intervals.verdict(lost=0, gained=0, n=20)) == "inconclusive"
+    assert intervals.verdict(lost=3, gained=2, n=1000).word == "non-inferior"
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,13 +87,13 @@ def test_no_verdict_contradicts_the_counts(lost: int, gained: int, n: int) -> No
     found = intervals.verdict(lost, gained, n)
     assert found.word != "worse" or lost > gained
     assert found.word != "better" or gained > lost
-    assert (found.within is not None) == (found.word == "no worse within")
-    assert found.within is None or max(0, (lost - gained) / n) <= found.within <= intervals.NO_WORSE_MARGIN
+    assert (found.within is not None) == (found.word == "non-inferior")
+    assert found.within is None or max(0, (lost - gained) / n) <= found.within <= intervals.NON_INFERIORITY_MARGIN
 
 
 def test_the_margin_in_words_is_never_below_the_figure() -> None:
-    assert str(intervals.Verdict(word="no worse within", within=0.01201)) == "no worse within 1.3 points"
-    assert str(intervals.Verdict(word="no worse within", within=0.012)) == "no worse within 1.2 points"
+    assert str(intervals.Verdict(word="non-inferior", within=0.01201)) == "no worse within 1.3 points"
+    assert str(intervals.Verdict(word="non-inferior", within=0.012)) == "no worse within 1.2 points"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_holm_errs_in_a_family_as_rarely_as_it_says() -> None:
 def test_the_smallest_drop_of_a_family_is_shown_in_holm_s_first_step(tests: int) -> None:
     from scipy.stats import binom
 
-    drop = intervals.smallest_drop(400, alpha=intervals.ALPHA / tests)
+    drop = intervals.minimum_detectable_effect(400, alpha=intervals.ALPHA / tests)
     assert drop is not None
     others = [0.9] * (tests - 1)
     shown = sum(
@@ -147,7 +147,7 @@ def test_the_smallest_drop_of_a_family_is_shown_in_holm_s_first_step(tests: int)
         < intervals.ALPHA  # other variants show nothing: the first step decides
     )
     assert intervals.POWER - 0.03 <= shown <= 0.9, "Connor's formula promises too much, or far too little"
-    assert (intervals.smallest_drop(400) or 1) <= drop
+    assert (intervals.minimum_detectable_effect(400) or 1) <= drop
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.05 / 3, 0.5, 0.01])
@@ -158,8 +158,8 @@ def test_fewest_losses_are_the_fewest(alpha: float) -> None:
 
 def test_a_verdict_takes_the_corrected_p() -> None:
     assert intervals.verdict(7, 0, 500).word == "worse"
-    assert intervals.verdict(7, 0, 500, p_value=0.06).word == "no worse within"
-    assert intervals.verdict(7, 0, 100, p_value=0.06).word == "cannot tell"
+    assert intervals.verdict(7, 0, 500, p_value=0.06).word == "non-inferior"
+    assert intervals.verdict(7, 0, 100, p_value=0.06).word == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_a_verdict_takes_the_corrected_p() -> None:
         (-0.1, -0.2, -0.05, 0.001, "better"),
         (0.01, -0.01, 0.0201, 0.4, "no worse within 0.021 nats/token"),
         (-0.01, -0.03, -0.001, 0.06, "no worse within 0.000 nats/token"),
-        (0.01, -0.01, 0.031, 0.4, "cannot tell"),
-        (0.1, None, None, 0.001, "cannot tell"),
+        (0.01, -0.01, 0.031, 0.4, "inconclusive"),
+        (0.1, None, None, 0.001, "inconclusive"),
     ],
 )
 def test_verdicts_in_nats(value: float, low: float | None, high: float | None, p: float, said: str) -> None:

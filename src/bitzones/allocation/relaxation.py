@@ -1,8 +1,8 @@
 """How low a plan's cost can get at all, and a good plan to begin with: the linear relaxation of the planner, for all resamples at once.
 
-Where an option may be taken in part, the best plan is known in closed form: every part climbs the lower hull of its options, the steepest
-step of all parts first, until the budget is full (Sinha & Zoltners 1979, Oper. Res. 27:503). The steps that fit whole are a plan; the slope
-of the first that does not prices a byte, and with it no plan costs less than the bound. Arrays are (resamples, parts, formats) throughout.
+Where an option may be taken in part, the best plan is known in closed form: every unit climbs the lower hull of its options, the steepest
+step of all units first, until the budget is full (Sinha & Zoltners 1979, Oper. Res. 27:503). The steps that fit whole are a plan; the slope
+of the first that does not prices a byte, and with it no plan costs less than the bound. Arrays are (resamples, units, formats) throughout.
 This module does not know what a plan is for, nor whether a better one exists.
 """
 
@@ -48,10 +48,10 @@ def undominated(costs: Floats, sizes: Integers) -> Floats:
 
 
 def relax(costs: Floats, sizes: Integers, budgets: Integers) -> tuple[Integers, Floats, Floats]:
-    """A plan within the budget, a bound that no such plan's cost is below, and what each option costs above its part's best price.
+    """A plan within the budget, a bound that no such plan's cost is below, and what each option costs above its unit's best price.
 
     Args:
-        costs: of every option, two at least, infinite where there is none; the smallest of every part fit together into the budget.
+        costs: of every option, two at least, infinite where there is none; the smallest of every unit fit together into the budget.
         sizes: of every option, whole numbers.
         budgets: of every resample.
 
@@ -69,7 +69,7 @@ def relax(costs: Floats, sizes: Integers, budgets: Integers) -> tuple[Integers, 
 
 @dataclass(frozen=True)
 class _Hulls:
-    """Of every part the options on its lower hull from the smallest on, of shape (f, p, r); how steep the step to the next is and its size,
+    """Of every unit the options on its lower hull from the smallest on, of shape (f, p, r); how steep the step to the next is and its size,
     (f - 1, p, r); the size of the smallest, (p, r). A hull of fewer options repeats its last, with steps of no slope and no size."""
 
     options: Integers
@@ -79,7 +79,7 @@ class _Hulls:
 
 
 def _hulls(costs: Floats, sizes: Integers) -> _Hulls:
-    """The hulls of all parts, as many at a time as a processor's cache holds."""
+    """The hulls of all units, as many at a time as a processor's cache holds."""
     step = max(1, BLOCK // len(costs))
     blocks = [slice(start, start + step) for start in range(0, costs.shape[1], step)]
     found = [_wrapped(costs[:, some], sizes[:, some]) for some in blocks]
@@ -88,7 +88,7 @@ def _hulls(costs: Floats, sizes: Integers) -> _Hulls:
 
 
 def _wrapped(costs: Floats, sizes: Integers) -> _Hulls:
-    """Gift wrapping (Jarvis 1973, Inf. Process. Lett. 2:18), option by option: a plane of parts and resamples at a time is fast."""
+    """Gift wrapping (Jarvis 1973, Inf. Process. Lett. 2:18), option by option: a plane of units and resamples at a time is fast."""
     planes = [(np.ascontiguousarray(costs[..., f].T), np.ascontiguousarray(sizes[..., f].T)) for f in range(costs.shape[2])]
     shape = planes[0][0].shape
     at, cost, size = np.zeros(shape, dtype=np.int64), np.full(shape, np.inf), np.full(shape, NO_SIZE)
@@ -102,7 +102,7 @@ def _wrapped(costs: Floats, sizes: Integers) -> _Hulls:
         steepest, next_, next_cost, next_size = np.zeros(cost.shape), at, cost, size
         for option, (plane, bytes_) in enumerate(planes):
             larger = bytes_ > size
-            if not larger.any():  # most parts have their options in one order of size: half of them are never the next
+            if not larger.any():  # most units have their options in one order of size: half of them are never the next
                 continue
             slope = (cost - plane) / np.where(larger, bytes_ - size, 1)
             better = larger & (slope > steepest)
@@ -137,6 +137,6 @@ def improve(choices: Integers, costs: Floats, sizes: Integers, budgets: Integers
         best = gain.argmax(axis=1)
         better = np.flatnonzero(gain[np.arange(len(open_)), best] > 0)
         open_ = open_[better]
-        part, option = np.divmod(best[better], costs.shape[2])
-        choices[open_, part] = option
+        unit, option = np.divmod(best[better], costs.shape[2])
+        choices[open_, unit] = option
     return choices

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy, Asked, Paired
 from bitzones.schema.records import AccuracyCell
-from bitzones.stats.intervals import ALPHA, above_chance, holm, mcnemar_exact, paired_difference, smallest_drop, verdict, wilson_interval
+from bitzones.stats.intervals import (
+    ALPHA,
+    above_chance,
+    holm,
+    mcnemar_exact,
+    minimum_detectable_effect,
+    paired_difference,
+    verdict,
+    wilson_interval,
+)
 
 __all__ = ["accuracies", "asked"]
 
@@ -107,7 +116,7 @@ def _flips(answers: _Answers, base: _Answers) -> _Flips:
 
 
 def _paired(flips: _Flips, p_value: float, p_adjusted: float, tests: int) -> Paired:
-    drop = smallest_drop(flips.n, flips.gained, alpha=ALPHA / tests)
+    drop = minimum_detectable_effect(flips.n, flips.gained, alpha=ALPHA / tests)
     return Paired(
         lost=flips.lost,
         gained=flips.gained,
@@ -116,7 +125,9 @@ def _paired(flips: _Flips, p_value: float, p_adjusted: float, tests: int) -> Pai
         p_adjusted=p_adjusted,
         tests=tests,
         difference=paired_difference(flips.lost, flips.gained, flips.n),
-        smallest_drop=drop if drop is not None and drop <= flips.right / flips.n else None,  # nobody can lose more than they have
+        minimum_detectable_effect=drop
+        if drop is not None and drop <= flips.right / flips.n
+        else None,  # nobody can lose more than they have
         verdict=verdict(flips.lost, flips.gained, flips.n, p_value=p_adjusted),
     )
 

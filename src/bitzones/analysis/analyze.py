@@ -37,11 +37,11 @@ from bitzones.schema.records import (
     LatencyCell,
     LayersCell,
     MemoryCell,
-    PartLatencyCell,
     PlansCell,
     Run,
     SearchCell,
     SensitivityCell,
+    UnitLatencyCell,
 )
 
 __all__ = ["RunFile", "analyse", "read_run"]
@@ -55,23 +55,23 @@ class _Found:
     fisher: FisherCell | None
     search: SearchCell | None
     plans: PlansCell | None
-    times: PartLatencyCell | None
+    times: UnitLatencyCell | None
     layers: LayersCell | None
 
     @property
     def planned(self) -> dict[str, str] | None:
-        """The searched plan, part to format, where the run holds it: what variant `PLAN` is."""
+        """The searched plan, unit to format, where the run holds it: what variant `PLAN` is."""
         if self.search is not None:
-            return self.search.found.parts
-        return next((plan.parts for plan in self.plans.plans if plan.origin == "search"), None) if self.plans else None
+            return self.search.found.units
+        return next((plan.units for plan in self.plans.plans if plan.origin == "search"), None) if self.plans else None
 
-    def answered_as(self, parts: dict[str, str], rivals: Iterable[str]) -> str | None:
+    def answered_as(self, units: dict[str, str], rivals: Iterable[str]) -> str | None:
         """The variant that is a plan: the searched one, or a rival that answers the tasks, the best of its origin; None where none is."""
-        if self.planned == parts:
+        if self.planned == units:
             return PLAN
         for name in rivals:
             made = [plan for plan in self.plans.plans if plan.origin == name and plan.kl_nats is not None] if self.plans else []
-            if made and min(made, key=lambda plan: sum(plan.kl_nats or ())).parts == parts:
+            if made and min(made, key=lambda plan: sum(plan.kl_nats or ())).units == units:
                 return name
         return None
 
@@ -82,7 +82,7 @@ def _found(run_file: RunFile, reference: str) -> _Found:
         fisher=next(iter(run_file.of(FisherCell)), None),
         search=next(iter(run_file.of(SearchCell)), None),
         plans=next(iter(run_file.of(PlansCell)), None),
-        times=next(iter(run_file.of(PartLatencyCell)), None),
+        times=next(iter(run_file.of(UnitLatencyCell)), None),
         layers=next((cell for cell in run_file.of(LayersCell) if cell.variant == reference), None),
     )
 
@@ -133,7 +133,7 @@ def _decided(
 
 def _with_accuracy(decision: Decision, found: _Found, answered: Iterable[Accuracy], rivals: Iterable[str]) -> Decision:
     """The decision, its plan with the accuracy of the variant that is that plan; as it was where the plan answered no task."""
-    variant = found.answered_as(decision.plan.parts, rivals)
+    variant = found.answered_as(decision.plan.units, rivals)
     if variant is None:
         return decision
     measured = tuple(
@@ -164,7 +164,7 @@ def _rounding(run: Run) -> CalibratedFormats | None:
     if made is None:
         return None
     return CalibratedFormats(
-        calibration_sha256=made.calibration_sha256,
+        sequences_sha256=made.sequences_sha256,
         sequences=len(made.sequences),
         tokens=made.tokens,
         damping=made.damping,
@@ -176,7 +176,7 @@ def _unswept(run: Run, sweep: SensitivityCell | None) -> tuple[int, ...]:
     """Layers of the model that the sweep left out."""
     if sweep is None or run.model is None:
         return ()
-    return tuple(sorted(set(range(run.model.layers)) - {part.layer for part in sweep.parts}))
+    return tuple(sorted(set(range(run.model.layers)) - {unit.layer for unit in sweep.units}))
 
 
 def analyse(run_file: RunFile) -> Analysis:
@@ -196,7 +196,7 @@ def analyse(run_file: RunFile) -> Analysis:
     found, whole = _found(run_file, reference), run_file.of(DivergenceCell)
     measured = layer_sensitivity.measured_of(found.sweep, formats, resamples, seed) if found.sweep else None
     sample = measured.sample if measured else layer_sensitivity.sample_of(whole[0].sequence_tokens, resamples, seed) if whole else None
-    scores = fisher_agreement.screened(found.fisher, resamples, seed) if found.fisher else None
+    scores = fisher_agreement.proxy_scores(found.fisher, resamples, seed) if found.fisher else None
     judged = plans.judge(found.plans, measured, scores, reference, resamples, seed, found.times) if found.plans else None
     chosen = plans.chosen(found.plans, judged, found.search)
     decision, no_decision = _decided(run_file, measured, formats, reference, chosen, found)
@@ -221,7 +221,7 @@ def analyse(run_file: RunFile) -> Analysis:
         accuracy=answered,
         likelihood=likelihood_changes.likelihoods(answers, run.variants, reference, seed),
         latency=latency_memory.latencies(run_file.of(LatencyCell), run.variants, reference, seed),
-        part_latency=latency_memory.part_latency(found.times, plan, formats, reference, seed) if found.times else None,
+        unit_latency=latency_memory.unit_latency(found.times, plan, formats, reference, seed) if found.times else None,
         memory=latency_memory.memories(run_file.of(MemoryCell), run.variants, reference),
         sensitivity=layer_sensitivity.readings(measured) if measured else (),
         ranking=layer_sensitivity.ranking(measured) if measured else (),
@@ -240,6 +240,6 @@ def analyse(run_file: RunFile) -> Analysis:
         took=_took(run_file),
         failures=tuple(_failure(cell) for cell in failed),
         foreign_benchmarks=run_file.foreign,
-        cannot_tell=(),
+        inconclusive=(),
     )
-    return analysis.model_copy(update={"cannot_tell": caveats.cannot_tell(analysis)})
+    return analysis.model_copy(update={"inconclusive": caveats.inconclusive(analysis)})

@@ -13,10 +13,10 @@ from bitzones.analysis.task_answers import NORMALIZED
 from bitzones.analysis.zones import ranges
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES
 
-__all__ = ["cannot_tell"]
+__all__ = ["inconclusive"]
 
 
-def cannot_tell(analysis: Analysis) -> tuple[str, ...]:
+def inconclusive(analysis: Analysis) -> tuple[str, ...]:
     """Every limit that applies to this analysis."""
     return (
         *_plan(analysis),
@@ -56,7 +56,7 @@ def _sensitivity(analysis: Analysis) -> Iterator[str]:
     n = analysis.sequences
     if n < MIN_SEQUENCES:
         yield (
-            f"Zones and the order of layers: cannot tell. The calibration set has {n} sequences, and below {MIN_SEQUENCES} resampling them "
+            f"Zones and the order of layers: inconclusive. The sensitivity set has {n} sequences, and below {MIN_SEQUENCES} resampling them "
             "understates how much the numbers vary, so no interval is given."
         )
     tied = [item.layer for item in analysis.ranking if item.told_from_next is False]
@@ -103,7 +103,7 @@ def _whole(analysis: Analysis) -> Iterator[str]:
                 f"(95% interval {ratio.low:.2f} to {ratio.high:.2f}, n = {analysis.sequences} sequences)."
             )
     if not ratios:
-        yield "How far that sum can be trusted: no whole variant was measured beside its parts."
+        yield "How far that sum can be trusted: no whole variant was measured beside its units."
 
 
 def _plans(analysis: Analysis) -> Iterator[str]:
@@ -145,15 +145,15 @@ def _plans(analysis: Analysis) -> Iterator[str]:
 def _screen(analysis: Analysis) -> Iterator[str]:
     unsure = [item.format for item in analysis.screen if item.spearman is None]
     if unsure:
-        yield f"Whether the quick screen ranks as the measurement does at {', '.join(unsure)}: too few parts or sequences for an interval."
+        yield f"Whether the quick screen ranks as the measurement does at {', '.join(unsure)}: too few units or sequences for an interval."
 
 
 def _accuracy(analysis: Analysis) -> Iterator[str]:
     pairs = [(item, item.against) for item in analysis.accuracy if item.against is not None]
     open_: dict[tuple[str, str, str], list[str]] = {}
     for item, against in pairs:
-        if against.verdict.word == "cannot tell":
-            drop = against.smallest_drop
+        if against.verdict.word == "inconclusive":
+            drop = against.minimum_detectable_effect
             could = f"{item.n} items show a loss of {drop:.1%} or more" if drop is not None else f"{item.n} items can show no loss"
             open_.setdefault((item.task, item.metric, could), []).append(item.variant)
     for (task, metric, could), variants in open_.items():
@@ -165,7 +165,7 @@ def _accuracy(analysis: Analysis) -> Iterator[str]:
         if item.variant == analysis.reference and item.metric != NORMALIZED and (item.above_chance_p or 0) >= ALPHA:
             yield f"Losses on {item.task}: the reference itself ({item.k}/{item.n}) is not above chance ({item.chance:.1%})."
     for likelihood in analysis.likelihood:
-        if likelihood.against and likelihood.against.verdict.word == "cannot tell":
+        if likelihood.against and likelihood.against.verdict.word == "inconclusive":
             yield (
                 f"Whether {likelihood.variant} finds the right answers of {likelihood.task} less likely: {likelihood.n} items do not "
                 "exclude a loss."
@@ -174,7 +174,7 @@ def _accuracy(analysis: Analysis) -> Iterator[str]:
     if families > 1:
         yield (
             f"All verdicts at once: they are corrected for the variants within one task and metric, and each of the {families} such "
-            "families allows one false alarm in twenty; 'no worse within' stands on an interval of its own."
+            "families allows one false alarm in twenty; 'non-inferior' stands on an interval of its own."
         )
 
 

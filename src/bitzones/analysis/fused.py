@@ -9,22 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bitzones.analysis.plan import Fused, SplitGroup
-from bitzones.schema.records import Part
+from bitzones.schema.records import Unit
 
 __all__ = ["fused"]
 
 
-def fused(parts: Iterable[Part], formats: Mapping[str, str]) -> Fused | None:
-    """How many groups of several modules a plan splits, and which; None where no part says what it is fused into.
+def fused(units: Iterable[Unit], formats: Mapping[str, str]) -> Fused | None:
+    """How many groups of several modules a plan splits, and which; None where no unit says what it is fused into.
 
     Args:
-        parts: of the run.
-        formats: part to format.
+        units: of the run.
+        formats: unit to format.
     """
     groups: dict[tuple[int, str], dict[str, str]] = {}
-    for part in parts:
-        if part.fused is not None and part.layer is not None:
-            groups.setdefault((part.layer, part.fused), {})[part.name] = formats[part.name]
+    for unit in units:
+        if unit.fused is not None and unit.layer is not None:
+            groups.setdefault((unit.layer, unit.fused), {})[unit.name] = formats[unit.name]
     if not groups:
         return None
     several = {where: stored for where, stored in groups.items() if len(stored) > 1}

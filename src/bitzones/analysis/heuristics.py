@@ -1,7 +1,7 @@
 """Do the rules of thumb hold on this model? What people guess sensitivity from, tested against sensitivity as it was measured.
 
 A rule either names layers ("sparsity above 15%") or orders them ("the higher the weight kurtosis, the more sensitive"). Sensitivity of a
-layer is the sum of its parts' KL at the format with the fewest bits; critical are the layers that the caller says so of: this module does
+layer is the sum of its units' KL at the format with the fewest bits; critical are the layers that the caller says so of: this module does
 not know how a plan comes about, and a layer that is critical at one budget need not be at another. A statistic is read as a layer's own;
 layers are taken as a sample of layers like them, which is what Wilson's interval and the tests below are about.
 
@@ -99,7 +99,7 @@ def audit(measured: Measured, layers: LayersCell | None, critical: frozenset[int
     """Every rule of thumb against measured sensitivity, in the order of `RULES`.
 
     Args:
-        measured: sensitivity with its resamples; a layer with a part that was not measured at the format with the fewest bits is left out.
+        measured: sensitivity with its resamples; a layer with a unit that was not measured at the format with the fewest bits is left out.
         layers: activation and attention statistics; None where they were not measured.
         critical: the layers that have to be kept above the lowest format.
         total: layers of the model, for the rules about position; without it, up to the last one that is named anywhere.
@@ -113,9 +113,9 @@ def audit(measured: Measured, layers: LayersCell | None, critical: frozenset[int
 
 
 def _layer_sensitivity(measured: Measured) -> _Sensitivity:
-    lowest, parts = len(measured.formats) - 1, measured.cell.parts
-    done = {item.part for item in measured.cell.measurements if item.format == measured.formats[lowest] and item.kl_nats is not None}
-    kept = {layer: rows for layer, rows in layers_of(parts).items() if all(parts[row].name in done for row in rows)}
+    lowest, units = len(measured.formats) - 1, measured.cell.units
+    done = {item.unit for item in measured.cell.measurements if item.format == measured.formats[lowest] and item.kl_nats is not None}
+    kept = {layer: rows for layer, rows in layers_of(units).items() if all(units[row].name in done for row in rows)}
     resampled = np.empty((len(measured.resampled), len(kept)))
     for column, rows in enumerate(kept.values()):
         resampled[:, column] = measured.resampled[:, rows, lowest].sum(axis=1)
@@ -173,11 +173,11 @@ def _stop(facts: _Facts, sensitivity: _Sensitivity) -> Answer | None:
         (facts.names and not facts.flagged, "nothing to test", "flags no layer"),
         (facts.names and len(facts.flagged) == n, "nothing to test", "flags every layer"),
         (alike, "nothing to test", f"{what} is the same in every layer"),
-        (sensitivity.sequences < MIN_SEQUENCES, "cannot tell", f"fewer than {MIN_SEQUENCES} calibration sequences"),
-        (n < MIN_PAIRS, "cannot tell", f"fewer than {MIN_PAIRS} layers"),
+        (sensitivity.sequences < MIN_SEQUENCES, "inconclusive", f"fewer than {MIN_SEQUENCES} sensitivity sequences"),
+        (n < MIN_PAIRS, "inconclusive", f"fewer than {MIN_PAIRS} layers"),
         (facts.names and not facts.critical, "nothing to test", "no layer is critical"),
         (facts.names and len(facts.critical) == n, "nothing to test", "every layer is critical"),
-        (facts.spearman is None, "cannot tell", "all layers are equally sensitive"),
+        (facts.spearman is None, "inconclusive", "all layers are equally sensitive"),
     )
     return next(((verdict, reason) for applies, verdict, reason in answers if applies), None)
 
@@ -216,9 +216,9 @@ def _named(facts: _Facts, p_adjusted: float | None) -> Answer:
     if share.high < chance:
         return "does not hold", "a random set of equal size does better"
     if p_adjusted >= ALPHA:
-        return "cannot tell", f"not told from a random set of equal size (adjusted p = {p_adjusted:.2g})"
+        return "inconclusive", f"not told from a random set of equal size (adjusted p = {p_adjusted:.2g})"
     if share.value < MOSTLY:
-        return "cannot tell", f"better than a random set of equal size, but {fault} in this sample"
+        return "inconclusive", f"better than a random set of equal size, but {fault} in this sample"
     return "holds", f"better than a random set of equal size (adjusted p = {p_adjusted:.2g})"
 
 
@@ -229,9 +229,9 @@ def _ordered(facts: _Facts, p_adjusted: float | None) -> Answer:
     if facts.spearman.high < USEFUL:
         return "does not hold", f"the interval of the correlation lies below {USEFUL:g}"
     if p_adjusted >= ALPHA:
-        return "cannot tell", f"the correlation is not told from none (adjusted p = {p_adjusted:.2g})"
+        return "inconclusive", f"the correlation is not told from none (adjusted p = {p_adjusted:.2g})"
     if facts.spearman.low <= SLIGHT:
-        return "cannot tell", f"the interval of the correlation reaches down to {SLIGHT:g}"
+        return "inconclusive", f"the interval of the correlation reaches down to {SLIGHT:g}"
     if facts.precision is not None and facts.hits * len(facts.layers) <= len(facts.critical) * len(facts.flagged) < len(facts.layers) ** 2:
-        return "cannot tell", "it orders layers, but its top ones are critical no more often than random ones"
+        return "inconclusive", "it orders layers, but its top ones are critical no more often than random ones"
     return "holds", f"the interval of the correlation lies above {SLIGHT:g} and reaches {USEFUL:g} (adjusted p = {p_adjusted:.2g})"

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from bitzones.allocation import time_cost
-from bitzones.analysis.contention import disturbances
+from bitzones.analysis.contention import contended_by
 from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.plan import Plan
-from bitzones.analysis.results import LatencyFigures, MemoryFigures, PartLatencyFigures, PlanTime, ShapeFigures
+from bitzones.analysis.results import LatencyFigures, MemoryFigures, PlanTime, ShapeFigures, UnitLatencyFigures
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import LatencyCell, MemoryCell, PartLatencyCell, ShapeTimes
+from bitzones.schema.records import LatencyCell, MemoryCell, ShapeTimes, UnitLatencyCell
 from bitzones.stats.intervals import ratio_of_medians
 
-__all__ = ["floor_s", "latencies", "memories", "part_latency", "slow_path"]
+__all__ = ["latencies", "memories", "roofline_s", "slow_path", "unit_latency"]
 
 
 UNPACKED = "WeightQBitsTensor"
@@ -61,7 +61,7 @@ def slow_path(cell: LatencyCell, slower: float | None, reference: str) -> str | 
     return f"slow kernel ({', '.join(own)}): {so_much}" if own and slower >= SLOW else None
 
 
-def floor_s(cell: LatencyCell) -> float | None:
+def roofline_s(cell: LatencyCell) -> float | None:
     """Seconds that a round of decoding takes at least: what each step has to read, by the bandwidth of memory; None for prefill, which
     computes more than it reads, and where the run did not measure one of the two.
     """
@@ -92,7 +92,7 @@ def _latency(
     ratio = None
     if reference is not None and reference.variant != cell.variant:
         ratio = ratio_of_medians(cell.rounds_s, reference.rounds_s, INTERVAL_RESAMPLES, seed)
-    floor = floor_s(cell)
+    floor = roofline_s(cell)
     return LatencyFigures(
         variant=cell.variant,
         format=variants.get(cell.variant, cell.variant),
@@ -111,48 +111,48 @@ def _latency(
         compiled=cell.compiled,
         times_compiled=None if cell.compiled or compiled is None else float(median / np.median(compiled.rounds_s)),
         device_median_s=None if cell.device_rounds_s is None else float(np.median(cell.device_rounds_s)),
-        floor_s=floor,
-        times_floor=float(median) / floor if floor else None,
+        roofline_s=floor,
+        times_roofline=float(median) / floor if floor else None,
         slow_path=slow_path(
             cell, ratio.value if ratio and ratio.low is not None and ratio.low > 1 else None, reference.variant if reference else ""
         ),
         joules_per_token=cell.energy.per_token if cell.energy else None,
         warmup_stable=cell.warmup_stable,
-        disturbed=disturbances(cell),
+        contended=contended_by(cell),
         asked_batch=cell.asked_batch if cell.shortages else None,
     )
 
 
-def part_latency(cell: PartLatencyCell, plan: Plan | None, formats: Iterable[str], reference: str, seed: int) -> PartLatencyFigures:
-    """Every sort of part in every format, what they add up to, and the formats that are slower than the reference."""
+def unit_latency(cell: UnitLatencyCell, plan: Plan | None, formats: Iterable[str], reference: str, seed: int) -> UnitLatencyFigures:
+    """Every sort of unit in every format, what they add up to, and the formats that are slower than the reference."""
     timed = {item.format for item in cell.times}
     uniform = [name for name in (reference, *formats) if name in timed]
-    chosen = {name: dict.fromkeys(cell.parts, name) for name in uniform}
-    if plan is not None and set(plan.parts) <= set(cell.parts) and set(plan.parts.values()) <= timed:
-        chosen[PLAN] = plan.parts
+    chosen = {name: dict.fromkeys(cell.units, name) for name in uniform}
+    if plan is not None and set(plan.units) <= set(cell.units) and set(plan.units.values()) <= timed:
+        chosen[PLAN] = plan.units
     totals = tuple(
         PlanTime(
             name=name,
-            seconds=time_cost.plan_s(cell, parts, INTERVAL_RESAMPLES, seed),
-            ratio=None if name == reference else time_cost.plan_ratio(cell, parts, reference, INTERVAL_RESAMPLES, seed),
+            seconds=time_cost.plan_s(cell, units, INTERVAL_RESAMPLES, seed),
+            ratio=None if name == reference else time_cost.plan_ratio(cell, units, reference, INTERVAL_RESAMPLES, seed),
         )
-        for name, parts in chosen.items()
+        for name, units in chosen.items()
     )
     slower = [item.name for item in totals if item.name != PLAN and item.ratio is not None and (item.ratio.low or 0) > 1]
-    counts = Counter(cell.parts.values())
+    counts = Counter(cell.units.values())
     references = {item.shapes: item for item in cell.times if item.format == reference}
     rows = tuple(_shape_figures(item, references.get(item.shapes), counts[item.shapes], seed) for item in cell.times)
-    return PartLatencyFigures(batch=cell.batch, shapes=rows, totals=totals, slower=tuple(slower))
+    return UnitLatencyFigures(batch=cell.batch, shapes=rows, totals=totals, slower=tuple(slower))
 
 
-def _shape_figures(item: ShapeTimes, reference: ShapeTimes | None, parts: int, seed: int) -> ShapeFigures:
-    low, median, high = np.quantile(np.asarray(item.rounds_per_part_s), [0.25, 0.5, 0.75])
+def _shape_figures(item: ShapeTimes, reference: ShapeTimes | None, units: int, seed: int) -> ShapeFigures:
+    low, median, high = np.quantile(np.asarray(item.rounds_per_unit_s), [0.25, 0.5, 0.75])
     ratio = None
     if reference is not None and reference is not item:
-        ratio = ratio_of_medians(item.rounds_per_part_s, reference.rounds_per_part_s, INTERVAL_RESAMPLES, seed)
+        ratio = ratio_of_medians(item.rounds_per_unit_s, reference.rounds_per_unit_s, INTERVAL_RESAMPLES, seed)
     return ShapeFigures(
         shapes=item.shapes,
-        parts=parts,
+        units=units,
         format=item.format,
         rounds=len(item.rounds_s),
         median_s=float(median),

@@ -1,6 +1,6 @@
-"""How much each part matters, and how sure that is: bootstrap intervals, a ranking of layers, and what the separate values add up to.
+"""How much each unit matters, and how sure that is: bootstrap intervals, a ranking of layers, and what the separate values add up to.
 
-Everything is resampled over calibration sequences with one matrix of weights, so that parts, plans and whole variants are compared on the
+Everything is resampled over sensitivity sequences with one matrix of weights, so that units, plans and whole variants are compared on the
 same draws. This module does not know what a plan or a zone is.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitzones.analysis.results import LayerRank, PartReading, WholeVariant
-from bitzones.schema.records import DivergenceCell, Part, SensitivityCell
+from bitzones.analysis.results import LayerRank, UnitReading, WholeVariant
+from bitzones.schema.records import DivergenceCell, SensitivityCell, Unit
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, bootstrap_ratio, estimate, estimates, resample_weights, weighted_ratio
 
 __all__ = ["INTERVAL_RESAMPLES", "Measured", "Sample", "layers_of", "measured_of", "ranking", "readings", "sample_of", "whole_variants"]
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """The calibration sequences that have scored tokens, and how often each is drawn: ``weights[r, s]``.
+    """The sensitivity sequences that have scored tokens, and how often each is drawn: ``weights[r, s]``.
 
     ``kept`` says which of the cell's sequences these are. A resample drawn only from them has tokens, so that no ratio is 0/0.
     """
@@ -84,20 +84,20 @@ class Measured:
 
     @property
     def mean(self) -> Floats:
-        """KL of every part and format from all sequences, nats per token."""
+        """KL of every unit and format from all sequences, nats per token."""
         return np.asarray(self.kl.sum(axis=2) / self.tokens.sum())
 
-    def choice(self, parts: Mapping[str, str]) -> tuple[int, ...] | None:
-        """Format index of every part of a plan; None where one was not measured at its format. Any name that is no format of the run is
+    def choice(self, units: Mapping[str, str]) -> tuple[int, ...] | None:
+        """Format index of every unit of a plan; None where one was not measured at its format. Any name that is no format of the run is
         the reference's."""
-        done = {(item.part, item.format) for item in self.cell.measurements if item.kl_nats is not None}
-        picked = [(part.name, parts.get(part.name)) for part in self.cell.parts]
-        if any(name in self.formats and (part, name) not in done for part, name in picked):
+        done = {(item.unit, item.format) for item in self.cell.measurements if item.kl_nats is not None}
+        picked = [(unit.name, units.get(unit.name)) for unit in self.cell.units]
+        if any(name in self.formats and (unit, name) not in done for unit, name in picked):
             return None
         return tuple(self.formats.index(name) if name in self.formats else len(self.formats) for _, name in picked)
 
     def summed(self, choice: Iterable[int]) -> Estimate:
-        """Sum of the separate KLs of one format per part, nats per token."""
+        """Sum of the separate KLs of one format per unit, nats per token."""
         picked = self.kl[np.arange(len(self.kl)), np.fromiter(choice, dtype=np.int64)]
         return bootstrap_ratio(self.weights, picked.sum(axis=0), self.tokens)
 
@@ -109,30 +109,30 @@ def measured_of(cell: SensitivityCell, formats: tuple[str, ...], resamples: int,
         ValueError: no sequence has a scored token.
     """
     sample = sample_of(cell.sequence_tokens, resamples, seed)
-    kl = np.zeros((len(cell.parts), len(formats) + 1, sample.sequences))
-    rows, columns = {part.name: p for p, part in enumerate(cell.parts)}, {name: f for f, name in enumerate(formats)}
+    kl = np.zeros((len(cell.units), len(formats) + 1, sample.sequences))
+    rows, columns = {unit.name: p for p, unit in enumerate(cell.units)}, {name: f for f, name in enumerate(formats)}
     for measured in cell.measurements:
         if measured.kl_nats is not None:
-            kl[rows[measured.part], columns[measured.format]] = np.asarray(measured.kl_nats)[sample.kept]
+            kl[rows[measured.unit], columns[measured.format]] = np.asarray(measured.kl_nats)[sample.kept]
     return Measured(cell, formats, sample, kl, weighted_ratio(sample.weights, kl, sample.tokens))
 
 
-def readings(measured: Measured) -> tuple[PartReading, ...]:
-    """Every measurement with its interval, parts in the model's order and formats from most to fewest bits."""
-    parts, mean = {part.name: index for index, part in enumerate(measured.cell.parts)}, measured.mean
+def readings(measured: Measured) -> tuple[UnitReading, ...]:
+    """Every measurement with its interval, units in the model's order and formats from most to fewest bits."""
+    units, mean = {unit.name: index for index, unit in enumerate(measured.cell.units)}, measured.mean
     intervals = estimates(mean.ravel(), measured.resampled.reshape(len(measured.resampled), -1), measured.sequences)
     found = []
     for item in measured.cell.measurements:
-        row, column = parts[item.part], measured.formats.index(item.format)
-        part = measured.cell.parts[row]
+        row, column = units[item.unit], measured.formats.index(item.format)
+        unit = measured.cell.units[row]
         kl = None if item.kl_nats is None else intervals[row * mean.shape[1] + column]
-        bits = item.stored_bytes * 8 / part.parameters if part.parameters else None
-        reading = PartReading(
-            part=part.name,
-            layer=part.layer,
-            group=part.group,
+        bits = item.stored_bytes * 8 / unit.parameters if unit.parameters else None
+        reading = UnitReading(
+            unit=unit.name,
+            layer=unit.layer,
+            group=unit.group,
             format=item.format,
-            parameters=part.parameters,
+            parameters=unit.parameters,
             stored_bytes=item.stored_bytes,
             bits=bits,
             kl=kl,
@@ -142,24 +142,24 @@ def readings(measured: Measured) -> tuple[PartReading, ...]:
     return tuple(reading for _, reading in sorted(found, key=lambda pair: pair[0]))
 
 
-def layers_of(parts: Iterable[Part]) -> dict[int, list[int]]:
-    """Layer to the indices of its parts, layers in ascending order; what lies behind all layers is left out."""
+def layers_of(units: Iterable[Unit]) -> dict[int, list[int]]:
+    """Layer to the indices of its units, layers in ascending order; what lies behind all layers is left out."""
     layers: dict[int, list[int]] = {}
-    for index, part in enumerate(parts):
-        if part.layer is not None:
-            layers.setdefault(part.layer, []).append(index)
+    for index, unit in enumerate(units):
+        if unit.layer is not None:
+            layers.setdefault(unit.layer, []).append(index)
     return dict(sorted(layers.items()))
 
 
 def ranking(measured: Measured) -> tuple[LayerRank, ...]:
-    """Layers from most to least sensitive at the format with the fewest bits; a layer with an unmeasured part is left out.
+    """Layers from most to least sensitive at the format with the fewest bits; a layer with an unmeasured unit is left out.
 
     Two neighbours are told apart where the paired bootstrap interval of their difference excludes 0, and never below `MIN_SEQUENCES`.
     """
     lowest = len(measured.formats) - 1
-    done = {item.part for item in measured.cell.measurements if item.format == measured.formats[lowest] and item.kl_nats is not None}
+    done = {item.unit for item in measured.cell.measurements if item.format == measured.formats[lowest] and item.kl_nats is not None}
     layers = {
-        layer: rows for layer, rows in layers_of(measured.cell.parts).items() if all(measured.cell.parts[row].name in done for row in rows)
+        layer: rows for layer, rows in layers_of(measured.cell.units).items() if all(measured.cell.units[row].name in done for row in rows)
     }
     if not layers:
         return ()
@@ -194,24 +194,24 @@ def whole_variants(
     *,
     everywhere: bool = True,
 ) -> tuple[WholeVariant, ...]:
-    """The measured divergence of every variant beside the sum of the separate sensitivities of its parts, where there is one.
+    """The measured divergence of every variant beside the sum of the separate sensitivities of its units, where there is one.
 
     Every cell was measured on the sequences of ``sample``, and so was the sweep. ``plans`` says, of a variant that is not of one format,
-    which format each part has. A uniform variant changes every layer: where the sweep was not ``everywhere`` there is no sum to set beside.
+    which format each unit has. A uniform variant changes every layer: where the sweep was not ``everywhere`` there is no sum to set beside.
     """
     found = []
     for cell in cells:
-        format_, parts = variants.get(cell.variant, cell.variant), plans.get(cell.variant)
-        if parts is None and everywhere and measured is not None and format_ in measured.formats:
-            parts = {part.name: format_ for part in measured.cell.parts}
-        found.append(_whole(sample, measured, cell, format_, parts))
+        format_, units = variants.get(cell.variant, cell.variant), plans.get(cell.variant)
+        if units is None and everywhere and measured is not None and format_ in measured.formats:
+            units = {unit.name: format_ for unit in measured.cell.units}
+        found.append(_whole(sample, measured, cell, format_, units))
     return tuple(found)
 
 
-def _whole(sample: Sample, measured: Measured | None, cell: DivergenceCell, format_: str, parts: Mapping[str, str] | None) -> WholeVariant:
+def _whole(sample: Sample, measured: Measured | None, cell: DivergenceCell, format_: str, units: Mapping[str, str] | None) -> WholeVariant:
     whole = np.asarray(cell.kl_nats)[sample.kept]
     interval = bootstrap_ratio(sample.weights, whole, sample.tokens)
-    choice = measured.choice(parts) if measured is not None and parts is not None else None
+    choice = measured.choice(units) if measured is not None and units is not None else None
     if measured is None or choice is None:
         return WholeVariant(variant=cell.variant, format=format_, added=None, measured=interval, ratio=None)
     added, ratio = measured.summed(choice), None

@@ -1,6 +1,6 @@
-"""What each format of each part costs, and how firm the plan is that follows: what the plans of the bootstrap are solved from.
+"""What each format of each unit costs, and how firm the plan is that follows: what the plans of the bootstrap are solved from.
 
-Where a plan was searched, a format's cost is what changing that one part to it does to the plan found, all other parts as they are, for
+Where a plan was searched, a format's cost is what changing that one unit to it does to the plan found, all other units as they are, for
 separate sensitivities do not add up at 2 bits. Such costs are differences of two measured KLs and can be negative. Where none was searched,
 the separate sensitivities serve. This module does not know what a layer or a zone is.
 """
@@ -25,7 +25,7 @@ PRICE_STEPS = 100
 
 RESAMPLED_GAP = 0.02
 """Share of its cost within which the plan of a resample need be the best: resampling moves the cost by ten times as much, and proving
-the last per cent took ten times as long on 320 parts."""
+the last per cent took ten times as long on 320 units."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -33,7 +33,7 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Costs:
-    """``kl[p, f, s]``: what format f of part p adds to the KL of sequence s, nats, given what the others are: the reference or the plan.
+    """``kl[p, f, s]``: what format f of unit p adds to the KL of sequence s, nats, given what the others are: the reference or the plan.
 
     ``menu`` says what is offered. ``swap[p, f]`` is added besides, nats per token; see `swap_price`.
     """
@@ -46,15 +46,15 @@ class Costs:
 
     @property
     def mean(self) -> Floats:
-        """Cost of every part and format from all sequences, nats per token."""
+        """Cost of every unit and format from all sequences, nats per token."""
         return np.asarray(self.kl.sum(axis=2) / self.tokens.sum() + self.swap)
 
     def plan(self, budget: int) -> Integers:
-        """The plan of least cost from all sequences: format indices of shape (parts,)."""
+        """The plan of least cost from all sequences: format indices of shape (units,)."""
         return solve(self.menu, _lifted(self.mean, self.menu), budget)
 
     def plans(self, weights: Floats, budget: int) -> Integers:
-        """The plan of least cost of every resample, ``weights[r, s]``: format indices of shape (resamples, parts)."""
+        """The plan of least cost of every resample, ``weights[r, s]``: format indices of shape (resamples, units)."""
         resampled = weighted_ratio(weights, self.kl, self.tokens) + self.swap
         return solve_many(self.menu, _lifted(resampled, self.menu), budget, RESAMPLED_GAP)
 
@@ -64,7 +64,7 @@ class Costs:
 
 
 def _lifted(costs: Floats, menu: Menu) -> Floats:
-    """The same plans from costs that are not negative, as the planner needs them: each part's least cost becomes 0."""
+    """The same plans from costs that are not negative, as the planner needs them: each unit's least cost becomes 0."""
     offered = np.where(menu.offered, costs, np.inf)
     return np.where(menu.offered, costs - offered.min(axis=-1, keepdims=True), 0.0)
 
@@ -76,7 +76,7 @@ def costs_of(measured: Measured, menu: Menu, search: SearchCell | None, budget: 
 
 
 def separate(measured: Measured, menu: Menu) -> Costs:
-    """The separate sensitivities: what each format of each part does to the reference."""
+    """The separate sensitivities: what each format of each unit does to the reference."""
     return Costs("reference", menu, measured.kl, np.zeros(menu.offered.shape), measured.tokens)
 
 
@@ -86,15 +86,15 @@ def around_plan(measured: Measured, menu: Menu, search: SearchCell, budget: int)
     A format that was not measured around the plan is not offered; the plan's own is, and costs nothing.
     """
     at, around, kept = search.found, search.around_found, measured.sample.kept
-    choice = np.array([menu.formats.index(at.parts[part]) for part in menu.parts], dtype=np.int64)
+    choice = np.array([menu.formats.index(at.units[unit]) for unit in menu.units], dtype=np.int64)
     if around is None or at.kl_nats is None or int(menu.sizes[np.arange(len(choice)), choice].sum()) > budget:
         return None
-    rows = {part: row for row, part in enumerate(menu.parts)}
+    rows = {unit: row for row, unit in enumerate(menu.units)}
     stands, kl = np.zeros(menu.offered.shape, dtype=np.bool_), np.zeros((*menu.offered.shape, measured.sequences))
     stands[np.arange(len(choice)), choice] = True
     offered = stands.copy()
     for item in around:
-        where = rows[item.part], menu.formats.index(item.format)
+        where = rows[item.unit], menu.formats.index(item.format)
         if item.kl_nats is not None and not stands[where]:
             offered[where] = True
             kl[where] = (np.asarray(item.kl_nats) - np.asarray(at.kl_nats))[kept]

@@ -1,10 +1,10 @@
-"""What a plan is: a format for every part, and which layers its choice is sure about. plan.json holds a `Plan` and nothing else.
+"""What a plan is: a format for every unit, and which layers its choice is sure about. plan.json holds a `Plan` and nothing else.
 
 Whoever applies a plan needs only this module. It does not know how a plan is found. History of ``PLAN_SCHEMA``:
 
     1   2026-11   first
     2   2026-11   an interval may be null: too few sequences to give one; how the plan was made, its KL on held-out sequences, its accuracy
-    3   2026-11   calibrated formats name the calibration set that their integers came from
+    3   2026-11   calibrated formats name the sensitivity set that their integers came from
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = [
     "Budget",
     "Decided",
     "Fused",
-    "Halves",
     "LayerZone",
-    "PartPlan",
     "Plan",
     "PlanAccuracy",
     "PlanLatency",
     "PlannedModel",
     "SplitGroup",
+    "SplitHalf",
+    "UnitPlan",
     "Zone",
     "ZoneWord",
 ]
@@ -38,7 +38,7 @@ __all__ = [
 PLAN_SCHEMA: Literal[3] = 3
 PLAN_FORMAT: Literal["bitzones-plan"] = "bitzones-plan"
 
-ZoneWord = Literal["SAFE", "TRANSITION", "CRITICAL", "CANNOT TELL"]
+ZoneWord = Literal["SAFE", "TRANSITION", "CRITICAL", "INCONCLUSIVE"]
 
 Around = Literal["reference", "plan"]
 """What a format's cost is relative to: the reference (separate sensitivities), or the plan that a search found."""
@@ -53,7 +53,7 @@ class Decided(Record):
 
 
 class PlanLatency(Decided):
-    """Time of the products of a plan's parts in one decode step, as sums of medians measured on the device of the run."""
+    """Time of the products of a plan's units in one decode step, as sums of medians measured on the device of the run."""
 
     nanoseconds: int
     share: float
@@ -64,10 +64,10 @@ class Budget(Decided):
     """What the plan may cost, or does."""
 
     average_bits: float
-    """Stored bits per weight of the parts, scales and shifts counted."""
+    """Stored bits per weight of the units, scales and shifts counted."""
     stored_bytes: int
     tolerance: float | None = None
-    """The KL for which these bytes were found, nats per token on the calibration sequences; null where bits were given."""
+    """The KL for which these bytes were found, nats per token on the sensitivity sequences; null where bits were given."""
     latency: PlanLatency | None = None
     """Where time is what the budget counts; the bytes are then the most that any plan takes. Null elsewhere."""
 
@@ -109,7 +109,7 @@ class PlanAccuracy(Decided):
 
 
 class Plan(Decided):
-    """A format for every part: all that applying it needs. plan.json is this record."""
+    """A format for every unit: all that applying it needs. plan.json is this record."""
 
     format: Literal["bitzones-plan"] = PLAN_FORMAT
     schema_number: Literal[3] = Field(default=PLAN_SCHEMA, alias="schema")
@@ -122,7 +122,7 @@ class Plan(Decided):
     achieved: Budget
     """Never above the budget."""
     reference_bytes: int
-    """Stored bytes of the same parts in the reference."""
+    """Stored bytes of the same units in the reference."""
     predicted_kl: Estimate
     """Sum of separate sensitivities, nats per token. A prediction: separate sensitivities do not add up at 2 bits."""
     name: str = "additive"
@@ -137,33 +137,33 @@ class Plan(Decided):
     """Of those sequences."""
     accuracy: tuple[PlanAccuracy, ...] = ()
     """Of the plan as a whole; empty where it was not measured."""
-    parts: dict[str, str]
-    """Part to format."""
+    units: dict[str, str]
+    """Unit to format."""
     assignment: dict[str, str]
     """Module to format, the reference's name for modules that stay."""
     group_sizes: dict[str, int | None]
     """Module to the group size its scales were measured with, null for one scale per row; modules that stay are absent."""
     rounding: Rounding | None = None
     """The sequences that calibrated formats were rounded on; null where there is no such format. ``fallbacks`` are the plan's."""
-    calibration_sha256: str
+    sequences_sha256: str
     profile_sha256: str
     versions: dict[str, str]
     """Of the packages that measured."""
 
 
-class PartPlan(Decided):
-    """What the plan does to one part and how sure that is."""
+class UnitPlan(Decided):
+    """What the plan does to one unit and how sure that is."""
 
-    part: str
+    unit: str
     layer: int | None
     """Null where it lies behind all layers: it has no zone."""
     group: str | None
-    """Which of its layer's parts it is; null where a part is a whole layer."""
+    """Which of its layer's units it is; null where a unit is a whole layer."""
     format: str
     stored_bytes: int
     reference_bytes: int
     shares: dict[str, float]
-    """Share of the bootstrap plans that put this part at each format offered to it."""
+    """Share of the bootstrap plans that put this unit at each format offered to it."""
 
 
 class LayerZone(Decided):
@@ -172,9 +172,9 @@ class LayerZone(Decided):
     layer: int
     zone: ZoneWord
     formats: dict[str, int]
-    """How many of the layer's parts the plan puts at each format, from most to fewest bits and the reference last."""
+    """How many of the layer's units the plan puts at each format, from most to fewest bits and the reference last."""
     lowest_share: float
-    """Share of the bootstrap plans in which all of the layer's parts are at the lowest format."""
+    """Share of the bootstrap plans in which all of the layer's units are at the lowest format."""
     highest_share: float
     """Share in which all are at the highest format below the reference, or at the reference."""
 
@@ -189,8 +189,8 @@ class Zone(Decided):
     plan_bytes: int
 
 
-class Halves(Decided):
-    """The zones of two disjoint halves of the calibration sequences, every other one each, decided alike."""
+class SplitHalf(Decided):
+    """The zones of two disjoint halves of the sensitivity sequences, every other one each, decided alike."""
 
     around: Around
     """What the costs are relative to. Around the plan that a search found, both halves share that plan, which all sequences chose."""

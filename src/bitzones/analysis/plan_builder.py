@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu
 from bitzones.analysis.layer_sensitivity import Measured
-from bitzones.analysis.plan import Budget, PartPlan, Plan, PlanLatency, PlannedModel
+from bitzones.analysis.plan import Budget, Plan, PlanLatency, PlannedModel, UnitPlan
 from bitzones.analysis.plan_ranking import Chosen
 from bitzones.schema.profile import PLAN, is_calibrated
 from bitzones.schema.records import Rounding, Run
 
-__all__ = ["part_plans", "plan_of"]
+__all__ = ["plan_of", "unit_plans"]
 
 Integers = NDArray[np.int64]
 
@@ -24,11 +24,11 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
     """The plan as a record, with all that applying it needs."""
     cell, profile = measured.cell, run.profile
     names = [menu.formats[index] for index in choice]
-    sizes = {(item.part, item.format): item.group_sizes for item in cell.measurements}
+    sizes = {(item.unit, item.format): item.group_sizes for item in cell.measurements}
     used = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
     groups: dict[str, int | None] = {}
-    for part, name in zip(cell.parts, names, strict=True):
-        groups |= dict(zip(part.modules, sizes.get((part.name, name), ()), strict=False))
+    for unit, name in zip(cell.units, names, strict=True):
+        groups |= dict(zip(unit.modules, sizes.get((unit.name, name), ()), strict=False))
     model = run.model and PlannedModel(
         source=run.model.source,
         revision=run.model.revision,
@@ -51,11 +51,11 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
         measured_kl=chosen.measured if chosen else None,
         measured_sequences=chosen.sequences if chosen else None,
         held_out_sha256=chosen.held_out_sha256 if chosen else None,
-        parts=dict(zip(menu.parts, names, strict=True)),
-        assignment={module: name for part, name in zip(cell.parts, names, strict=True) for module in part.modules},
+        units=dict(zip(menu.units, names, strict=True)),
+        assignment={module: name for unit, name in zip(cell.units, names, strict=True) for module in unit.modules},
         group_sizes=groups,
         rounding=_rounding(run, names),
-        calibration_sha256=cell.calibration_sha256,
+        sequences_sha256=cell.sequences_sha256,
         profile_sha256=profile.sha256,
         versions=dict(run.environment.versions) if run.environment else {},
     )
@@ -75,22 +75,22 @@ def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:
     return PlanLatency(nanoseconds=taken, share=taken / max(1, int(menu.nanoseconds[:, -1].sum())))
 
 
-def part_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[PartPlan, ...]:
-    """What the plan does to every part, with the share of resamples at each format."""
+def unit_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[UnitPlan, ...]:
+    """What the plan does to every unit, with the share of resamples at each format."""
     shares = np.stack([(choices == column).mean(axis=0) for column in range(len(menu.formats))], axis=1)
     return tuple(
-        PartPlan(
-            part=part.name,
-            layer=part.layer,
-            group=part.group,
+        UnitPlan(
+            unit=unit.name,
+            layer=unit.layer,
+            group=unit.group,
             format=menu.formats[choice[row]],
             stored_bytes=int(menu.stored_bytes[row, choice[row]]),
-            reference_bytes=part.reference_bytes,
+            reference_bytes=unit.reference_bytes,
             shares={
                 name: float(shares[row, column])
                 for column, name in enumerate(menu.formats)
                 if menu.offered[row, column] or column == choice[row]
             },
         )
-        for row, part in enumerate(measured.cell.parts)
+        for row, unit in enumerate(measured.cell.units)
     )

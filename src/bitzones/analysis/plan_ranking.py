@@ -20,16 +20,16 @@ from bitzones.analysis.fisher_agreement import Screen
 from bitzones.analysis.layer_sensitivity import Measured, Sample, sample_of
 from bitzones.analysis.plan_verdicts import Compared, PlanReading, PlansReading, SearchReading, SearchStep
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import NamedTrial, PartLatencyCell, PlanOrigin, PlansCell, SearchCell, Trial
+from bitzones.schema.records import NamedTrial, PlanOrigin, PlansCell, SearchCell, Trial, UnitLatencyCell
 from bitzones.stats.intervals import Estimate, bootstrap_ratio, estimate, weighted_ratio
 
-__all__ = ["HELD_OUT_SEED", "NO_RIVALS", "Chosen", "chosen", "history", "judge"]
+__all__ = ["HELD_OUT_SEED", "NO_BASELINES", "Chosen", "chosen", "history", "judge"]
 
-NO_RIVALS = ("search", "frontier", "separate")
+NO_BASELINES = ("search", "frontier", "separate")
 """Origins of what is no alternative to the plan: itself, plans for other budgets, and its formats rounded in another way."""
 
 HELD_OUT_SEED = 1
-"""Added to the seed for the held-out sequences, so that they are not drawn in step with as many calibration sequences."""
+"""Added to the seed for the held-out sequences, so that they are not drawn in step with as many sensitivity sequences."""
 
 TINY = np.finfo(np.float64).tiny
 """Stands for 0 where something is divided and the quotient is not used."""
@@ -39,11 +39,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Chosen:
-    """The plan to recommend: part to format, how it was made, and its KL on held-out sequences, None where it was not measured there."""
+    """The plan to recommend: unit to format, how it was made, and its KL on held-out sequences, None where it was not measured there."""
 
     name: str
     origin: PlanOrigin
-    parts: Mapping[str, str]
+    units: Mapping[str, str]
     measured: Estimate | None = None
     sequences: int | None = None
     held_out_sha256: str | None = None
@@ -57,9 +57,9 @@ def chosen(cell: PlansCell | None, reading: PlansReading | None, searched: Searc
     if cell is not None and reading is not None and reading.recommended is not None:
         trial = next(item for item in cell.plans if item.name == reading.recommended)
         measured = reading.named(trial.name).measured
-        return Chosen(trial.name, trial.origin, trial.parts, measured, reading.sequences, reading.calibration_sha256)
+        return Chosen(trial.name, trial.origin, trial.units, measured, reading.sequences, reading.sequences_sha256)
     if searched is not None and searched.found.kl_nats is not None:
-        return Chosen(PLAN, "search", searched.found.parts)
+        return Chosen(PLAN, "search", searched.found.units)
     return None
 
 
@@ -70,7 +70,7 @@ def judge(
     reference: str,
     resamples: int,
     seed: int,
-    times: PartLatencyCell | None = None,
+    times: UnitLatencyCell | None = None,
 ) -> PlansReading:
     """Every plan of the cell with its intervals, and the one to recommend.
 
@@ -81,7 +81,7 @@ def judge(
         reference: the format that stays.
         resamples: of the held-out sequences, at least.
         seed: the run's.
-        times: of the parts, needed where the budget is one of time: without them no plan is within it.
+        times: of the units, needed where the budget is one of time: without them no plan is within it.
 
     Raises:
         ValueError: no sequence has a scored token.
@@ -100,15 +100,15 @@ def judge(
         for item in cell.plans
     )
     return PlansReading(
-        calibration_sha256=cell.calibration_sha256,
+        sequences_sha256=cell.sequences_sha256,
         sequences=sample.sequences,
         tokens=int(sample.tokens.sum()),
         budget_bytes=cell.budget_bytes,
         latency_budget_ns=cell.budget_ns,
         plans=plans,
         searched=searched.name,
-        beaten_by=tuple(item.name for item in _rivals(plans) if item.searched is not None and item.searched.word == "worse"),
-        not_told=tuple(item.name for item in _rivals(plans) if item.searched is not None and item.searched.word == "cannot tell"),
+        beaten_by=tuple(item.name for item in _baselines(plans) if item.searched is not None and item.searched.word == "worse"),
+        not_told=tuple(item.name for item in _baselines(plans) if item.searched is not None and item.searched.word == "inconclusive"),
         recommended=_recommended(plans, searched.name),
     )
 
@@ -118,16 +118,16 @@ def _alike(item: NamedTrial, searched: NamedTrial, twin: NamedTrial | None) -> N
     return twin if twin is not None and item.rounded == "alone" and item is not twin else searched
 
 
-def _within(cell: PlansCell, item: NamedTrial, times: PartLatencyCell | None) -> bool:
+def _within(cell: PlansCell, item: NamedTrial, times: UnitLatencyCell | None) -> bool:
     if cell.budget_ns is None:
         return item.stored_bytes <= cell.budget_bytes
-    taken = plan_ns(times, item.parts) if times is not None else None
+    taken = plan_ns(times, item.units) if times is not None else None
     return taken is not None and taken <= cell.budget_ns
 
 
-def _rivals(plans: tuple[PlanReading, ...]) -> list[PlanReading]:
+def _baselines(plans: tuple[PlanReading, ...]) -> list[PlanReading]:
     """What could be recommended instead: within the budget, and made for it; from the least KL up."""
-    found = [item for item in plans if item.within_budget and item.origin not in NO_RIVALS and item.measured is not None]
+    found = [item for item in plans if item.within_budget and item.origin not in NO_BASELINES and item.measured is not None]
     return sorted(found, key=_kl)
 
 
@@ -136,7 +136,7 @@ def _kl(item: PlanReading) -> float:
 
 
 def _recommended(plans: tuple[PlanReading, ...], searched: str) -> str | None:
-    rivals = _rivals(plans)
+    rivals = _baselines(plans)
     plan = next(item for item in plans if item.name == searched)
     better = [item for item in rivals if plan.measured is None or (item.searched is not None and item.searched.word == "worse")]
     if better:
@@ -153,7 +153,7 @@ def _compared(sample: Sample, plan: Floats, other: Floats) -> Compared:
     shown = min(other.sum(), theirs.min()) > 0 and math.isfinite(value) and np.isfinite(resampled).all()
     ratio = estimate(value, resampled, n) if shown else None
     told = difference.low is not None and difference.high is not None
-    word = "better" if told and difference.high < 0 else "worse" if told and difference.low > 0 else "cannot tell"  # type: ignore[operator]
+    word = "better" if told and difference.high < 0 else "worse" if told and difference.low > 0 else "inconclusive"  # type: ignore[operator]
     return Compared(difference=difference, ratio=ratio, word=word)
 
 
@@ -167,8 +167,8 @@ def _reading(
     fisher: Screen | None,
     reference: str,
 ) -> PlanReading:
-    choice = measured.choice(item.parts) if measured else None
-    weights = sum(part.parameters for part in measured.cell.parts) if measured else 0
+    choice = measured.choice(item.units) if measured else None
+    weights = sum(unit.parameters for unit in measured.cell.units) if measured else 0
     return PlanReading(
         name=item.name,
         origin=item.origin,
@@ -177,7 +177,7 @@ def _reading(
         within_budget=within,
         measured=None if nats is None else bootstrap_ratio(sample.weights, nats, sample.tokens),
         predicted=measured.summed(choice) if measured and choice is not None else None,
-        fisher=fisher.of_plan(item.parts, reference) if fisher else None,
+        fisher=fisher.of_plan(item.units, reference) if fisher else None,
         ratio=_ratio(sample, nats, measured, choice) if measured and nats is not None and choice is not None else None,
         searched=against,
         rounded=item.rounded,
@@ -259,4 +259,4 @@ def _estimate(sample: Sample, trial: Trial | None) -> Estimate | None:
 
 
 def _changed(before: Trial, after: Trial) -> int:
-    return sum(after.parts.get(part) != name for part, name in before.parts.items())
+    return sum(after.units.get(unit) != name for unit, name in before.units.items())

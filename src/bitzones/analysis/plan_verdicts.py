@@ -1,6 +1,6 @@
 """What measuring whole plans, the search, the screen and the rules of thumb came to: the records of it.
 
-Part of `analysis.Analysis`. This module does not know how anything is decided or shown.
+Unit of `analysis.Analysis`. This module does not know how anything is decided or shown.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from bitzones.stats.intervals import Estimate, Interval
 __all__ = [
     "Compared",
     "Disagreement",
+    "FisherReading",
     "PlanReading",
     "PlansReading",
     "RuleAudit",
     "RuleReading",
     "RuleVerdict",
-    "ScreenReading",
     "SearchReading",
     "SearchStep",
 ]
 
-RuleVerdict = Literal["holds", "does not hold", "cannot tell", "nothing to test", "not measured"]
+RuleVerdict = Literal["holds", "does not hold", "inconclusive", "nothing to test", "not measured"]
 
 
 class Compared(Decided):
@@ -36,7 +36,7 @@ class Compared(Decided):
     """KL of the searched plan minus that of the other, nats per token: below 0 the searched plan is better."""
     ratio: Estimate | None
     """KL of the searched plan by that of the other: below 1 the searched plan is better; null where the other's is 0."""
-    word: Literal["better", "worse", "cannot tell"]
+    word: Literal["better", "worse", "inconclusive"]
     """What the searched plan is: told where the paired 95% interval of the difference excludes 0."""
 
 
@@ -48,14 +48,14 @@ class PlanReading(Decided):
     """How it was made; a ``frontier`` plan is that of the separate sensitivities at another budget."""
     stored_bytes: int
     average_bits: float | None
-    """Stored bits per weight; null where the parts' sizes were not recorded."""
+    """Stored bits per weight; null where the units' sizes were not recorded."""
     within_budget: bool
     measured: Estimate | None
     """KL(reference || plan) on held-out sequences, nats per token; null where the model gave NaN or infinity."""
     predicted: Estimate | None
-    """Sum of separate sensitivities on the calibration sequences, nats per token; null where one was not measured."""
+    """Sum of separate sensitivities on the sensitivity sequences, nats per token; null where one was not measured."""
     fisher: Estimate | None
-    """Second-order estimate with all interactions, mean((sum of the parts' scores)^2) / 2, calibration sequences, nats per token; null
+    """Second-order estimate with all interactions, mean((sum of the units' scores)^2) / 2, sensitivity sequences, nats per token; null
     where a score was not measured."""
     ratio: Estimate | None
     """Measured by predicted; two sets of sequences, resampled apart. Null where either is missing or a prediction is 0."""
@@ -69,14 +69,14 @@ class PlanReading(Decided):
 class PlansReading(Decided):
     """Whole plans side by side on sequences that none of them was made from."""
 
-    calibration_sha256: str
+    sequences_sha256: str
     """Of the held-out sequences."""
     sequences: int
     """Held-out sequences with a scored token."""
     tokens: int
     budget_bytes: int
     latency_budget_ns: int | None = None
-    """Where time is what the budget counts: nanoseconds of the parts' products in a decode step."""
+    """Where time is what the budget counts: nanoseconds of the units' products in a decode step."""
     plans: tuple[PlanReading, ...]
     searched: str
     """Name of the plan that the search found."""
@@ -98,7 +98,7 @@ class PlansReading(Decided):
 
 
 class SearchStep(Decided):
-    """One round of the search, on calibration sequences."""
+    """One round of the search, on sensitivity sequences."""
 
     swaps: int
     """Single changes of the plan at hand that were measured."""
@@ -108,7 +108,7 @@ class SearchStep(Decided):
     """The least KL among the proposals, nats per token; null where none has one."""
     accepted: bool
     changed: int
-    """Parts whose format the accepted plan changes; 0 where none was accepted."""
+    """Units whose format the accepted plan changes; 0 where none was accepted."""
     kl: Estimate | None
     """KL of the plan at hand after the round, nats per token."""
     stored_bytes: int = 0
@@ -116,7 +116,7 @@ class SearchStep(Decided):
 
 
 class SearchReading(Decided):
-    """From the plan of separate sensitivities to the plan found, on calibration sequences."""
+    """From the plan of separate sensitivities to the plan found, on sensitivity sequences."""
 
     sequences: int
     budget_bytes: int
@@ -127,7 +127,7 @@ class SearchReading(Decided):
     ratio: Estimate | None
     """Found by start, paired."""
     changed: int
-    """Parts whose format differs between the two."""
+    """Units whose format differs between the two."""
     steps: tuple[SearchStep, ...]
     ended: str
     """Why it ended, as a clause."""
@@ -140,24 +140,24 @@ class SearchReading(Decided):
 
 
 class Disagreement(Decided):
-    """One part that the screen ranks otherwise than the measurement; rank 1 is the most sensitive."""
+    """One unit that the screen ranks otherwise than the measurement; rank 1 is the most sensitive."""
 
-    part: str
+    unit: str
     exact_rank: float
     fisher_rank: float
 
 
-class ScreenReading(Decided):
-    """The second-order screen against the measured KL at one format, over the parts that have both."""
+class FisherReading(Decided):
+    """The second-order screen against the measured KL at one format, over the units that have both."""
 
     format: str
-    parts: int
+    units: int
     spearman: Interval | None
-    """Rank correlation of screen and measurement; null with too few parts or sequences, or where all values are alike."""
+    """Rank correlation of screen and measurement; null with too few units or sequences, or where all values are alike."""
     median_ratio: float | None
-    """Median over parts of screen by measurement; null where no part has a measured KL above 0."""
+    """Median over units of screen by measurement; null where no unit has a measured KL above 0."""
     disagreements: tuple[Disagreement, ...]
-    """The parts whose ranks differ most, the largest difference first."""
+    """The units whose ranks differ most, the largest difference first."""
 
 
 class RuleReading(Decided):

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from bitzones.analysis.plan import Around, Decided, Fused, Halves, LayerZone, PartPlan, Plan, Zone, ZoneWord
-from bitzones.analysis.plan_verdicts import PlansReading, RuleAudit, ScreenReading, SearchReading
+from bitzones.analysis.plan import Around, Decided, Fused, LayerZone, Plan, SplitHalf, UnitPlan, Zone, ZoneWord
+from bitzones.analysis.plan_verdicts import FisherReading, PlansReading, RuleAudit, SearchReading
 from bitzones.analysis.task_answers import Accuracy, Asked, Likelihood
 from bitzones.schema.profile import Profile
 from bitzones.schema.records import AttentionStatistics, Environment, Figure, ModelInfo
@@ -35,18 +35,18 @@ __all__ = [
     "LayerRank",
     "LayerReading",
     "MemoryFigures",
-    "PartLatencyFigures",
-    "PartReading",
     "PlanTime",
     "ShapeFigures",
     "Took",
+    "UnitLatencyFigures",
+    "UnitReading",
     "WholeVariant",
     "repeatable",
 ]
 
 ANALYSIS_SCHEMA: Literal[3] = 3
 
-TIME_KEYS = frozenset({"latency", "latency_budget_ns", "measured_at", "part_latency", "seconds_s", "tokens_per_s"})
+TIME_KEYS = frozenset({"latency", "latency_budget_ns", "measured_at", "unit_latency", "seconds_s", "tokens_per_s"})
 """Keys of analysis.json, at any depth, under which everything is a time or comes from one: two runs differ there and nowhere else."""
 
 PROCESS_KEYS = frozenset({"process"})
@@ -91,9 +91,9 @@ class LatencyFigures(Decided):
     """Decoded through torch.compile."""
     device_median_s: float | None = None
     """Median of the rounds by the device's own clock; null where it has none."""
-    floor_s: float | None = None
+    roofline_s: float | None = None
     """Decode: the least that a round can take: bytes that its steps have to read, by the bandwidth of a large copy in the same run."""
-    times_floor: float | None = None
+    times_roofline: float | None = None
     """Median by floor."""
     slow_path: str | None = None
     """In words, where a variant is measured to be slower than the reference and its kernels, or the lack of them, are where to look."""
@@ -103,23 +103,23 @@ class LatencyFigures(Decided):
     """Energy of the GPU above idle; null where nothing was decoded for it."""
     warmup_stable: bool | None = None
     """Whether rounds had become alike before timing began; false where warming up ended at its bound."""
-    disturbed: tuple[str, ...] = ()
+    contended: tuple[str, ...] = ()
     """What makes these times doubtful, as the GPU's driver saw it."""
     asked_batch: int | None = None
     """The profile's batch, where memory was enough for a smaller one only."""
 
 
 class ShapeFigures(Decided):
-    """The products of one sort of part in one format, over its raw rounds."""
+    """The products of one sort of unit in one format, over its raw rounds."""
 
     shapes: tuple[tuple[int, int], ...]
     """Output and input features of its modules."""
-    parts: int
-    """How many parts of the model are of this sort."""
+    units: int
+    """How many units of the model are of this sort."""
     format: str
     rounds: int
     median_s: float
-    """Seconds of one part in one decode step."""
+    """Seconds of one unit in one decode step."""
     low_quartile_s: float
     high_quartile_s: float
     ratio: Estimate | None
@@ -127,7 +127,7 @@ class ShapeFigures(Decided):
 
 
 class PlanTime(Decided):
-    """The products of all parts in one decode step, by one assignment of formats."""
+    """The products of all units in one decode step, by one assignment of formats."""
 
     name: str
     """A format for all, or ``plan``."""
@@ -136,13 +136,13 @@ class PlanTime(Decided):
     """By the reference's; null for the reference."""
 
 
-class PartLatencyFigures(Decided):
+class UnitLatencyFigures(Decided):
     """What formats change of a decode step, on the device of the run."""
 
     batch: int
     shapes: tuple[ShapeFigures, ...]
     totals: tuple[PlanTime, ...]
-    """The reference, each format for all parts, and the plan where there is one."""
+    """The reference, each format for all units, and the plan where there is one."""
     slower: tuple[str, ...]
     """Formats whose products are told to take longer than the reference's: there bits do not buy time."""
 
@@ -165,10 +165,10 @@ class MemoryFigures(Decided):
     """What the operating system and the device say of the process; null with a status where they could not."""
 
 
-class PartReading(Decided):
-    """How much the whole model changes when only this part is stored in this format."""
+class UnitReading(Decided):
+    """How much the whole model changes when only this unit is stored in this format."""
 
-    part: str
+    unit: str
     layer: int | None
     """Null where it lies behind all layers."""
     group: str | None
@@ -176,14 +176,14 @@ class PartReading(Decided):
     parameters: int
     stored_bytes: int
     bits: float | None
-    """Stored bits per weight, scales and shifts counted; null for a part without weights."""
+    """Stored bits per weight, scales and shifts counted; null for a unit without weights."""
     kl: Estimate | None
     """KL(reference || changed model), nats per token, bootstrap interval over sequences; null where it failed."""
     failure: str | None
 
 
 class LayerRank(Decided):
-    """Layers in the order of their sensitivity at the lowest format: the sum over a layer's parts."""
+    """Layers in the order of their sensitivity at the lowest format: the sum over a layer's units."""
 
     rank: int
     """1 is the most sensitive."""
@@ -204,7 +204,7 @@ class WholeVariant(Decided):
     variant: str
     format: str
     added: Estimate | None
-    """Sum of the separate sensitivities, nats per token; null where a part was not measured in this format."""
+    """Sum of the separate sensitivities, nats per token; null where a unit was not measured in this format."""
     measured: Estimate
     """KL(reference || variant), nats per token."""
     ratio: Estimate | None
@@ -252,7 +252,7 @@ class Decision(Decided):
     """What the budget makes of the sensitivities, and the plan to recommend."""
 
     plan: Plan
-    parts: tuple[PartPlan, ...]
+    units: tuple[UnitPlan, ...]
     layer_zones: tuple[LayerZone, ...]
     zones: tuple[Zone, ...]
     """Only zones that have layers."""
@@ -260,10 +260,10 @@ class Decision(Decided):
     """What the resampled plans are solved from: separate sensitivities, or what each change of the plan that the search found would do."""
     contradicted: tuple[int, ...] = ()
     """Layers that are SAFE and not wholly at the fewest bits in the plan, or CRITICAL and not wholly at the most."""
-    halves: tuple[Halves, ...] = ()
+    halves: tuple[SplitHalf, ...] = ()
     """Zones from two halves of the sequences: decided as the zones are, and where those are around a plan, from separate sensitivities."""
     fused: Fused | None = None
-    """What engines that fuse modules make of the plan; null where its parts are such groups already, or whole layers."""
+    """What engines that fuse modules make of the plan; null where its units are such groups already, or whole layers."""
 
     def zone_of(self, layer: int | None) -> ZoneWord | None:
         """The zone of a layer; None for one that was not swept."""
@@ -273,7 +273,7 @@ class Decision(Decided):
 class CalibratedFormats(Decided):
     """What calibrated formats were rounded on."""
 
-    calibration_sha256: str
+    sequences_sha256: str
     sequences: int
     tokens: int
     damping: float
@@ -301,7 +301,7 @@ class Analysis(Decided):
     sequences: int
     """Calibration sequences with at least one scored token: the unit of every bootstrap over sensitivity; 0 where none were used."""
     tokens: int
-    """Scored calibration tokens."""
+    """Scored sensitivity tokens."""
     granularity: Literal["layer", "group", "module"] | None
     """What one decision covers; null where no sensitivity was measured."""
     unswept: tuple[int, ...]
@@ -310,10 +310,10 @@ class Analysis(Decided):
     accuracy: tuple[Accuracy, ...]
     likelihood: tuple[Likelihood, ...]
     latency: tuple[LatencyFigures, ...]
-    part_latency: PartLatencyFigures | None = None
-    """Null where no part was timed."""
+    unit_latency: UnitLatencyFigures | None = None
+    """Null where no unit was timed."""
     memory: tuple[MemoryFigures, ...]
-    sensitivity: tuple[PartReading, ...]
+    sensitivity: tuple[UnitReading, ...]
     ranking: tuple[LayerRank, ...]
     """At the format with the fewest bits; layers that could not be measured there are absent."""
     whole: tuple[WholeVariant, ...]
@@ -321,7 +321,7 @@ class Analysis(Decided):
     """Whole plans on held-out sequences; null where none were measured."""
     search: SearchReading | None
     """How the searched plan came about; null where none was searched."""
-    screen: tuple[ScreenReading, ...]
+    screen: tuple[FisherReading, ...]
     """The second-order screen beside the sweep, by format; empty where one of them is missing."""
     rules: RuleAudit | None
     """Whether the rules of thumb hold; null without a plan, for what is critical is then not known."""
@@ -339,7 +339,7 @@ class Analysis(Decided):
     failures: tuple[Failure, ...]
     foreign_benchmarks: int
     """Benchmarks of the file that are not of bitzones and were not read."""
-    cannot_tell: tuple[str, ...]
+    inconclusive: tuple[str, ...]
     """What these data cannot tell, one sentence each."""
 
     @model_validator(mode="after")

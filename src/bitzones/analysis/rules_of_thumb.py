@@ -111,7 +111,7 @@ def statistics(measured: Measured, layers: LayersCell | None, total: int | None 
     half. ``total`` is their number; without it, the last layer that is named anywhere counts as the model's last.
     """
     found = layers.layers if layers else ()
-    named = {part.layer for part in measured.cell.parts if part.layer is not None} | {item.layer for item in found}
+    named = {unit.layer for unit in measured.cell.units if unit.layer is not None} | {item.layer for item in found}
     count = total or max(named) + 1
     attention = {item.layer: item.attention for item in found if item.attention is not None}
     return {
@@ -121,7 +121,7 @@ def statistics(measured: Measured, layers: LayersCell | None, total: int | None 
         "entropy": {layer: item.entropy_nats for layer, item in attention.items()},
         "focus": _focus(attention),
         "depth": {layer: (layer + 1) / count for layer in named},
-        "weight kurtosis": _mean(measured, {part.name: part.weight_kurtosis for part in measured.cell.parts}, power=1),
+        "weight kurtosis": _mean(measured, {unit.name: unit.weight_kurtosis for unit in measured.cell.units}, power=1),
         "weight error": _mean(measured, _errors(measured), power=2),
     }
 
@@ -135,19 +135,19 @@ def _focus(attention: Mapping[int, AttentionStatistics]) -> dict[int, float]:
 
 
 def _errors(measured: Measured) -> dict[str, float | None]:
-    """Relative error of every part's weights at the format with the fewest bits."""
-    return {item.part: item.weight_error for item in measured.cell.measurements if item.format == measured.formats[-1]}
+    """Relative error of every unit's weights at the format with the fewest bits."""
+    return {item.unit: item.weight_error for item in measured.cell.measurements if item.format == measured.formats[-1]}
 
 
 def _mean(measured: Measured, values: Mapping[str, float | None], power: int) -> dict[int, float]:
-    """The power mean over a layer's parts, weighted by their parameters; a layer with a part without a value is absent.
+    """The power mean over a layer's units, weighted by their parameters; a layer with a unit without a value is absent.
 
-    For relative errors (power 2) that is the layer's own where its parts' weights have one root mean square; for kurtosis (power 1) where
-    they also have one mean. Neither is known here, and a mean of parts is what tools print.
+    For relative errors (power 2) that is the layer's own where its units' weights have one root mean square; for kurtosis (power 1) where
+    they also have one mean. Neither is known here, and a mean of units is what tools print.
     """
-    parts, means = measured.cell.parts, {}
-    for layer, rows in layers_of(parts).items():
-        known = [(parts[row].parameters, value) for row in rows if (value := values.get(parts[row].name)) is not None]
+    units, means = measured.cell.units, {}
+    for layer, rows in layers_of(units).items():
+        known = [(units[row].parameters, value) for row in rows if (value := values.get(units[row].name)) is not None]
         weight = sum(parameters for parameters, _ in known)
         if len(known) == len(rows) and weight:
             means[layer] = (math.fsum(n * value**power for n, value in known) / weight) ** (1 / power)

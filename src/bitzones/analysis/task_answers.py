@@ -1,6 +1,6 @@
 """What the variants answered, as it was decided: how tasks were asked, accuracy, and the likelihood of right answers.
 
-Part of `analysis.Analysis`. This module does not know how anything is decided or shown.
+Unit of `analysis.Analysis`. This module does not know how anything is decided or shown.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Paired(Decided):
     """Variants that were corrected for together."""
     difference: Interval
     """Variant minus reference, as a share of the items."""
-    smallest_drop: float | None
+    minimum_detectable_effect: float | None
     """The smallest true loss, as a share, that these items would have shown at 80% power in the first step of Holm's method (5% by
     ``tests``); null where they could have shown none, or where the reference has fewer right than that."""
     verdict: Verdict

@@ -18,19 +18,19 @@ from bitzones.schema.records import (
     FailedCell,
     FisherCell,
     LatencyCell,
-    Part,
-    PartLatencyCell,
     PlansCell,
     Run,
     SearchCell,
     SensitivityCell,
     Trial,
+    Unit,
+    UnitLatencyCell,
 )
 
 __all__ = ["faults"]
 
 MOST_BYTES = 2**50
-"""A part of a pebibyte or more is a mistake, and sums of such would leave 64-bit integers."""
+"""A unit of a pebibyte or more is a mistake, and sums of such would leave 64-bit integers."""
 
 KindT = TypeVar("KindT")
 
@@ -47,7 +47,7 @@ class _Cells:
 
     @property
     def formats(self) -> set[str]:
-        """What a part of a plan may be stored in."""
+        """What a unit of a plan may be stored in."""
         return {*self.run.profile.formats, REFERENCE_NAMES[self.run.profile.model.dtype]}
 
 
@@ -84,7 +84,7 @@ def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
         if _slot(cell) in seen:
             yield f"duplicate cells: {' '.join(str(step) for step in _slot(cell))} stands twice"
         seen.add(_slot(cell))
-        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | PartLatencyCell):
+        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | UnitLatencyCell):
             kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
     yield from (f"{count} {kind} cells; a run has one" for kind, count in kinds.items() if count > 1)
 
@@ -107,23 +107,23 @@ def _manner(cell: AccuracyCell) -> tuple[object, ...]:
 
 
 def _sweep(run: Run, cell: SensitivityCell) -> Iterator[str]:
-    names = [part.name for part in cell.parts]
-    modules = [module for part in cell.parts for module in part.modules]
+    names = [unit.name for unit in cell.units]
+    modules = [module for unit in cell.units for module in unit.modules]
     unknown = sorted({item.format for item in cell.measurements} - set(run.profile.formats))
-    sizes = [part.reference_bytes for part in cell.parts] + [item.stored_bytes for item in cell.measurements]
+    sizes = [unit.reference_bytes for unit in cell.units] + [item.stored_bytes for item in cell.measurements]
     for wrong, message in (
-        (len(set(names)) < len(names), "a part stands twice"),
-        (len(set(modules)) < len(modules), "a module belongs to two parts"),
+        (len(set(names)) < len(names), "a unit stands twice"),
+        (len(set(modules)) < len(modules), "a module belongs to two units"),
         (bool(unknown), f"format {unknown[:1]} is not one of the profile's"),
-        (not sum(part.parameters for part in cell.parts), "its parts have no weights"),
-        (max(sizes) > MOST_BYTES, f"a part of {max(sizes)} bytes cannot be"),
+        (not sum(unit.parameters for unit in cell.units), "its units have no weights"),
+        (max(sizes) > MOST_BYTES, f"a unit of {max(sizes)} bytes cannot be"),
     ):
         if wrong:
             yield f"sensitivity cell: {message}"
 
 
 def _sequences(found: _Cells) -> Iterator[str]:
-    """Everything but the plans was measured on one calibration set, and the plans on another."""
+    """Everything but the plans was measured on one sensitivity set, and the plans on another."""
     calibrated: list[SensitivityCell | FisherCell | SearchCell | DivergenceCell] = []
     calibrated += [*found.of(SensitivityCell), *found.of(FisherCell), *found.of(SearchCell), *found.of(DivergenceCell)]
     held_out = found.of(PlansCell)
@@ -132,25 +132,25 @@ def _sequences(found: _Cells) -> Iterator[str]:
             yield f"{kind} cell: no sequence has a scored token"
     for cell in calibrated[1:]:
         first = calibrated[0]
-        if (cell.calibration_sha256, cell.sequence_tokens) != (first.calibration_sha256, first.sequence_tokens):
-            yield f"{cell.kind} cell: measured on other calibration sequences than the {first.kind} cell"
-    if any(cell.calibration_sha256 == other.calibration_sha256 for cell in held_out for other in calibrated[:1]):
+        if (cell.sequences_sha256, cell.sequence_tokens) != (first.sequences_sha256, first.sequence_tokens):
+            yield f"{cell.kind} cell: measured on other sensitivity sequences than the {first.kind} cell"
+    if any(cell.sequences_sha256 == other.sequences_sha256 for cell in held_out for other in calibrated[:1]):
         yield "plans cell: its sequences are those that the plans were made from, not held out"
 
 
 def _fisher(found: _Cells, cell: FisherCell) -> Iterator[str]:
     if unknown := sorted({item.format for item in cell.scores} - set(found.run.profile.formats)):
         yield f"fisher cell: format {unknown[:1]} is not one of the profile's"
-    names = [part.name for part in cell.parts]
+    names = [unit.name for unit in cell.units]
     if len(set(names)) < len(names):
-        yield "fisher cell: a part stands twice"
+        yield "fisher cell: a unit stands twice"
     for sweep in found.of(SensitivityCell):
-        if set(names) != {part.name for part in sweep.parts}:
-            yield "fisher cell: its parts are not those of the sensitivity cell"
+        if set(names) != {unit.name for unit in sweep.units}:
+            yield "fisher cell: its units are not those of the sensitivity cell"
 
 
 def _plans(found: _Cells) -> Iterator[str]:
-    """The search and the plans: about the same parts, the same bytes and the same budget."""
+    """The search and the plans: about the same units, the same bytes and the same budget."""
     trials: list[tuple[str, Trial]] = []
     for search in found.of(SearchCell):
         yield from _searched(found, search)
@@ -161,11 +161,11 @@ def _plans(found: _Cells) -> Iterator[str]:
         yield from _compared(cell, found.of(SearchCell))
         trials += [(f"plans cell: plan {plan.name}", plan) for plan in cell.plans]
     sweep = next(iter(found.of(SensitivityCell)), None)
-    known = {part.name for part in sweep.parts} if sweep else set(trials[0][1].parts) if trials else set()
+    known = {unit.name for unit in sweep.units} if sweep else set(trials[0][1].units) if trials else set()
     for where, trial in trials:
-        if set(trial.parts) != known:
-            yield f"{where} is not about the parts of the run"
-        if unknown := sorted(set(trial.parts.values()) - found.formats):
+        if set(trial.units) != known:
+            yield f"{where} is not about the units of the run"
+        if unknown := sorted(set(trial.units.values()) - found.formats):
             yield f"{where}: format {unknown[:1]} is neither one of the profile's nor the reference"
         if trial.stored_bytes > MOST_BYTES:
             yield f"{where}: a plan of {trial.stored_bytes} bytes cannot be"
@@ -177,13 +177,13 @@ def _searched(found: _Cells, cell: SearchCell) -> Iterator[str]:
     sweeps = [(f"round {number}", step.around) for number, step in enumerate(cell.rounds, 1)]
     for name, around in (*sweeps, ("the last sweep", cell.around or ())):
         for item in around:
-            where = f"search cell: {name}, {item.part} at {item.format}"
-            if item.part not in cell.start.parts or item.format not in found.formats:
+            where = f"search cell: {name}, {item.unit} at {item.format}"
+            if item.unit not in cell.start.units or item.format not in found.formats:
                 yield f"{where}: the plans do not know it"
             if item.kl_nats is not None and len(item.kl_nats) != len(cell.sequence_tokens):
                 yield f"{where} has another number of sequences than the cell"
-    for times in found.of(PartLatencyCell):
-        taken = plan_ns(times, cell.found.parts)
+    for times in found.of(UnitLatencyCell):
+        taken = plan_ns(times, cell.found.units)
         if cell.budget_ns is not None and taken is not None and taken > cell.budget_ns:
             yield f"search cell: the plan found takes {taken} ns, the budget is {cell.budget_ns}"
     if cell.found.stored_bytes > cell.budget_bytes:
@@ -200,22 +200,22 @@ def _compared(cell: PlansCell, searches: Iterable[SearchCell]) -> Iterator[str]:
             yield f"plans cell: its budget is {cell.budget_bytes} bytes, the search's {search.budget_bytes}"
         if search.budget_ns != cell.budget_ns:
             yield f"plans cell: its budget is {cell.budget_ns} ns, the search's {search.budget_ns}"
-        if searched[0].parts != search.found.parts:
+        if searched[0].units != search.found.units:
             yield f"plans cell: plan {searched[0].name} is not the one that the search found"
 
 
 def _stored(sweep: SensitivityCell, trials: Iterable[tuple[str, Trial]]) -> Iterator[str]:
-    """Whether the plans' bytes are those of their parts, each at a format that was measured."""
-    parts: dict[str, Part] = {part.name: part for part in sweep.parts}
-    offered = {(item.part, item.format): item.stored_bytes for item in sweep.measurements if item.kl_nats is not None}
+    """Whether the plans' bytes are those of their units, each at a format that was measured."""
+    units: dict[str, Unit] = {unit.name: unit for unit in sweep.units}
+    offered = {(item.unit, item.format): item.stored_bytes for item in sweep.measurements if item.kl_nats is not None}
     quantized = {item.format for item in sweep.measurements}
     for where, trial in trials:
         total = 0
-        for part, name in trial.parts.items():
-            if name in quantized and (part, name) not in offered:
-                yield f"{where} puts {part} at {name}, which was not measured there"
+        for unit, name in trial.units.items():
+            if name in quantized and (unit, name) not in offered:
+                yield f"{where} puts {unit} at {name}, which was not measured there"
                 break
-            total += offered.get((part, name), parts[part].reference_bytes if part in parts else 0)
+            total += offered.get((unit, name), units[unit].reference_bytes if unit in units else 0)
         else:
             if total != trial.stored_bytes:
-                yield f"{where} takes {trial.stored_bytes} bytes, its parts {total}"
+                yield f"{where} takes {trial.stored_bytes} bytes, its units {total}"

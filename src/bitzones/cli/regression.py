@@ -41,7 +41,7 @@ def compare(
     fail_on: Annotated[
         str | None,
         typer.Option(
-            metavar="WORDS", help="Exit 1 on any of: worse,missing,failed (the default), cannot-tell, incomparable, new, moved; or none."
+            metavar="WORDS", help="Exit 1 on any of: worse,missing,failed (the default), inconclusive, incomparable, new, moved; or none."
         ),
     ] = None,
     project: Annotated[

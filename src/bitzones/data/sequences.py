@@ -18,11 +18,11 @@ from bitzones.data.tasks import Item
 from bitzones.devices import device as devices
 from bitzones.schema.errors import TaskError
 
-__all__ = ["Batch", "Calibration", "CalibrationSequence", "batches", "retold", "sequences", "take"]
+__all__ = ["Batch", "Calibration", "TokenSequence", "batches", "retold", "sequences", "take"]
 
 
 @dataclass(frozen=True)
-class CalibrationSequence:
+class TokenSequence:
     """One item as tokens. ``answer_position`` predicts the answer's first token; ``content`` are positions of the question's content."""
 
     ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class CalibrationSequence:
 class Calibration:
     """All sequences, in a fixed order, and the hash of their tokens."""
 
-    sequences: tuple[CalibrationSequence, ...]
+    sequences: tuple[TokenSequence, ...]
 
     @property
     def sequence_tokens(self) -> tuple[int, ...]:
@@ -53,12 +53,12 @@ class Batch:
     ids: torch.Tensor
     mask: torch.Tensor
     index: tuple[int, ...]
-    sequences: tuple[CalibrationSequence, ...]
+    sequences: tuple[TokenSequence, ...]
 
 
 def sequences(
     tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item]], seen: Collection[str] = frozenset()
-) -> Iterator[CalibrationSequence]:
+) -> Iterator[TokenSequence]:
     """Whole items of the given tasks, in turn from each, no prompt twice; no more items are read than are asked for.
 
     Items are read as they stand in the train split: without other items before them, and without a chat template. Those whose prompt is
@@ -71,17 +71,17 @@ def sequences(
         given.add(item.prompt)
         prompt = tokenizer(item.prompt)["input_ids"]
         whole = tokenizer(item.prompt + item.answer, return_offsets_mapping=True)
-        content = [n for n, span in enumerate(whole["offset_mapping"]) if any(_overlap(span, part) for part in item.content)]
-        yield CalibrationSequence(tuple(whole["input_ids"]), len(prompt) - 1, tuple(content))
+        content = [n for n, span in enumerate(whole["offset_mapping"]) if any(_overlap(span, unit) for unit in item.content)]
+        yield TokenSequence(tuple(whole["input_ids"]), len(prompt) - 1, tuple(content))
 
 
-def take(found: Iterator[CalibrationSequence], tokens: int, key: str = "calibration.tokens") -> Calibration:
+def take(found: Iterator[TokenSequence], tokens: int, key: str = "calibration.tokens") -> Calibration:
     """The next whole sequences, until at least ``tokens`` tokens: two that are taken one after another have no item in common.
 
     Raises:
         TaskError: fewer tokens are left; the message names the profile's ``key``.
     """
-    taken: list[CalibrationSequence] = []
+    taken: list[TokenSequence] = []
     total = 0
     for sequence in found:
         taken.append(sequence)
@@ -97,7 +97,7 @@ def take(found: Iterator[CalibrationSequence], tokens: int, key: str = "calibrat
 def retold(texts: Iterable[str]) -> Calibration:
     """Sequences that a run file or a plan holds, token ids in decimal with spaces between; what was asked in them is not known any more."""
     rows = [tuple(map(int, text.split())) for text in texts]
-    return Calibration(tuple(CalibrationSequence(row, len(row) - 1, ()) for row in rows))
+    return Calibration(tuple(TokenSequence(row, len(row) - 1, ()) for row in rows))
 
 
 def _overlap(first: tuple[int, int], second: tuple[int, int]) -> bool:
@@ -108,8 +108,8 @@ def batches(calibration: Calibration, size: int, device: torch.device) -> Iterat
     """Batches of at most ``size`` sequences by ascending length, cut where the padding saved is worth another batch on this device."""
     order = sorted(range(len(calibration.sequences)), key=lambda n: len(calibration.sequences[n].ids))
     lengths = [len(calibration.sequences[n].ids) for n in order]
-    for part in _cuts(lengths, size, devices.batch_start_tokens(device)):
-        index = order[part]
+    for unit in _cuts(lengths, size, devices.batch_start_tokens(device)):
+        index = order[unit]
         rows = [calibration.sequences[n] for n in index]
         ids, mask = padded([row.ids for row in rows], device, left=False)
         yield Batch(ids, mask, tuple(index), tuple(rows))

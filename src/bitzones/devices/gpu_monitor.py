@@ -1,4 +1,4 @@
-"""A GPU watched while a cell runs: the peak of what changes faster than a cell, and whether something disturbed its times.
+"""A GPU watched while a cell runs: the peak of what changes faster than a cell, and whether something contended its times.
 
 A thread asks the driver every `PERIOD_S` and once at each end. What lies between two samples is not seen, so period, number and coverage
 stand beside every peak. This module does not know what runs meanwhile.
@@ -84,16 +84,16 @@ class Watch:
         )
         held = {reason: count / self._clock_samples for reason, count in sorted(self._held.items())}
         others = self._peaks["others"]
-        disturbed = [f"{reason} in {share:.0%} of {self._clock_samples} samples" for reason, share in held.items() if share > HELD_SHARE]
+        contended = [f"{reason} in {share:.0%} of {self._clock_samples} samples" for reason, share in held.items() if share > HELD_SHARE]
         if others.value:
-            disturbed.append(f"{others.value:.0f} other process{'es' if others.value > 1 else ''} on the GPU")
+            contended.append(f"{others.value:.0f} other process{'es' if others.value > 1 else ''} on the GPU")
         return GpuWatch(
             device_used_peak=self._peaks["used"],
             process_used_peak=self._peaks["process"],
             other_processes=others,
             clocks_held_share=clocks,
             clocks_held=held,
-            disturbed=tuple(disturbed),
+            contended=tuple(contended),
             period_s=self._period_s,
             samples=len(self._times) if asked else 0,
             coverage=self._coverage() if asked else None,

@@ -97,10 +97,10 @@ def whole(reference: torch.nn.Module, changed: torch.nn.Module, batches: Iterabl
 def divergence_cell(
     variant: str, reference: torch.nn.Module, changed: torch.nn.Module, calibration: Calibration, batches: Iterable[Batch]
 ) -> DivergenceCell:
-    """The record of `whole` on a calibration set."""
+    """The record of `whole` on a sensitivity set."""
     return DivergenceCell(
         variant=variant,
-        calibration_sha256=calibration.sha256,
+        sequences_sha256=calibration.sha256,
         sequence_tokens=calibration.sequence_tokens,
         kl_nats=tuple(whole(reference, changed, batches, len(calibration.sequences))),
     )

@@ -106,7 +106,7 @@ def _name(model: PlannedModel) -> str:
 
 def _distance(plan: Plan) -> str:
     measured, predicted = plan.measured_kl, plan.predicted_kl
-    said = f"predicted {_kl(predicted.value, predicted.low, predicted.high)}: a sum over parts measured one by one"
+    said = f"predicted {_kl(predicted.value, predicted.low, predicted.high)}: a sum over units measured one by one"
     if measured is None:
         line = f"KL(original || this): {said}; predicted, not measured as a whole. Separate sensitivities do not add up at 2 bits."
     else:
@@ -115,7 +115,7 @@ def _distance(plan: Plan) -> str:
     return f"""\
 {line}
 
-{plan.achieved.average_bits:.2f} stored bits per weight of the parts that the plan decides, scales and shifts counted:
+{plan.achieved.average_bits:.2f} stored bits per weight of the units that the plan decides, scales and shifts counted:
 {plan.achieved.stored_bytes / 1e6:,.3f} MB instead of {plan.reference_bytes / 1e6:,.3f} MB.
 
 {_accuracy(plan)}"""
@@ -165,5 +165,5 @@ def _made_with(plan: Plan, model: PlannedModel) -> str:
 - applied by bitzones {__version__} with {here}
 - planned by bitzones {escaped(plan.bitzones)}, measured with {measured}, arithmetic in {escaped(model.compute_dtype)}
 - base model: {escaped(model.source)}, SHA-256 of its weights {escaped(model.sha256)}
-- calibration data {escaped(plan.calibration_sha256)}, profile {escaped(plan.profile_sha256)}
+- calibration data {escaped(plan.sequences_sha256)}, profile {escaped(plan.profile_sha256)}
 - `plan.json` is the plan, `quanto_qmap.json` what quanto makes of it"""

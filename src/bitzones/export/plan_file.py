@@ -73,7 +73,7 @@ def _first(error: ValidationError) -> str:
 
 
 def _checked(path: Path, text: str, plan: Plan) -> PlanFile:
-    """What the record alone cannot say: that the parts of a plan fit together."""
+    """What the record alone cannot say: that the units of a plan fit together."""
     if plan.model is None:
         raise PlanError(f"{path}: the plan names no model, so it can be applied to none: collect a run whose model was loaded")
     if plan.model.dtype not in REFERENCE_NAMES:

@@ -147,7 +147,7 @@ def _calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.devic
         return {}
     sequences = calibration.retold(made.sequences)
     largest = max(max(sequence.ids) for sequence in sequences.sequences)
-    if sequences.sha256 != made.calibration_sha256 or largest >= model.config.get_text_config().vocab_size:
+    if sequences.sha256 != made.sequences_sha256 or largest >= model.config.get_text_config().vocab_size:
         raise PlanError("the plan's calibration sequences are not whole, or not for this model's tokenizer")
     computing = copy.deepcopy(model)
     quantizers.set_compute_dtype(computing, devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype))

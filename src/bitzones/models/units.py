@@ -1,7 +1,7 @@
 """What one decision covers: a decoder layer, the modules that serving engines fuse, or one module, found by structure.
 
 A plan that gives ``q`` and ``k`` of one layer different formats cannot be served fused; so the unit of a decision is a choice of its own.
-This module receives a model; it does not know what is measured on a part.
+This module receives a model; it does not know what is measured on a unit.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from transformers import PreTrainedModel
 from bitzones.backends.quanto import quantizers
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
-from bitzones.schema.records import Part
+from bitzones.schema.records import Unit
 
-__all__ = ["Granularity", "fused_groups", "model_parts"]
+__all__ = ["Granularity", "fused_groups", "model_units"]
 
 Granularity: TypeAlias = Literal["layer", "group", "module"]
 
 
-def model_parts(
+def model_units(
     model: PreTrainedModel, granularity: Granularity = "layer", layers: Collection[int] | None = None, include: Sequence[str] = ()
-) -> tuple[Part, ...]:
+) -> tuple[Unit, ...]:
     """What can be decided separately, in the model's order; bytes are those of the weights in the model's own dtype.
 
     Args:
         model: not quantized.
         granularity: ``layer``: all that a decoder layer has; ``group``: what serving engines fuse (`fused_groups`); ``module``: one each.
         layers: numbers of the decoder layers to take; all where None.
-        include: modules outside the layers, each a part of its own behind them (`structure.head`).
+        include: modules outside the layers, each a unit of its own behind them (`structure.head`).
 
     Raises:
         ModelError: a number is not that of a layer, or nothing in these layers can be quantized.
     """
-    return (*_inside(model, granularity, layers), *(_part(model, name, None, None, (name,)) for name in include))
+    return (*_inside(model, granularity, layers), *(_unit(model, name, None, None, (name,)) for name in include))
 
 
-def _inside(model: PreTrainedModel, granularity: Granularity, layers: Collection[int] | None) -> tuple[Part, ...]:
+def _inside(model: PreTrainedModel, granularity: Granularity, layers: Collection[int] | None) -> tuple[Unit, ...]:
     modules, blocks = structure.quantizable_modules(model), list(structure.decoder_layers(model))
     if unknown := sorted(set(layers or ()) - set(range(len(blocks)))):
         raise ModelError(f"sensitivity.layers names layer {unknown[0]}, and the model has {len(blocks)}, numbered from 0")
@@ -50,26 +50,26 @@ def _inside(model: PreTrainedModel, granularity: Granularity, layers: Collection
     if granularity == "module":
         fused = {name: group for (_, group), names in fused_groups(model).items() for name in names}
         return tuple(
-            _part(model, name, layer, name.removeprefix(f"{blocks[layer]}."), (name,), fused.get(name)) for name, layer in taken.items()
+            _unit(model, name, layer, name.removeprefix(f"{blocks[layer]}."), (name,), fused.get(name)) for name, layer in taken.items()
         )
     if granularity == "group":
         groups = fused_groups(model)
         return tuple(
-            _part(model, f"{blocks[layer]}.{group}", layer, group, names)
+            _unit(model, f"{blocks[layer]}.{group}", layer, group, names)
             for (layer, group), names in groups.items()
             if layers is None or layer in layers
         )
     return tuple(
-        _part(model, blocks[number], number, None, tuple(name for name, layer in taken.items() if layer == number))
+        _unit(model, blocks[number], number, None, tuple(name for name, layer in taken.items() if layer == number))
         for number in sorted(set(taken.values()))
     )
 
 
-def _part(
+def _unit(
     model: torch.nn.Module, name: str, layer: int | None, group: str | None, modules: tuple[str, ...], fused: str | None = None
-) -> Part:
+) -> Unit:
     weights = [model.get_parameter(f"{module}.weight").detach() for module in modules]
-    return Part(
+    return Unit(
         name=name,
         layer=layer,
         group=group,
@@ -134,7 +134,7 @@ def _address(tensor: torch.Tensor | None) -> tuple[int, int] | None:
 
 
 def _block(layer: torch.nn.Module, inner: str) -> str:
-    """Attention is the child that is given a mask; all else is the feed-forward part."""
+    """Attention is the child that is given a mask; all else is the feed-forward unit."""
     child = layer.get_submodule(inner.partition(".")[0])
     return "attn" if "attention_mask" in inspect.signature(child.forward).parameters else "mlp"
 

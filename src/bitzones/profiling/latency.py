@@ -1,4 +1,4 @@
-"""How long prefill and decode take, as callables whose rounds pytest-benchmark times: what is set up stays outside the timed part.
+"""How long prefill and decode take, as callables whose rounds pytest-benchmark times: what is set up stays outside the timed unit.
 
 Prompts are random tokens: the time does not depend on what they say. Decoding runs on a static key-value cache, so that every step has the
 same shape, and one that is compiled meets no new one. This module does not judge times.

@@ -25,11 +25,11 @@ from bitzones.schema.records import (
     LatencyCell,
     MemoryCell,
     NamedTrial,
-    PartSensitivity,
     PlansCell,
     ReleaseCell,
     SearchCell,
     SensitivityCell,
+    UnitSensitivity,
 )
 
 __all__ = ["compare", "same_profile"]
@@ -181,13 +181,13 @@ class _Pairs:
         if (other := _other_sequences(old, new)) is not None:
             return [other]
         sequences = paired.Sequences(new.sequence_tokens, self.seed)
-        before, after = ({(item.part, item.format): item for item in cell.measurements} for cell in (old, new))
+        before, after = ({(item.unit, item.format): item for item in cell.measurements} for cell in (old, new))
         found = []
-        for part, name in [*after, *(key for key in before if key not in after)]:
-            found += self._part(f"{part} at {name}", before.get((part, name)), after.get((part, name)), sequences)
+        for unit, name in [*after, *(key for key in before if key not in after)]:
+            found += self._unit(f"{unit} at {name}", before.get((unit, name)), after.get((unit, name)), sequences)
         return found or [_word("same", "nothing was swept")]
 
-    def _part(self, name: str, old: PartSensitivity | None, new: PartSensitivity | None, sequences: paired.Sequences) -> list[Draft]:
+    def _unit(self, name: str, old: UnitSensitivity | None, new: UnitSensitivity | None, sequences: paired.Sequences) -> list[Draft]:
         if old is None or new is None:
             return [_word("new", "not swept before", name) if old is None else _word("missing", "not swept any more", name)]
         found = [self._kl(name, old.kl_nats, new.kl_nats, sequences)]
@@ -234,7 +234,7 @@ def _absent(key: Key, old: Cell | None, new: Cell | None) -> Draft | None:
 
 
 def _other_sequences(old: Any, new: Any) -> Draft | None:
-    same = (old.calibration_sha256, old.sequence_tokens) == (new.calibration_sha256, new.sequence_tokens)
+    same = (old.sequences_sha256, old.sequence_tokens) == (new.sequences_sha256, new.sequence_tokens)
     return None if same else _word("incomparable", "measured on other sequences", "KL")
 
 

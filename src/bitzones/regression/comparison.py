@@ -14,15 +14,15 @@ from bitzones.schema.profile import Gate
 from bitzones.schema.records import Record
 from bitzones.stats.intervals import Estimate
 
-__all__ = ["STATUSES", "CellDelta", "Comparison", "Metric", "Moved", "Repeats", "Side", "Status", "Unit", "gravest"]
+__all__ = ["STATUSES", "CellDelta", "Comparison", "MeasureUnit", "Metric", "Moved", "Repeats", "Side", "Status", "gravest"]
 
-Status = Literal["failed", "missing", "worse", "cannot tell", "better", "new", "same", "incomparable"]
-"""``cannot tell``: the spread is too large to see the tolerance. ``failed`` and ``missing`` are cells that the new run should have."""
+Status = Literal["failed", "missing", "worse", "inconclusive", "better", "new", "same", "incomparable"]
+"""``inconclusive``: the spread is too large to see the tolerance. ``failed`` and ``missing`` are cells that the new run should have."""
 
-STATUSES: tuple[Status, ...] = ("failed", "missing", "worse", "cannot tell", "better", "new", "same", "incomparable")
+STATUSES: tuple[Status, ...] = ("failed", "missing", "worse", "inconclusive", "better", "new", "same", "incomparable")
 """From the gravest to the one that says least: a cell has the first of those of its metrics."""
 
-Unit = Literal["s", "share", "nats/token", "bytes"]
+MeasureUnit = Literal["s", "share", "nats/token", "bytes"]
 
 
 class Metric(Record):
@@ -34,7 +34,7 @@ class Metric(Record):
     """
 
     name: str
-    unit: Unit
+    unit: MeasureUnit
     status: Status
     old: float | None = None
     new: float | None = None

@@ -1,7 +1,7 @@
 """How a measured change becomes a word: one rule for times, accuracies and KLs, corrected for how many are asked at once.
 
 A change is ``worse`` where being within the tolerance is refuted, ``better`` where being no better than it is, ``same`` where its 95%
-interval excludes a change for the worse above it, else ``cannot tell``. A run asks this hundreds of times, so p-values are corrected
+interval excludes a change for the worse above it, else ``inconclusive``. A run asks this hundreds of times, so p-values are corrected
 (Holm) within each of three families (times, accuracies, KLs), and each family has a third of the 5%: two runs of the same thing give any
 ``worse`` at all in at most 5% of comparisons. This module does not know what was measured.
 """
@@ -17,7 +17,7 @@ from typing import Literal
 from bitzones.regression.comparison import Metric, Status
 from bitzones.stats.intervals import ALPHA, POWER, holm
 
-__all__ = ["FAMILIES", "Draft", "Family", "decided", "normal_p", "settled", "units_needed"]
+__all__ = ["FAMILIES", "Draft", "Family", "decided", "normal_p", "samples_needed", "settled"]
 
 Family = Literal["time", "accuracy", "kl"]
 FAMILIES: tuple[Family, ...] = ("time", "accuracy", "kl")
@@ -62,7 +62,7 @@ def normal_p(estimate: float, spread: float) -> float:
     return math.erfc(estimate / spread / math.sqrt(2)) / 2
 
 
-def units_needed(n: int, spread: float, margin: float, tests: int, floor: float = 0.0) -> int | None:
+def samples_needed(n: int, spread: float, margin: float, tests: int, floor: float = 0.0) -> int | None:
     """Units with which a change of twice the tolerance would be called with 80% power: its error falls with their square root.
 
     It does not fall below ``floor``. None where no number does: without a tolerance, or beyond any that could be measured.
@@ -90,7 +90,7 @@ def decided(drafts: Iterable[Draft]) -> list[Metric]:
 
 
 def _decided(draft: Draft, p_worse: float, p_better: float, tests: int) -> Metric:
-    word: Status = "cannot tell"
+    word: Status = "inconclusive"
     if p_worse < FAMILY_ALPHA:
         word = "worse"
     elif p_better < FAMILY_ALPHA:
@@ -98,9 +98,9 @@ def _decided(draft: Draft, p_worse: float, p_better: float, tests: int) -> Metri
     elif draft.within:
         word = "same"
     metric = draft.metric.model_copy(update={"status": word, "p": p_worse})
-    if word != "cannot tell":
+    if word != "inconclusive":
         return metric
-    needed = units_needed(metric.n or 0, draft.spread, draft.margin, tests, draft.floor)
+    needed = samples_needed(metric.n or 0, draft.spread, draft.margin, tests, draft.floor)
     doubt = draft.doubt if needed is None else ""
     said = metric.reason or doubt or f"the spread of {metric.n} {metric.units} is too large to see the tolerance"
     more = f"; about {needed:,} {metric.units} would be needed" if needed is not None else ""

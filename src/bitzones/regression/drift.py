@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitzones.analysis.contention import disturbances
+from bitzones.analysis.contention import contended_by
 from bitzones.analysis.reader import RunFile
 from bitzones.regression.time_changes import Drifted, machine
 from bitzones.schema.profile import PLAN
@@ -101,11 +101,11 @@ def between(releases: Sequence[Iterable[Medians]]) -> Drift | None:
 
 
 def medians(cells: Iterable[LatencyCell]) -> Medians:
-    """Of the cells that were not disturbed; without those of the plan, which may be another in every run."""
+    """Of the cells that were not contended; without those of the plan, which may be another in every run."""
     found = {}
     for cell in cells:
         median = float(np.median(cell.rounds_s))
-        if cell.variant != PLAN and median > 0 and not disturbances(cell):
+        if cell.variant != PLAN and median > 0 and not contended_by(cell):
             found[_cell(cell)] = math.log(median)
     return found
 

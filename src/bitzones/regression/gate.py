@@ -21,7 +21,7 @@ __all__ = ["CANNOT_COMPARE", "FAIL_ON", "GATE_WORDS", "OPEN", "REGRESSION", "exi
 OPEN, REGRESSION, CANNOT_COMPARE = 0, 1, 2
 """Exit codes: same or better, a regression, nothing could be compared."""
 
-GATE_WORDS = ("worse", "missing", "failed", "cannot-tell", "incomparable", "new", "moved")
+GATE_WORDS = ("worse", "missing", "failed", "inconclusive", "incomparable", "new", "moved")
 """What may close the gate: a cell of that status, or a layer that moved to another zone."""
 
 FAIL_ON = ("worse", "missing", "failed")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bitzones.analysis.reader import RunFile
-from bitzones.regression.comparison import Unit
+from bitzones.regression.comparison import MeasureUnit
 from bitzones.regression.paired import Sequences
 from bitzones.schema.records import AccuracyCell, DivergenceCell, LatencyCell, MemoryCell, Record
 from bitzones.stats.intervals import MIN_SEQUENCES, percentile_interval, wilson_interval
@@ -27,7 +27,7 @@ class Reading(Record):
     kind: str
     variant: str
     detail: str
-    unit: Unit
+    unit: MeasureUnit
     value: float
     low: float | None = None
     high: float | None = None

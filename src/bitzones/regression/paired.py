@@ -1,7 +1,7 @@
 """What became worse on the same items and the same sequences: accuracies by McNemar's test, KLs by a paired bootstrap.
 
 Pairing takes out what two runs have in common, the sample, so that a small change shows; it needs proof that the units are the same, which
-is the hash of an item's content or of the calibration set. This module does not know what else a run holds.
+is the hash of an item's content or of the sensitivity set. This module does not know what else a run holds.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _answers(name: str, old: dict[str, bool], new: dict[str, bool], gate: Gate) 
 
 
 class Sequences:
-    """The calibration sequences of a cell, the same in both runs, with the resamples that all its KLs share."""
+    """The sensitivity sequences of a cell, the same in both runs, with the resamples that all its KLs share."""
 
     def __init__(self, tokens: Sequence[int], seed: int) -> None:
         counts = np.asarray(tokens, dtype=np.float64)

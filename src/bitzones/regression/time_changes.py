@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitzones.analysis.contention import disturbances
+from bitzones.analysis.contention import contended_by
 from bitzones.regression.comparison import Metric
 from bitzones.regression.decision_rule import Draft, normal_p, settled
 from bitzones.schema.profile import Gate
@@ -79,8 +79,8 @@ def latency(old: LatencyCell, new: LatencyCell, gate: Gate, elsewhere: str | Non
     if elsewhere is not None:
         return settled(metric.model_copy(update={"reason": f"other machine: {elsewhere}"}))
     for which, cell in (("old", old), ("new", new)):
-        if found := disturbances(cell):
-            return settled(metric.model_copy(update={"reason": f"disturbed in the {which} run: {', '.join(found)}"}))
+        if found := contended_by(cell):
+            return settled(metric.model_copy(update={"reason": f"contended in the {which} run: {', '.join(found)}"}))
     if before <= 0 or not 1 / FARTHEST <= now / before <= FARTHEST:
         return settled(metric.model_copy(update={"reason": "medians of no time at all, or farther apart than a release can bring them"}))
     if rounds < MIN_SEQUENCES:

@@ -15,7 +15,7 @@ from bitzones.analysis.reader import RunFile
 from bitzones.regression.comparison import Moved
 from bitzones.schema.errors import PlanError
 from bitzones.schema.profile import REFERENCE_NAMES, variant_formats
-from bitzones.schema.records import PartLatencyCell, SearchCell, SensitivityCell
+from bitzones.schema.records import SearchCell, SensitivityCell, UnitLatencyCell
 
 __all__ = ["moved_zones"]
 
@@ -59,7 +59,7 @@ def _zones(run_file: RunFile, cell: SensitivityCell) -> dict[int, LayerZone]:
     menu = knapsack.menu_of(cell, formats, REFERENCE_NAMES[profile.model.dtype])
     search = _search(run_file)
     if profile.budget.latency is not None:
-        menu = timed_menu(menu, next(iter(run_file.of(PartLatencyCell)), None))
+        menu = timed_menu(menu, next(iter(run_file.of(UnitLatencyCell)), None))
     budget = budget_of(measured, menu, run_file.run, search).limit
     costs = costs_of(measured, menu, search, budget)
     choices = costs.plans(measured.weights[: min(RESAMPLES, profile.zones.resamples)], budget)

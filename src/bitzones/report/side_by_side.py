@@ -118,7 +118,7 @@ def _pair_table(runs: tuple[Named, ...], found: Iterable[Pair]) -> str:
         (
             f"{markdown(runs[pair.first].name)}, {markdown(runs[pair.second].name)}",
             str(pair.layers),
-            ratio(pair.spearman) if pair.spearman else "cannot tell",
+            ratio(pair.spearman) if pair.spearman else "inconclusive",
             str(len(pair.shifts)),
             markdown(pair.reason, 200) or ABSENT,
         )
@@ -146,7 +146,7 @@ def _shifts(runs: tuple[Named, ...], found: Iterable[Pair]) -> Iterator[str]:
 def _rank(item: LayerRank | None) -> str:
     if item is None:
         return ABSENT
-    return f"{item.rank} (interval: cannot tell)" if item.best_rank is None else f"{item.rank} [{item.best_rank}, {item.worst_rank}]"
+    return f"{item.rank} (interval: inconclusive)" if item.best_rank is None else f"{item.rank} [{item.best_rank}, {item.worst_rank}]"
 
 
 def _ranks(runs: tuple[Named, ...]) -> str:
@@ -178,5 +178,5 @@ def _said(runs: tuple[Named, ...], pair: Pair) -> str:
     names = f"{runs[pair.first].name} and {runs[pair.second].name}"
     if pair.reason:
         return f"{names}: {pair.reason}."
-    rho = f"Spearman {ratio(pair.spearman)}" if pair.spearman else "Spearman: cannot tell"
+    rho = f"Spearman {ratio(pair.spearman)}" if pair.spearman else "Spearman: inconclusive"
     return f"{names}: {rho} over {pair.layers} layers; the rank of {len(pair.shifts)} is told to differ."

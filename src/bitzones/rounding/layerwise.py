@@ -1,6 +1,6 @@
 """Calibrated formats: the integers of a model's modules, chosen on calibration sequences and stored as quanto stores its own.
 
-`separately` rounds every module on the activations of the model as it is, which is what a sensitivity means: only that part is changed.
+`separately` rounds every module on the activations of the model as it is, which is what a sensitivity means: only that unit is changed.
 `in_sequence` rounds a whole assignment layer after layer on the activations of the layers that are rounded already, so that later layers
 make good what earlier ones did. This module does not know what a variant or a plan is, nor where the sequences come from.
 """

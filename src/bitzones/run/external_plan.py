@@ -17,10 +17,10 @@ from bitzones.evaluation import accuracy
 from bitzones.run.session import Session
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.profile import variant_formats
-from bitzones.schema.records import AccuracyCell, NamedTrial, Part, PlansCell, Run, SensitivityCell
+from bitzones.schema.records import AccuracyCell, NamedTrial, PlansCell, Run, SensitivityCell, Unit
 from bitzones.search import local_search
 
-__all__ = ["Verified", "by_module", "by_part", "measure", "read_formats"]
+__all__ = ["Verified", "by_module", "by_unit", "measure", "read_formats"]
 
 
 @dataclass(frozen=True)
@@ -65,25 +65,25 @@ def by_module(formats: Mapping[str, str], modules: Sequence[str], allowed: Seque
     return {module: formats.get(module, format_) for module, format_ in found.items() if format_ is not None}
 
 
-def by_part(assignment: Mapping[str, str], parts: Sequence[Part], reference: str, where: Path) -> dict[str, str]:
-    """The format of every part; modules that the plan does not name stay as they are.
+def by_unit(assignment: Mapping[str, str], units: Sequence[Unit], reference: str, where: Path) -> dict[str, str]:
+    """The format of every unit; modules that the plan does not name stay as they are.
 
     Raises:
-        PlanError: a part would get two formats, or a module belongs to no part.
+        PlanError: a unit would get two formats, or a module belongs to no unit.
     """
-    outside = sorted(set(assignment) - {module for part in parts for module in part.modules})
+    outside = sorted(set(assignment) - {module for unit in units for module in unit.modules})
     if outside:
         raise PlanError(f"{where}: {outside[0]} lies in a layer that this run did not sweep")
     found = {}
-    for part in parts:
-        mixed = {module: assignment.get(module, reference) for module in part.modules}
+    for unit in units:
+        mixed = {module: assignment.get(module, reference) for module in unit.modules}
         if len(set(mixed.values())) > 1:
             shown = ", ".join(f"{module.rpartition('.')[2]} {format_}" for module, format_ in mixed.items())
             raise PlanError(
-                f"{where}: {part.name} would get more than one format ({shown}), and this run decides it as one part: "
+                f"{where}: {unit.name} would get more than one format ({shown}), and this run decides it as one unit: "
                 'run the profile with sensitivity.granularity = "module"'
             )
-        found[part.name] = next(iter(mixed.values()))
+        found[unit.name] = next(iter(mixed.values()))
     return found
 
 
@@ -101,19 +101,19 @@ def measure(
     if name in {plan.name for plan in plans.plans} or name in run.variants:
         raise PlanError(f"{path}: the run has a plan or variant named {name!r} already; rename the file")
     reference, *uniform = variant_formats(run.profile).values()
-    modules = [module for part in sweep.parts for module in part.modules]
+    modules = [module for unit in sweep.units for module in unit.modules]
     assignment = by_module(read_formats(path), modules, (*uniform, reference), path)
-    parts = by_part(assignment, sweep.parts, reference, path)  # a mistake in the plan is said before a model is loaded
+    units = by_unit(assignment, sweep.units, reference, path)  # a mistake in the plan is said before a model is loaded
     session = Session(run.profile, notify)
     variants = session.variants
     if run.model is None or variants.loaded.sha256 != run.model.sha256:
         raise ModelError(f"model {run.profile.model.source!r} is not what the run measured: its weights have another SHA-256")
-    if session.held_out.sha256 != plans.calibration_sha256:
+    if session.held_out.sha256 != plans.sequences_sha256:
         raise PlanError(f"{path}: the held-out sequences of this run cannot be made again: the data sets or the tokenizer have changed")
     notify(f"measuring {name} on {len(session.held_out.sequences)} held-out sequences")
     bench = local_search.workbench(variants, sweep, session.held_out_batches, len(session.held_out.sequences))
     variants.define(name, assignment)
-    (trial,) = local_search.as_made(bench, [(bench.choice(parts), variants.whole(name))])
+    (trial,) = local_search.as_made(bench, [(bench.choice(units), variants.whole(name))])
     scored = []
     for task in run.profile.tasks:
         notify(f"asking {name} {task.name}")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["HELD", "JOURNAL", "NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorder", "reason"]
 
 T = TypeVar("T")
-Kind = Literal["accuracy", "latency", "part_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
+Kind = Literal["accuracy", "latency", "unit_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence"]
 
 PROFILE = pytest.StashKey[profile.Profile]()
 SESSION = pytest.StashKey["Session"]()
@@ -149,7 +149,7 @@ def session(pytestconfig: pytest.Config) -> Session:
         if place := pytestconfig.getoption("--bitzones-journal"):  # before a budget is checked, which may take times that are in it
             pytestconfig.stash[JOURNAL] = _opened(made, place, pytestconfig)
         made.check_budget()
-        made.check_rounding()
+        made.check_calibration()
     except BitzonesError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made

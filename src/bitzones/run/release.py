@@ -62,7 +62,7 @@ class _Bench:
 
     @property
     def batches(self) -> Iterator[Batch]:
-        return calibration.batches(self.calibration, self.profile.calibration.batch, CPU)
+        return calibration.batches(self.calibration, self.profile.sensitivity.batch, CPU)
 
     @cached_property
     def names(self) -> list[str]:
@@ -113,7 +113,7 @@ def _bench(profile: Profile, notify: Callable[[str], None]) -> _Bench:
     found = tasks.of_profile(profile).values()
     seen = {item.prompt for task in found for item in (*task.items, *task.shots)}
     train = [tasks.training(task.name, task.path) for task in profile.tasks]
-    sequences = calibration.take(calibration.sequences(tokenizer, train, seen), profile.calibration.tokens)
+    sequences = calibration.take(calibration.sequences(tokenizer, train, seen), profile.sensitivity.tokens)
     return _Bench(profile, files, model, tokenizer, tuple(prompts.asked(task, tokenizer) for task in found), sequences)
 
 
@@ -197,7 +197,7 @@ class _Variant:
         return texts
 
     def _divergence(self) -> DivergenceCell:
-        return kl.divergence_cell(self.name, self.bench.model, self.model, self.bench.calibration, self.bench.batches)
+        return kl.divergence_cell(self.name, self.bench.model, self.model, self.bench.sensitivity_set, self.bench.batches)
 
     def _memory(self) -> MemoryCell:
         stored = compat.stored_bytes(self.model)

@@ -11,17 +11,17 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import bitzones
-from bitzones.allocation.baselines import Rival
+from bitzones.allocation.baselines import Baseline
 from bitzones.backends.quanto import quantizers
 from bitzones.data import prompts, tasks
 from bitzones.data import sequences as calibration
-from bitzones.data.sequences import Batch, Calibration, CalibrationSequence
+from bitzones.data.sequences import Batch, Calibration, TokenSequence
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
 from bitzones.devices import oom_retry
 from bitzones.models import loading, structure
-from bitzones.models.units import Granularity, model_parts
-from bitzones.profiling import gemm_latency as part_times
+from bitzones.models.units import Granularity, model_units
+from bitzones.profiling import gemm_latency as unit_times
 from bitzones.profiling.hardware import Hardware
 from bitzones.rounding import layerwise
 from bitzones.run import journal
@@ -45,7 +45,7 @@ Batches: TypeAlias = Callable[[], Iterator[Batch]]
 """Gives the same batches whenever it is called."""
 
 _SHARED: dict[type, str] = {
-    records.PartLatencyCell: "part_times",
+    records.UnitLatencyCell: "unit_times",
     records.SensitivityCell: "sweep",
     records.SearchCell: "search",
     records.PlansCell: "plans",
@@ -80,9 +80,9 @@ class Session:
                 prompts.check_template(loaded.tokenizer)
         quantizers.extension_failure(self._notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
-        formats, damping = variant_formats(self.profile), self.profile.rounding.damping
+        formats, damping = variant_formats(self.profile), self.profile.calibration.damping
         include = [structure.head(loaded.model) for _ in self.profile.sensitivity.include]
-        return Variants(loaded, formats, self.device, dtype, self.rounding_batches, damping, self._notify, include)
+        return Variants(loaded, formats, self.device, dtype, self.calibration_batches, damping, self._notify, include)
 
     @cached_property
     def hardware(self) -> Hardware:
@@ -99,7 +99,7 @@ class Session:
         if variant == PLAN:
             self.search()
         elif variant in self.profile.plans.accuracy:
-            self._define_rival(variant)
+            self._define_baseline(variant)
         return self.variants.model(variant)
 
     @property
@@ -117,10 +117,10 @@ class Session:
         return self.profile.sensitivity.granularity
 
     @cached_property
-    def parts(self) -> tuple[records.Part, ...]:
+    def units(self) -> tuple[records.Unit, ...]:
         """What is decided separately."""
         model, settings = self.variants.loaded.model, self.profile.sensitivity
-        return model_parts(model, self.granularity, settings.layers, [structure.head(model) for _ in settings.include])
+        return model_units(model, self.granularity, settings.layers, [structure.head(model) for _ in settings.include])
 
     @cached_property
     def scored(self) -> dict[str, TaskSet]:
@@ -137,7 +137,7 @@ class Session:
         return next(task.batch for task in self.profile.tasks if task.name == name)
 
     @cached_property
-    def _sequences(self) -> Iterator[CalibrationSequence]:
+    def _sequences(self) -> Iterator[TokenSequence]:
         """What is left of the train splits, without what is scored and without what stands before it."""
         train = [tasks.training(task.name, task.path) for task in self.profile.tasks]
         seen = {item.prompt for task in self.scored.values() for item in (*task.items, *task.shots)}
@@ -146,55 +146,55 @@ class Session:
     @cached_property
     def calibration(self) -> Calibration:
         """The sequences from which plans are made."""
-        return calibration.take(self._sequences, self.profile.calibration.tokens)
+        return calibration.take(self._sequences, self.profile.sensitivity.tokens)
 
     @cached_property
     def held_out(self) -> Calibration:
         """Other sequences, on which whole plans are judged."""
         _ = self.calibration  # taken first, so that both are the same whatever is asked for first
-        return calibration.take(self._sequences, self.profile.plans.held_out_tokens, "plans.held_out_tokens")
+        return calibration.take(self._sequences, self.profile.held_out.tokens, "held_out.tokens")
 
     @cached_property
-    def rounding_set(self) -> Calibration:
+    def calibration_set(self) -> Calibration:
         """Sequences of their own on which calibrated formats choose their integers.
 
         Raises:
             TaskError: there are too few tokens for the widest module, or for the profile.
         """
         _ = self.held_out  # taken first, as above
-        taken = calibration.take(self._sequences, self.profile.rounding.tokens, "rounding.tokens")
+        taken = calibration.take(self._sequences, self.profile.calibration.tokens, "rounding.tokens")
         layerwise.check_tokens(self.variants.loaded.model, sum(taken.sequence_tokens))
         others = {sequence.ids for other in (self.calibration, self.held_out) for sequence in other.sequences}
         assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"
         return taken
 
     @property
-    def rounding_batch(self) -> int:
+    def calibration_batch(self) -> int:
         """Sequences that are rounded on at a time; where tokens are sent to experts, padding must not be (`moments.moments_of`)."""
-        return 1 if structure.has_experts(self.variants.reference) else self.profile.calibration.batch
+        return 1 if structure.has_experts(self.variants.reference) else self.profile.sensitivity.batch
 
-    def rounding_batches(self) -> list[Batch]:
-        return list(calibration.batches(self.rounding_set, self.rounding_batch, self.device))
+    def calibration_batches(self) -> list[Batch]:
+        return list(calibration.batches(self.calibration_set, self.calibration_batch, self.device))
 
-    def check_rounding(self) -> None:
+    def check_calibration(self) -> None:
         """Refuse sequences that are too few for calibrated formats, before anything is measured.
 
         Raises:
-            TaskError: as `rounding_set`.
+            TaskError: as `calibration_set`.
         """
         if any(map(is_calibrated, self.profile.formats)):
-            _ = self.rounding_set
+            _ = self.calibration_set
 
-    def calibration_batches(self) -> Iterator[Batch]:
-        return calibration.batches(self.calibration, self.profile.calibration.batch, self.device)
+    def sensitivity_batches(self) -> Iterator[Batch]:
+        return calibration.batches(self.calibration, self.profile.sensitivity.batch, self.device)
 
     def held_out_batches(self) -> Iterator[Batch]:
-        return calibration.batches(self.held_out, self.profile.calibration.batch, self.device)
+        return calibration.batches(self.held_out, self.profile.sensitivity.batch, self.device)
 
     def on(self, sequences: Calibration, work: Callable[[Batches], M]) -> M:
         """What ``work`` records on sequences in the batches of the profile, or in smaller ones that memory is enough for."""
         return self.hardware.at_half(
-            self.profile.calibration.batch, lambda size: work(lambda: calibration.batches(sequences, size, self.device))
+            self.profile.sensitivity.batch, lambda size: work(lambda: calibration.batches(sequences, size, self.device))
         )
 
     def check_budget(self) -> None:
@@ -206,17 +206,17 @@ class Session:
         if self.profile.budget.tolerance is not None:
             return  # the reference keeps any tolerance
         reference = self.variants.formats[self.reference_id]
-        menu = goals.expected_menu(self.variants.loaded.model, self.parts, self.profile.formats, reference)
+        menu = goals.expected_menu(self.variants.loaded.model, self.units, self.profile.formats, reference)
         goals.check_budget(menu, self.profile.budget, self.times)
 
-    def part_times(self) -> records.PartLatencyCell:
-        """What the products of the parts take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
-        return self._once("part_times", lambda: part_times.measure(self.variants, self.parts, self.profile.latency, self.profile.seed))
+    def unit_times(self) -> records.UnitLatencyCell:
+        """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
+        return self._once("unit_times", lambda: unit_times.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
 
     @property
-    def times(self) -> records.PartLatencyCell | None:
+    def times(self) -> records.UnitLatencyCell | None:
         """What plans are charged with; None where they are charged with bytes."""
-        return None if self.profile.budget.latency is None else self.part_times()
+        return None if self.profile.budget.latency is None else self.unit_times()
 
     def sweep(self, progress: Progress = silent) -> records.SensitivityCell:
         """The separate sensitivities, measured once."""
@@ -224,7 +224,7 @@ class Session:
             "sweep",
             lambda: self.on(
                 self.calibration,
-                lambda batches: sensitivity.exact_cell(self.variants, self.parts, self.granularity, self.calibration, batches(), progress),
+                lambda batches: sensitivity.exact_cell(self.variants, self.units, self.granularity, self.calibration, batches(), progress),
             ),
         )
 
@@ -244,9 +244,9 @@ class Session:
             if (name := _SHARED.get(type(entry.cell))) is not None:
                 self._made[name] = entry.cell
             if isinstance(entry.cell, records.SearchCell):
-                self._define(PLAN, entry.cell.found.parts)
+                self._define(PLAN, entry.cell.found.units)
         for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.accuracy):
-            self._define_rival(variant)
+            self._define_baseline(variant)
 
     def _search(self, progress: Progress) -> records.SearchCell:
         profile = self.profile
@@ -256,7 +256,7 @@ class Session:
             return goals.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
 
         cell = self.on(self.calibration, searched)
-        self._define(PLAN, cell.found.parts)
+        self._define(PLAN, cell.found.units)
         return cell
 
     def compare(self, progress: Progress = silent) -> records.PlansCell:
@@ -274,19 +274,19 @@ class Session:
 
         return self.on(self.held_out, compared)
 
-    def _rival(self, name: str) -> Mapping[str, str]:
-        """Part -> format of a plan that the profile names to answer the tasks."""
+    def _baseline(self, name: str) -> Mapping[str, str]:
+        """Unit -> format of a plan that the profile names to answer the tasks."""
         found = verify.rival(self.compare(), name)
         if found is None:
             raise NotMeasuredError(f"plan {name} is another plan of the run under another name, or none was made")
-        return found.parts
+        return found.units
 
-    def _define_rival(self, variant: str) -> None:
-        self._once(f"variant {variant}", lambda: self._define(variant, self._rival(variant)))
+    def _define_baseline(self, variant: str) -> None:
+        self._once(f"variant {variant}", lambda: self._define(variant, self._baseline(variant)))
 
     def _define(self, variant: str, formats: Mapping[str, str]) -> None:
-        """A variant from part -> format."""
-        self.variants.define(variant, {module: formats[part.name] for part in self.parts for module in part.modules})
+        """A variant from unit -> format."""
+        self.variants.define(variant, {module: formats[unit.name] for unit in self.units for module in unit.modules})
 
     def _without_calibration(self) -> records.Trial | None:
         """What the search would find without calibrated formats; None where there is nothing to compare."""
@@ -296,11 +296,11 @@ class Session:
             bench = self._workbench(lambda: calibration.batches(self.calibration, size, self.device), self.calibration)
             return goals.without_calibration(bench, self.sweep(), budget, rounds)
 
-        return oom_retry.halving(self.profile.calibration.batch, searched, self.device)[0]
+        return oom_retry.halving(self.profile.sensitivity.batch, searched, self.device)[0]
 
-    def _whole(self, bench: Workbench, rivals: Iterable[Rival]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+    def _whole(self, bench: Workbench, rivals: Iterable[Baseline]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
         """Plans and their weights, where those depend on the whole of a plan: calibrated formats are rounded layer after layer."""
-        every = {name for part in self.parts for name in part.modules}
+        every = {name for unit in self.units for name in unit.modules}
         covered = set(structure.quantizable_modules(self.variants.reference)) <= every
         known = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if covered} | {PLAN: PLAN}
         for name, origin, choice in rivals:
@@ -310,7 +310,7 @@ class Session:
             if name in known:
                 yield name, self.variants.whole(known[name])
             else:
-                chosen = {module: formats[part.name] for part in self.parts for module in part.modules if module in alone}
+                chosen = {module: formats[unit.name] for unit in self.units for module in unit.modules if module in alone}
                 yield name, {**alone, **self.variants.in_sequence(name, chosen).weights}
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
@@ -340,10 +340,10 @@ class Session:
         if not any(map(is_calibrated, self.profile.formats)):
             return None
         return records.Rounding(
-            calibration_sha256=self.rounding_set.sha256,
-            sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in self.rounding_set.sequences),
-            batch=self.rounding_batch,
-            damping=self.profile.rounding.damping,
+            sequences_sha256=self.calibration_set.sha256,
+            sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in self.calibration_set.sequences),
+            batch=self.calibration_batch,
+            damping=self.profile.calibration.damping,
             fallbacks={variant: found for variant, found in self.variants.fallbacks.items() if found},
         )
 

@@ -34,6 +34,7 @@ __all__ = [
     "HUB_ID",
     "PLAN",
     "PYPI_SOURCE",
+    "BaselineName",
     "Budget",
     "Calibration",
     "Gate",
@@ -41,7 +42,6 @@ __all__ = [
     "Model",
     "Plans",
     "Profile",
-    "RivalName",
     "Rounding",
     "Sensitivity",
     "Task",
@@ -89,7 +89,7 @@ def _format(name: str) -> str:
 FormatName = Annotated[str, AfterValidator(_format)]
 
 
-RivalName = Literal["contiguous", "additive", "random"]
+BaselineName = Literal["contiguous", "additive", "random"]
 """A plan that the searched one is compared with, and that can answer the tasks beside it."""
 
 
@@ -181,7 +181,7 @@ class Rounding(_Section):
 class Sensitivity(_Section):
     """What is changed at a time: a whole decoder layer, a group of modules that serving engines fuse, or one module.
 
-    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are. ``include`` adds parts
+    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are. ``include`` adds units
     outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized counterpart of one. ``fisher_samples`` is
     how many labels the fisher score draws per token.
     """
@@ -195,7 +195,7 @@ class Sensitivity(_Section):
 class Plans(_Section):
     """How a plan is made and judged by measuring whole plans.
 
-    ``rounds`` sweeps around the plan improve it on the calibration sequences; 0 leaves the plan of the separate sensitivities. Plans are
+    ``rounds`` sweeps around the plan improve it on the sensitivity sequences; 0 leaves the plan of the separate sensitivities. Plans are
     judged on ``held_out_tokens`` of other sequences, beside ``random`` plans of the same bytes and one plan for each of the ``frontier``'s
     average bits. The rivals that ``accuracy`` names answer the tasks too, as variants of these names; ``random`` is the best random plan.
     """
@@ -204,7 +204,7 @@ class Plans(_Section):
     held_out_tokens: int = Field(default=2048, ge=1)
     random: int = Field(default=5, ge=0, le=50)
     frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
-    accuracy: tuple[RivalName, ...] = Field(default=(), strict=False)
+    accuracy: tuple[BaselineName, ...] = Field(default=(), strict=False)
 
 
 def _several(value: object) -> object:
@@ -266,7 +266,7 @@ class Latency(_Section):
 class Budget(_Section):
     """What the plan may cost: an average of stored bits per weight of the quantized modules, scales and shifts counted; or, with a
     ``tolerance``, as few bytes as keep its measured KL at that: nats per token, or ``like:w4``, no worse than that uniform variant; or a
-    ``latency``, the share of the reference's time that the products of the parts may take in a decode step, measured on the run's device.
+    ``latency``, the share of the reference's time that the products of the units may take in a decode step, measured on the run's device.
     At 1 the reference itself would do.
     """
 
@@ -429,7 +429,7 @@ def format_optimizer(name: str) -> str:
 
 
 def is_calibrated(name: str) -> bool:
-    """Whether a format's integers come from calibration sequences: the reference's name is no format, and is not.
+    """Whether a format's integers come from sensitivity sequences: the reference's name is no format, and is not.
 
     >>> is_calibrated("qint2:gptq"), is_calibrated("qint2:hqq"), is_calibrated("bf16")
     (True, False, False)

@@ -9,7 +9,7 @@ each benchmark. History of ``SCHEMA``:
 
     1   2026-11   first
     2   2026-11   accuracy: acc_norm, NLL of the gold answer, how it was asked; sensitivity: granularity; model: revision, random weights
-    3   2026-11   calibrated formats with their calibration set; latency as a cost; NVML, energy, the bandwidth floor; sweeps around plans;
+    3   2026-11   calibrated formats with their sensitivity set; latency as a cost; NVML, energy, the bandwidth floor; sweeps around plans;
                 what a release does with a variant
 """
 
@@ -41,10 +41,6 @@ __all__ = [
     "MemoryCell",
     "ModelInfo",
     "NamedTrial",
-    "Part",
-    "PartLatencyCell",
-    "PartScores",
-    "PartSensitivity",
     "PlanOrigin",
     "PlansCell",
     "Record",
@@ -57,6 +53,10 @@ __all__ = [
     "ShapeTimes",
     "Shortage",
     "Trial",
+    "Unit",
+    "UnitLatencyCell",
+    "UnitScores",
+    "UnitSensitivity",
 ]
 
 SCHEMA = 3
@@ -114,7 +114,7 @@ class GpuWatch(Record):
     """What the driver (NVML) said of the GPU while a cell ran, sampled on a thread every ``period_s``.
 
     ``coverage`` is the share of the cell's time in which samples stood no further apart than twice the period. ``clocks_held`` names what
-    held the clocks down, with the share of samples in which it did; ``disturbed`` says in words what makes the cell's times doubtful.
+    held the clocks down, with the share of samples in which it did; ``contended`` says in words what makes the cell's times doubtful.
     """
 
     device_used_peak: Figure
@@ -122,7 +122,7 @@ class GpuWatch(Record):
     other_processes: Figure
     clocks_held_share: Figure
     clocks_held: dict[str, Share] = {}
-    disturbed: tuple[str, ...] = ()
+    contended: tuple[str, ...] = ()
     period_s: NonNegative
     samples: Count
     coverage: Share | None = None
@@ -137,12 +137,12 @@ class Energy(Record):
     tokens: Count = 0
 
 
-class Part(Record):
+class Unit(Record):
     """What one decision covers: the modules that are quantized together.
 
-    ``layer`` is null where a part lies behind all layers, as the head does.
+    ``layer`` is null where a unit lies behind all layers, as the head does.
     ``weight_kurtosis`` is the fourth standardized moment of all its weights, 3 for a normal law; null where it was not computed.
-    ``fused`` names, for a part of one module, what serving engines would fuse it into within its layer; null where a part is more.
+    ``fused`` names, for a unit of one module, what serving engines would fuse it into within its layer; null where a unit is more.
     """
 
     name: str
@@ -155,14 +155,14 @@ class Part(Record):
     fused: str | None = None
 
 
-class PartSensitivity(Record):
-    """The KL that quantizing one part to one format does to the whole model.
+class UnitSensitivity(Record):
+    """The KL that quantizing one unit to one format does to the whole model.
 
-    ``kl_nats`` is the sum over the scored tokens of each calibration sequence, in the order of `SensitivityCell.sequence_tokens`; null with
-    a ``failure`` where it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the part's weights.
+    ``kl_nats`` is the sum over the scored tokens of each sensitivity sequence, in the order of `SensitivityCell.sequence_tokens`; null with
+    a ``failure`` where it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the unit's weights.
     """
 
-    part: str
+    unit: str
     format: str
     stored_bytes: Count
     group_sizes: tuple[int | None, ...]
@@ -171,7 +171,7 @@ class PartSensitivity(Record):
     failure: str | None = None
 
     @model_validator(mode="after")
-    def _measured_or_failed(self) -> PartSensitivity:
+    def _measured_or_failed(self) -> UnitSensitivity:
         if (self.kl_nats is None) == (self.failure is None):
             raise ValueError("exactly one of kl_nats and failure must be given")
         return self
@@ -275,9 +275,9 @@ class LatencyCell(Measured):
 
 
 class ShapeTimes(Record):
-    """Raw rounds of the products of one sort of part in one format: ``shapes`` are (output, input) features of its modules, in order.
+    """Raw rounds of the products of one sort of unit in one format: ``shapes`` are (output, input) features of its modules, in order.
 
-    One round computes the products of ``repeats`` such parts one after another, each with weights of its own.
+    One round computes the products of ``repeats`` such units one after another, each with weights of its own.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -287,32 +287,32 @@ class ShapeTimes(Record):
     kernels: dict[str, Count]
 
     @property
-    def rounds_per_part_s(self) -> tuple[float, ...]:
-        """Seconds of one part, round by round."""
+    def rounds_per_unit_s(self) -> tuple[float, ...]:
+        """Seconds of one unit, round by round."""
         return tuple(took / self.repeats for took in self.rounds_s)
 
 
-class PartLatencyCell(Measured):
-    """What the products of every part take in one decode step of ``batch`` sequences, per sort of part and format, on the run's device.
+class UnitLatencyCell(Measured):
+    """What the products of every unit take in one decode step of ``batch`` sequences, per sort of unit and format, on the run's device.
 
-    ``parts`` is part to shapes: parts of the same shapes are one sort. Round n of every format ran beside round n of the others.
+    ``units`` is unit to shapes: units of the same shapes are one sort. Round n of every format ran beside round n of the others.
     ``variant`` is the reference, which is timed too.
     """
 
-    kind: Literal["part_latency"] = "part_latency"
+    kind: Literal["unit_latency"] = "unit_latency"
     batch: Positive
     warmup_rounds: Count
-    parts: dict[str, tuple[tuple[int, int], ...]]
+    units: dict[str, tuple[tuple[int, int], ...]]
     times: tuple[ShapeTimes, ...]
 
     @model_validator(mode="after")
-    def _every_shape_is_timed(self) -> PartLatencyCell:
+    def _every_shape_is_timed(self) -> UnitLatencyCell:
         timed = [(item.shapes, item.format) for item in self.times]
         if len(set(timed)) < len(timed):
             raise ValueError("shapes stand twice at one format")
-        wanted = {(shapes, name) for shapes in self.parts.values() for name in {item.format for item in self.times}}
+        wanted = {(shapes, name) for shapes in self.units.values() for name in {item.format for item in self.times}}
         if wanted != set(timed) or not timed:
-            raise ValueError("not every part is timed in every format")
+            raise ValueError("not every unit is timed in every format")
         if len({len(item.rounds_s) for item in self.times}) > 1:
             raise ValueError("formats differ in their number of rounds")
         return self
@@ -381,68 +381,68 @@ class LayersCell(Measured):
 
 
 class SensitivityCell(Measured):
-    """KL(reference || model with only that part quantized) for every part and format; ``variant`` is the reference."""
+    """KL(reference || model with only that unit quantized) for every unit and format; ``variant`` is the reference."""
 
     kind: Literal["sensitivity"] = "sensitivity"
     method: Literal["exact"]
     granularity: Literal["layer", "group", "module"] = "layer"
-    calibration_sha256: str
+    sequences_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
-    parts: tuple[Part, ...] = Field(min_length=1)
-    measurements: tuple[PartSensitivity, ...]
+    units: tuple[Unit, ...] = Field(min_length=1)
+    measurements: tuple[UnitSensitivity, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> SensitivityCell:
-        names = {part.name for part in self.parts}
+        names = {unit.name for unit in self.units}
         seen: set[tuple[str, str]] = set()
         for measured in self.measurements:
-            where = f"{measured.part} at {measured.format}"
-            if measured.part not in names:
-                raise ValueError(f"{where} is not one of the parts")
-            if (measured.part, measured.format) in seen:
+            where = f"{measured.unit} at {measured.format}"
+            if measured.unit not in names:
+                raise ValueError(f"{where} is not one of the units")
+            if (measured.unit, measured.format) in seen:
                 raise ValueError(f"{where} stands twice")
             if measured.kl_nats is not None and len(measured.kl_nats) != len(self.sequence_tokens):
                 raise ValueError(f"{where} has {len(measured.kl_nats)} sequences, the cell has {len(self.sequence_tokens)}")
-            seen.add((measured.part, measured.format))
+            seen.add((measured.unit, measured.format))
         return self
 
 
-class PartScores(Record):
-    """The scores a of one part at one format: sample by sample, and in each sequence by sequence. mean(a^2)/2 is about its KL in nats."""
+class UnitScores(Record):
+    """The scores a of one unit at one format: sample by sample, and in each sequence by sequence. mean(a^2)/2 is about its KL in nats."""
 
-    part: str
+    unit: str
     format: str
     nats: tuple[Finite, ...]
 
 
 class FisherCell(Measured):
-    """A second-order estimate of the KL of every part and format; sums of scores over parts estimate plans, interactions included."""
+    """A second-order estimate of the KL of every unit and format; sums of scores over units estimate plans, interactions included."""
 
     kind: Literal["fisher"] = "fisher"
-    calibration_sha256: str
+    sequences_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
     samples: Positive
-    parts: tuple[Part, ...] = Field(min_length=1)
-    scores: tuple[PartScores, ...]
+    units: tuple[Unit, ...] = Field(min_length=1)
+    scores: tuple[UnitScores, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> FisherCell:
-        names, wanted = {part.name for part in self.parts}, self.samples * len(self.sequence_tokens)
-        pairs = [(item.part, item.format) for item in self.scores]
+        names, wanted = {unit.name for unit in self.units}, self.samples * len(self.sequence_tokens)
+        pairs = [(item.unit, item.format) for item in self.scores]
         if len(set(pairs)) < len(pairs):
-            raise ValueError("a part stands twice at one format")
+            raise ValueError("a unit stands twice at one format")
         for item in self.scores:
-            if item.part not in names:
-                raise ValueError(f"{item.part} is not one of the parts")
+            if item.unit not in names:
+                raise ValueError(f"{item.unit} is not one of the units")
             if len(item.nats) != wanted:
-                raise ValueError(f"{item.part} at {item.format} has {len(item.nats)} scores; samples times sequences are {wanted}")
+                raise ValueError(f"{item.unit} at {item.format} has {len(item.nats)} scores; samples times sequences are {wanted}")
         return self
 
 
 class Trial(Record):
-    """A whole plan, measured: ``parts`` is part to format, ``kl_nats`` per sequence; null where the model gave NaN or infinity."""
+    """A whole plan, measured: ``units`` is unit to format, ``kl_nats`` per sequence; null where the model gave NaN or infinity."""
 
-    parts: dict[str, str]
+    units: dict[str, str]
     stored_bytes: Count
     kl_nats: tuple[NonNegative, ...] | None
 
@@ -450,7 +450,7 @@ class Trial(Record):
 class SearchRound(Record):
     """One sweep around the plan at hand, the plans proposed from it, and which of them was accepted, if any."""
 
-    around: tuple[PartSensitivity, ...]
+    around: tuple[UnitSensitivity, ...]
     trials: tuple[Trial, ...]
     accepted: Count | None
 
@@ -462,23 +462,23 @@ class SearchRound(Record):
 
 
 class SearchCell(Measured):
-    """How the plan came about, on calibration sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans.
+    """How the plan came about, on sensitivity sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans.
 
     ``tolerance_nats`` is the KL, summed over all sequences, for which the fewest bytes were searched, ``budget_bytes`` those of the plan
-    found; null where the budget was given. ``budget_ns`` is set where the budget is one of time: what the products of all parts may take in
-    a decode step, by `PartLatencyCell`; ``budget_bytes`` is then the most that any plan takes. ``around`` is the last sweep, where it
+    found; null where the budget was given. ``budget_ns`` is set where the budget is one of time: what the products of all units may take in
+    a decode step, by `UnitLatencyCell`; ``budget_bytes`` is then the most that any plan takes. ``around`` is the last sweep, where it
     belongs to no round: a last round that accepted nothing swept around the plan found, and after any other one more sweep does.
     """
 
     kind: Literal["search"] = "search"
-    calibration_sha256: str
+    sequences_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
     budget_bytes: Count
     tolerance_nats: NonNegative | None = None
     budget_ns: Count | None = None
     start: Trial
     rounds: tuple[SearchRound, ...]
-    around: tuple[PartSensitivity, ...] | None = None
+    around: tuple[UnitSensitivity, ...] | None = None
 
     @property
     def limit(self) -> int:
@@ -486,7 +486,7 @@ class SearchCell(Measured):
         return self.budget_bytes if self.budget_ns is None else self.budget_ns
 
     @property
-    def around_found(self) -> tuple[PartSensitivity, ...] | None:
+    def around_found(self) -> tuple[UnitSensitivity, ...] | None:
         """The sweep around the plan that was found; None where none was made."""
         return self.rounds[-1].around if self.rounds and self.rounds[-1].accepted is None else self.around
 
@@ -525,7 +525,7 @@ class PlansCell(Measured):
     """Whole plans side by side on held-out sequences, from which none of them was made; budgets as in `SearchCell`."""
 
     kind: Literal["plans"] = "plans"
-    calibration_sha256: str
+    sequences_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
     budget_bytes: Count
     budget_ns: Count | None = None
@@ -543,10 +543,10 @@ class PlansCell(Measured):
 
 
 class DivergenceCell(Measured):
-    """KL(reference || variant) of a whole variant on the calibration set: what the separate sensitivities do not add up to."""
+    """KL(reference || variant) of a whole variant on the sensitivity set: what the separate sensitivities do not add up to."""
 
     kind: Literal["divergence"] = "divergence"
-    calibration_sha256: str
+    sequences_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
     kl_nats: tuple[NonNegative, ...]
 
@@ -580,7 +580,7 @@ class FailedCell(Measured):
 
     kind: Literal["failed"] = "failed"
     of: Literal[
-        "accuracy", "latency", "part_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence", "release"
+        "accuracy", "latency", "unit_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence", "release"
     ]
     status: Literal["failed", "not measured"] = "failed"
     detail: str = ""
@@ -590,7 +590,7 @@ class FailedCell(Measured):
 Cell = Annotated[
     AccuracyCell
     | LatencyCell
-    | PartLatencyCell
+    | UnitLatencyCell
     | MemoryCell
     | LayersCell
     | SensitivityCell
@@ -646,7 +646,7 @@ class Rounding(Record):
     reason why that module has the stock format's integers.
     """
 
-    calibration_sha256: str
+    sequences_sha256: str
     sequences: tuple[Annotated[str, Field(pattern=r"^\d+( \d+)*$")], ...] = Field(min_length=1)
     batch: Positive
     damping: float = Field(gt=0, le=1)

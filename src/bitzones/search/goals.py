@@ -19,7 +19,7 @@ from bitzones.backends.quanto import quantizers
 from bitzones.schema.errors import PlanError
 from bitzones.schema.profile import Budget, is_calibrated
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import Part, PartLatencyCell, PartSensitivity, SearchCell, SensitivityCell, Trial
+from bitzones.schema.records import SearchCell, SensitivityCell, Trial, Unit, UnitLatencyCell, UnitSensitivity
 from bitzones.search.local_search import Integers, LeastKl, Workbench, proposals, search, summed, total, trials
 
 __all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated", "without_calibration"]
@@ -31,18 +31,18 @@ SHRINKING_STEPS = 6
 """Halvings in each round of a search for fewer bytes, of the range below the plan at hand: of 2 to 5 bits the same twentieth of a bit."""
 
 
-def expected_menu(model: PreTrainedModel, parts: Sequence[Part], formats: Sequence[str], reference: str) -> Menu:
+def expected_menu(model: PreTrainedModel, units: Sequence[Unit], formats: Sequence[str], reference: str) -> Menu:
     """The menu that a sweep will offer, before anything is quantized: an impossible budget is found in seconds and not at the end."""
-    stored = np.zeros((len(parts), len(formats) + 1), dtype=np.int64)
-    for row, part in enumerate(parts):
-        shapes = [model.get_parameter(f"{module}.weight").shape for module in part.modules]
+    stored = np.zeros((len(units), len(formats) + 1), dtype=np.int64)
+    for row, unit in enumerate(units):
+        shapes = [model.get_parameter(f"{module}.weight").shape for module in unit.modules]
         stored[row, :-1] = [sum(quantizers.expected_bytes(*shape, model.dtype, name) for shape in shapes) for name in formats]
-        stored[row, -1] = part.reference_bytes
+        stored[row, -1] = unit.reference_bytes
     offered = np.ones(stored.shape, dtype=np.bool_)
-    return Menu(tuple(part.name for part in parts), (*formats, reference), stored, offered, sum(part.parameters for part in parts))
+    return Menu(tuple(unit.name for unit in units), (*formats, reference), stored, offered, sum(unit.parameters for unit in units))
 
 
-def check_budget(menu: Menu, budget: Budget, times: PartLatencyCell | None) -> None:
+def check_budget(menu: Menu, budget: Budget, times: UnitLatencyCell | None) -> None:
     """Refuse a budget below every plan of a menu, before any sensitivity is measured.
 
     Args:
@@ -68,7 +68,7 @@ class FewestBytes:
 
     tolerance: float
 
-    def tried(self, bench: Workbench, at: Trial, around: Sequence[PartSensitivity], progress: Progress) -> list[Trial]:
+    def tried(self, bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], progress: Progress) -> list[Trial]:
         """As `search.Goal`: plans of the bytes at hand, and of ever fewer as long as one of them keeps the tolerance."""
         same = LeastKl(at.stored_bytes).tried(bench, at, around, lambda share: progress(share / 2))
         fewer = smallest(
@@ -97,7 +97,7 @@ def smallest(
     """Whole plans of ever fewer bytes, measured: the range of budgets is halved, downwards where a plan keeps the tolerance.
 
     Args:
-        bench: on the calibration sequences.
+        bench: on the sensitivity sequences.
         most: stored bytes of a plan that keeps it.
         tolerance: nats over all sequences.
         propose: plans for a budget in bytes, none where there is none.
@@ -121,7 +121,7 @@ def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: 
     """The tolerance of a budget, nats over all sequences, and plans that keep it: the reference, and the variant that the budget names.
 
     Args:
-        bench: on the calibration sequences.
+        bench: on the sensitivity sequences.
         cell: the separate sensitivities.
         budget: with a tolerance.
         uniform: variant id -> format.
@@ -129,14 +129,14 @@ def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: 
     Raises:
         PlanError: the variant that the tolerance names was not measured everywhere.
     """
-    stays = np.full(len(bench.parts), len(bench.menu.formats) - 1, dtype=np.int64)
+    stays = np.full(len(bench.units), len(bench.menu.formats) - 1, dtype=np.int64)
     if budget.like is None:
         assert isinstance(budget.tolerance, float)
         return budget.tolerance * sum(cell.sequence_tokens), trials(bench, [stays])
     column = bench.menu.formats.index(uniform[budget.like])
     if not bench.menu.offered[:, column].all():
-        raise PlanError(f"budget.tolerance = like:{budget.like}: not every part could be measured at {uniform[budget.like]}")
-    known = trials(bench, [stays, np.full(len(bench.parts), column, dtype=np.int64)])
+        raise PlanError(f"budget.tolerance = like:{budget.like}: not every unit could be measured at {uniform[budget.like]}")
+    known = trials(bench, [stays, np.full(len(bench.units), column, dtype=np.int64)])
     return total(known[1]), known
 
 
@@ -144,7 +144,7 @@ def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, ro
     """The plan that `search.search` finds among quanto's own formats: what a budget gives without calibrated ones.
 
     Args:
-        bench: on the calibration sequences.
+        bench: on the sensitivity sequences.
         cell: the separate sensitivities.
         budget: in what the menu counts, stored bytes or nanoseconds.
         rounds: as for the plan itself.
@@ -190,7 +190,7 @@ def search_cell(
         most = made.found.stored_bytes
     return SearchCell(
         variant=cell.variant,
-        calibration_sha256=cell.calibration_sha256,
+        sequences_sha256=cell.sequences_sha256,
         sequence_tokens=cell.sequence_tokens,
         budget_bytes=most,
         tolerance_nats=tolerance,

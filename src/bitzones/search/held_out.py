@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bitzones.allocation import baselines
-from bitzones.allocation.baselines import Rival
+from bitzones.allocation.baselines import Baseline
 from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.data.sequences import Calibration
 from bitzones.schema.errors import PlanError
@@ -37,18 +37,18 @@ AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier"})
 
 def rivals(
     bench: Workbench, cell: SensitivityCell, searched: SearchCell, settings: Settings, seed: int, stock: Trial | None = None
-) -> list[Rival]:
+) -> list[Baseline]:
     """The plan, and what it is to be compared with, each different plan once; ``stock`` was searched among quanto's own formats."""
     menu, budget, separate = bench.menu, searched.limit, local_search.summed(bench, cell)
-    found: list[Rival] = [
-        (PLAN, "search", bench.choice(searched.found.parts)),
+    found: list[Baseline] = [
+        (PLAN, "search", bench.choice(searched.found.units)),
         ("additive", "additive", solve(menu, separate, budget)),
     ]
     for column, name in enumerate(menu.formats[:-1]):
         if (choice := baselines.uniform(menu, column)) is not None:
             found.append((f"uniform {name}", "uniform", choice))
     if stock is not None:
-        found.append((WITHOUT_CALIBRATION, "stock", bench.choice(stock.parts)))
+        found.append((WITHOUT_CALIBRATION, "stock", bench.choice(stock.units)))
     found.append(("contiguous", "contiguous", baselines.contiguous(menu, budget)))
     rng = np.random.default_rng(seed)
     found += [(f"random {number + 1}", "random", baselines.random_plan(menu, budget, rng)) for number in range(settings.random)]
@@ -63,7 +63,7 @@ def rivals(
 
 def plans_cell(
     bench: Workbench,
-    chosen: Sequence[Rival],
+    chosen: Sequence[Baseline],
     calibration: Calibration,
     searched: SearchCell,
     whole: Mapping[str, Mapping[str, torch.Tensor]],
@@ -93,7 +93,7 @@ def plans_cell(
     )
     return PlansCell(
         variant=searched.variant,
-        calibration_sha256=calibration.sha256,
+        sequences_sha256=calibration.sha256,
         sequence_tokens=calibration.sequence_tokens,
         budget_bytes=searched.budget_bytes,
         budget_ns=searched.budget_ns,

@@ -1,10 +1,10 @@
 """Plans found by measuring plans: separate sensitivities do not add up at 2 bits, so a plan made from them is only where the search starts.
 
-Around the plan at hand every part is tried in every other format, all others as they are (`sensitivity.exact` on a base). From these
+Around the plan at hand every unit is tried in every other format, all others as they are (`sensitivity.exact` on a base). From these
 marginal costs the planner proposes new plans, from bold (every swap that pays) to timid (the few that pay most); each is measured, and one
 is accepted only if it comes nearer to the goal than all others and the plan at hand. This is re-linearization with a trust region whose
 size is chosen by measurement (Nocedal & Wright 2006, ch. 4). The search ends with a sweep around the plan that it found, so that the
-deciding side can tell how firmly each part stands. What is accepted was judged on the calibration set alone: how good it is has to be
+deciding side can tell how firmly each unit stands. What is accepted was judged on the sensitivity set alone: how good it is has to be
 measured on other sequences. This module decides nothing else.
 """
 
@@ -23,7 +23,7 @@ from bitzones.allocation.time_cost import timed_menu
 from bitzones.data.sequences import Batch
 from bitzones.models import structure
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import Part, PartLatencyCell, PartSensitivity, SearchRound, SensitivityCell, Trial
+from bitzones.schema.records import SearchRound, SensitivityCell, Trial, Unit, UnitLatencyCell, UnitSensitivity
 from bitzones.sensitivity import sweep
 from bitzones.sensitivity.sweep import Candidate
 from bitzones.sensitivity.variants import Variants
@@ -57,7 +57,7 @@ class Workbench:
     Args:
         model: the reference.
         layers: its decoder layers.
-        parts: what is decided separately, in the order of the menu.
+        units: what is decided separately, in the order of the menu.
         menu: formats and bytes, or times where the budget is one of time; its last format is the reference.
         weights: format -> module -> quantized weight; the reference's format is absent.
         batches: makes the sequences anew for every pass.
@@ -66,23 +66,23 @@ class Workbench:
 
     model: torch.nn.Module
     layers: Sequence[torch.nn.Module]
-    parts: Sequence[Part]
+    units: Sequence[Unit]
     menu: Menu
     weights: Mapping[str, Mapping[str, torch.Tensor]]
     batches: Callable[[], Iterable[Batch]]
     sequences: int
 
     def bytes_of(self, choice: Integers) -> int:
-        """Stored bytes of a plan's parts."""
+        """Stored bytes of a plan's units."""
         return int(self.menu.stored_bytes[np.arange(len(choice)), choice].sum())
 
-    def choice(self, parts: Mapping[str, str]) -> Integers:
-        """Format index of every part, from part -> format."""
-        return np.array([self.menu.formats.index(parts[part.name]) for part in self.parts], dtype=np.int64)
+    def choice(self, units: Mapping[str, str]) -> Integers:
+        """Format index of every unit, from unit -> format."""
+        return np.array([self.menu.formats.index(units[unit.name]) for unit in self.units], dtype=np.int64)
 
     def named(self, choice: Integers) -> dict[str, str]:
-        """Part -> format."""
-        return {part.name: self.menu.formats[index] for part, index in zip(self.parts, choice, strict=True)}
+        """Unit -> format."""
+        return {unit.name: self.menu.formats[index] for unit, index in zip(self.units, choice, strict=True)}
 
 
 def workbench(
@@ -90,15 +90,15 @@ def workbench(
     cell: SensitivityCell,
     batches: Callable[[], Iterable[Batch]],
     sequences: int,
-    times: PartLatencyCell | None = None,
+    times: UnitLatencyCell | None = None,
 ) -> Workbench:
-    """A workbench of what a sweep has measured, on the calibration set or on any other sequences; with ``times`` budgets count time."""
+    """A workbench of what a sweep has measured, on the sensitivity set or on any other sequences; with ``times`` budgets count time."""
     formats = tuple(variants.uniform.values())
     menu = menu_of(cell, formats, variants.formats[variants.reference_id])
     return Workbench(
         variants.reference,
         list(structure.decoder_layers(variants.reference).values()),
-        cell.parts,
+        cell.units,
         menu if times is None else timed_menu(menu, times),
         {name: variants.packed(variant) for variant, name in variants.uniform.items()},
         batches,
@@ -107,10 +107,10 @@ def workbench(
 
 
 def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
-    """The separate sensitivities, nats over all sequences: shape (parts, formats), 0 for the reference and where there is none."""
-    found, rows = np.zeros(bench.menu.offered.shape), {part.name: row for row, part in enumerate(bench.parts)}
+    """The separate sensitivities, nats over all sequences: shape (units, formats), 0 for the reference and where there is none."""
+    found, rows = np.zeros(bench.menu.offered.shape), {unit.name: row for row, unit in enumerate(bench.units)}
     for item in cell.measurements:
-        found[rows[item.part], bench.menu.formats.index(item.format)] = sum(item.kl_nats or ())
+        found[rows[item.unit], bench.menu.formats.index(item.format)] = sum(item.kl_nats or ())
     return found
 
 
@@ -118,10 +118,10 @@ def weights_of(bench: Workbench, choice: Integers) -> dict[str, torch.Tensor]:
     """The quantized weights of a whole plan, by module; modules that stay as they are are absent."""
     formats = bench.named(choice)
     return {
-        module: bench.weights[formats[part.name]][module]
-        for part in bench.parts
-        if formats[part.name] in bench.weights
-        for module in part.modules
+        module: bench.weights[formats[unit.name]][module]
+        for unit in bench.units
+        if formats[unit.name] in bench.weights
+        for module in unit.modules
     }
 
 
@@ -135,7 +135,7 @@ def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, torch.
     choices, candidates = [choice for choice, _ in made], [Candidate(0, weights) for _, weights in made]
     found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
     return [
-        Trial(parts=bench.named(choice), stored_bytes=bench.bytes_of(choice), kl_nats=None if kl is None else tuple(kl))
+        Trial(units=bench.named(choice), stored_bytes=bench.bytes_of(choice), kl_nats=None if kl is None else tuple(kl))
         for choice, kl in zip(choices, found, strict=True)
     ]
 
@@ -143,7 +143,7 @@ def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, torch.
 class Goal(Protocol):
     """What a search is for."""
 
-    def tried(self, bench: Workbench, at: Trial, around: Sequence[PartSensitivity], progress: Progress) -> list[Trial]:
+    def tried(self, bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], progress: Progress) -> list[Trial]:
         """Plans proposed from a sweep around the plan at hand, measured."""
 
     def key(self, trial: Trial) -> tuple[float, ...]:
@@ -156,7 +156,7 @@ class LeastKl:
 
     budget: int
 
-    def tried(self, bench: Workbench, at: Trial, around: Sequence[PartSensitivity], progress: Progress) -> list[Trial]:
+    def tried(self, bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], progress: Progress) -> list[Trial]:
         """As `Goal`."""
         return trials(bench, proposals(bench, at, around, self.budget), progress)
 
@@ -172,14 +172,14 @@ class Searched:
     start: Trial
     rounds: tuple[SearchRound, ...]
     found: Trial
-    around: tuple[PartSensitivity, ...] | None
+    around: tuple[UnitSensitivity, ...] | None
 
 
 def search(bench: Workbench, start: Trial, goal: Goal, rounds: int, progress: Progress = silent) -> Searched:
     """Improve a plan by measurement.
 
     Args:
-        bench: the model, the parts and the sequences.
+        bench: the model, the units and the sequences.
         start: a measured plan.
         goal: what is better, and what is worth trying.
         rounds: how often to sweep around the plan and try others; it ends earlier where a round brings nothing.
@@ -212,9 +212,9 @@ def total(measured: Trial) -> float:
     return float("inf") if measured.kl_nats is None else sum(measured.kl_nats)
 
 
-def _around(bench: Workbench, at: Trial, progress: Progress) -> list[PartSensitivity]:
-    """The whole model's KL when one part of the plan takes another format, for every part and every other format."""
-    choice = bench.choice(at.parts)
+def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensitivity]:
+    """The whole model's KL when one unit of the plan takes another format, for every unit and every other format."""
+    choice = bench.choice(at.units)
     swaps = [
         (row, column)
         for row, now in enumerate(choice)
@@ -222,14 +222,14 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[PartSensiti
         if column != now and bench.menu.offered[row, column]
     ]
     candidates = [
-        Candidate(bench.parts[row].layer, {name: bench.weights[bench.menu.formats[column]][name] for name in bench.parts[row].modules})
+        Candidate(bench.units[row].layer, {name: bench.weights[bench.menu.formats[column]][name] for name in bench.units[row].modules})
         for row, column in swaps
     ]
     base = weights_of(bench, choice)
     found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base).candidates
     return [
-        PartSensitivity(
-            part=bench.parts[row].name,
+        UnitSensitivity(
+            unit=bench.units[row].name,
             format=bench.menu.formats[column],
             stored_bytes=int(bench.menu.stored_bytes[row, column]),
             group_sizes=(),
@@ -240,7 +240,7 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[PartSensiti
     ]
 
 
-def proposals(bench: Workbench, at: Trial, around: Sequence[PartSensitivity], budget: int) -> list[Integers]:
+def proposals(bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], budget: int) -> list[Integers]:
     """Different plans within a budget, from the boldest to the most timid, none of them the plan at hand.
 
     Args:
@@ -249,7 +249,7 @@ def proposals(bench: Workbench, at: Trial, around: Sequence[PartSensitivity], bu
         around: the sweep around it.
         budget: in what the menu counts, stored bytes or nanoseconds; the plan at hand may take more.
     """
-    choice = bench.choice(at.parts)
+    choice = bench.choice(at.units)
     known, marginal = _marginal(bench, choice, around, total(at))
     swap = np.ones(marginal.shape)
     swap[np.arange(len(choice)), choice] = 0.0
@@ -265,13 +265,13 @@ def proposals(bench: Workbench, at: Trial, around: Sequence[PartSensitivity], bu
     return list(found.values())[1:]
 
 
-def _marginal(bench: Workbench, choice: Integers, around: Sequence[PartSensitivity], at: float) -> tuple[Menu, Floats]:
+def _marginal(bench: Workbench, choice: Integers, around: Sequence[UnitSensitivity], at: float) -> tuple[Menu, Floats]:
     """What is offered around a plan, and what each swap adds to its KL, nats over all sequences; infinite where it is not offered."""
     menu = bench.menu
-    rows = {part.name: row for row, part in enumerate(bench.parts)}
+    rows = {unit.name: row for row, unit in enumerate(bench.units)}
     marginal = np.full(menu.offered.shape, np.inf)
     marginal[np.arange(len(choice)), choice] = 0.0
     for item in around:
         if item.kl_nats is not None:
-            marginal[rows[item.part], menu.formats.index(item.format)] = sum(item.kl_nats) - at
+            marginal[rows[item.unit], menu.formats.index(item.format)] = sum(item.kl_nats) - at
     return replace(menu, offered=np.isfinite(marginal)), marginal

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.data.sequences import Batch, Calibration, CalibrationSequence
+from bitzones.data.sequences import Batch, Calibration, TokenSequence
 from bitzones.evaluation.layer_replay import hidden_of
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics
@@ -113,7 +113,7 @@ class AttentionTotals:
         )
 
 
-def reasoning_focus(weights: torch.Tensor, sequence: CalibrationSequence) -> torch.Tensor:
+def reasoning_focus(weights: torch.Tensor, sequence: TokenSequence) -> torch.Tensor:
     """Share of the answer position's attention, mean over heads, that falls on the question's content.
 
     The first token draws attention whatever it is (the attention sink, Xiao et al. 2023, arXiv:2309.17453): it is left out of both sums.
@@ -161,7 +161,7 @@ def cell(
     batches: Callable[[], Iterator[Batch]],
     calibration: Calibration,
 ) -> LayersCell:
-    """The record of `measure` on a calibration set."""
+    """The record of `measure` on a sensitivity set."""
     return LayersCell(
         variant=variant,
         sequences=len(calibration.sequences),

@@ -1,9 +1,9 @@
-"""How much every part at every format matters, all at once from a few backward passes: it ranks, where `sensitivity.exact` decides.
+"""How much every unit at every format matters, all at once from a few backward passes: it ranks, where `sensitivity.exact` decides.
 
 The KL of a small change is, to second order, half of the change's squared length in the metric of the model's own Fisher information
 (Kullback 1959, ch. 2; Amari 1998, Neural Comput. 10:251). With labels y sampled from the model's own output, independent random signs s
 per token, g the gradient of sum_t s_t log p(y_t) at a module's output and d the change that a format makes there, a = sum(g * d) over the
-tokens of a sequence has E[a^2] = 2 KL: the signs take the products of different tokens to 0 in expectation. For several parts together a
+tokens of a sequence has E[a^2] = 2 KL: the signs take the products of different tokens to 0 in expectation. For several units together a
 is the sum of theirs, so the same numbers hold every pairwise interaction. At 2 bits changes are not small, and the second order is not the
 last word. This module does not know what a plan is.
 """
@@ -25,7 +25,7 @@ from bitzones.evaluation.layer_replay import Entry, entered_at, passed
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError, NotMeasuredError
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import FisherCell, Part, PartScores
+from bitzones.schema.records import FisherCell, Unit, UnitScores
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Change", "Cotangents", "fisher_cell", "projections", "sampled_cotangent", "scores"]
@@ -192,7 +192,7 @@ def scores(
         changes: what to score.
         batches: the sequences.
         sequences: how many the batches hold together.
-        samples: labels drawn per token; the same for all changes, so that sums over parts are meant.
+        samples: labels drawn per token; the same for all changes, so that sums over units are meant.
         seed: of the labels and signs.
         progress: told how far it is.
 
@@ -218,34 +218,34 @@ def scores(
 
 def fisher_cell(
     variants: Variants,
-    parts: Sequence[Part],
+    units: Sequence[Unit],
     calibration: Calibration,
     batches: Iterable[Batch],
     samples: int,
     seed: int,
     progress: Progress,
 ) -> FisherCell:
-    """The record of `scores` for every part and every format of the run.
+    """The record of `scores` for every unit and every format of the run.
 
     Raises:
         NonFiniteError: the reference, or what a format makes of a weight, is NaN or infinite.
     """
-    pairs = [(part, variant) for part in parts for variant in variants.uniform]
-    changes = [{name: variants.packed(variant)[name] for name in part.modules} for part, variant in pairs]
+    pairs = [(unit, variant) for unit in units for variant in variants.uniform]
+    changes = [{name: variants.packed(variant)[name] for name in unit.modules} for unit, variant in pairs]
     found = scores(variants.reference, changes, batches, len(calibration.sequences), samples, seed, progress)
-    for (part, variant), row in zip(pairs, found, strict=True):
+    for (unit, variant), row in zip(pairs, found, strict=True):
         if not torch.isfinite(row).all():
-            raise NonFiniteError(f"the fisher scores of {part.name} at {variants.formats[variant]} are NaN or infinite")
+            raise NonFiniteError(f"the fisher scores of {unit.name} at {variants.formats[variant]} are NaN or infinite")
     return FisherCell(
         variant=variants.reference_id,
-        calibration_sha256=calibration.sha256,
+        sequences_sha256=calibration.sha256,
         sequence_tokens=calibration.sequence_tokens,
         samples=samples,
-        parts=tuple(parts),
+        units=tuple(units),
         scores=tuple(
-            PartScores(
-                part=part.name, format=variants.formats[variant], nats=tuple(float(f"{a:.{SCORE_DIGITS}g}") for a in row.flatten().tolist())
+            UnitScores(
+                unit=unit.name, format=variants.formats[variant], nats=tuple(float(f"{a:.{SCORE_DIGITS}g}") for a in row.flatten().tolist())
             )
-            for (part, variant), row in zip(pairs, found, strict=True)
+            for (unit, variant), row in zip(pairs, found, strict=True)
         ),
     )

@@ -1,8 +1,8 @@
-"""What quantizing one part does to the whole model, measured end to end: KL(reference || changed), in nats.
+"""What quantizing one unit does to the whole model, measured end to end: KL(reference || changed), in nats.
 
-Method ``exact``: one pass per batch keeps the hidden states that enter every layer; each (part, format) then swaps in the values of the
+Method ``exact``: one pass per batch keeps the hidden states that enter every layer; each (unit, format) then swaps in the values of the
 quantized weights and runs only the layers from the changed one on. Nothing before the change is computed again, and memory is bounded by a
-batch. The sweep can stand on a *base*: a model in which other parts are changed already, which is how combined effects are measured. This
+batch. The sweep can stand on a *base*: a model in which other units are changed already, which is how combined effects are measured. This
 module receives a model and weights; it does not know how they were quantized.
 """
 
@@ -22,7 +22,7 @@ from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.models.units import Granularity
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import Part, PartSensitivity, SensitivityCell
+from bitzones.schema.records import SensitivityCell, Unit, UnitSensitivity
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell"]
@@ -108,18 +108,18 @@ def _put(results: list[float], batch: Batch, values: torch.Tensor) -> None:
 
 def exact_cell(
     variants: Variants,
-    parts: Sequence[Part],
+    units: Sequence[Unit],
     granularity: Granularity,
     calibration: Calibration,
     batches: Iterable[Batch],
     progress: Progress,
 ) -> SensitivityCell:
-    """The record of `exact` for every part and every format of the run."""
-    pairs = [(part, variant) for part in parts for variant in variants.uniform]
+    """The record of `exact` for every unit and every format of the run."""
+    pairs = [(unit, variant) for unit in units for variant in variants.uniform]
     sweep = exact(
         variants.reference,
         list(structure.decoder_layers(variants.reference).values()),
-        [Candidate(part.layer, {name: variants.packed(variant)[name] for name in part.modules}) for part, variant in pairs],
+        [Candidate(unit.layer, {name: variants.packed(variant)[name] for name in unit.modules}) for unit, variant in pairs],
         batches,
         len(calibration.sequences),
         progress,
@@ -128,30 +128,30 @@ def exact_cell(
         variant=variants.reference_id,
         method="exact",
         granularity=granularity,
-        calibration_sha256=calibration.sha256,
+        sequences_sha256=calibration.sha256,
         sequence_tokens=calibration.sequence_tokens,
-        parts=tuple(parts),
+        units=tuple(units),
         measurements=tuple(_measurement(variants, *pair, kl) for pair, kl in zip(pairs, sweep.candidates, strict=True)),
     )
 
 
-def _measurement(variants: Variants, part: Part, variant: str, kl: list[float] | None) -> PartSensitivity:
-    weights = [variants.packed(variant)[name] for name in part.modules]
-    return PartSensitivity(
-        part=part.name,
+def _measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] | None) -> UnitSensitivity:
+    weights = [variants.packed(variant)[name] for name in unit.modules]
+    return UnitSensitivity(
+        unit=unit.name,
         format=variants.formats[variant],
         stored_bytes=sum(map(quantizers.stored_bytes, weights)),
         group_sizes=tuple(map(quantizers.group_size, weights)),
         kl_nats=None if kl is None else tuple(kl),
-        weight_error=_weight_error(variants, part, variant),
+        weight_error=_weight_error(variants, unit, variant),
         failure=NOT_FINITE if kl is None else None,
     )
 
 
-def _weight_error(variants: Variants, part: Part, variant: str) -> float | None:
-    """||W - quantized W|| / ||W||, Frobenius, over all weights of the part; None where a quantized weight overflowed."""
+def _weight_error(variants: Variants, unit: Unit, variant: str) -> float | None:
+    """||W - quantized W|| / ||W||, Frobenius, over all weights of the unit; None where a quantized weight overflowed."""
     lost = total = 0.0
-    for name in part.modules:
+    for name in unit.modules:
         weight = variants.reference.get_parameter(f"{name}.weight")
         values = quantizers.values(variants.packed(variant)[name], weight.dtype)
         lost += float((weight - values).float().square().sum(dtype=torch.float64))

@@ -1,7 +1,7 @@
 """How alike two orders are, and how sure that is: Spearman's rank correlation of anything with a sensitivity that is itself uncertain.
 
 Two things are uncertain, and both widen the interval: which units there are (a model's layers are taken as a sample of layers like them)
-and what was measured on them (bootstrap resamples of the calibration sequences). This module does not know what is being ordered.
+and what was measured on them (bootstrap resamples of the sensitivity sequences). This module does not know what is being ordered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bitzones.stats.intervals import ALPHA, Interval
 __all__ = ["MIN_PAIRS", "mean_ranks", "spearman", "spearman_interval", "spearman_p"]
 
 MIN_PAIRS = 10
-"""Below this many pairs the normal law on Fisher's scale is not to be trusted for ranks (Fieller, Hartley & Pearson 1957): cannot tell."""
+"""Below this many pairs the normal law on Fisher's scale is not to be trusted for ranks (Fieller, Hartley & Pearson 1957): inconclusive."""
 
 Floats = NDArray[np.float64]
 

@@ -22,8 +22,8 @@ __all__ = [
     "ALPHA",
     "CONFIDENCE",
     "MIN_SEQUENCES",
-    "NO_WORSE_MARGIN",
-    "NO_WORSE_NATS",
+    "NON_INFERIORITY_MARGIN",
+    "NON_INFERIORITY_NATS",
     "POWER",
     "Estimate",
     "Interval",
@@ -36,12 +36,12 @@ __all__ = [
     "fewest_losses",
     "holm",
     "mcnemar_exact",
+    "minimum_detectable_effect",
     "paired_difference",
     "percentile_interval",
     "ratio_of_medians",
     "resample_weights",
     "resampled_sums",
-    "smallest_drop",
     "verdict",
     "verdict_nats",
     "weighted_ratio",
@@ -57,14 +57,14 @@ ALPHA = 1 - CONFIDENCE
 POWER = 0.8
 """Of the smallest drop that a sample could have shown: the usual four chances in five."""
 
-NO_WORSE_MARGIN = 0.03
+NON_INFERIORITY_MARGIN = 0.03
 """'No worse' is said only where a loss above 3 points is excluded: a wider statement would excuse losses that users notice."""
 
-NO_WORSE_NATS = 0.03
+NON_INFERIORITY_NATS = 0.03
 """The same margin for the likelihood of right answers: exp(-0.03) is 3% less probability per answer token."""
 
 MIN_SEQUENCES = 20
-"""Below this many units a percentile bootstrap covers visibly less than it says (Davison & Hinkley 1997, ch. 5), so: cannot tell."""
+"""Below this many samples a percentile bootstrap covers visibly less than it says (Davison & Hinkley 1997, ch. 5), so: inconclusive."""
 
 HALVINGS = 53
 """Of the range in which a share lies: what is left is below the resolution of a float near 1."""
@@ -79,8 +79,8 @@ EXACT_CHANCE_ITEMS = 2000
 """Above this many items the Poisson-binomial sum is replaced by its normal limit, which is then exact to more digits than are printed."""
 
 Floats = NDArray[np.float64]
-Word = Literal["worse", "no worse within", "better", "cannot tell"]
-Unit = Literal["share", "nats per token"]
+Word = Literal["worse", "non-inferior", "better", "inconclusive"]
+MeasureUnit = Literal["share", "nats per token"]
 
 
 class _Statistic(Record):
@@ -93,9 +93,9 @@ class Estimate(_Statistic):
     value: float
     """The estimate from all the data."""
     low: float | None
-    """Lower end of the 95% interval; null below `MIN_SEQUENCES` units."""
+    """Lower end of the 95% interval; null below `MIN_SEQUENCES` samples."""
     high: float | None
-    """Upper end of the 95% interval; null below `MIN_SEQUENCES` units."""
+    """Upper end of the 95% interval; null below `MIN_SEQUENCES` samples."""
 
     @model_validator(mode="after")
     def _both_ends(self) -> Estimate:
@@ -119,13 +119,13 @@ class Interval(Estimate):
 
 
 class Verdict(_Statistic):
-    """One of four fixed answers: ``worse``, ``no worse within`` X, ``better``, ``cannot tell``."""
+    """One of four fixed answers: ``worse``, ``non-inferior`` X, ``better``, ``inconclusive``."""
 
     word: Word
     """The answer."""
     within: float | None = None
-    """The largest loss that the data do not exclude, in ``unit``; only with 'no worse within'."""
-    unit: Unit = "share"
+    """The largest loss that the data do not exclude, in ``unit``; only with 'non-inferior'."""
+    unit: MeasureUnit = "share"
     """Of ``within``: a share of the items (0.012 is 1.2 points), or nats per answer token."""
 
     def __str__(self) -> str:
@@ -203,7 +203,7 @@ def fewest_losses(alpha: float = ALPHA) -> int:
     return math.floor(1 - math.log2(alpha)) + 1
 
 
-def smallest_drop(n: int, gained: int = 0, power: float = POWER, alpha: float = ALPHA) -> float | None:
+def minimum_detectable_effect(n: int, gained: int = 0, power: float = POWER, alpha: float = ALPHA) -> float | None:
     """The smallest true loss, as a share, that McNemar's test on n items calls ``worse`` with this power; None if there is none.
 
     Paired design: with gains at the observed rate g, a loss d makes a share psi = d + 2g of the items change, and the sample for it is n =
@@ -237,11 +237,11 @@ def smallest_drop(n: int, gained: int = 0, power: float = POWER, alpha: float = 
     return max(least, high)
 
 
-def verdict(lost: int, gained: int, n: int, margin: float = NO_WORSE_MARGIN, p_value: float | None = None) -> Verdict:
+def verdict(lost: int, gained: int, n: int, margin: float = NON_INFERIORITY_MARGIN, p_value: float | None = None) -> Verdict:
     """What n paired items can say about a change: items that were right and are now wrong (lost), and the reverse (gained).
 
     ``worse`` and ``better`` need p below `ALPHA`; ``no worse within X`` needs the 95% interval of the difference to exclude any loss above
-    ``margin``, and X is the largest loss it does not exclude; everything else is ``cannot tell``.
+    ``margin``, and X is the largest loss it does not exclude; everything else is ``inconclusive``.
 
     Args:
         lost: items.
@@ -251,19 +251,19 @@ def verdict(lost: int, gained: int, n: int, margin: float = NO_WORSE_MARGIN, p_v
         p_value: McNemar's, corrected for the family of tests that it belongs to (`holm`); that of this test alone where None.
 
     >>> str(verdict(lost=40, gained=5, n=500)), str(verdict(lost=2, gained=1, n=500)), str(verdict(lost=2, gained=0, n=20))
-    ('worse', 'no worse within 1.1 points', 'cannot tell')
+    ('worse', 'no worse within 1.1 points', 'inconclusive')
     """
     if (mcnemar_exact(lost, gained) if p_value is None else p_value) < ALPHA:
         return Verdict(word="worse" if lost > gained else "better")
     largest_loss = max(0.0, -paired_difference(lost, gained, n).low)
-    return Verdict(word="no worse within", within=largest_loss) if largest_loss <= margin else Verdict(word="cannot tell")
+    return Verdict(word="non-inferior", within=largest_loss) if largest_loss <= margin else Verdict(word="inconclusive")
 
 
-def verdict_nats(difference: Estimate, p_value: float, margin: float = NO_WORSE_NATS) -> Verdict:
+def verdict_nats(difference: Estimate, p_value: float, margin: float = NON_INFERIORITY_NATS) -> Verdict:
     """The same four answers about a rise of negative log-likelihood, in nats per answer token.
 
     Args:
-        difference: variant minus reference; without an interval the answer is ``cannot tell``.
+        difference: variant minus reference; without an interval the answer is ``inconclusive``.
         p_value: of no difference (`bootstrap_p`), corrected for the family of tests that it belongs to.
         margin: nats per token.
 
@@ -271,13 +271,13 @@ def verdict_nats(difference: Estimate, p_value: float, margin: float = NO_WORSE_
     'no worse within 0.021 nats/token'
     """
     if difference.high is None:
-        return Verdict(word="cannot tell", unit="nats per token")
+        return Verdict(word="inconclusive", unit="nats per token")
     if p_value < ALPHA:
         return Verdict(word="worse" if difference.value > 0 else "better", unit="nats per token")
     largest_loss = max(0.0, difference.high)
     if largest_loss <= margin:
-        return Verdict(word="no worse within", within=largest_loss, unit="nats per token")
-    return Verdict(word="cannot tell", unit="nats per token")
+        return Verdict(word="non-inferior", within=largest_loss, unit="nats per token")
+    return Verdict(word="inconclusive", unit="nats per token")
 
 
 def above_chance(k: int, chances: Sequence[float]) -> float:
@@ -299,30 +299,30 @@ def above_chance(k: int, chances: Sequence[float]) -> float:
 
 
 @lru_cache(maxsize=DRAWN)
-def resample_weights(units: int, resamples: int, seed: int) -> Floats:
-    """How often each unit is drawn in each bootstrap resample: shape (resamples, units), every row sums to ``units``.
+def resample_weights(samples: int, resamples: int, seed: int) -> Floats:
+    """How often each sample is drawn in each bootstrap resample: shape (resamples, samples), every row sums to ``samples``.
 
-    One matrix serves everything that was measured on the same units, so that all of it is resampled alike and differences are paired.
+    One matrix serves everything that was measured on the same samples, so that all of it is resampled alike and differences are paired.
     """
-    draws = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
+    draws = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=resamples).astype(np.float64)
     draws.setflags(write=False)
     return draws
 
 
 def resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
-    """Sums over the units of ``values[k, unit]`` in every resample, shape (resamples, k): drawn as `resample_weights`, some at a time."""
-    units = values.shape[1]
-    if units * resamples <= DRAWS:
-        return resample_weights(units, resamples, seed) @ values.T
+    """Sums over the samples of ``values[k, sample]`` in every resample, shape (resamples, k): drawn as `resample_weights`, some at a time."""
+    samples = values.shape[1]
+    if samples * resamples <= DRAWS:
+        return resample_weights(samples, resamples, seed) @ values.T
     rng = np.random.default_rng(seed)
-    step = max(1, DRAWS // units)
-    shares = np.full(units, 1 / units)
-    parts = [rng.multinomial(units, shares, size=min(step, resamples - start)) @ values.T for start in range(0, resamples, step)]
-    return np.concatenate(parts)
+    step = max(1, DRAWS // samples)
+    shares = np.full(samples, 1 / samples)
+    drawn = [rng.multinomial(samples, shares, size=min(step, resamples - start)) @ values.T for start in range(0, resamples, step)]
+    return np.concatenate(drawn)
 
 
 def weighted_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Floats:
-    """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., units)."""
+    """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., samples)."""
     totals = weights @ denominators
     sums = np.moveaxis(numerators @ weights.T, -1, 0)
     return np.asarray(sums / totals.reshape((-1,) + (1,) * (numerators.ndim - 1)))
@@ -334,17 +334,17 @@ def percentile_interval(value: float, resampled: Floats) -> Interval:
     return Interval(value=float(value), low=float(low), high=float(high))
 
 
-def estimate(value: float, resampled: Floats, units: int) -> Estimate:
-    """The estimate with its percentile bootstrap interval, or without one where fewer than `MIN_SEQUENCES` units were resampled."""
-    if units < MIN_SEQUENCES:
+def estimate(value: float, resampled: Floats, samples: int) -> Estimate:
+    """The estimate with its percentile bootstrap interval, or without one where fewer than `MIN_SEQUENCES` samples were resampled."""
+    if samples < MIN_SEQUENCES:
         return Estimate(value=float(value), low=None, high=None)
     interval = percentile_interval(value, resampled)
     return Estimate(value=interval.value, low=interval.low, high=interval.high)
 
 
-def estimates(values: Floats, resampled: Floats, units: int) -> list[Estimate]:
+def estimates(values: Floats, resampled: Floats, samples: int) -> list[Estimate]:
     """`estimate` of ``values[k]`` from ``resampled[r, k]``, for every k: a thousand quantiles of one array, not of a thousand."""
-    if units < MIN_SEQUENCES:
+    if samples < MIN_SEQUENCES:
         return [Estimate(value=float(value), low=None, high=None) for value in values]
     lows, highs = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
     return [Estimate(value=float(value), low=float(low), high=float(high)) for value, low, high in zip(values, lows, highs, strict=True)]
@@ -361,7 +361,7 @@ def bootstrap_p(resampled: Floats) -> float:
 
 
 def bootstrap_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Estimate:
-    """Ratio of sums, as nats per token, with a bootstrap 95% interval over the units (sequences) that were sampled together."""
+    """Ratio of sums, as nats per token, with a bootstrap 95% interval over the samples (sequences) that were sampled together."""
     value = float(numerators.sum() / denominators.sum())
     return estimate(value, weighted_ratio(weights, numerators, denominators), weights.shape[1])
 

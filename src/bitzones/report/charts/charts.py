@@ -64,7 +64,7 @@ def sensitivity_chart(analysis: Analysis, name: str) -> str:
     top = 1.05 * max(*values, SMALLEST_TOP)
     drawn = chart(f"KL at {mermaid(name)}", axis, "nats per token", values, top, "bar" if few else "line")
     note = (
-        f"\n\nNot measured at {name}, or not in all parts, and drawn as 0 or too low: layers {ranges(tuple(missing))}." if missing else ""
+        f"\n\nNot measured at {name}, or not in all units, and drawn as 0 or too low: layers {ranges(tuple(missing))}." if missing else ""
     )
     return block(drawn) + note
 

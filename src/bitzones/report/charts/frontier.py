@@ -17,7 +17,7 @@ from bitzones.report.markdown.tables import megabytes, nats, plain
 from bitzones.schema.profile import PLAN
 from bitzones.stats.intervals import Estimate
 
-__all__ = ["KINDS", "PANEL_WIDTH", "Kind", "Sign", "frontier", "kind_of", "parts_bytes"]
+__all__ = ["KINDS", "PANEL_WIDTH", "Kind", "Sign", "frontier", "kind_of", "units_bytes"]
 
 Kind = Literal["recommended plan", "other plan", "uniform format", "other budget", "reference"]
 
@@ -44,7 +44,7 @@ KINDS: Mapping[Kind, Sign] = {
 }
 """Each colour has at least 3:1 against white and against the page's dark ground (WCAG 2.2, 1.4.11)."""
 
-X: Spec = {"field": "mb", "type": "quantitative", "title": "stored, quantized parts, MB", "scale": {"zero": False, "padding": 24}}
+X: Spec = {"field": "mb", "type": "quantitative", "title": "stored, quantized units, MB", "scale": {"zero": False, "padding": 24}}
 
 ROOM = 1.25
 """What a logarithmic axis has left beyond the outermost value."""
@@ -63,7 +63,7 @@ def frontier(analysis: Analysis) -> Spec | None:
         return None
     return {
         "$schema": SCHEMA_URL,
-        "description": "Frontier: stored bytes of the quantized parts against KL and accuracy, with 95% intervals",
+        "description": "Frontier: stored bytes of the quantized units against KL and accuracy, with 95% intervals",
         "columns": 1,
         "concat": panels,
         "resolve": {"scale": {"color": "shared", "shape": "shared", "size": "independent"}},
@@ -78,29 +78,29 @@ def kind_of(analysis: Analysis, name: str, origin: str) -> Kind:
     return "uniform format" if origin == "uniform" else "other budget" if origin == "frontier" else "other plan"
 
 
-def parts_bytes(analysis: Analysis, variant: str) -> int | None:
-    """Stored bytes of the quantized parts under a variant; None where they are not known."""
+def units_bytes(analysis: Analysis, variant: str) -> int | None:
+    """Stored bytes of the quantized units under a variant; None where they are not known."""
     decision, name = analysis.decision, analysis.variants.get(variant, variant)
     if variant == PLAN and analysis.plans is not None:
         return next((item.stored_bytes for item in analysis.plans.plans if item.origin == "search"), None)
     if name == analysis.reference:
         return None if decision is None else decision.plan.reference_bytes
     stored = [item.stored_bytes for item in analysis.sensitivity if item.format == name]
-    whole = len({item.part for item in analysis.sensitivity})
+    whole = len({item.unit for item in analysis.sensitivity})
     if stored and len(stored) == whole:
         return sum(stored)
     return next((item.stored_bytes for item in analysis.plans.plans if item.name == variant), None) if analysis.plans else None
 
 
 def _kl_rows(analysis: Analysis) -> Iterator[Spec]:
-    """Whole plans on held-out sequences, or whole variants on the calibration sequences where no plans were compared."""
+    """Whole plans on held-out sequences, or whole variants on the sensitivity sequences where no plans were compared."""
     if analysis.plans is not None:
         for item in analysis.plans.plans:
             if item.measured is not None and item.measured.value > 0:
                 yield _plan_row(analysis, item, item.measured)
         return
     for whole in analysis.whole:
-        stored = parts_bytes(analysis, whole.variant)
+        stored = units_bytes(analysis, whole.variant)
         if stored is not None and whole.measured.value > 0:
             yield _kl_row(plain(whole.variant), "uniform format", stored, whole.measured, whole.added)
 
@@ -146,7 +146,7 @@ def _kl_panel(analysis: Analysis, rows: list[Spec]) -> Spec:
         "mark": {"type": "rule", "strokeDash": [2, 2], "opacity": 0.6, "aria": False},
         "encoding": {"x": X, "y": y, "y2": {"field": "predicted"}, "color": _colour()},
     }
-    title = [f"KL on n = {n} sequences, 95% intervals", "filled: measured, hollow: predicted (sum of the parts)"]
+    title = [f"KL on n = {n} sequences, 95% intervals", "filled: measured, hollow: predicted (sum of the units)"]
     return _panel(title, rows, y, [gap, predicted, *_budget(analysis)])
 
 
@@ -203,7 +203,7 @@ def _size() -> Spec:
 
 def _accuracy_rows(analysis: Analysis, task: str) -> Iterator[Spec]:
     for item in analysis.accuracy:
-        stored = parts_bytes(analysis, item.variant)
+        stored = units_bytes(analysis, item.variant)
         if item.task == task and item.metric != NORMALIZED and stored is not None:
             yield _accuracy_row(analysis, item, stored)
 

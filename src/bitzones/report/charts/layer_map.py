@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bitzones.analysis.plan import PartPlan, ZoneWord
-from bitzones.analysis.results import Analysis, LayerReading, PartReading
+from bitzones.analysis.plan import UnitPlan, ZoneWord
+from bitzones.analysis.results import Analysis, LayerReading, UnitReading
 from bitzones.report.charts.vega import SCHEMA_URL, Spec
 from bitzones.report.markdown.tables import bits, megabytes, nats, plain
 from bitzones.schema.profile import format_bits
@@ -50,9 +50,9 @@ INKS = ("#000000", "#ffffff")
 
 NOT_MEASURED = "#8c959f"
 
-SIGNS: dict[ZoneWord, str] = {"SAFE": "✔", "TRANSITION": "◐", "CRITICAL": "▲", "CANNOT TELL": "?"}
+SIGNS: dict[ZoneWord, str] = {"SAFE": "✔", "TRANSITION": "◐", "CRITICAL": "▲", "INCONCLUSIVE": "?"}
 
-ZONE_FILLS: dict[ZoneWord, str] = {"SAFE": "#d7f0dc", "TRANSITION": "#fff1c9", "CRITICAL": "#ffdcd7", "CANNOT TELL": "#e9ecef"}
+ZONE_FILLS: dict[ZoneWord, str] = {"SAFE": "#d7f0dc", "TRANSITION": "#fff1c9", "CRITICAL": "#ffdcd7", "INCONCLUSIVE": "#e9ecef"}
 
 GRID = "#ffffff"
 
@@ -68,7 +68,7 @@ NUMBERS = "layer"
 """The row that names the layers."""
 
 WHOLE = "whole layer"
-"""The row of layers that are one part each."""
+"""The row of layers that are one unit each."""
 
 LEAST_SPAN = 1.001
 """A logarithmic scale has a length even where every value is the same."""
@@ -160,12 +160,12 @@ def ink(position: float) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """A cell of the map: one part of one layer."""
+    """A cell of the map: one unit of one layer."""
 
-    reading: PartReading
+    reading: UnitReading
     position: float | None
     """Of its KL between the least and the most of the map, 0 to 1 on a logarithmic scale; None where it was not measured."""
-    planned: PartPlan | None
+    planned: UnitPlan | None
 
     @property
     def layer(self) -> int:
@@ -186,10 +186,10 @@ class Place:
 def places(analysis: Analysis, name: str) -> tuple[Place, ...]:
     """The cells of the map of the KL at one format, in the model's order; what lies behind all layers has none."""
     low, high = _span(analysis, name)
-    planned = {part.part: part for part in analysis.decision.parts} if analysis.decision else {}
+    planned = {unit.unit: unit for unit in analysis.decision.units} if analysis.decision else {}
     shown = [item for item in analysis.sensitivity if item.format == name and item.layer is not None]
     at = [None if item.kl is None else math.log(max(item.kl.value, low) / low) / math.log(high / low) for item in shown]
-    return tuple(Place(item, position, planned.get(item.part)) for item, position in zip(shown, at, strict=True))
+    return tuple(Place(item, position, planned.get(item.unit)) for item, position in zip(shown, at, strict=True))
 
 
 def _span(analysis: Analysis, name: str) -> tuple[float, float]:
@@ -202,18 +202,18 @@ def _sensitivity(analysis: Analysis, name: str) -> Spec:
     low, high = _span(analysis, name)
     legend = _legend(f"KL at {plain(name, 24)}, nats per token", [low * (high / low) ** (step / STEPS) for step in range(STEPS + 1)])
     legend["encoding"]["x"]["scale"] |= {"type": "log"}
-    return _chart(analysis, [_part_row(analysis, place) for place in places(analysis, name)], legend)
+    return _chart(analysis, [_unit_row(analysis, place) for place in places(analysis, name)], legend)
 
 
-def _part_row(analysis: Analysis, place: Place) -> Spec:
+def _unit_row(analysis: Analysis, place: Place) -> Spec:
     item, planned, layer = place.reading, place.planned, place.layer
     shares = {} if planned is None or analysis.sequences < MIN_SEQUENCES else planned.shares
     tip = {
-        "part": plain(item.part),
+        "unit": plain(item.unit),
         f"KL at {plain(item.format)} [95%]": f"{nats(item.kl)} nats per token" if item.kl else "not measured",
         "zone": _zone(analysis, layer),
         "in the plan": plain(planned.format) if planned else "no plan",
-        "resampled plans": ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share) or "cannot tell",
+        "resampled plans": ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share) or "inconclusive",
         "stored": f"{megabytes(item.stored_bytes)} at {plain(item.format)}, {bits(item.bits)} bits per weight",
     }
     return _cell(layer, place.row, place.position, place.width, tip)
@@ -341,7 +341,7 @@ def _drawn(cells: list[Spec], legend: Spec, title: list[str]) -> Spec:
     }
     return {
         "$schema": SCHEMA_URL,
-        "description": "Layer map: layers from left to right, their parts from top to bottom, the zone of each layer above them",
+        "description": "Layer map: layers from left to right, their units from top to bottom, the zone of each layer above them",
         "title": {"text": title, "anchor": "start", "fontSize": 10, "fontWeight": "normal"},
         "params": [{"name": "per", "value": BLOCK}],
         "vconcat": [blocks, legend],

@@ -32,7 +32,7 @@ from bitzones.report.markdown import (
     rule_tables,
     task_tables,
 )
-from bitzones.report.markdown.summary import about, cannot_tell
+from bitzones.report.markdown.summary import about, inconclusive
 from bitzones.report.markdown.tables import plain
 from bitzones.report.mermaid import metric_charts
 
@@ -80,7 +80,7 @@ def sections(analysis: Analysis) -> tuple[Section, ...]:
             "Layer map",
             _charts(Chart("map", "Layers by groups; the tables below hold every number.", layer_map.views(analysis))),
             (decisions.zones(analysis),),
-            (("The plan, part by part", decisions.plan(analysis)), ("Most and least sensitive layers", decisions.extreme_layers(analysis))),
+            (("The plan, unit by unit", decisions.plan(analysis)), ("Most and least sensitive layers", decisions.extreme_layers(analysis))),
         ),
         Section(
             "frontier",
@@ -123,7 +123,7 @@ def sections(analysis: Analysis) -> tuple[Section, ...]:
         Section(
             "made",
             "How it was made",
-            open=(cannot_tell(analysis), measurements.failures(analysis), about(analysis), measurements.took(analysis)),
+            open=(inconclusive(analysis), measurements.failures(analysis), about(analysis), measurements.took(analysis)),
             folded=(("Method", method.methodology(analysis)),),
             code=(("Save as profile.toml:", reproduce.profile_toml(analysis.profile)), ("then:", reproduce.command())),
         ),
@@ -145,7 +145,7 @@ def _charts(*charts: Chart) -> tuple[Chart, ...]:
 
 
 def render(title: str, facts: Iterable[str], found: Iterable[headline.Answer], body: Iterable[Section]) -> str:
-    """A page from its parts; every string in them is escaped, the Markdown by `markdown_html`."""
+    """A page from its units; every string in them is escaped, the Markdown by `markdown_html`."""
     body = tuple(body)
     charts = {chart.name: [view.chart for view in chart.views] for section in body for chart in section.charts}
     code = {name: _resource(name) for name in ("page.js", "page.css")}

@@ -1,6 +1,6 @@
-"""The sections on what was decided: zones, plan, ranking, and whether the parts add up.
+"""The sections on what was decided: zones, plan, ranking, and whether the units add up.
 
-This module decides nothing: where the analysis says "cannot tell", so does the section.
+This module decides nothing: where the analysis says "inconclusive", so does the section.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from bitzones.analysis.plan import PartPlan, Plan, Zone
+from bitzones.analysis.plan import Plan, UnitPlan, Zone
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.zones import extremes, ranges
 from bitzones.report.markdown import stability
@@ -22,7 +22,7 @@ EXTREME_LAYERS = 3
 """How many layers are named as most and as least sensitive: enough to look at; all of them stand in the technical diagram."""
 
 MOST_COLUMNS = 8
-"""Parts of a layer that stand beside each other in the plan's table: the seven modules of a common layer; of more, each has a row."""
+"""Units of a layer that stand beside each other in the plan's table: the seven modules of a common layer; of more, each has a row."""
 
 
 def no_plan(analysis: Analysis) -> str:
@@ -44,7 +44,7 @@ def unswept(analysis: Analysis) -> str:
 
 
 def mix(formats: Mapping[str, int], noun: str) -> str:
-    """How many parts are at each format, the fewest bits first, from an order of most bits first.
+    """How many units are at each format, the fewest bits first, from an order of most bits first.
 
     >>> mix({"qint4": 2, "qint2:hqq": 2}, "groups"), mix({"qint4": 4}, "groups"), mix({"qint4": 1}, "layers")
     ('2 of 4 groups at qint2:hqq, 2 at qint4', 'all 4 groups at qint4', 'qint4')
@@ -64,7 +64,7 @@ def zones(analysis: Analysis) -> str:
     rows = [_zone_row(analysis, decision, zone) for zone in decision.zones]
     whole, stored = decision.plan.reference_bytes, decision.plan.achieved.stored_bytes
     count = str(len(decision.layer_zones))
-    rows.append(("all", "", count, _stored_as(analysis, decision.parts), *_bytes(whole, stored)))
+    rows.append(("all", "", count, _stored_as(analysis, decision.units), *_bytes(whole, stored)))
     head = ("zone", "layers", "count", "in the plan", analysis.reference, "plan", "saved", "saved share")
     firm = (
         "" if analysis.sequences < MIN_SEQUENCES else f"{stability.contradicted(analysis, decision)} {stability.halves(decision)}".strip()
@@ -80,7 +80,7 @@ def _zones_text(analysis: Analysis) -> str:
     subject = "it is" if analysis.granularity == "layer" else f"all its {analysis.granularity}s are"
     return (
         f"A layer is SAFE where {subject} at {' or '.join(lowest)} in at least {settings.agreement:.0%} of {settings.resamples} "
-        f"plans, each solved on a resample of the n = {analysis.sequences} calibration sequences; CRITICAL where {subject} at "
+        f"plans, each solved on a resample of the n = {analysis.sequences} sensitivity sequences; CRITICAL where {subject} at "
         f"{' or '.join(highest)} in as many; else TRANSITION. "
         "SAFE says what this budget squeezes first, not that accuracy survives: the tighter the "
         "budget, the more layers are squeezed. Bytes are stored bytes, scales and shifts counted."
@@ -88,12 +88,12 @@ def _zones_text(analysis: Analysis) -> str:
 
 
 def _zone_row(analysis: Analysis, decision: Decision, zone: Zone) -> tuple[str, ...]:
-    stored_as = _stored_as(analysis, (part for part in decision.parts if part.layer in zone.layers))
+    stored_as = _stored_as(analysis, (unit for unit in decision.units if unit.layer in zone.layers))
     return (zone.zone, ranges(zone.layers), str(len(zone.layers)), stored_as, *_bytes(zone.reference_bytes, zone.plan_bytes))
 
 
-def _stored_as(analysis: Analysis, parts: Iterable[PartPlan]) -> str:
-    counts = Counter(part.format for part in parts)
+def _stored_as(analysis: Analysis, units: Iterable[UnitPlan]) -> str:
+    counts = Counter(unit.format for unit in units)
     ordered = {name: counts[name] for name in (*analysis.formats, analysis.reference) if counts[name]}
     return mix(ordered, f"{analysis.granularity}s")
 
@@ -103,25 +103,25 @@ def _bytes(whole: int, stored: int) -> tuple[str, ...]:
 
 
 def plan(analysis: Analysis) -> str:
-    """The format of every part, and how many resampled plans agree; empty without a plan."""
+    """The format of every unit, and how many resampled plans agree; empty without a plan."""
     decision = analysis.decision
     if decision is None:
         return ""
     plan = decision.plan
-    groups = tuple(dict.fromkeys(part.group for part in decision.parts if part.group is not None))
+    groups = tuple(dict.fromkeys(unit.group for unit in decision.units if unit.group is not None))
     layerwise = bool(groups) and len(groups) <= MOST_COLUMNS
     if analysis.sequences < MIN_SEQUENCES:
-        shares = f"How sure each choice is: cannot tell, {analysis.sequences} sequences are too few to resample."
+        shares = f"How sure each choice is: inconclusive, {analysis.sequences} sequences are too few to resample."
     elif layerwise:
         shares = f"Beside each format: in how many of the {analysis.profile.zones.resamples} resampled plans it is the choice."
     else:
-        shares = f"The shares say in how many of the {analysis.profile.zones.resamples} resampled plans the part is at that format."
+        shares = f"The shares say in how many of the {analysis.profile.zones.resamples} resampled plans the unit is at that format."
     return (
         "## Plan\n\n"
         f"{_allowed(plan)} the plan takes {plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). "
         f"{_distance(analysis, plan)} {_accuracy(analysis, plan)}{stability.fused(decision)}".rstrip()
         + f" {shares}\n\n"
-        + (_by_layer(analysis, decision, groups) if layerwise else _by_part(analysis, decision))
+        + (_by_layer(analysis, decision, groups) if layerwise else _by_unit(analysis, decision))
     )
 
 
@@ -130,13 +130,13 @@ def _allowed(plan: Plan) -> str:
     if plan.budget.latency is not None and plan.achieved.latency is not None:
         ms = [milliseconds(item.nanoseconds / 1e9) for item in (plan.budget.latency, plan.achieved.latency)]
         return (
-            f"The products of the parts may take {plan.budget.latency.share:.3g} of the reference's time in a decode step ({ms[0]}), by "
+            f"The products of the units may take {plan.budget.latency.share:.3g} of the reference's time in a decode step ({ms[0]}), by "
             f"medians measured in this run; those of the plan take {plan.achieved.latency.share:.3f} ({ms[1]}). Of average bits"
         )
     if plan.budget.tolerance is None:
         return f"At most {bits} are allowed ({stored});"
     return (
-        f"A KL of at most {plan.budget.tolerance:.3g} nats per token on the calibration sequences is allowed; the fewest bytes found for "
+        f"A KL of at most {plan.budget.tolerance:.3g} nats per token on the sensitivity sequences is allowed; the fewest bytes found for "
         f"that are {stored} ({bits});"
     )
 
@@ -165,30 +165,30 @@ def _accuracy(analysis: Analysis, plan: Plan) -> str:
     return f"Its accuracy [95%]: {'; '.join(said)}. "
 
 
-def _by_part(analysis: Analysis, decision: Decision) -> str:
+def _by_unit(analysis: Analysis, decision: Decision) -> str:
     names, enough = (*analysis.formats, analysis.reference), analysis.sequences >= MIN_SEQUENCES
     rows = [
         (
-            markdown(part.part),
-            decision.zone_of(part.layer) or ABSENT,
-            part.format,
-            megabytes(part.stored_bytes),
-            *((percent(part.shares[name]) if enough else ABSENT) if name in part.shares else "not offered" for name in names),
+            markdown(unit.unit),
+            decision.zone_of(unit.layer) or ABSENT,
+            unit.format,
+            megabytes(unit.stored_bytes),
+            *((percent(unit.shares[name]) if enough else ABSENT) if name in unit.shares else "not offered" for name in names),
         )
-        for part in decision.parts
+        for unit in decision.units
     ]
-    return fold("Every part", len(rows), table(("part", "zone", "format", "stored", *names), rows, text=(0, 1, 2)))
+    return fold("Every unit", len(rows), table(("unit", "zone", "format", "stored", *names), rows, text=(0, 1, 2)))
 
 
 def _by_layer(analysis: Analysis, decision: Decision, groups: tuple[str, ...]) -> str:
-    """A row for every layer and a column for each of its parts."""
+    """A row for every layer and a column for each of its units."""
     enough = analysis.sequences >= MIN_SEQUENCES
     cells: dict[int | None, dict[str | None, str]] = {}
     stored: Counter[int | None] = Counter()
-    for part in decision.parts:
-        share = f" {part.shares[part.format]:.0%}" if enough else ""
-        cells.setdefault(part.layer, {})[part.group] = f"{part.format}{share}"
-        stored[part.layer] += part.stored_bytes
+    for unit in decision.units:
+        share = f" {unit.shares[unit.format]:.0%}" if enough else ""
+        cells.setdefault(unit.layer, {})[unit.group] = f"{unit.format}{share}"
+        stored[unit.layer] += unit.stored_bytes
     rows = [
         (
             str(item.layer),
@@ -199,15 +199,15 @@ def _by_layer(analysis: Analysis, decision: Decision, groups: tuple[str, ...]) -
         )
         for item in decision.layer_zones
     ]
-    rows += [_outside(part, len(groups), enough=enough) for part in decision.parts if part.layer is None]
+    rows += [_outside(unit, len(groups), enough=enough) for unit in decision.units if unit.layer is None]
     head = ("layer", "zone", "in the plan", *(markdown(group, 32) for group in groups), "stored")
     return fold("Every layer", len(rows), table(head, rows, text=range(1, len(groups) + 3)))
 
 
-def _outside(part: PartPlan, groups: int, *, enough: bool) -> tuple[str, ...]:
-    """The row of a part that lies behind all layers."""
-    share = f" {part.shares[part.format]:.0%}" if enough else ""
-    return (markdown(part.part), ABSENT, f"{part.format}{share}", *(ABSENT,) * groups, megabytes(part.stored_bytes))
+def _outside(unit: UnitPlan, groups: int, *, enough: bool) -> tuple[str, ...]:
+    """The row of a unit that lies behind all layers."""
+    share = f" {unit.shares[unit.format]:.0%}" if enough else ""
+    return (markdown(unit.unit), ABSENT, f"{unit.format}{share}", *(ABSENT,) * groups, megabytes(unit.stored_bytes))
 
 
 def extreme_layers(analysis: Analysis) -> str:
@@ -215,7 +215,7 @@ def extreme_layers(analysis: Analysis) -> str:
     ranks = analysis.ranking
     if not ranks:
         why = f"No layer was measured at {analysis.formats[-1]}" if analysis.sensitivity else "No sensitivity was measured"
-        return f"## Most critical and safest layers\n\n{why}: cannot tell."
+        return f"## Most critical and safest layers\n\n{why}: inconclusive."
     count = min(EXTREME_LAYERS, len(ranks) // 2) or 1
     chosen = [("most sensitive", item) for item in ranks[:count]] + [
         ("least sensitive", item) for item in ranks[len(ranks) - count :][::-1]
@@ -226,7 +226,7 @@ def extreme_layers(analysis: Analysis) -> str:
             f"layer {item.layer}",
             nats(item.kl),
             str(item.rank),
-            "cannot tell" if item.best_rank is None else f"{item.best_rank} to {item.worst_rank}",
+            "inconclusive" if item.best_rank is None else f"{item.best_rank} to {item.worst_rank}",
             (analysis.decision and analysis.decision.zone_of(item.layer)) or ABSENT,
             _told(item.told_from_next),
         )
@@ -242,7 +242,7 @@ def extreme_layers(analysis: Analysis) -> str:
 
 
 def _told(told: bool | None) -> str:
-    return ABSENT if told is None else "yes" if told else "cannot tell"
+    return ABSENT if told is None else "yes" if told else "inconclusive"
 
 
 def whole(analysis: Analysis) -> str:
@@ -258,5 +258,5 @@ def whole(analysis: Analysis) -> str:
         "## Do the separate sensitivities add up?\n\n"
         f"KL in nats per token, n = {analysis.sequences} sequences, 95% intervals. A ratio whose interval lies above 1 means that the "
         "sum is too low, one below 1 that it is too high; the plan's prediction is such a sum.\n\n"
-        + table(("variant", "sum of the parts", "measured as a whole", "measured / sum"), rows)
+        + table(("variant", "sum of the units", "measured as a whole", "measured / sum"), rows)
     )

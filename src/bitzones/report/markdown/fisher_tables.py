@@ -1,4 +1,4 @@
-"""The section on the second-order screen: whether a few backward passes would have put the parts in the measured order.
+"""The section on the second-order screen: whether a few backward passes would have put the units in the measured order.
 
 This module decides nothing: ranks and intervals are `decide.screen`'s.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitzones.analysis.plan_verdicts import ScreenReading
+from bitzones.analysis.plan_verdicts import FisherReading
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import ABSENT, markdown, ratio, table
 from bitzones.stats.correlation import MIN_PAIRS
@@ -23,8 +23,8 @@ def screen(analysis: Analysis) -> str:
     rows = [
         (
             item.format,
-            str(item.parts),
-            "cannot tell" if item.spearman is None else ratio(item.spearman),
+            str(item.units),
+            "inconclusive" if item.spearman is None else ratio(item.spearman),
             ABSENT if item.median_ratio is None else f"{item.median_ratio:.2f}",
         )
         for item in analysis.screen
@@ -35,7 +35,7 @@ def screen(analysis: Analysis) -> str:
         f"The fisher score of every {analysis.granularity}, a second-order estimate from "
         f"{analysis.profile.sensitivity.fisher_samples} sampled labels per token, against its measured KL on the same n = "
         f"{analysis.sequences} sequences. Spearman is 1 where both rank alike; "
-        f"it needs {MIN_PAIRS} {noun} and {MIN_SEQUENCES} sequences, else: cannot tell. No plan here is made from the screen."
+        f"it needs {MIN_PAIRS} {noun} and {MIN_SEQUENCES} sequences, else: inconclusive. No plan here is made from the screen."
     )
     return "\n\n".join(("## Would a quick screen have ranked alike?", text, table(head, rows), "\n".join(_sentences(analysis))))
 
@@ -43,10 +43,10 @@ def screen(analysis: Analysis) -> str:
 def _sentences(analysis: Analysis) -> Iterator[str]:
     for item in analysis.screen:
         if item.disagreements:
-            yield f"- At {item.format} they disagree most on {_named(item)} (rank 1 is the most sensitive of {item.parts})."
+            yield f"- At {item.format} they disagree most on {_named(item)} (rank 1 is the most sensitive of {item.units})."
         else:
-            yield f"- At {item.format} they rank all {item.parts} {analysis.granularity}s alike."
+            yield f"- At {item.format} they rank all {item.units} {analysis.granularity}s alike."
 
 
-def _named(item: ScreenReading) -> str:
-    return ", ".join(f"{markdown(at.part)}: measured {at.exact_rank:g}, screen {at.fisher_rank:g}" for at in item.disagreements)
+def _named(item: FisherReading) -> str:
+    return ", ".join(f"{markdown(at.unit)}: measured {at.exact_rank:g}, screen {at.fisher_rank:g}" for at in item.disagreements)

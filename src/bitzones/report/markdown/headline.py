@@ -13,7 +13,7 @@ from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.analysis.zones import never_lowest, ranges
 from bitzones.report.markdown import plan_tables
-from bitzones.report.markdown.stability import halves_in_short
+from bitzones.report.markdown.stability import split_half_in_short
 from bitzones.report.markdown.tables import megabytes, nats, percent, plain, points
 from bitzones.schema.profile import PLAN, format_bits
 from bitzones.stats.intervals import MIN_SEQUENCES
@@ -54,7 +54,7 @@ def _wide(analysis: Analysis, name: str) -> bool:
 
 def _kept(analysis: Analysis, decision: Decision) -> Answer:
     layers = {
-        item.layer: [_wide(analysis, part.format) for part in decision.parts if part.layer == item.layer] for item in decision.layer_zones
+        item.layer: [_wide(analysis, unit.format) for unit in decision.units if unit.layer == item.layer] for item in decision.layer_zones
     }
     wholly = tuple(layer for layer, wide in layers.items() if all(wide))
     partly = tuple(layer for layer, wide in layers.items() if any(wide) and not all(wide))
@@ -78,10 +78,12 @@ def _named(layers: tuple[int, ...]) -> str:
 def _sure(analysis: Analysis, decision: Decision) -> str:
     settings = analysis.profile.zones
     if analysis.sequences < MIN_SEQUENCES:
-        return f"How sure that is: cannot tell, {analysis.sequences} calibration sequences are too few."
+        return f"How sure that is: inconclusive, {analysis.sequences} sensitivity sequences are too few."
     never = never_lowest(decision.layer_zones, settings.agreement)
     plans_ = f"of {settings.resamples} resampled plans ({AROUND[decision.around]}, n = {analysis.sequences} sequences)"
-    sure = f"How sure: {plans_}, at least {settings.agreement:.0%} keep {_named(never)} above the fewest bits{halves_in_short(decision)}."
+    sure = (
+        f"How sure: {plans_}, at least {settings.agreement:.0%} keep {_named(never)} above the fewest bits{split_half_in_short(decision)}."
+    )
     against = len(decision.contradicted)
     layers = "1 layer" if against == 1 else f"{against} layers"
     return f"{sure} The plan contradicts the zone of {layers}." if against else sure
@@ -92,7 +94,7 @@ def _saved(analysis: Analysis, decision: Decision) -> Answer:
     saved = plan.reference_bytes - plan.achieved.stored_bytes
     share = percent(saved / plan.reference_bytes) if plan.reference_bytes else "-"
     sizes = (
-        f"{megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized parts, "
+        f"{megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized units, "
         f"{plan.achieved.average_bits:.2f} bits per weight with scales; the budget was {plan.budget.words}."
     )
     details = [
@@ -152,9 +154,9 @@ def _task(analysis: Analysis, item: Accuracy) -> str:
 
 def _too_few(item: Accuracy) -> str:
     """What these items could have shown, where they show nothing."""
-    if item.against is None or item.against.verdict.word != "cannot tell":
+    if item.against is None or item.against.verdict.word != "inconclusive":
         return ""
-    drop = item.against.smallest_drop
+    drop = item.against.minimum_detectable_effect
     return "; they could have shown no drop" if drop is None else f"; the smallest drop they would show is {100 * drop:.1f} points"
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitzones.analysis.results import Analysis, LatencyFigures, PartLatencyFigures, Took
+from bitzones.analysis.results import Analysis, LatencyFigures, Took, UnitLatencyFigures
 from bitzones.report.markdown.tables import ABSENT, NO_INTERVAL, figure, fold, markdown, megabytes, milliseconds, percent, ratio, table
 from bitzones.stats.intervals import Estimate
 
-__all__ = ["activations", "attention", "failures", "latency", "memory", "part_latency", "took"]
+__all__ = ["activations", "attention", "failures", "latency", "memory", "took", "unit_latency"]
 
 HOST_BOUND = 1.5
 """Decoding that takes half as long again without torch.compile: what compiling saves on a GPU is nearly all launching of kernels."""
@@ -62,8 +62,8 @@ def latency(analysis: Analysis) -> str:
             milliseconds(item.median_s / item.tokens),
             str(item.rounds),
             ratio(item.ratio),
-            ABSENT if item.floor_s is None else milliseconds(item.floor_s),
-            ABSENT if item.times_floor is None else f"{item.times_floor:.2f}",
+            ABSENT if item.roofline_s is None else milliseconds(item.roofline_s),
+            ABSENT if item.times_roofline is None else f"{item.times_roofline:.2f}",
             _energy(item),
         )
         for item in analysis.latency
@@ -84,14 +84,14 @@ def _energy(item: LatencyFigures) -> str:
 
 
 def _doubts(analysis: Analysis) -> Iterator[str]:
-    """What a reader of the table must know: slow paths, disturbances, what was timed at another batch than asked for."""
+    """What a reader of the table must know: slow paths, contended_by, what was timed at another batch than asked for."""
     for item in analysis.latency:
         where = f"{markdown(item.variant)}, {item.phase}, batch {item.batch}, prompt {item.prompt_tokens}"
         where += ", compiled" if item.compiled else ""
         if item.slow_path is not None:
             yield f"**{markdown(item.variant)}: {markdown(item.slow_path, 200)}** ({where})"
-        if item.disturbed:
-            yield f"**disturbed**: {where}: {markdown('; '.join(item.disturbed), 300)}"
+        if item.contended:
+            yield f"**contended**: {where}: {markdown('; '.join(item.contended), 300)}"
         if item.asked_batch is not None:
             yield f"{where}: memory was not enough for batch {item.asked_batch}"
     on_gpu = [item for item in analysis.latency if item.device_median_s is not None]
@@ -106,16 +106,16 @@ def _doubts(analysis: Analysis) -> Iterator[str]:
         yield f"not stable when warming up ended at its bound: {named}"
 
 
-def part_latency(analysis: Analysis) -> str:
-    """What formats change of a decode step: sums over the parts, and every sort of part; empty where no part was timed."""
-    found = analysis.part_latency
+def unit_latency(analysis: Analysis) -> str:
+    """What formats change of a decode step: sums over the units, and every sort of unit; empty where no unit was timed."""
+    found = analysis.unit_latency
     if found is None:
         return ""
     totals = [(markdown(item.name), _milliseconds(item.seconds), ratio(item.ratio)) for item in found.totals]
     rows = [
         (
             ", ".join(f"{rows}x{columns}" for rows, columns in item.shapes),
-            str(item.parts),
+            str(item.units),
             markdown(item.format),
             milliseconds(item.median_s),
             f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
@@ -125,17 +125,17 @@ def part_latency(analysis: Analysis) -> str:
     ]
     n, against = found.shapes[0].rounds, f"ratio to {analysis.reference} [95%]"
     note = (
-        f"What the products of the parts take per decode step, at {found.batch} {'sequence' if found.batch == 1 else 'sequences'}: medians "
-        f"of n = {n} rounds of each sort of part, formats in turns, summed over the parts. Attention, norms and the calls between them are "
+        f"What the products of the units take per decode step, at {found.batch} {'sequence' if found.batch == 1 else 'sequences'}: medians "
+        f"of n = {n} rounds of each sort of unit, formats in turns, summed over the units. Attention, norms and the calls between them are "
         "not in it."
     )
     head = ("stored in", "per decode step [95%]", against)
-    sorts = ("shapes of a part", "parts", "format", "median", "middle half", against)
-    text = (note, _bought(analysis, found), table(head, totals), fold("Every sort of part", len(rows), table(sorts, rows, text=(0, 2))))
+    sorts = ("shapes of a unit", "units", "format", "median", "middle half", against)
+    text = (note, _bought(analysis, found), table(head, totals), fold("Every sort of unit", len(rows), table(sorts, rows, text=(0, 2))))
     return "## What formats change of decoding\n\n" + "\n\n".join(text)
 
 
-def _bought(analysis: Analysis, found: PartLatencyFigures) -> str:
+def _bought(analysis: Analysis, found: UnitLatencyFigures) -> str:
     """Whether fewer bits buy time on this device."""
     others = [item for item in found.totals if item.ratio is not None and item.name in analysis.formats]
     faster = [item.name for item in others if item.ratio is not None and item.ratio.high is not None and item.ratio.high < 1]
@@ -213,7 +213,7 @@ def took(analysis: Analysis) -> str:
     rows = [(item.of, _cells(item), f"{item.seconds_s:,.1f} s", percent(item.seconds_s / whole)) for item in analysis.took]
     rows.append(("all", _cells(*analysis.took), f"{whole:,.1f} s", percent(1.0)))
     note = "As timed by pytest-benchmark, one run: loading, quantizing and warming up are outside.\n\n"
-    return "## Time\n\n" + note + table(("part", "cells", "time", "share"), rows)
+    return "## Time\n\n" + note + table(("unit", "cells", "time", "share"), rows)
 
 
 def _cells(*found: Took) -> str:
@@ -224,11 +224,11 @@ def _cells(*found: Took) -> str:
 def failures(analysis: Analysis) -> str:
     """Every cell and every measurement that failed, with its reason."""
     cells = [(f.of, markdown(f.variant), markdown(f.detail), markdown(f.status), markdown(f.reason, 300)) for f in analysis.failures]
-    parts = [
-        ("sensitivity", s.format, markdown(s.part), "failed", markdown(s.failure, 300))
+    units = [
+        ("sensitivity", s.format, markdown(s.unit), "failed", markdown(s.failure, 300))
         for s in analysis.sensitivity
         if s.failure is not None
     ]
-    if not cells and not parts:
+    if not cells and not units:
         return "## Failed cells\n\nNone: every cell that was run has a result."
-    return "## Failed cells\n\n" + table(("cell", "variant or format", "detail", "status", "reason"), cells + parts, text=range(5))
+    return "## Failed cells\n\n" + table(("cell", "variant or format", "detail", "status", "reason"), cells + units, text=range(5))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bitzones.analysis.plan_ranking import NO_RIVALS
+from bitzones.analysis.plan_ranking import NO_BASELINES
 from bitzones.analysis.plan_verdicts import Compared, PlanReading, PlansReading, SearchReading, SearchStep
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import ABSENT, bits, details, markdown, milliseconds, more_nats, nats, ratio, table
@@ -20,7 +20,7 @@ MADE = {
     "search": "searched by measuring whole plans, from the additive one",
     "additive": "least sum of separate sensitivities",
     "uniform": "one format for all",
-    "contiguous": "the last parts in the largest format, all before them in the smallest",
+    "contiguous": "the last units in the largest format, all before them in the smallest",
     "random": "random, budget filled",
     "frontier": "least sum of separate sensitivities, another budget",
     "foreign": "made elsewhere and measured here",
@@ -39,7 +39,7 @@ def outcome(plans: PlansReading) -> str:
         return f"The searched plan does not win: it could not be measured; {plans.recommended} is recommended"
     if plans.not_told:
         return f"No plan within the budget is told to be better than the searched one, but it cannot be told from {_and(plans.not_told)}"
-    if not any(_is_rival(item) for item in plans.plans):
+    if not any(_is_baseline(item) for item in plans.plans):
         return "The searched plan is recommended without a rival: no other plan within the budget was measured"
     return "The searched plan wins: every other plan within the budget measured higher"
 
@@ -48,8 +48,8 @@ def _and(names: Sequence[str]) -> str:
     return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _is_rival(item: PlanReading) -> bool:
-    return item.within_budget and item.origin not in NO_RIVALS and item.measured is not None
+def _is_baseline(item: PlanReading) -> bool:
+    return item.within_budget and item.origin not in NO_BASELINES and item.measured is not None
 
 
 def _kl(item: PlanReading) -> float:
@@ -93,11 +93,11 @@ def _unmeasured(analysis: Analysis, plans: PlansReading) -> str:
 
 
 def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
-    few = f" {plans.sequences} sequences are too few to resample: cannot tell." if plans.sequences < MIN_SEQUENCES else ""
+    few = f" {plans.sequences} sequences are too few to resample: inconclusive." if plans.sequences < MIN_SEQUENCES else ""
     return (
         f"KL({analysis.reference} || plan) in nats per token on n = {plans.sequences} held-out sequences ({plans.tokens:,} tokens), "
         f"from which no plan was made; the budget is {_budget(plans)}. Sum: of the separate sensitivities on the "
-        "calibration sequences. "
+        "sensitivity sequences. "
         "Second order: from the screen's scores, with all interactions. The last three columns set the searched plan beside each other "
         f"one, paired over sequences: below 0, or below 1, it is better.{_alike(plans)}{few}"
     )
@@ -105,7 +105,7 @@ def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
 
 def _alike(plans: PlansReading) -> str:
     """What stands beside plans that nobody would apply as they were measured; empty where there is none."""
-    alone = [item for item in plans.plans if item.rounded == "alone" and item.origin not in NO_RIVALS]
+    alone = [item for item in plans.plans if item.rounded == "alone" and item.origin not in NO_BASELINES]
     if not alone or not any(item.origin == "separate" for item in plans.plans):
         return ""
     random = sum(item.origin == "random" for item in alone)
@@ -119,7 +119,7 @@ def _budget(plans: PlansReading) -> str:
     """What the plans were allowed."""
     if plans.latency_budget_ns is None:
         return f"{plans.budget_bytes:,} bytes"
-    return f"{milliseconds(plans.latency_budget_ns / 1e9)} for the products of the parts in a decode step"
+    return f"{milliseconds(plans.latency_budget_ns / 1e9)} for the products of the units in a decode step"
 
 
 def _legend(plans: PlansReading) -> str:
@@ -171,14 +171,14 @@ def search(analysis: Analysis) -> str:
     found = analysis.search
     if found is None:
         return ""
-    parts = len(analysis.decision.parts) if analysis.decision else 0
-    of = f" of {parts}" if parts else ""
-    noun = f"{analysis.granularity}s" if analysis.granularity else "parts"
+    units = len(analysis.decision.units) if analysis.decision else 0
+    of = f" of {units}" if units else ""
+    noun = f"{analysis.granularity}s" if analysis.granularity else "units"
     kept = found.tolerance is not None
     start = "the smallest plan of the separate sensitivities that keeps the tolerance" if kept else "the plan of the separate sensitivities"
     shrunk = f", and {found.start_bytes:,} stored bytes became {found.found_bytes:,}" if kept else ""
     text = (
-        f"From {start}, on the n = {found.sequences} calibration sequences: KL {nats(found.start)} became "
+        f"From {start}, on the n = {found.sequences} sensitivity sequences: KL {nats(found.start)} became "
         f"{nats(found.found)} nats per token, {ratio(found.ratio)} of it{shrunk}, with {found.changed}{of} {noun} changed. "
         f"{_kept(found)}It ended because "
         f"{found.ended}. These sequences chose the plan, so its KL on them flatters it: how good it is, held-out sequences say."

@@ -86,9 +86,9 @@ def _reasons(readings: Sequence[RuleReading]) -> str:
 
 def _method() -> str:
     return (
-        "Spearman: ranks of the rule's statistic against ranks of sensitivity, layers and calibration sequences both taken as samples. "
+        "Spearman: ranks of the rule's statistic against ranks of sensitivity, layers and sensitivity sequences both taken as samples. "
         "Flags: what the rule takes for critical; of a rule that only orders layers, its top ones, as many as are critical. Random: the "
         f"precision of a random set. p: one-sided, Holm-corrected over the rules tested. A rule holds where p is below {ALPHA:.2g} and it "
         f"is of use: at least {MOSTLY:.0%} of what it claims is so, or its correlation is above {SLIGHT:g} and may be above {USEFUL:g}; it "
-        f"does not hold where the interval excludes that. Fewer than {MIN_PAIRS} layers or {MIN_SEQUENCES} sequences: cannot tell."
+        f"does not hold where the interval excludes that. Fewer than {MIN_PAIRS} layers or {MIN_SEQUENCES} sequences: inconclusive."
     )

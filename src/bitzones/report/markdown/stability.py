@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bitzones.analysis.plan import Halves, Plan
+from bitzones.analysis.plan import Plan, SplitHalf
 from bitzones.analysis.results import Analysis, Decision
-from bitzones.analysis.zones import HALVES_AGREE, ranges
+from bitzones.analysis.zones import SPLIT_HALF_AGREEMENT, ranges
 from bitzones.report.markdown.tables import markdown
 from bitzones.stats.intervals import MIN_SEQUENCES
 
-__all__ = ["basis", "budget", "contradicted", "fused", "halves", "halves_in_short", "none_safe"]
+__all__ = ["basis", "budget", "contradicted", "fused", "halves", "none_safe", "split_half_in_short"]
 
 
 def budget(plan: Plan) -> str:
@@ -27,7 +27,7 @@ def budget(plan: Plan) -> str:
 
 def none_safe(decision: Decision) -> str:
     """That no layer is safe; empty where one is, or where that cannot be told."""
-    if {zone.zone for zone in decision.zones} & {"SAFE", "CANNOT TELL"}:
+    if {zone.zone for zone in decision.zones} & {"SAFE", "INCONCLUSIVE"}:
         return ""
     return f"**No layer is safe** at {budget(decision.plan)}."
 
@@ -37,10 +37,10 @@ def basis(decision: Decision) -> str:
     if decision.around == "plan":
         return (
             "The resampled plans are solved around the plan that the search found: from what changing one part of it does to its KL, "
-            "measured with all other parts as they are, at the price per change at which the search itself stood still."
+            "measured with all other units as they are, at the price per change at which the search itself stood still."
         )
     return (
-        "The resampled plans are of least sum of separate sensitivities: no sweep around a plan was made, so what parts do together is not "
+        "The resampled plans are of least sum of separate sensitivities: no sweep around a plan was made, so what units do together is not "
         "in the zones."
     )
 
@@ -67,9 +67,9 @@ def halves(decision: Decision) -> str:
     return " ".join(_half(found, first=number == 0) for number, found in enumerate(decision.halves))
 
 
-def _half(found: Halves, *, first: bool) -> str:
+def _half(found: SplitHalf, *, first: bool) -> str:
     total, (one, other) = len(found.layers), found.sequences
-    what = "Zones from every other calibration sequence and from the rest"
+    what = "Zones from every other sensitivity sequence and from the rest"
     if found.agree is None:
         needed = f"n = {one} and {other} sequences and at least {MIN_SEQUENCES} are needed in each"
         return f"{what}: cannot tell how far they agree, {needed}." if first else ""
@@ -81,11 +81,13 @@ def _half(found: Halves, *, first: bool) -> str:
         )
     said = f"{what} agree on {share}, n = {one} and {other} sequences"
     if not found.holds:
-        said += f": **below {HALVES_AGREE:.0%}, the zones do not hold**; those of layers {others} hang on which sequences were drawn"
+        said += (
+            f": **below {SPLIT_HALF_AGREEMENT:.0%}, the zones do not hold**; those of layers {others} hang on which sequences were drawn"
+        )
     return f"{said}." + (" Both halves are about the same plan, which all sequences chose." if found.around == "plan" else "")
 
 
-def halves_in_short(decision: Decision) -> str:
+def split_half_in_short(decision: Decision) -> str:
     """The same for one line of a terminal."""
     first = next(iter(decision.halves), None)
     if first is None or first.agree is None:
@@ -95,7 +97,7 @@ def halves_in_short(decision: Decision) -> str:
 
 
 def fused(decision: Decision) -> str:
-    """Whether engines that fuse modules can serve the plan; empty where a part is what they fuse, or more."""
+    """Whether engines that fuse modules can serve the plan; empty where a unit is what they fuse, or more."""
     found = decision.fused
     if found is None or not found.groups:
         return ""

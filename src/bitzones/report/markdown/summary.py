@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bitzones.analysis.plan_ranking import NO_RIVALS
+from bitzones.analysis.plan_ranking import NO_BASELINES
 from bitzones.analysis.plan_verdicts import PlanReading
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
@@ -19,7 +19,7 @@ from bitzones.report.terminal import text_map
 from bitzones.schema.profile import PLAN
 from bitzones.stats.intervals import Estimate
 
-__all__ = ["about", "cannot_tell", "headline", "summary"]
+__all__ = ["about", "headline", "inconclusive", "summary"]
 
 
 def headline(analysis: Analysis) -> tuple[str, ...]:
@@ -31,15 +31,15 @@ def headline(analysis: Analysis) -> tuple[str, ...]:
         _zones_line(analysis, decision),
         _plan_line(analysis, decision),
         *_calibration_line(analysis),
-        *_rivals_line(analysis),
+        *_baselines_line(analysis),
         *_accuracy_lines(analysis),
     )
 
 
 def _zones_line(analysis: Analysis, decision: Decision) -> str:
     total, zones = len(decision.layer_zones), {zone.zone: zone.layers for zone in decision.zones}
-    if "CANNOT TELL" in zones:
-        return f"Zones: cannot tell, {analysis.sequences} calibration sequences are too few"
+    if "INCONCLUSIVE" in zones:
+        return f"Zones: inconclusive, {analysis.sequences} sensitivity sequences are too few"
     said = [
         f"{len(zones[word])} {word} ({ranges(zones[word])})" if word in zones else f"no layer is {word}"
         for word in ("SAFE", "TRANSITION", "CRITICAL")
@@ -48,7 +48,7 @@ def _zones_line(analysis: Analysis, decision: Decision) -> str:
     kept = f"; never at the fewest bits: {ranges(never)}" if never else ""
     swept = f"{total} layers" if not analysis.unswept else f"{total} of {total + len(analysis.unswept)} layers, the others not swept,"
     against = f"; the plan contradicts {len(decision.contradicted)} of them" if decision.contradicted else ""
-    firm = f"{against}{stability.halves_in_short(decision)}"
+    firm = f"{against}{stability.split_half_in_short(decision)}"
     return f"Zones of {swept} at {stability.budget(decision.plan)}: {', '.join(said)}{kept}{firm}"
 
 
@@ -62,7 +62,7 @@ def _plan_line(analysis: Analysis, decision: Decision) -> str:
         kl = f"KL {_kl(plan.measured_kl)} nats/token measured on n = {plan.measured_sequences} held-out sequences, "
         kl += f"predicted {_kl(plan.predicted_kl)} from n = {n} others"
     return (
-        f"Plan{made}: {megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized parts "
+        f"Plan{made}: {megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized units "
         f"({saved:.0%} less), "
         f"{plan.achieved.average_bits:.2f} bits per weight; {kl}"
     )
@@ -79,7 +79,7 @@ def _calibration_line(analysis: Analysis) -> Iterator[str]:
     if found is None or "search" not in made or "stock" not in made:
         return
     ours, stock = made["search"], made["stock"]
-    words = {"better": "", "worse": ": calibration makes it worse", "cannot tell": ": cannot tell which is better"}
+    words = {"better": "", "worse": ": calibration makes it worse", "inconclusive": ": cannot tell which is better"}
     share = stock.searched.ratio if stock.searched else None
     times = "" if share is None else f" ({_kl(share)} times)"
     at = "the budget" if ours.average_bits is None else f"{ours.average_bits:.2f} bits"
@@ -89,12 +89,12 @@ def _calibration_line(analysis: Analysis) -> Iterator[str]:
     )
 
 
-def _rivals_line(analysis: Analysis) -> Iterator[str]:
+def _baselines_line(analysis: Analysis) -> Iterator[str]:
     """Whether the plan wins, the best rival within the budget, and each uniform format, within it or not."""
     found = analysis.plans
     if found is None:
         return
-    rivals = [item for item in found.plans if item.measured is not None and item.origin not in (*NO_RIVALS, "uniform")]
+    rivals = [item for item in found.plans if item.measured is not None and item.origin not in (*NO_BASELINES, "uniform")]
     rivals = [item for item in rivals if item.within_budget and item.name != found.recommended]
     best = min(rivals, key=lambda item: item.measured.value if item.measured else 0.0, default=None)
     said = [f"{plain(item.name)} {_beside(item)}" for item in found.plans if item.origin == "uniform" and item.name != found.recommended]
@@ -119,7 +119,7 @@ def _accuracy_lines(analysis: Analysis) -> Iterator[str]:
     if not shown:
         yield "Accuracy: not measured"
     elif not any(item.against for item in shown):
-        yield "Accuracy: cannot tell, no variant was paired with the reference"
+        yield "Accuracy: inconclusive, no variant was paired with the reference"
     for task in dict.fromkeys(item.task for item in shown):
         items = [item for item in shown if item.task == task]
         yield f"Accuracy on {plain(task)} (n = {items[0].n}, 95% intervals): {'; '.join(_accuracy_words(analysis, item) for item in items)}"
@@ -156,13 +156,13 @@ def summary(analysis: Analysis) -> str:
         _rules(analysis),
         measurements.memory(analysis),
         measurements.latency(analysis),
-        measurements.part_latency(analysis),
+        measurements.unit_latency(analysis),
         measurements.attention(analysis),
         measurements.activations(analysis),
         measurements.failures(analysis),
         measurements.took(analysis),
         method.methodology(analysis),
-        cannot_tell(analysis),
+        inconclusive(analysis),
     )
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -172,9 +172,9 @@ def _picture(analysis: Analysis) -> str:
     return "" if frontier(analysis) is None else "![KL and accuracy by stored bytes, with 95% intervals](frontier.svg)"
 
 
-def cannot_tell(analysis: Analysis) -> str:
+def inconclusive(analysis: Analysis) -> str:
     """The section on the limits of the data, one line each."""
-    return "## What the data cannot tell\n\n" + "\n".join(f"- {markdown(line, 10**4)}" for line in analysis.cannot_tell)
+    return "## What the data cannot tell\n\n" + "\n".join(f"- {markdown(line, 10**4)}" for line in analysis.inconclusive)
 
 
 def about(analysis: Analysis) -> str:

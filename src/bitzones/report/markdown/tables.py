@@ -37,7 +37,7 @@ __all__ = [
 ABSENT = "-"
 """Stands where there is nothing to say; never 0."""
 
-NO_INTERVAL = "(interval: cannot tell)"
+NO_INTERVAL = "(interval: inconclusive)"
 """Stands after a value whose sample is too small to resample."""
 
 LONGEST = 120
@@ -112,7 +112,7 @@ def nats(estimate: Estimate | None) -> str:
     """A KL with its interval: ``0.0213 [0.019, 0.024]``, nats per token.
 
     >>> nats(Estimate(value=0.0213, low=None, high=None))
-    '0.0213 (interval: cannot tell)'
+    '0.0213 (interval: inconclusive)'
     """
     return _with_ends(estimate, _three)
 

@@ -1,7 +1,7 @@
 """The section on accuracy: how the tasks were asked, what every variant gets right, what changed against the reference, and how likely it
 finds the right answers.
 
-This module decides nothing: where the analysis says "cannot tell", so does the section.
+This module decides nothing: where the analysis says "inconclusive", so does the section.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from bitzones.analysis.results import Analysis
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy, Asked, Likelihood, Paired
 from bitzones.report.markdown.tables import ABSENT, markdown, more_nats, nats, p_value, percent, points, table
-from bitzones.stats.intervals import ALPHA, NO_WORSE_NATS
+from bitzones.stats.intervals import ALPHA, NON_INFERIORITY_NATS
 
 __all__ = ["accuracy"]
 
@@ -57,7 +57,7 @@ def _accuracy_row(item: Accuracy) -> tuple[str, ...]:
         f"{item.k}/{item.n}",
         f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]",
         percent(item.chance),
-        ABSENT if p is None else ("yes" if p < ALPHA else "cannot tell") + f" ({p_value(p)})",
+        ABSENT if p is None else ("yes" if p < ALPHA else "inconclusive") + f" ({p_value(p)})",
         ABSENT if again else f"{item.seconds_s:.2f} s",
         ABSENT if again or item.tokens_per_s is None else f"{item.tokens_per_s:,.0f}",
     )
@@ -78,13 +78,13 @@ def _against(analysis: Analysis) -> str:
         "wrong to other wrong",
         "McNemar",
         "Holm",
-        "smallest drop shown",
+        "minimum detectable effect",
         "n",
     )
     text = (
         "Against the reference on the same items. Answers can change while accuracy does not: items that flip both ways cancel, and a "
         "wrong answer can become another. Verdicts follow the p-value after Holm's correction for the variants of a task and metric. The "
-        "smallest drop shown is at 80% power, in the first step of that correction."
+        "minimum detectable effect is at 80% power, in the first step of that correction."
     )
     return f"{text}\n\n{table(head, (_against_row(*pair) for pair in pairs), text=range(4))}"
 
@@ -101,7 +101,7 @@ def _against_row(item: Accuracy, against: Paired) -> tuple[str, ...]:
         str(against.changed),
         p_value(against.p_value),
         p_value(against.p_adjusted),
-        percent(against.smallest_drop) if against.smallest_drop is not None else "none",
+        percent(against.minimum_detectable_effect) if against.minimum_detectable_effect is not None else "none",
         str(item.n),
     )
 
@@ -111,8 +111,8 @@ def _likelihood(analysis: Analysis) -> Iterator[str]:
     yield "### How likely the right answers are"
     yield (
         "Negative log-likelihood of the right answer after its question, which moves before an answer flips: a finer figure than accuracy, "
-        f"and no less a loss. 'Worse' says that there is a loss, the difference how much; 'no worse within' needs one above "
-        f"{NO_WORSE_NATS:g} nats to be excluded, 3% less probability per token. 95% intervals by bootstrap over the n items, all variants "
+        f"and no less a loss. 'Worse' says that there is a loss, the difference how much; 'non-inferior' needs one above "
+        f"{NON_INFERIORITY_NATS:g} nats to be excluded, 3% less probability per token. 95% intervals by bootstrap over the n items, all variants "
         "on the same draws."
     )
     yield table(head, map(_likelihood_row, analysis.likelihood), text=(0, 1, 4))

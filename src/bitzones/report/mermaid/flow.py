@@ -29,7 +29,7 @@ STYLES: dict[ZoneWord, str] = {
     "SAFE": "fill:#d7f0dc,stroke:#1a6b33,stroke-width:2px,color:#0c2f17",
     "TRANSITION": "fill:#fff1c9,stroke:#8a6100,stroke-width:2px,stroke-dasharray:5 3,color:#3d2b00",
     "CRITICAL": "fill:#ffdcd7,stroke:#a4161a,stroke-width:4px,color:#4a0a0c",
-    "CANNOT TELL": "fill:#e9ecef,stroke:#495057,stroke-width:2px,stroke-dasharray:2 2,color:#212529",
+    "INCONCLUSIVE": "fill:#e9ecef,stroke:#495057,stroke-width:2px,stroke-dasharray:2 2,color:#212529",
 }
 """Dark text on a light ground, at least 7:1; the border's width and dashes differ too, for print without colour."""
 
@@ -87,8 +87,8 @@ def _meaning(zone: ZoneWord, analysis: Analysis) -> str:
     return {
         "SAFE": f"{agreement} store it in the lowest format",
         "CRITICAL": f"{agreement} keep it at the highest format or at the reference",
-        "TRANSITION": "the plan's choice depends on the calibration sequences, or lies between the extremes",
-        "CANNOT TELL": "too few sequences to resample",
+        "TRANSITION": "the plan's choice depends on the sensitivity sequences, or lies between the extremes",
+        "INCONCLUSIVE": "too few sequences to resample",
     }[zone]
 
 
@@ -124,7 +124,7 @@ def _flow(analysis: Analysis, decision: Decision, folded: bool) -> Iterator[str]
 
 
 def _label(analysis: Analysis, decision: Decision, zone: ZoneWord, layers: tuple[int, ...]) -> str:
-    counts = Counter(part.format for part in decision.parts if part.layer in layers)
+    counts = Counter(unit.format for unit in decision.units if unit.layer in layers)
     formats = {name: counts[name] for name in (*analysis.formats, analysis.reference) if counts[name]}
     ranks = {item.layer: item.kl.value for item in analysis.ranking}
     values = [ranks[layer] for layer in layers if layer in ranks]
@@ -208,8 +208,8 @@ def _sensitivities(analysis: Analysis) -> Iterator[str]:
     if not analysis.sensitivity:
         yield "Not measured."
         return
-    parts = analysis.granularity
-    what = "when only that layer is" if parts == "layer" else f"summed over its {parts}s, each alone"
+    units = analysis.granularity
+    what = "when only that layer is" if units == "layer" else f"summed over its {units}s, each alone"
     yield f"KL in nats per token {what} stored in the format, n = {analysis.sequences} sequences; the scales differ."
     yield from (block for name in reversed(analysis.formats) if (block := sensitivity_chart(analysis, name)))
     yield _sensitivity_table(analysis)
@@ -244,11 +244,11 @@ def _pipeline(analysis: Analysis) -> Iterator[str]:
 
 def _sensitivity_table(analysis: Analysis) -> str:
     rows = [
-        (markdown(s.part), s.format, nats(s.kl) if s.failure is None else "failed", bits(s.bits), f"{s.stored_bytes:,}")
+        (markdown(s.unit), s.format, nats(s.kl) if s.failure is None else "failed", bits(s.bits), f"{s.stored_bytes:,}")
         for s in analysis.sensitivity
     ]
-    body = table(("part", "format", "KL [95%]", "bits", "stored bytes"), rows, text=(0, 1))
-    return fold("Every part and format", len(rows), body)
+    body = table(("unit", "format", "KL [95%]", "bits", "stored bytes"), rows, text=(0, 1))
+    return fold("Every unit and format", len(rows), body)
 
 
 def _kernels(analysis: Analysis) -> str:

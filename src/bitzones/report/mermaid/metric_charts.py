@@ -161,17 +161,19 @@ def _latency_row(item: LatencyFigures) -> Spec:
         "low": 1e3 * item.low_quartile_s,
         "high": 1e3 * item.high_quartile_s,
         "p95": 1e3 * item.p95_s,
-        "floor": None if item.floor_s is None else 1e3 * item.floor_s,
-        "note": "! no fused kernel" if item.slow_path else "! disturbed" if item.disturbed else "",
+        "floor": None if item.roofline_s is None else 1e3 * item.roofline_s,
+        "note": "! no fused kernel" if item.slow_path else "! contended" if item.contended else "",
         "tip": {
             "variant": plain(item.variant),
             "median": f"{milliseconds(item.median_s)} of {item.rounds} rounds",
             "middle half": f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
             "95th percentile": milliseconds(item.p95_s),
             "ratio to the reference [95%]": ratio(item.ratio),
-            "floor": "-" if item.floor_s is None else f"{milliseconds(item.floor_s)}, the median is {item.times_floor:.1f} times that",
+            "floor": "-"
+            if item.roofline_s is None
+            else f"{milliseconds(item.roofline_s)}, the median is {item.times_roofline:.1f} times that",
             "slow path": plain(item.slow_path or "-", 200),
-            "disturbed": plain("; ".join(item.disturbed) or "-", 200),
+            "contended": plain("; ".join(item.contended) or "-", 200),
             "kernels": ", ".join(f"{plain(name, 40)}: {count} modules" for name, count in item.kernels.items()) or "-",
         },
     }

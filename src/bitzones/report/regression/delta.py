@@ -30,7 +30,7 @@ from bitzones.stats.intervals import Estimate
 
 __all__ = ["delta", "delta_json", "delta_lines", "every", "judged", "metrics_table", "telling"]
 
-SHOWN: tuple[Status, ...] = ("failed", "missing", "worse", "cannot tell", "better", "new")
+SHOWN: tuple[Status, ...] = ("failed", "missing", "worse", "inconclusive", "better", "new")
 """What stands above the fold; ``same`` and ``incomparable`` do not."""
 
 LONGEST_TABLE = 40
@@ -88,7 +88,7 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
     if len(rows) > LONGEST_TABLE:
         yield f"{len(rows) - LONGEST_TABLE} more rows are in the fold below."
     if comparison.moved is None:
-        yield f"Zones: cannot tell: {markdown(comparison.no_zones or '')}."
+        yield f"Zones: inconclusive: {markdown(comparison.no_zones or '')}."
     else:
         yield f"Zones moved: {_moved(comparison)}." if comparison.moved else "Zones: no layer moved."
 
@@ -168,7 +168,7 @@ def _change(metric: Metric) -> str:
         return ABSENT
     if metric.unit == "share":
         return _ends(metric.change, lambda value: f"{100 * value:+.1f}") + " points"
-    return more_nats(metric.change).replace(" (interval: cannot tell)", "")
+    return more_nats(metric.change).replace(" (interval: inconclusive)", "")
 
 
 def _ends(estimate: Estimate, write: Callable[[float], str]) -> str:
@@ -193,7 +193,7 @@ def judged(gate: Gate) -> Iterator[str]:
     yield (
         "A change is *worse* where being within the tolerance is refuted at 5% over all cells (Holm's correction within times, accuracies "
         "and KLs, a third of the 5% for each), *same* where its 95% interval excludes a change for the worse above the tolerance, else "
-        "*cannot tell*. p is of being worse than the tolerance, corrected."
+        "*inconclusive*. p is of being worse than the tolerance, corrected."
     )
     yield (
         "Times: medians of the raw rounds by a block bootstrap, or by what runs of one release differ by (Student's t) where that is more; "

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitzones.regression.change_points import Point, Trend
-from bitzones.regression.comparison import Unit
+from bitzones.regression.comparison import MeasureUnit
 from bitzones.report.charts import vega
 from bitzones.report.charts.layer_map import View
 from bitzones.report.html.page import Chart, Section, render
@@ -17,7 +17,7 @@ from bitzones.report.markdown.tables import markdown, megabytes, milliseconds, p
 
 __all__ = ["trend_chart", "trend_page"]
 
-TITLES: dict[Unit, tuple[str, str, float]] = {
+TITLES: dict[MeasureUnit, tuple[str, str, float]] = {
     "share": ("Accuracy", "accuracy, %", 100.0),
     "nats/token": ("KL", "KL, nats per token", 1.0),
     "s": ("Time", "median of a round, ms", 1e3),
@@ -61,7 +61,7 @@ def _sections(found: Trend) -> Iterator[Section]:
     yield Section(anchor="runs", title="Runs", open=(table(("run", "measured", "what is other than before"), rows, text=(0, 1, 2)),))
 
 
-def trend_chart(found: Trend, unit: Unit) -> vega.Spec:
+def trend_chart(found: Trend, unit: MeasureUnit) -> vega.Spec:
     """One panel for each figure of a unit."""
     title = TITLES[unit][0]
     figures: dict[str, list[Point]] = {}
@@ -125,7 +125,7 @@ def _label(found: Trend, run: int) -> str:
     return plain(f"{run + 1} {name} {versions.rpartition('-> ')[2]}".strip(), 40)
 
 
-def _shown(unit: Unit, value: float) -> str:
+def _shown(unit: MeasureUnit, value: float) -> str:
     match unit:
         case "s":
             return milliseconds(value)
