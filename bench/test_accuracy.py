@@ -1,4 +1,4 @@
-"""Accuracy of every variant, and of the rivals that the profile names, on every task, item by item."""
+"""Accuracy of every variant, and of the baselines that the profile names, on every task, item by item."""
 
 from bitzones.evaluation import accuracy
 

@@ -24,10 +24,10 @@ from tabulate import tabulate
 from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences
-from bitzones.data.sequences import Calibration, TokenSequence
+from bitzones.data.sequences import SequenceSet, TokenSequence
 from bitzones.run.session import Session
 from bitzones.schema import environment, profile
-from bitzones.schema.profile import Budget, Rounding, is_calibrated
+from bitzones.schema.profile import Budget, Calibration, is_calibrated
 from bitzones.search import goals, local_search
 from bitzones.sensitivity import sweep
 from bitzones.stats.intervals import Estimate, bootstrap_ratio, resample_weights
@@ -49,7 +49,7 @@ class Made:
     weights: Weights
 
 
-def described(session: Session) -> Calibration:
+def described(session: Session) -> SequenceSet:
     """Pieces of the descriptions of installed packages, in the order of their names."""
 
     def pieces() -> Iterator[TokenSequence]:
@@ -62,7 +62,7 @@ def described(session: Session) -> Calibration:
     return sequences.take(pieces(), OTHER_TOKENS)
 
 
-def measured(session: Session, made: Sequence[Made], on: Calibration) -> list[Estimate]:
+def measured(session: Session, made: Sequence[Made], on: SequenceSet) -> list[Estimate]:
     """KL of each in nats per token, with a 95% bootstrap interval over sequences."""
     candidates = [sweep.Candidate(0, item.weights) for item in made]
     batches = sequences.batches(on, session.profile.sensitivity.batch, session.device)
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     asked = parser.parse_args()
     settings = profile.load(asked.profile).resolved(asked.data)
-    settings = settings.model_copy(update={"formats": FORMATS, "rounding": Rounding(tokens=asked.tokens)})
+    settings = settings.model_copy(update={"formats": FORMATS, "calibration": Calibration(tokens=asked.tokens)})
     session = Session(settings, lambda line: print(line, flush=True))
     calibrated = [variant for variant, name in session.variants.uniform.items() if is_calibrated(name)]
     session.check_calibration()  # reads the sequences, which is not to be timed

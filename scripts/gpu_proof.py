@@ -25,7 +25,7 @@ from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.contention import contended_by
 from bitzones.analysis.reader import RunFile
 from bitzones.data import sequences as calibration
-from bitzones.data.sequences import Calibration, TokenSequence
+from bitzones.data.sequences import SequenceSet, TokenSequence
 from bitzones.devices import device
 from bitzones.models import kv_cache as caches
 from bitzones.models.units import model_units
@@ -38,7 +38,7 @@ from bitzones.schema.records import LatencyCell
 from bitzones.sensitivity import sweep as sensitivity
 
 ROOFLINE_SHARE, OVERHEAD, RUN_S, SWEEP_S, ROUNDING_S, REPEATED = 0.70, 0.01, 300.0, 180.0, 300.0, 0.03
-"""Promised: of the bandwidth floor with compile, harness overhead, seconds of latency and memory, of a sweep, of rounding in two widths,
+"""Promised: of the bandwidth roofline with compile, harness overhead, seconds of latency and memory, of a sweep, of rounding in two widths,
 difference of two runs."""
 
 SWEEP_TOKENS, SEQUENCE = 4096, 128
@@ -58,13 +58,13 @@ class Verdict:
 
 
 def speed(run: RunFile) -> Iterator[Verdict]:
-    """The compiled reference at batch 1 against the bandwidth floor, and what the others reach."""
+    """The compiled reference at batch 1 against the bandwidth roofline, and what the others reach."""
     for item in analyse(run).latency:
         if item.phase == "decode" and item.times_roofline is not None:
             judged = item.variant == "bf16" and item.batch == 1 and item.compiled
-            promise = f"at least {ROOFLINE_SHARE:.0%} of the bandwidth floor" if judged else "(no promise)"
+            promise = f"at least {ROOFLINE_SHARE:.0%} of the bandwidth roofline" if judged else "(no promise)"
             name = f"{item.variant}, batch {item.batch}{', compiled' if item.compiled else ''}"
-            share = f"{1 / item.times_roofline:.1%} of the floor, {1e3 * item.median_s / item.tokens * item.batch:.3f} ms a step"
+            share = f"{1 / item.times_roofline:.1%} of the roofline, {1e3 * item.median_s / item.tokens * item.batch:.3f} ms a step"
             yield Verdict(promise, f"{name}: {share}", 1 / item.times_roofline >= ROOFLINE_SHARE if judged else None)
 
 
@@ -154,10 +154,10 @@ def rounded(session: Session) -> Verdict:
     return Verdict(f"rounding within {ROUNDING_S:.0f} s", said, whole <= ROUNDING_S)
 
 
-def random_tokens(vocabulary: int, sequences: int) -> Calibration:
+def random_tokens(vocabulary: int, sequences: int) -> SequenceSet:
     """What costs time only: it does not depend on what the tokens say."""
     ids = torch.randint(0, vocabulary, (sequences, SEQUENCE), generator=torch.Generator().manual_seed(0)).tolist()
-    return Calibration(tuple(TokenSequence(tuple(row), SEQUENCE - 1, ()) for row in ids))
+    return SequenceSet(tuple(TokenSequence(tuple(row), SEQUENCE - 1, ()) for row in ids))
 
 
 def main() -> int:

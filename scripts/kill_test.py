@@ -4,7 +4,7 @@
     PYTHONPATH=src python scripts/kill_test.py --kills 3 --seed 1
 
 A run is killed a random time after a random number of further cells, and resumed, until it gets through; then the next one begins. (Moments
-drawn from the clock alone fall on the longest cells, again and again.) What each of them decides must be what the undisturbed one does, in
+drawn from the clock alone fall on the longest cells, again and again.) What each of them decides must be what the whole one does, in
 all but times. Ends with 1 where that is not so.
 """
 
@@ -30,7 +30,7 @@ from bitzones.analysis.results import repeatable  # noqa: E402
 
 PROFILE = {
     "tasks": '[[tasks]]\nname = "science_mini"\nlimit = 4\n[[tasks]]\nname = "word_problems_mini"\nlimit = 4',
-    "calibration": "[calibration]\ntokens = 900\nbatch = 8",
+    "sensitivity": "[sensitivity]\ntokens = 900\nbatch = 8",
 }
 LOOK_EVERY_S = 0.005
 NEVER = float("inf")
@@ -98,10 +98,10 @@ def main() -> int:
         tiny_models.save(place / "model")
         (place / "profile.toml").write_text(tiny_models.profile_text(str(place / "model"), **PROFILE), encoding="utf-8")
         began = time.monotonic()
-        assert attempt(place, "undisturbed", NEVER, 0.0) is None
-        takes, expected = time.monotonic() - began, decided(place, "undisturbed")
-        cells = len(json.loads((place / "undisturbed" / "run.json").read_text(encoding="utf-8"))["benchmarks"])
-        print(f"undisturbed: {cells} cells in {takes:.1f} s")
+        assert attempt(place, "whole", NEVER, 0.0) is None
+        takes, expected = time.monotonic() - began, decided(place, "whole")
+        cells = len(json.loads((place / "whole" / "run.json").read_text(encoding="utf-8"))["benchmarks"])
+        print(f"whole: {cells} cells in {takes:.1f} s")
         while len(kills) < arguments.kills:
             report, runs = f"killed{runs}", runs + 1
             while (kill := attempt(place, report, cells_to(draw, kills, arguments.kills), draw.uniform(0, MOST_S))) is not None:
@@ -112,7 +112,7 @@ def main() -> int:
     print(f"{len(kills)} kills in {runs} runs, {working} of them with finished cells, of which {lost} were lost")
     longest, cut = max(kill.lost_s for kill in kills), sum(kill.cut for kill in kills)
     print(f"lost at a kill: the cell in flight, {longest:.1f} s of work at most; last lines that were cut off: {cut}")
-    print(f"runs that decide what the undisturbed one does, in all but times: {equal} of {runs}")
+    print(f"runs that decide what the whole one does, in all but times: {equal} of {runs}")
     return 0 if equal == runs and not lost else 1
 
 

@@ -356,6 +356,8 @@ HOSTILE = 2
 def _renamed(value: Any, key: str = "") -> Any:
     """The same with every name of a unit made hostile, wherever it stands."""
     if isinstance(value, dict):
+        if "status" in value:
+            return value  # a figure, whose unit is one of measurement
         return {name + NASTY if key == "units" else name: _renamed(item, name) for name, item in value.items()}
     if isinstance(value, list):
         return [item | {"name": item["name"] + NASTY} if key == "units" else _renamed(item) for item in value]

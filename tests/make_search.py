@@ -115,7 +115,7 @@ def searched(sweep: SensitivityCell, bits: float = 4.0, rounds: int = 2) -> Sear
 
 
 def held_out(sweep: SensitivityCell, search: SearchCell, sequences: int = 30, bits: float = 4.0, randoms: int = 5) -> PlansCell:
-    """The searched plan beside its rivals, each different plan once."""
+    """The searched plan beside its baselines, each different plan once."""
     tokens = np.random.default_rng(13).integers(20, 60, sequences).tolist()
     menu, _, additive = _menu(sweep, bits)
     named: list[tuple[str, PlanOrigin, dict[str, str]]] = [(PLAN, "search", search.found.units), ("additive", "additive", additive)]

@@ -101,8 +101,8 @@ def _no_time_at_all(data: Any, _bad: str) -> None:
 
 
 def _nearly_no_kl(data: Any, _bad: str) -> None:
-    rival = cell_of(data, "plans")["plans"][1]
-    rival["kl_nats"] = [1e-310] * len(rival["kl_nats"])
+    baseline = cell_of(data, "plans")["plans"][1]
+    baseline["kl_nats"] = [1e-310] * len(baseline["kl_nats"])
 
 
 @pytest.mark.parametrize("change", [_no_layers, _reference_untimed, _format_of_markup, _no_time_at_all, _nearly_no_kl])

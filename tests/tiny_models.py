@@ -59,12 +59,13 @@ def save(folder: Path, model: LlamaForCausalLM | None = None) -> Path:
 def profile_text(source: str, **changes: str) -> str:
     """A profile that runs in seconds; ``changes`` replace whole lines by their key."""
     lines = {
-        "schema": "schema = 1",
+        "schema": "schema = 2",
         "formats": 'formats = ["qint8", "qint4", "qint2:hqq"]',
         "model": f'[model]\nsource = "{source}"',
         "tasks": '[[tasks]]\nname = "science_mini"\nlimit = 8\n[[tasks]]\nname = "word_problems_mini"\nlimit = 8',
-        "calibration": "[calibration]\ntokens = 2000\nbatch = 16",
-        "plans": '[plans]\nrounds = 1\nheld_out_tokens = 400\nrandom = 1\naccuracy = ["random"]',
+        "sensitivity": "[sensitivity]\ntokens = 2000\nbatch = 16",
+        "held_out": "[held_out]\ntokens = 400",
+        "plans": '[plans]\nrounds = 1\nrandom = 1\naccuracy = ["random"]',
         "latency": "[latency]\nprompt_tokens = 8\nnew_tokens = 2\nrounds = 3\nwarmup_rounds = 1",
         "zones": "[zones]\nresamples = 50",
     }

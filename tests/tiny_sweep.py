@@ -9,7 +9,7 @@ import tiny_models
 import torch
 
 from bitzones.data import sequences as calibration
-from bitzones.data.sequences import Batch, Calibration, TokenSequence
+from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.models import loading
 from bitzones.models.units import model_units
 from bitzones.schema.records import SensitivityCell
@@ -22,11 +22,11 @@ CPU = torch.device("cpu")
 LENGTHS = (5, 9, 12, 7)
 
 
-def sequences(lengths: tuple[int, ...] = LENGTHS) -> Calibration:
+def sequences(lengths: tuple[int, ...] = LENGTHS) -> SequenceSet:
     """Random tokens of the tiny models' vocabulary."""
     generator = torch.Generator().manual_seed(7)
     made = [tuple(torch.randint(1, 257, (n,), generator=generator).tolist()) for n in lengths]
-    return Calibration(tuple(TokenSequence(ids, len(ids) - 2, ()) for ids in made))
+    return SequenceSet(tuple(TokenSequence(ids, len(ids) - 2, ()) for ids in made))
 
 
 CALIBRATION = sequences()

@@ -20,7 +20,7 @@ from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences as calibration
 from bitzones.data import tasks
-from bitzones.data.sequences import Batch, Calibration
+from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
 from bitzones.schema import profile
@@ -60,8 +60,8 @@ class Ours:
 
     variants: Variants
     units: tuple[Unit, ...]
-    calibration: Calibration
-    held_out: Calibration
+    sensitivity_set: SequenceSet
+    held_out: SequenceSet
     work: Path
 
     @property
@@ -103,7 +103,7 @@ class Ours:
 
     def batches(self) -> Sequence[Batch]:
         """The sensitivity sequences."""
-        return list(calibration.batches(self.calibration, BATCH, self.variants.device))
+        return list(calibration.batches(self.sensitivity_set, BATCH, self.variants.device))
 
     def sweep(self) -> SensitivityCell:
         """The separate sensitivities of groups."""
@@ -112,7 +112,7 @@ class Ours:
             print(f"exact sweep: {2 * len(self.units)} candidates", flush=True)
             self._keep(
                 path,
-                sensitivity.exact_cell(self.variants, self.units, "group", self.calibration, self.batches(), _told()).model_dump_json(),
+                sensitivity.exact_cell(self.variants, self.units, "group", self.sensitivity_set, self.batches(), _told()).model_dump_json(),
             )
         return SensitivityCell.model_validate_json(path.read_text())
 
@@ -120,7 +120,7 @@ class Ours:
         """The scores of groups."""
         path = self._path("fisher")
         if not path.exists():
-            found = fisher.fisher_cell(self.variants, self.units, self.calibration, self.batches(), FISHER_SAMPLES, SEED, _told())
+            found = fisher.fisher_cell(self.variants, self.units, self.sensitivity_set, self.batches(), FISHER_SAMPLES, SEED, _told())
             self._keep(path, found.model_dump_json())
         return FisherCell.model_validate_json(path.read_text())
 
@@ -155,7 +155,7 @@ class Ours:
 
     def bench(self) -> Workbench:
         """What a search works on; leaving a unit as it is may not be chosen, by nobody here."""
-        made = local_search.workbench(self.variants, self.sweep(), self.batches, len(self.calibration.sequences))
+        made = local_search.workbench(self.variants, self.sweep(), self.batches, len(self.sensitivity_set.sequences))
         quantized = made.menu.offered.copy()
         quantized[:, -1] = False
         return replace(made, menu=replace(made.menu, offered=quantized))
@@ -197,7 +197,7 @@ class Ours:
         return {module: units[unit.name] for unit in self.units for module in unit.modules}
 
     def _path(self, what: str) -> Path:
-        return self.work / f"{what}-{self.calibration.sha256[:12]}.json"
+        return self.work / f"{what}-{self.sensitivity_set.sha256[:12]}.json"
 
     def _keep(self, path: Path, text: str) -> None:
         partial = path.with_suffix(".partial")

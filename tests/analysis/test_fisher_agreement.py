@@ -106,9 +106,9 @@ def test_a_plan_s_second_order_holds_interactions() -> None:
 def test_the_section_says_where_they_disagree_and_when_nothing_can_be_told(tmp_path: Path) -> None:
     sweep = sensitivity()
     text = summary(analyse(read_run(write(tmp_path, run_dict([sweep, fisher(sweep)])))))
-    found = text.split("## Would a quick screen have ranked alike?\n", 1)[1].split("\n## ", 1)[0]
+    found = text.split("## Would the Fisher proxy have ranked alike?\n", 1)[1].split("\n## ", 1)[0]
     assert "- At qint2:hqq they disagree most on layers." in found
     few = sensitivity(layers=9)
     analysis = analyse(read_run(write(tmp_path, run_dict([few, fisher(few)]))))
     assert summary(analysis).count("|     cannot tell |") + summary(analysis).count("|      cannot tell |") >= 3
-    assert any(line.startswith("Whether the quick screen ranks as the measurement does") for line in analysis.inconclusive)
+    assert any(line.startswith("Whether the Fisher proxy ranks as the measurement does") for line in analysis.inconclusive)

@@ -16,7 +16,7 @@ from bitzones.analysis.layer_sensitivity import measured_of, ranking
 from bitzones.analysis.marginal_costs import separate
 from bitzones.analysis.plan import LayerZone, Plan, SplitHalf, ZoneWord
 from bitzones.analysis.results import Analysis
-from bitzones.analysis.zones import contradicted, extremes, halves, layer_zones, never_lowest, ranges
+from bitzones.analysis.zones import contradicted, extremes, layer_zones, never_lowest, ranges, split_half
 from bitzones.schema.profile import Budget
 from bitzones.schema.records import Record, Run, SearchCell, SensitivityCell
 
@@ -264,7 +264,7 @@ def test_zones_are_drawn_around_the_plan_that_was_searched(tmp_path: Path) -> No
     analysis = tied(tmp_path, found)
     decision = decided(analysis)
     assert (decision.around, decision.contradicted) == ("plan", ())
-    assert [half.around for half in decision.halves] == ["plan", "reference"]
+    assert [half.around for half in decision.split_half] == ["plan", "reference"]
     search = next(cell for cell in found if isinstance(cell, SearchCell))
     moved = [unit for unit, name in search.found.units.items() if search.start.units[unit] != name]
     assert moved
@@ -301,7 +301,7 @@ def by_split_half(even: float, odd: float, sequences: int = 40) -> SplitHalf:
     measurements = tuple(item.model_copy(update={"kl_nats": tuple(kl[n].tolist())}) for n, item in enumerate(cell.measurements))
     measured = measured_of(cell.model_copy(update={"measurements": measurements}), FORMATS, 50, 0)
     menu, run = menu_of(measured.cell, FORMATS, "bf16"), Run.model_validate(run_dict([cell])["bitzones"])
-    return halves(measured, separate(measured, menu), run, budget_bytes(menu, 3.4))
+    return split_half(measured, separate(measured, menu), run, budget_bytes(menu, 3.4))
 
 
 def test_halves_that_say_the_same_hold() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from bitzones.data import sequences
-from bitzones.data.sequences import Calibration, TokenSequence
+from bitzones.data.sequences import SequenceSet, TokenSequence
 from bitzones.data.tasks import Item
 from bitzones.devices import device as devices
 from bitzones.schema.errors import TaskError
@@ -24,11 +24,11 @@ PROMPTS = tuple(PROMPT.replace("0", str(n)) for n in range(5))
 NUMBERS = tuple(Item(f"n{n}", PROMPTS[n], f" {n}7", content=((8, 10), (20, 21))) for n in range(5))
 
 
-def build(tokenizer: PreTrainedTokenizerBase, items: list[tuple[Item, ...]], tokens: int, seen: Collection[str] = ()) -> Calibration:
+def build(tokenizer: PreTrainedTokenizerBase, items: list[tuple[Item, ...]], tokens: int, seen: Collection[str] = ()) -> SequenceSet:
     return sequences.take(sequences.sequences(tokenizer, items, seen), tokens)
 
 
-def texts(of: Calibration) -> list[str]:
+def texts(of: SequenceSet) -> list[str]:
     return [TOKENIZER.decode(sequence.ids, skip_special_tokens=True) for sequence in of.sequences]
 
 
@@ -109,7 +109,7 @@ def test_a_cpu_cuts_where_lengths_differ_and_a_gpu_goes_on() -> None:
     for kind, sizes in (("cpu", [4, 4]), ("cuda", [8])):
         cuts = sequences._cuts(lengths, 8, devices.batch_start_tokens(torch.device(kind)))
         assert [unit.stop - unit.start for unit in cuts] == sizes
-    rows = Calibration(tuple(TokenSequence(tuple(range(length)), 0, ()) for length in reversed(lengths)))
+    rows = SequenceSet(tuple(TokenSequence(tuple(range(length)), 0, ()) for length in reversed(lengths)))
     shapes = [tuple(batch.ids.shape) for batch in sequences.batches(rows, 8, torch.device("cpu"))]
     assert shapes == [(4, 10), (4, 100)]
 

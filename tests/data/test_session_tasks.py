@@ -28,7 +28,7 @@ def made(folder: Path, tasks: str, calibration: int = 60, template: str | None =
         (folder / "model" / "chat_template.jinja").write_text(template, encoding="utf-8")
     path = folder / "own.toml"
     text = tiny_models.profile_text(
-        source or str(folder / "model"), tasks=f"[[tasks]]\n{tasks}", calibration=f"[calibration]\ntokens = {calibration}"
+        source or str(folder / "model"), tasks=f"[[tasks]]\n{tasks}", sensitivity=f"[sensitivity]\ntokens = {calibration}"
     )
     path.write_text(text, encoding="utf-8")
     loaded: Profile = profile.load(str(path))

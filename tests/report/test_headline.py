@@ -47,11 +47,11 @@ def test_layers_in_unit(tmp_path: Path) -> None:
 def test_how_firm_the_layers_are(tmp_path: Path) -> None:
     found = analysed(tmp_path, planned(12, 44))
     decision = decided(found)
-    (first, *_) = decision.halves
+    (first, *_) = decision.split_half
     assert first.agree is not None
     contradicting = found.model_copy(update={"decision": decision.model_copy(update={"contradicted": (3, 7)})})
     said = [line for line in answers(contradicting)[0].details if line.startswith("How sure: ")]
-    assert f"two halves of the sequences agree on {len(first.agree)} of 12" in said[0]
+    assert f"split-half agreement on {len(first.agree)} of 12" in said[0]
     assert said[0].endswith("The plan contradicts the zone of 2 layers.")
     calm = found.model_copy(update={"decision": decision.model_copy(update={"contradicted": ()})})
     assert "contradicts" not in answers(calm)[0].details[-1]

@@ -58,8 +58,8 @@ def test_slow_paths_disturbances_and_the_floor_are_said(analysis: Analysis) -> N
     assert made is not None
     rows = [row for panel in made["concat"] for row in panel["data"]["values"]]
     assert sorted(row["note"] for row in rows if row["note"]) == ["! contended", "! no fused kernel"]
-    assert [row["floor"] for row in rows if row["floor"]] == [pytest.approx(500 * first.median_s)]
-    assert sum("dashes: floor" in panel["title"]["text"][1] for panel in made["concat"]) == 1
+    assert [row["roofline"] for row in rows if row["roofline"]] == [pytest.approx(500 * first.median_s)]
+    assert sum("dashes: bandwidth roofline" in panel["title"]["text"][1] for panel in made["concat"]) == 1
     alt.ConcatChart.from_dict(made)
 
 

@@ -28,7 +28,7 @@ def test_zones_that_the_plan_follows(analysis: Analysis) -> None:
     assert "The plan contradicts the zone of none of the 12 layers" in text
     assert "Zones from every other sensitivity sequence and from the rest agree on 12 of 12 layers (100%), n = 20 and 20 sequences." in text
     assert "From separate sensitivities, where the halves share nothing, they agree on " in text
-    assert headline(analysis)[0].endswith("; two halves of the sequences agree on 12 of 12")
+    assert headline(analysis)[0].endswith("; split-half agreement on 12 of 12")
 
 
 def test_zones_that_the_plan_does_not_follow(analysis: Analysis) -> None:
@@ -44,15 +44,15 @@ def test_halves_that_differ_are_said_plainly(analysis: Analysis) -> None:
     lost = found.model_copy(update={"agree": found.layers[:9], "holds": False})
     changed, decision = having(analysis, halves=(lost,))
     assert "agree on 9 of 12 layers (75%), n = 20 and 20 sequences: **below 80%, the zones do not hold**; those of layers 9-11 hang on" in (
-        stability.halves(decision)
+        stability.split_half(decision)
     )
-    assert headline(changed)[0].endswith("; two halves of the sequences agree on 9 of 12, so the zones do not hold")
+    assert headline(changed)[0].endswith("; split-half agreement on 9 of 12, so the zones do not hold")
 
 
 def test_halves_of_too_few_sequences_say_so(analysis: Analysis) -> None:
     few = SplitHalf(around="plan", sequences=(12, 11), layers=(0,), zones=(("INCONCLUSIVE",), ("INCONCLUSIVE",)), agree=None, holds=None)
     _, decision = having(analysis, halves=(few, few.model_copy(update={"around": "reference"})))
-    assert stability.halves(decision).count("cannot tell how far they agree, n = 12 and 11 sequences") == 1
+    assert stability.split_half(decision).count("cannot tell how far they agree, n = 12 and 11 sequences") == 1
     assert stability.split_half_in_short(decision) == ""
 
 

@@ -201,7 +201,7 @@ def test_the_sum_stands_beside_the_whole_and_the_plan_is_not_measured(text: str)
     found = section(text, "Do the separate sensitivities add up?")
     assert row(found, "w2")[3] == "1.80 [1.80, 1.80]"
     assert row(found, "the plan")[2] == "not measured"
-    assert "for w2 the measured KL is 1.80 times the sum" in section(text, "What the data cannot tell")
+    assert "for w2 the measured KL is 1.80 times the sum" in section(text, "Inconclusive")
 
 
 def test_failed_cells_and_measurements_are_listed(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_time_by_unit_with_what_was_not_timed(tmp_path: Path) -> None:
 
 def test_method_and_limits_are_there(text: str) -> None:
     assert "McNemar" in section(text, "Method")
-    assert "Sensitivity on other text" in section(text, "What the data cannot tell")
+    assert "Sensitivity on other text" in section(text, "Inconclusive")
 
 
 def test_three_lines_for_the_last_screen(analysis: Analysis) -> None:
@@ -250,7 +250,7 @@ def test_a_partial_run_reports_the_rest_and_why_there_is_no_plan(tmp_path: Path,
     assert headline(analysis)[0].startswith(f"No plan: {why}")
     assert headline(analysis)[1].startswith("Accuracy on science_mini")
     assert f"**No plan:** {why}" in section(text, "Zones and plan")
-    for title in ("Accuracy", "Memory", "Latency", "Attention", "Failed cells", "Method", "What the data cannot tell"):
+    for title in ("Accuracy", "Memory", "Latency", "Attention", "Failed cells", "Method", "Inconclusive"):
         assert section(text, title)
     assert "## Plan\n" not in text
     assert "(no `plan.json`: there is no plan)" in text

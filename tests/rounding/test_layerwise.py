@@ -133,7 +133,7 @@ def test_too_few_tokens_fall_back_to_the_stock_format_and_are_listed(model) -> N
 
 def test_too_few_tokens_for_a_module_that_sees_all_of_them_are_refused(model) -> None:
     layerwise.check_tokens(model, 384)
-    with pytest.raises(TaskError, match=r"rounding\.tokens: model\.layers\.2\.mlp\.down_proj has 384 input features.*at least 384"):
+    with pytest.raises(TaskError, match=r"calibration\.tokens: model\.layers\.2\.mlp\.down_proj has 384 input features.*at least 384"):
         layerwise.check_tokens(model, 383)
 
 
@@ -199,7 +199,7 @@ def test_a_plan_is_searched_among_quantos_own_formats_too() -> None:
     searched = goals.search_cell(bench, cell, Budget(average_bits=3.2), variants.uniform, 1)
     assert local_search.total(searched.found) < local_search.total(stock)
     whole = {PLAN: local_search.weights_of(bench, bench.choice(searched.found.units))}
-    chosen = held_out.rivals(bench, cell, searched, Plans(random=1), 0, stock)
+    chosen = held_out.comparison_plans(bench, cell, searched, Plans(random=1), 0, stock)
     judged = held_out.plans_cell(bench, chosen, HELD_OUT, searched, whole)
     origins = [plan.origin for plan in judged.plans]
     assert (origins[0], origins[-1], "stock" in origins) == ("search", "separate", True)
@@ -212,10 +212,10 @@ def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path:
     text = tiny_models.profile_text(
         str(tiny_models.save(tmp_path / "model")),
         formats='formats = ["qint4:gptq", "qint4", "qint2:gptq", "qint2:hqq"]',
-        sensitivity='[sensitivity]\ngranularity = "group"',
-        plans="[plans]\nrounds = 0\nheld_out_tokens = 200\nrandom = 1\nfrontier = [3.6]",
-        calibration="[calibration]\ntokens = 200\nbatch = 16",
-        rounding="[rounding]\ntokens = 800",
+        held_out="[held_out]\ntokens = 200",
+        plans="[plans]\nrounds = 0\nrandom = 1\nfrontier = [3.6]",
+        sensitivity='[sensitivity]\ntokens = 200\nbatch = 16\ngranularity = "group"',
+        calibration="[calibration]\ntokens = 800",
         budget="[budget]\naverage_bits = 3.2",
     )
     (tmp_path / "own.toml").write_text(text, encoding="utf-8")

@@ -41,7 +41,10 @@ def test_cells_have_readable_ids_variant_by_variant(place: Path) -> None:
         expected += [f"test_accuracy[{variant}-{task}]" for task in TASKS]
         expected += [f"test_latency[{variant}-{phase}]" for phase in ("prefill", "decode")]
         expected += [f"test_memory[{variant}]", *([f"test_divergence[{variant}]"] if variant != "bf16" else [])]
-    assert ids == [*expected, *(f"test_accuracy[random-{task}]" for task in TASKS)]  # a rival that the profile names: its answers, no more
+    assert ids == [
+        *expected,
+        *(f"test_accuracy[random-{task}]" for task in TASKS),
+    ]  # a baseline that the profile names: its answers, no more
 
 
 @pytest.fixture(scope="module")

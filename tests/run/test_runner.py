@@ -60,7 +60,7 @@ def one_line(done: processes.Done, code: int = 2) -> str:
 
 SMALL = {
     "tasks": '[[tasks]]\nname = "science_mini"\nlimit = 4\n[[tasks]]\nname = "word_problems_mini"\nlimit = 4',
-    "calibration": "[calibration]\ntokens = 900\nbatch = 8",
+    "sensitivity": "[sensitivity]\ntokens = 900\nbatch = 8",
 }
 
 
@@ -110,7 +110,7 @@ def test_the_bar_counts_cells_to_the_end(good: Run) -> None:
     cells = len(good.read("run.json")["benchmarks"])
     assert cells == CELLS
     one_each = 6  # units, layers, sensitivity, fisher, search, plans
-    assert cells == 6 * 2 + 5 * 2 + 5 + 4 + one_each  # accuracy, of a rival too, latency, memory, divergence; the plan is a variant
+    assert cells == 6 * 2 + 5 * 2 + 5 + 4 + one_each  # accuracy, of a baseline too, latency, memory, divergence; the plan is a variant
     assert f"{cells}/{cells}" in good.done.err
 
 
@@ -307,7 +307,7 @@ MISTAKES = [
 def wrong_profile(folder: Path, key: str) -> None:
     changes = {
         "": {},
-        "calibration.tokns": {"calibration": "[calibration]\ntokns = 5"},
+        "sensitivity.tokns": {"sensitivity": "[sensitivity]\ntokns = 5"},
         "latency.rounds": {"latency": '[latency]\nrounds = "many"'},
     }[key]
     (folder / "wrong.toml").write_text(tiny_models.profile_text("/nowhere", **changes), encoding="utf-8")

@@ -11,7 +11,7 @@ from bitzones.schema import profile
 from bitzones.schema.errors import ProfileError
 
 GOOD = {
-    "schema": "schema = 1",
+    "schema": "schema = 2",
     "formats": 'formats = ["qint8", "qint4", "qint2:hqq"]',
     "model": '[model]\nsource = "embedded:tiny"',
     "tasks": '[[tasks]]\nname = "science_mini"',
@@ -36,10 +36,10 @@ def refused(path: str) -> str:
     ("changes", "said"),
     [
         ({"more": "[latency]\nround = 5"}, "unknown key latency.round; did you mean rounds? allowed here: batch, compile, "),
-        ({"schema": "schema = 1\nformat = []"}, "unknown key format; did you mean formats?"),
+        ({"schema": "schema = 2\nformat = []"}, "unknown key format; did you mean formats?"),
         ({"tasks": '[[tasks]]\nname = "x"\nlimits = 3'}, "unknown key tasks.0.limits; did you mean limit?"),
         ({"schema": ""}, "key schema is missing"),
-        ({"schema": "schema = 1\nseed = 4294967296"}, "seed = 4294967296: "),
+        ({"schema": "schema = 2\nseed = 4294967296"}, "seed = 4294967296: "),
         ({"more": "[budget]\nlatency = 1.0"}, "budget.latency = 1.0: input should be less than 1"),
         ({"more": '[sensitivity]\ninclude = ["embed_tokens"]'}, "sensitivity.include.0 = 'embed_tokens': input should be 'lm_head'"),
         ({"more": "[budget]\naverage_bits = 2.0"}, "budget.average_bits = 2: no plan is that small; the fewest bits of the formats are 2"),
@@ -159,5 +159,5 @@ def test_what_is_no_format_is_an_error(read: object) -> None:
 
 def test_the_hash_is_that_of_the_settings(tmp_path: Path) -> None:
     first = profile.load(write(tmp_path)).sha256
-    assert profile.load(write(tmp_path, schema="# a comment\nschema = 1")).sha256 == first
-    assert profile.load(write(tmp_path, schema="schema = 1\nseed = 1")).sha256 != first
+    assert profile.load(write(tmp_path, schema="# a comment\nschema = 2")).sha256 == first
+    assert profile.load(write(tmp_path, schema="schema = 2\nseed = 1")).sha256 != first

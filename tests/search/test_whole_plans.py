@@ -180,7 +180,7 @@ def test_what_failed_is_listed_and_all_else_reported(cells: list[Record], tmp_pa
     assert "out of memory" in text
     assert ("## Whole plans, measured" in text) == (of != "plans")
     assert ("## How the plan was searched" in text) == (of != "search")
-    assert ("## Would a quick screen have ranked alike?" in text) == (of != "fisher")
+    assert ("## Would the Fisher proxy have ranked alike?" in text) == (of != "fisher")
     assert decided(found).plan.name == PLAN
     assert (decided(found).plan.measured_kl is None) == (of == "plans")
     assert len(decided(found).plan.accuracy) == 3
@@ -273,7 +273,7 @@ def test_the_headline_names_the_rivals(analysis: Analysis) -> None:
     assert lines[1].startswith("Plan (searched): 0.220 MB instead of 0.885 MB")
     assert "measured on n = 30 held-out sequences, predicted 1.16 (" in lines[1]
     assert lines[2].startswith(
-        "The searched plan wins: every other plan within the budget measured higher. KL beside it: best rival additive "
+        "The searched plan wins: every other plan within the budget measured higher. KL beside it: best baseline additive "
     )
     assert "uniform qint4 1.03 (0.897 to 1.17) at 4.33 bits, over the budget" in lines[2]
 

@@ -11,7 +11,7 @@ from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM
 
 from bitzones.data import sequences as calibration
-from bitzones.data.sequences import Batch, Calibration
+from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation import kl as divergence
 from bitzones.evaluation import swapping
 from bitzones.models import loading, structure
@@ -23,7 +23,7 @@ from bitzones.sensitivity.variants import Variants
 MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "model.layers.2.mlp.down_proj")
 
 
-def batches(size: int = 3, made: Calibration | None = None) -> Iterator[Batch]:
+def batches(size: int = 3, made: SequenceSet | None = None) -> Iterator[Batch]:
     return calibration.batches(made or sequences(), size, CPU)
 
 

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences as calibration
-from bitzones.data.sequences import Batch, Calibration
+from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation import kl as divergence
 from bitzones.evaluation import swapping
 from bitzones.models import loading, structure
@@ -243,7 +243,7 @@ def test_batches_and_padding_change_nothing(model: LlamaForCausalLM, size: int) 
 def test_progress_rises_to_one(model: LlamaForCausalLM) -> None:
     said: list[float] = []
     candidates = [Candidate(n, noisy(model, f"model.layers.{n}.mlp.up_proj")) for n in (0, 1)]
-    ordered = Calibration(tuple(sorted(CALIBRATION.sequences, key=lambda s: len(s.ids))))
+    ordered = SequenceSet(tuple(sorted(CALIBRATION.sequences, key=lambda s: len(s.ids))))
     exact(model, decoder(model), candidates, calibration.batches(ordered, 2, CPU), len(LENGTHS), said.append)
     assert said == pytest.approx([0.25, 0.5, 0.75, 1.0])
 

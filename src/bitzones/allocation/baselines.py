@@ -94,10 +94,10 @@ def _within(menu: Menu, budget: int) -> Integers:
     return choice
 
 
-def distinct(rivals: Sequence[Baseline]) -> Iterator[Baseline]:
-    """The rivals without those that are an earlier one under another name: nothing is measured twice."""
+def distinct(baselines: Sequence[Baseline]) -> Iterator[Baseline]:
+    """The baselines without those that are an earlier one under another name: nothing is measured twice."""
     seen: set[bytes] = set()
-    for name, origin, choice in rivals:
+    for name, origin, choice in baselines:
         if choice.tobytes() not in seen:
             seen.add(choice.tobytes())
             yield name, origin, choice

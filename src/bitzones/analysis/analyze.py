@@ -65,11 +65,11 @@ class _Found:
             return self.search.found.units
         return next((plan.units for plan in self.plans.plans if plan.origin == "search"), None) if self.plans else None
 
-    def answered_as(self, units: dict[str, str], rivals: Iterable[str]) -> str | None:
-        """The variant that is a plan: the searched one, or a rival that answers the tasks, the best of its origin; None where none is."""
+    def answered_as(self, units: dict[str, str], baselines: Iterable[str]) -> str | None:
+        """The variant that is a plan: the searched one, or the best of its origin among the baselines that answer the tasks; else None."""
         if self.planned == units:
             return PLAN
-        for name in rivals:
+        for name in baselines:
             made = [plan for plan in self.plans.plans if plan.origin == name and plan.kl_nats is not None] if self.plans else []
             if made and min(made, key=lambda plan: sum(plan.kl_nats or ())).units == units:
                 return name
@@ -131,9 +131,9 @@ def _decided(
         return None, one_line(f"the budget cannot be met; {error}")
 
 
-def _with_accuracy(decision: Decision, found: _Found, answered: Iterable[Accuracy], rivals: Iterable[str]) -> Decision:
+def _with_accuracy(decision: Decision, found: _Found, answered: Iterable[Accuracy], baselines: Iterable[str]) -> Decision:
     """The decision, its plan with the accuracy of the variant that is that plan; as it was where the plan answered no task."""
-    variant = found.answered_as(decision.plan.units, rivals)
+    variant = found.answered_as(decision.plan.units, baselines)
     if variant is None:
         return decision
     measured = tuple(
@@ -159,8 +159,8 @@ def _rules(run: Run, measured: layer_sensitivity.Measured | None, layers: Layers
     )
 
 
-def _rounding(run: Run) -> CalibratedFormats | None:
-    made = run.rounding
+def _calibration(run: Run) -> CalibratedFormats | None:
+    made = run.calibration
     if made is None:
         return None
     return CalibratedFormats(
@@ -212,7 +212,7 @@ def analyse(run_file: RunFile) -> Analysis:
         reference=reference,
         variants=run.variants,
         formats=formats,
-        rounding=_rounding(run),
+        calibration=_calibration(run),
         sequences=sample.sequences if sample else 0,
         tokens=int(sample.tokens.sum()) if sample else 0,
         granularity=found.sweep.granularity if found.sweep else None,
@@ -230,7 +230,7 @@ def analyse(run_file: RunFile) -> Analysis:
         else (),
         plans=judged,
         search=plans.history(found.search, resamples, seed, profile.plans.rounds) if found.search else None,
-        screen=fisher_agreement.screen(scores, measured) if scores and measured else (),
+        fisher_proxy=fisher_agreement.agreement(scores, measured) if scores and measured else (),
         rules=_rules(run, measured, found.layers, decision),
         decision=_with_accuracy(decision, found, answered, profile.plans.accuracy) if decision else None,
         no_decision=no_decision,

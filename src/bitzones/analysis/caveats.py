@@ -1,4 +1,4 @@
-"""What the data cannot tell, one sentence each, so that a reader does not have to know statistics to know where to stop.
+"""Inconclusive, one sentence each, so that a reader does not have to know statistics to know where to stop.
 
 Sentences come from the analysis alone. This module does not know which of them matter to whom: it leaves out nothing that applies. Task and
 variant names stand in them as the run file has them: whoever shows a sentence escapes it.
@@ -56,7 +56,7 @@ def _sensitivity(analysis: Analysis) -> Iterator[str]:
     n = analysis.sequences
     if n < MIN_SEQUENCES:
         yield (
-            f"Zones and the order of layers: inconclusive. The sensitivity set has {n} sequences, and below {MIN_SEQUENCES} resampling them "
+            f"Zones and the order of layers: inconclusive. The sensitivity set has {n} sequences; below {MIN_SEQUENCES} resampling "
             "understates how much the numbers vary, so no interval is given."
         )
     tied = [item.layer for item in analysis.ranking if item.told_from_next is False]
@@ -143,9 +143,9 @@ def _plans(analysis: Analysis) -> Iterator[str]:
 
 
 def _screen(analysis: Analysis) -> Iterator[str]:
-    unsure = [item.format for item in analysis.screen if item.spearman is None]
+    unsure = [item.format for item in analysis.fisher_proxy if item.spearman is None]
     if unsure:
-        yield f"Whether the quick screen ranks as the measurement does at {', '.join(unsure)}: too few units or sequences for an interval."
+        yield f"Whether the Fisher proxy ranks as the measurement does at {', '.join(unsure)}: too few units or sequences for an interval."
 
 
 def _accuracy(analysis: Analysis) -> Iterator[str]:

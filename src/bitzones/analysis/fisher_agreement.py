@@ -1,6 +1,6 @@
-"""The second-order screen beside what was measured: whether it puts the units in the same order, and where it does not.
+"""The Fisher proxy beside what was measured: whether it puts the units in the same order, and where it does not.
 
-The screen costs a few backward passes where the sweep costs hundreds of forward ones; whether it can stand in for the sweep is a question
+The proxy costs a few backward passes where the sweep costs hundreds of forward ones; whether it can stand in for the sweep is a question
 to each model and format. This module does not know how a score was computed: a unit's KL is about mean(a^2) / 2 (`records.UnitScores`).
 """
 
@@ -19,7 +19,7 @@ from bitzones.schema.records import FisherCell
 from bitzones.stats.correlation import MIN_PAIRS, mean_ranks, spearman, spearman_interval
 from bitzones.stats.intervals import MIN_SEQUENCES, Estimate, Interval, bootstrap_ratio, weighted_ratio
 
-__all__ = ["MOST_DISAGREEMENTS", "Screen", "proxy_scores", "screen"]
+__all__ = ["MOST_DISAGREEMENTS", "ProxyScores", "agreement", "proxy_scores"]
 
 MOST_DISAGREEMENTS = 3
 """Units that are named: the worst are what somebody would look at, and more hide them."""
@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Screen:
+class ProxyScores:
     """A fisher cell as arrays: ``scores[unit, format]`` of shape (samples, sequences with a scored token)."""
 
     sample: Sample
@@ -48,7 +48,7 @@ def _nats(scores: Floats) -> Floats:
     return np.asarray((scores * scores).mean(axis=0) / 2)
 
 
-def proxy_scores(cell: FisherCell, resamples: int, seed: int) -> Screen:
+def proxy_scores(cell: FisherCell, resamples: int, seed: int) -> ProxyScores:
     """The cell as arrays, on the same resamples as a sweep of the same sequences.
 
     Raises:
@@ -57,11 +57,11 @@ def proxy_scores(cell: FisherCell, resamples: int, seed: int) -> Screen:
     sample = sample_of(cell.sequence_tokens, resamples, seed)
     shape = cell.samples, len(cell.sequence_tokens)
     scores = {(item.unit, item.format): np.asarray(item.nats).reshape(shape)[:, sample.kept] for item in cell.scores}
-    return Screen(sample, scores)
+    return ProxyScores(sample, scores)
 
 
-def screen(found: Screen, measured: Measured) -> tuple[FisherReading, ...]:
-    """The screen against the sweep, format by format from most to fewest bits; a format without a unit that has both is left out."""
+def agreement(found: ProxyScores, measured: Measured) -> tuple[FisherReading, ...]:
+    """The proxy against the sweep, format by format from most to fewest bits; a format without a unit that has both is left out."""
     readings = []
     for column, name in enumerate(measured.formats):
         done = {item.unit for item in measured.cell.measurements if item.format == name and item.kl_nats is not None}

@@ -15,7 +15,7 @@ A verdict is one of five fixed words:
                       top layers, as many as are critical, are critical more often than random ones
     does not hold     the 95% interval excludes that it is of use: the claimed share lies below `MOSTLY` or below what a random set of
                       equal size gets, or the correlation below `USEFUL`
-    cannot tell       anything else; always below `MIN_SEQUENCES` sequences or `MIN_PAIRS` layers
+    inconclusive      anything else; always below `MIN_SEQUENCES` sequences or `MIN_PAIRS` layers
 
 Only "holds" is corrected for the number of rules: it is the answer that somebody would act on.
 """

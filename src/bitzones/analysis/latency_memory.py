@@ -92,7 +92,7 @@ def _latency(
     ratio = None
     if reference is not None and reference.variant != cell.variant:
         ratio = ratio_of_medians(cell.rounds_s, reference.rounds_s, INTERVAL_RESAMPLES, seed)
-    floor = roofline_s(cell)
+    roofline = roofline_s(cell)
     return LatencyFigures(
         variant=cell.variant,
         format=variants.get(cell.variant, cell.variant),
@@ -111,8 +111,8 @@ def _latency(
         compiled=cell.compiled,
         times_compiled=None if cell.compiled or compiled is None else float(median / np.median(compiled.rounds_s)),
         device_median_s=None if cell.device_rounds_s is None else float(np.median(cell.device_rounds_s)),
-        roofline_s=floor,
-        times_roofline=float(median) / floor if floor else None,
+        roofline_s=roofline,
+        times_roofline=float(median) / roofline if roofline else None,
         slow_path=slow_path(
             cell, ratio.value if ratio and ratio.low is not None and ratio.low > 1 else None, reference.variant if reference else ""
         ),

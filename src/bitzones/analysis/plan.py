@@ -4,7 +4,8 @@ Whoever applies a plan needs only this module. It does not know how a plan is fo
 
     1   2026-11   first
     2   2026-11   an interval may be null: too few sequences to give one; how the plan was made, its KL on held-out sequences, its accuracy
-    3   2026-11   calibrated formats name the sensitivity set that their integers came from
+    3   2026-11   calibrated formats name the sequences that their integers came from
+    4   2026-11   renamed as in run files: units, calibration, sequences_sha256; the zone INCONCLUSIVE (CANNOT TELL)
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from bitzones.schema.records import PlanOrigin, Record, Rounding
+from bitzones.schema.records import Calibration, PlanOrigin, Record
 from bitzones.stats.intervals import Estimate, Interval, Verdict
 
 __all__ = [
@@ -35,7 +36,7 @@ __all__ = [
     "ZoneWord",
 ]
 
-PLAN_SCHEMA: Literal[3] = 3
+PLAN_SCHEMA: Literal[4] = 4
 PLAN_FORMAT: Literal["bitzones-plan"] = "bitzones-plan"
 
 ZoneWord = Literal["SAFE", "TRANSITION", "CRITICAL", "INCONCLUSIVE"]
@@ -112,7 +113,7 @@ class Plan(Decided):
     """A format for every unit: all that applying it needs. plan.json is this record."""
 
     format: Literal["bitzones-plan"] = PLAN_FORMAT
-    schema_number: Literal[3] = Field(default=PLAN_SCHEMA, alias="schema")
+    schema_number: Literal[4] = Field(default=PLAN_SCHEMA, alias="schema")
     bitzones: str
     """Version of bitzones that measured."""
     model: PlannedModel | None
@@ -143,8 +144,8 @@ class Plan(Decided):
     """Module to format, the reference's name for modules that stay."""
     group_sizes: dict[str, int | None]
     """Module to the group size its scales were measured with, null for one scale per row; modules that stay are absent."""
-    rounding: Rounding | None = None
-    """The sequences that calibrated formats were rounded on; null where there is no such format. ``fallbacks`` are the plan's."""
+    calibration: Calibration | None = None
+    """The calibration set; null where no format is calibrated. ``fallbacks`` are the plan's."""
     sequences_sha256: str
     profile_sha256: str
     versions: dict[str, str]

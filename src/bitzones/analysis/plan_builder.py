@@ -13,7 +13,7 @@ from bitzones.analysis.layer_sensitivity import Measured
 from bitzones.analysis.plan import Budget, Plan, PlanLatency, PlannedModel, UnitPlan
 from bitzones.analysis.plan_ranking import Chosen
 from bitzones.schema.profile import PLAN, is_calibrated
-from bitzones.schema.records import Rounding, Run
+from bitzones.schema.records import Calibration, Run
 
 __all__ = ["plan_of", "unit_plans"]
 
@@ -54,17 +54,17 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
         units=dict(zip(menu.units, names, strict=True)),
         assignment={module: name for unit, name in zip(cell.units, names, strict=True) for module in unit.modules},
         group_sizes=groups,
-        rounding=_rounding(run, names),
+        calibration=_calibration(run, names),
         sequences_sha256=cell.sequences_sha256,
         profile_sha256=profile.sha256,
         versions=dict(run.environment.versions) if run.environment else {},
     )
 
 
-def _rounding(run: Run, formats: list[str]) -> Rounding | None:
-    if run.rounding is None or not any(map(is_calibrated, formats)):
+def _calibration(run: Run, formats: list[str]) -> Calibration | None:
+    if run.calibration is None or not any(map(is_calibrated, formats)):
         return None
-    return run.rounding.model_copy(update={"fallbacks": {PLAN: found} if (found := run.rounding.fallbacks.get(PLAN)) else {}})
+    return run.calibration.model_copy(update={"fallbacks": {PLAN: found} if (found := run.calibration.fallbacks.get(PLAN)) else {}})
 
 
 def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:

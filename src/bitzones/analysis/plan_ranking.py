@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitzones.allocation.time_cost import plan_ns
-from bitzones.analysis.fisher_agreement import Screen
+from bitzones.analysis.fisher_agreement import ProxyScores
 from bitzones.analysis.layer_sensitivity import Measured, Sample, sample_of
 from bitzones.analysis.plan_verdicts import Compared, PlanReading, PlansReading, SearchReading, SearchStep
 from bitzones.schema.profile import PLAN
@@ -66,7 +66,7 @@ def chosen(cell: PlansCell | None, reading: PlansReading | None, searched: Searc
 def judge(
     cell: PlansCell,
     measured: Measured | None,
-    fisher: Screen | None,
+    fisher: ProxyScores | None,
     reference: str,
     resamples: int,
     seed: int,
@@ -136,9 +136,9 @@ def _kl(item: PlanReading) -> float:
 
 
 def _recommended(plans: tuple[PlanReading, ...], searched: str) -> str | None:
-    rivals = _baselines(plans)
+    baselines = _baselines(plans)
     plan = next(item for item in plans if item.name == searched)
-    better = [item for item in rivals if plan.measured is None or (item.searched is not None and item.searched.word == "worse")]
+    better = [item for item in baselines if plan.measured is None or (item.searched is not None and item.searched.word == "worse")]
     if better:
         return better[0].name
     return plan.name if plan.measured is not None and plan.within_budget else None
@@ -164,7 +164,7 @@ def _reading(
     nats: Floats | None,
     against: Compared | None,
     measured: Measured | None,
-    fisher: Screen | None,
+    fisher: ProxyScores | None,
     reference: str,
 ) -> PlanReading:
     choice = measured.choice(item.units) if measured else None

@@ -1,4 +1,4 @@
-"""What measuring whole plans, the search, the screen and the rules of thumb came to: the records of it.
+"""What measuring whole plans, the search, the Fisher proxy and the rules of thumb came to: the records of it.
 
 Unit of `analysis.Analysis`. This module does not know how anything is decided or shown.
 """
@@ -140,7 +140,7 @@ class SearchReading(Decided):
 
 
 class Disagreement(Decided):
-    """One unit that the screen ranks otherwise than the measurement; rank 1 is the most sensitive."""
+    """One unit that the proxy ranks otherwise than the measurement; rank 1 is the most sensitive."""
 
     unit: str
     exact_rank: float
@@ -148,14 +148,14 @@ class Disagreement(Decided):
 
 
 class FisherReading(Decided):
-    """The second-order screen against the measured KL at one format, over the units that have both."""
+    """The Fisher proxy against the measured KL at one format, over the units that have both."""
 
     format: str
     units: int
     spearman: Interval | None
-    """Rank correlation of screen and measurement; null with too few units or sequences, or where all values are alike."""
+    """Rank correlation of proxy and measurement; null with too few units or sequences, or where all values are alike."""
     median_ratio: float | None
-    """Median over units of screen by measurement; null where no unit has a measured KL above 0."""
+    """Median over units of proxy over measurement; null where no unit has a measured KL above 0."""
     disagreements: tuple[Disagreement, ...]
     """The units whose ranks differ most, the largest difference first."""
 

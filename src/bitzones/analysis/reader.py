@@ -16,16 +16,14 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
 from bitzones.analysis.validation import faults
+from bitzones.schema import migrations
 from bitzones.schema.errors import OutputError, RunFileError
 from bitzones.schema.files import beside
-from bitzones.schema.records import KEY, SCHEMA, AccuracyCell, Cell, NamedTrial, Record, Run
+from bitzones.schema.records import KEY, AccuracyCell, Cell, NamedTrial, Record, Run
 
 __all__ = ["RunFile", "add_plan", "one_line", "read_run"]
 
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
-
-READABLE = (2, SCHEMA)
-"""Schema numbers that are read: what 3 added has a value that stands for its absence, so a file of the last release still compares."""
 
 MOST_SECONDS = 1e9
 """Thirty years: no cell took longer, whatever a file says."""
@@ -161,22 +159,17 @@ def _parsed(text: bytes) -> Any:
 
 def _run(path: Path | str, data: dict[str, Any]) -> Run:
     schema = data[KEY].get("schema") if isinstance(data[KEY], dict) else None
-    if isinstance(schema, int) and schema not in READABLE:
+    if isinstance(schema, int) and schema not in migrations.RUNS:
         advice = "measure again, or use the version that wrote it"
         raise _error(path, f"its schema number is {schema}, this bitzones reads {_numbers()}: {advice}")
     try:
-        return Run.model_validate(_raised(data[KEY]))
+        return Run.model_validate(migrations.run(data[KEY]))
     except ValidationError as error:
         raise _error(path, f"key 'bitzones': {_first(error, ())}") from error
 
 
 def _numbers() -> str:
-    return " and ".join(str(number) for number in READABLE)
-
-
-def _raised(value: Any) -> Any:
-    """A run or a cell as this schema has it; one of an older schema lacks nothing but what has a default."""
-    return {**value, "schema": SCHEMA} if isinstance(value, dict) and value.get("schema") in READABLE else value
+    return " and ".join(str(number) for number in migrations.RUNS)
 
 
 def _took(benchmark: Mapping[str, Any]) -> float | None:
@@ -193,10 +186,10 @@ def _cell(path: Path | str, benchmark: Any) -> Cell | None:
         return None
     cell, name = extra[KEY], str(benchmark.get("fullname", "without a name"))
     schema = cell.get("schema") if isinstance(cell, dict) else None
-    if isinstance(schema, int) and schema not in READABLE:
+    if isinstance(schema, int) and schema not in migrations.RUNS:
         raise _error(path, f"benchmark {name}: its schema number is {schema}, this bitzones reads {_numbers()}")
     try:
-        return _CELL.validate_python(_raised(cell))
+        return _CELL.validate_python(migrations.cell(cell))
     except ValidationError as error:
         kind = cell.get("kind") if isinstance(cell, dict) else None
         raise _error(path, f"benchmark {name}: {_first(error, (kind,))}") from error

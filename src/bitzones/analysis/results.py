@@ -6,7 +6,7 @@ with these descriptions in it. This module does not know how anything is decided
     1   2026-11   first
     2   2026-11   what the budget decides is one `Decision`, absent where none could be made; acc_norm, likelihoods, Holm's correction, how
                   tasks were asked; an interval may be null: too few units to give one; whole plans on held-out sequences, the search, the
-                  second-order screen, the rules of thumb
+                  Fisher proxy, the rules of thumb
     3   2026-11   what the schema 3 of run files added
 """
 
@@ -94,7 +94,7 @@ class LatencyFigures(Decided):
     roofline_s: float | None = None
     """Decode: the least that a round can take: bytes that its steps have to read, by the bandwidth of a large copy in the same run."""
     times_roofline: float | None = None
-    """Median by floor."""
+    """Median over roofline."""
     slow_path: str | None = None
     """In words, where a variant is measured to be slower than the reference and its kernels, or the lack of them, are where to look."""
     times_compiled: float | None = None
@@ -260,7 +260,7 @@ class Decision(Decided):
     """What the resampled plans are solved from: separate sensitivities, or what each change of the plan that the search found would do."""
     contradicted: tuple[int, ...] = ()
     """Layers that are SAFE and not wholly at the fewest bits in the plan, or CRITICAL and not wholly at the most."""
-    halves: tuple[SplitHalf, ...] = ()
+    split_half: tuple[SplitHalf, ...] = ()
     """Zones from two halves of the sequences: decided as the zones are, and where those are around a plan, from separate sensitivities."""
     fused: Fused | None = None
     """What engines that fuse modules make of the plan; null where its units are such groups already, or whole layers."""
@@ -296,7 +296,7 @@ class Analysis(Decided):
     variants: dict[str, str]
     formats: tuple[str, ...]
     """The profile's formats from most to fewest bits."""
-    rounding: CalibratedFormats | None
+    calibration: CalibratedFormats | None
     """Null where no format is calibrated."""
     sequences: int
     """Calibration sequences with at least one scored token: the unit of every bootstrap over sensitivity; 0 where none were used."""
@@ -321,8 +321,8 @@ class Analysis(Decided):
     """Whole plans on held-out sequences; null where none were measured."""
     search: SearchReading | None
     """How the searched plan came about; null where none was searched."""
-    screen: tuple[FisherReading, ...]
-    """The second-order screen beside the sweep, by format; empty where one of them is missing."""
+    fisher_proxy: tuple[FisherReading, ...]
+    """The Fisher proxy beside the sweep, by format; empty where one of them is missing."""
     rules: RuleAudit | None
     """Whether the rules of thumb hold; null without a plan, for what is critical is then not known."""
     decision: Decision | None
@@ -340,7 +340,7 @@ class Analysis(Decided):
     foreign_benchmarks: int
     """Benchmarks of the file that are not of bitzones and were not read."""
     inconclusive: tuple[str, ...]
-    """What these data cannot tell, one sentence each."""
+    """What these data leave inconclusive, one sentence each."""
 
     @model_validator(mode="after")
     def _decided_or_not(self) -> Analysis:

@@ -3,7 +3,7 @@
 The plan is solved again on every resample of the sensitivity sequences, from the costs around the plan that a search found, or else from
 the separate sensitivities (`margins`). A layer is SAFE where all its units are at the lowest format in at least ``agreement`` of the plans,
 CRITICAL where all are at the highest format offered or at the reference, else TRANSITION. With too few sequences to resample, every layer
-is CANNOT TELL. Zones are sets of layers: this module does not assume that neighbours are alike. The plan to recommend may be another than
+is INCONCLUSIVE. Zones are sets of layers: this module does not assume that neighbours are alike. The plan to recommend may be another than
 the one found: the zones stay as they are, the formats are the plan's, and where the two contradict each other is said.
 """
 
@@ -32,10 +32,10 @@ __all__ = [
     "contradicted",
     "decide",
     "extremes",
-    "halves",
     "layer_zones",
     "never_lowest",
     "ranges",
+    "split_half",
     "zones",
 ]
 
@@ -97,7 +97,7 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
         around=costs.around,
         contradicted=contradicted(layers, menu),
         fused=fused(measured.cell.units, {unit.unit: unit.format for unit in units}),
-        halves=tuple(halves(measured, base, run, budget.limit) for base in bases),
+        split_half=tuple(split_half(measured, base, run, budget.limit) for base in bases),
     )
 
 
@@ -155,7 +155,7 @@ def contradicted(layers: Iterable[LayerZone], menu: Menu) -> tuple[int, ...]:
     return tuple(item.layer for item in layers if item.zone in said and not set(item.formats) <= said[item.zone])
 
 
-def halves(measured: Measured, costs: Costs, run: Run, budget: int) -> SplitHalf:
+def split_half(measured: Measured, costs: Costs, run: Run, budget: int) -> SplitHalf:
     """The zones of every other sequence, and those of the others: how much of the zones is the sample's.
 
     Both are decided as the whole is, on up to `SPLIT_HALF_RESAMPLES` resamples of their own; the price of a swap is that of the whole.

@@ -190,7 +190,7 @@ def matrix(
         str | None, typer.Option(metavar="NAME", help="File that the others are judged against, without its ending; else the last.")
     ] = None,
 ) -> None:
-    """Show what releases of quanto and transformers do, one row each: worse, same, better or cannot tell, against one of them.
+    """Show what releases of quanto and transformers do, one row each: worse, same, better or inconclusive, against one of them.
 
     Example: bitzones matrix releases/*.json -o docs/releases.md
     """

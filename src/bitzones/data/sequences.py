@@ -18,7 +18,7 @@ from bitzones.data.tasks import Item
 from bitzones.devices import device as devices
 from bitzones.schema.errors import TaskError
 
-__all__ = ["Batch", "Calibration", "TokenSequence", "batches", "retold", "sequences", "take"]
+__all__ = ["Batch", "SequenceSet", "TokenSequence", "batches", "retold", "sequences", "take"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TokenSequence:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class SequenceSet:
     """All sequences, in a fixed order, and the hash of their tokens."""
 
     sequences: tuple[TokenSequence, ...]
@@ -71,11 +71,11 @@ def sequences(
         given.add(item.prompt)
         prompt = tokenizer(item.prompt)["input_ids"]
         whole = tokenizer(item.prompt + item.answer, return_offsets_mapping=True)
-        content = [n for n, span in enumerate(whole["offset_mapping"]) if any(_overlap(span, unit) for unit in item.content)]
+        content = [n for n, span in enumerate(whole["offset_mapping"]) if any(_overlap(span, piece) for piece in item.content)]
         yield TokenSequence(tuple(whole["input_ids"]), len(prompt) - 1, tuple(content))
 
 
-def take(found: Iterator[TokenSequence], tokens: int, key: str = "calibration.tokens") -> Calibration:
+def take(found: Iterator[TokenSequence], tokens: int, key: str = "sensitivity.tokens") -> SequenceSet:
     """The next whole sequences, until at least ``tokens`` tokens: two that are taken one after another have no item in common.
 
     Raises:
@@ -87,30 +87,30 @@ def take(found: Iterator[TokenSequence], tokens: int, key: str = "calibration.to
         taken.append(sequence)
         total += len(sequence.ids)
         if total >= tokens:
-            return Calibration(tuple(taken))
+            return SequenceSet(tuple(taken))
     raise TaskError(
         f"{key} asks for {tokens} tokens and the train splits hold {total} that are neither scored nor used: lower {key}, "
         "or limit where a task is one file, or add a task"
     )
 
 
-def retold(texts: Iterable[str]) -> Calibration:
+def retold(texts: Iterable[str]) -> SequenceSet:
     """Sequences that a run file or a plan holds, token ids in decimal with spaces between; what was asked in them is not known any more."""
     rows = [tuple(map(int, text.split())) for text in texts]
-    return Calibration(tuple(TokenSequence(row, len(row) - 1, ()) for row in rows))
+    return SequenceSet(tuple(TokenSequence(row, len(row) - 1, ()) for row in rows))
 
 
 def _overlap(first: tuple[int, int], second: tuple[int, int]) -> bool:
     return first[0] < second[1] and second[0] < first[1]
 
 
-def batches(calibration: Calibration, size: int, device: torch.device) -> Iterator[Batch]:
+def batches(sequence_set: SequenceSet, size: int, device: torch.device) -> Iterator[Batch]:
     """Batches of at most ``size`` sequences by ascending length, cut where the padding saved is worth another batch on this device."""
-    order = sorted(range(len(calibration.sequences)), key=lambda n: len(calibration.sequences[n].ids))
-    lengths = [len(calibration.sequences[n].ids) for n in order]
-    for unit in _cuts(lengths, size, devices.batch_start_tokens(device)):
-        index = order[unit]
-        rows = [calibration.sequences[n] for n in index]
+    order = sorted(range(len(sequence_set.sequences)), key=lambda n: len(sequence_set.sequences[n].ids))
+    lengths = [len(sequence_set.sequences[n].ids) for n in order]
+    for cut in _cuts(lengths, size, devices.batch_start_tokens(device)):
+        index = order[cut]
+        rows = [sequence_set.sequences[n] for n in index]
         ids, mask = padded([row.ids for row in rows], device, left=False)
         yield Batch(ids, mask, tuple(index), tuple(rows))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
-from bitzones.data.sequences import Batch, Calibration
+from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.devices import device as devices
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.records import DivergenceCell
@@ -95,12 +95,12 @@ def whole(reference: torch.nn.Module, changed: torch.nn.Module, batches: Iterabl
 
 
 def divergence_cell(
-    variant: str, reference: torch.nn.Module, changed: torch.nn.Module, calibration: Calibration, batches: Iterable[Batch]
+    variant: str, reference: torch.nn.Module, changed: torch.nn.Module, sequence_set: SequenceSet, batches: Iterable[Batch]
 ) -> DivergenceCell:
     """The record of `whole` on a sensitivity set."""
     return DivergenceCell(
         variant=variant,
-        sequences_sha256=calibration.sha256,
-        sequence_tokens=calibration.sequence_tokens,
-        kl_nats=tuple(whole(reference, changed, batches, len(calibration.sequences))),
+        sequences_sha256=sequence_set.sha256,
+        sequence_tokens=sequence_set.sequence_tokens,
+        kl_nats=tuple(whole(reference, changed, batches, len(sequence_set.sequences))),
     )

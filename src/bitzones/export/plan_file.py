@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from bitzones.analysis.plan import PLAN_FORMAT, PLAN_SCHEMA, Plan, PlannedModel
+from bitzones.analysis.plan import PLAN_FORMAT, Plan, PlannedModel
+from bitzones.schema import migrations
 from bitzones.schema.errors import PlanError
 from bitzones.schema.profile import REFERENCE_NAMES, FormatName, is_calibrated
 
@@ -53,10 +54,11 @@ def read_plan(path: Path) -> PlanFile:
         raise PlanError(f"{path}: not JSON that can be read: {error}") from error
     if not isinstance(data, dict) or data.get("format") != PLAN_FORMAT:
         raise PlanError(f'{path}: JSON, but no plan of bitzones: it has no "format": "{PLAN_FORMAT}"; bitzones collect writes plan.json')
-    if (schema := data.get("schema")) != PLAN_SCHEMA:
-        raise PlanError(f"{path}: its schema number is {schema!r}, this bitzones reads {PLAN_SCHEMA}: use the version that wrote it")
+    if (schema := data.get("schema")) not in migrations.PLANS:
+        known = " and ".join(map(str, migrations.PLANS))
+        raise PlanError(f"{path}: its schema number is {schema!r}, this bitzones reads {known}: use the version that wrote it")
     try:
-        plan = Plan.model_validate(data)
+        plan = Plan.model_validate(migrations.plan(data))
     except ValidationError as error:
         raise PlanError(f"{path}: {_first(error)}") from error
     return _checked(path, text, plan)
@@ -93,7 +95,7 @@ def _checked(path: Path, text: str, plan: Plan) -> PlanFile:
         where = "has no group size" if odd[0] in formats else "has a group size and no format"
         raise PlanError(f"{path}: module {odd[0]!r} {where}: the plan was edited or is not whole")
     if calibrated := [name for name, format_name in formats.items() if is_calibrated(format_name)]:
-        if plan.rounding is None:
+        if plan.calibration is None:
             raise PlanError(f"{path}: module {calibrated[0]!r} is to be calibrated, and the plan holds no sequences to do it on")
         if plan.model.compute_dtype not in REFERENCE_NAMES:
             raise PlanError(f"{path}: model.compute_dtype = {plan.model.compute_dtype!r}: not one of {', '.join(REFERENCE_NAMES)}")

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from bitzones.backends.quanto import quantizers
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences
 from bitzones.devices import device as devices
 from bitzones.export import fingerprint, folders, verify
 from bitzones.export.model_card import model_card
@@ -142,16 +142,16 @@ def _calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.devic
     Raises:
         PlanError: the plan's sequences are not this model's.
     """
-    made = plan_file.plan.rounding
+    made = plan_file.plan.calibration
     if made is None or not any(map(profile.is_calibrated, plan_file.formats.values())):
         return {}
-    sequences = calibration.retold(made.sequences)
-    largest = max(max(sequence.ids) for sequence in sequences.sequences)
-    if sequences.sha256 != made.sequences_sha256 or largest >= model.config.get_text_config().vocab_size:
+    retold = sequences.retold(made.sequences)
+    largest = max(max(sequence.ids) for sequence in retold.sequences)
+    if retold.sha256 != made.sequences_sha256 or largest >= model.config.get_text_config().vocab_size:
         raise PlanError("the plan's calibration sequences are not whole, or not for this model's tokenizer")
     computing = copy.deepcopy(model)
     quantizers.set_compute_dtype(computing, devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype))
-    batches = list(calibration.batches(sequences, made.batch, device))
+    batches = list(sequences.batches(retold, made.batch, device))
     return layerwise.in_sequence(computing, plan_file.formats, batches, model.dtype, made.damping).weights
 
 

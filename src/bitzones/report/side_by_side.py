@@ -170,7 +170,7 @@ def _answers(runs: tuple[Named, ...], found: tuple[Pair, ...]) -> tuple[Answer, 
     lines = tuple(_said(runs, pair) for pair in found)
     compared = [pair for pair in found if not pair.reason]
     shifted = sorted({item.layer for pair in compared for item in pair.shifts})
-    short = "Cannot tell" if not compared else f"Not layers {', '.join(map(str, shifted))}" if shifted else "No layer is told to differ"
+    short = "Inconclusive" if not compared else f"Not layers {', '.join(map(str, shifted))}" if shifted else "No layer is told to differ"
     return *each, Answer("Do the same layers matter?", short, lines)
 
 

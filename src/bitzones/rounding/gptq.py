@@ -159,7 +159,7 @@ def _blocks(count: int) -> Iterator[slice]:
 
 def _grid(columns: torch.Tensor, cost: torch.Tensor, levels: torch.Tensor, group: int, dtype: torch.dtype) -> _Grid:
     """The grids of all groups of columns, shape (columns, rows)."""
-    fits = [_fit(unit, paid, levels, dtype) for unit, paid in zip(columns.split(group), cost.split(group), strict=True)]
+    fits = [_fit(part, paid, levels, dtype) for part, paid in zip(columns.split(group), cost.split(group), strict=True)]
     scale, shift = (torch.stack(found) for found in zip(*fits, strict=True))
     return _Grid(scale, shift, levels, group)
 

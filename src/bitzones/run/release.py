@@ -21,11 +21,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 import bitzones
 from bitzones.backends.quanto import compat
-from bitzones.data import prompts, tasks
-from bitzones.data import sequences as calibration
+from bitzones.data import prompts, sequences, tasks
 from bitzones.data.encoding import Encoded, encoded, text_of
 from bitzones.data.padding import padded
-from bitzones.data.sequences import Batch, Calibration
+from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
 from bitzones.evaluation import kl, scoring
@@ -58,11 +57,11 @@ class _Bench:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     tasks: tuple[TaskSet, ...]
-    calibration: Calibration
+    sensitivity_set: SequenceSet
 
     @property
     def batches(self) -> Iterator[Batch]:
-        return calibration.batches(self.calibration, self.profile.sensitivity.batch, CPU)
+        return sequences.batches(self.sensitivity_set, self.profile.sensitivity.batch, CPU)
 
     @cached_property
     def names(self) -> list[str]:
@@ -113,8 +112,8 @@ def _bench(profile: Profile, notify: Callable[[str], None]) -> _Bench:
     found = tasks.of_profile(profile).values()
     seen = {item.prompt for task in found for item in (*task.items, *task.shots)}
     train = [tasks.training(task.name, task.path) for task in profile.tasks]
-    sequences = calibration.take(calibration.sequences(tokenizer, train, seen), profile.sensitivity.tokens)
-    return _Bench(profile, files, model, tokenizer, tuple(prompts.asked(task, tokenizer) for task in found), sequences)
+    chosen = sequences.take(sequences.sequences(tokenizer, train, seen), profile.sensitivity.tokens)
+    return _Bench(profile, files, model, tokenizer, tuple(prompts.asked(task, tokenizer) for task in found), chosen)
 
 
 def _info(bench: _Bench) -> ModelInfo:

@@ -13,9 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import bitzones
 from bitzones.allocation.baselines import Baseline
 from bitzones.backends.quanto import quantizers
-from bitzones.data import prompts, tasks
-from bitzones.data import sequences as calibration
-from bitzones.data.sequences import Batch, Calibration, TokenSequence
+from bitzones.data import prompts, sequences, tasks
+from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
 from bitzones.devices import oom_retry
@@ -29,8 +28,7 @@ from bitzones.schema import environment, records
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
 from bitzones.schema.profile import PLAN, Profile, is_calibrated, variant_formats
 from bitzones.schema.progress import Progress, silent
-from bitzones.search import goals
-from bitzones.search import held_out as verify
+from bitzones.search import goals, held_out
 from bitzones.search import local_search as search
 from bitzones.search.local_search import Workbench
 from bitzones.sensitivity import sweep as sensitivity
@@ -95,7 +93,7 @@ class Session:
         return self.variants.reference_id
 
     def model(self, variant: str) -> PreTrainedModel:
-        """A variant's model, also that of the plan or of a rival: what it is has to be found, when it is first asked for."""
+        """A variant's model, also that of the plan or of a baseline: what it is has to be found, when it is first asked for."""
         if variant == PLAN:
             self.search()
         elif variant in self.profile.plans.accuracy:
@@ -141,30 +139,30 @@ class Session:
         """What is left of the train splits, without what is scored and without what stands before it."""
         train = [tasks.training(task.name, task.path) for task in self.profile.tasks]
         seen = {item.prompt for task in self.scored.values() for item in (*task.items, *task.shots)}
-        return calibration.sequences(self.tokenizer, train, seen)
+        return sequences.sequences(self.tokenizer, train, seen)
 
     @cached_property
-    def calibration(self) -> Calibration:
+    def sensitivity_set(self) -> SequenceSet:
         """The sequences from which plans are made."""
-        return calibration.take(self._sequences, self.profile.sensitivity.tokens)
+        return sequences.take(self._sequences, self.profile.sensitivity.tokens)
 
     @cached_property
-    def held_out(self) -> Calibration:
+    def held_out(self) -> SequenceSet:
         """Other sequences, on which whole plans are judged."""
-        _ = self.calibration  # taken first, so that both are the same whatever is asked for first
-        return calibration.take(self._sequences, self.profile.held_out.tokens, "held_out.tokens")
+        _ = self.sensitivity_set  # taken first, so that both are the same whatever is asked for first
+        return sequences.take(self._sequences, self.profile.held_out.tokens, "held_out.tokens")
 
     @cached_property
-    def calibration_set(self) -> Calibration:
+    def calibration_set(self) -> SequenceSet:
         """Sequences of their own on which calibrated formats choose their integers.
 
         Raises:
             TaskError: there are too few tokens for the widest module, or for the profile.
         """
         _ = self.held_out  # taken first, as above
-        taken = calibration.take(self._sequences, self.profile.calibration.tokens, "rounding.tokens")
+        taken = sequences.take(self._sequences, self.profile.calibration.tokens, "calibration.tokens")
         layerwise.check_tokens(self.variants.loaded.model, sum(taken.sequence_tokens))
-        others = {sequence.ids for other in (self.calibration, self.held_out) for sequence in other.sequences}
+        others = {sequence.ids for other in (self.sensitivity_set, self.held_out) for sequence in other.sequences}
         assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"
         return taken
 
@@ -174,7 +172,7 @@ class Session:
         return 1 if structure.has_experts(self.variants.reference) else self.profile.sensitivity.batch
 
     def calibration_batches(self) -> list[Batch]:
-        return list(calibration.batches(self.calibration_set, self.calibration_batch, self.device))
+        return list(sequences.batches(self.calibration_set, self.calibration_batch, self.device))
 
     def check_calibration(self) -> None:
         """Refuse sequences that are too few for calibrated formats, before anything is measured.
@@ -186,15 +184,15 @@ class Session:
             _ = self.calibration_set
 
     def sensitivity_batches(self) -> Iterator[Batch]:
-        return calibration.batches(self.calibration, self.profile.sensitivity.batch, self.device)
+        return sequences.batches(self.sensitivity_set, self.profile.sensitivity.batch, self.device)
 
     def held_out_batches(self) -> Iterator[Batch]:
-        return calibration.batches(self.held_out, self.profile.sensitivity.batch, self.device)
+        return sequences.batches(self.held_out, self.profile.sensitivity.batch, self.device)
 
-    def on(self, sequences: Calibration, work: Callable[[Batches], M]) -> M:
+    def on(self, chosen: SequenceSet, work: Callable[[Batches], M]) -> M:
         """What ``work`` records on sequences in the batches of the profile, or in smaller ones that memory is enough for."""
         return self.hardware.at_half(
-            self.profile.sensitivity.batch, lambda size: work(lambda: calibration.batches(sequences, size, self.device))
+            self.profile.sensitivity.batch, lambda size: work(lambda: sequences.batches(chosen, size, self.device))
         )
 
     def check_budget(self) -> None:
@@ -223,12 +221,14 @@ class Session:
         return self._once(
             "sweep",
             lambda: self.on(
-                self.calibration,
-                lambda batches: sensitivity.exact_cell(self.variants, self.units, self.granularity, self.calibration, batches(), progress),
+                self.sensitivity_set,
+                lambda batches: sensitivity.exact_cell(
+                    self.variants, self.units, self.granularity, self.sensitivity_set, batches(), progress
+                ),
             ),
         )
 
-    def _workbench(self, batches: Batches, on: Calibration) -> search.Workbench:
+    def _workbench(self, batches: Batches, on: SequenceSet) -> search.Workbench:
         """What plans are measured with, on some sequences."""
         return search.workbench(self.variants, self.sweep(), batches, len(on.sequences), self.times)
 
@@ -252,15 +252,15 @@ class Session:
         profile = self.profile
 
         def searched(batches: Batches) -> records.SearchCell:
-            bench = self._workbench(batches, self.calibration)
+            bench = self._workbench(batches, self.sensitivity_set)
             return goals.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
 
-        cell = self.on(self.calibration, searched)
+        cell = self.on(self.sensitivity_set, searched)
         self._define(PLAN, cell.found.units)
         return cell
 
     def compare(self, progress: Progress = silent) -> records.PlansCell:
-        """The plan beside its rivals on held-out sequences, measured once."""
+        """The plan beside its baselines on held-out sequences, measured once."""
         return self._once("plans", lambda: self._compare(progress))
 
     def _compare(self, progress: Progress) -> records.PlansCell:
@@ -268,15 +268,15 @@ class Session:
 
         def compared(batches: Batches) -> records.PlansCell:
             bench = self._workbench(batches, self.held_out)
-            rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, stock)
-            whole.update(self._whole(bench, [item for item in rivals if item[0] not in whole]))
-            return verify.plans_cell(bench, rivals, self.held_out, self.search(), whole, progress)
+            baselines = held_out.comparison_plans(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, stock)
+            whole.update(self._whole(bench, [item for item in baselines if item[0] not in whole]))
+            return held_out.plans_cell(bench, baselines, self.held_out, self.search(), whole, progress)
 
         return self.on(self.held_out, compared)
 
     def _baseline(self, name: str) -> Mapping[str, str]:
         """Unit -> format of a plan that the profile names to answer the tasks."""
-        found = verify.rival(self.compare(), name)
+        found = held_out.baseline(self.compare(), name)
         if found is None:
             raise NotMeasuredError(f"plan {name} is another plan of the run under another name, or none was made")
         return found.units
@@ -293,19 +293,19 @@ class Session:
         budget, rounds = self.search().limit, self.profile.plans.rounds
 
         def searched(size: int) -> records.Trial | None:
-            bench = self._workbench(lambda: calibration.batches(self.calibration, size, self.device), self.calibration)
+            bench = self._workbench(lambda: sequences.batches(self.sensitivity_set, size, self.device), self.sensitivity_set)
             return goals.without_calibration(bench, self.sweep(), budget, rounds)
 
         return oom_retry.halving(self.profile.sensitivity.batch, searched, self.device)[0]
 
-    def _whole(self, bench: Workbench, rivals: Iterable[Baseline]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+    def _whole(self, bench: Workbench, baselines: Iterable[Baseline]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
         """Plans and their weights, where those depend on the whole of a plan: calibrated formats are rounded layer after layer."""
         every = {name for unit in self.units for name in unit.modules}
         covered = set(structure.quantizable_modules(self.variants.reference)) <= every
         known = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if covered} | {PLAN: PLAN}
-        for name, origin, choice in rivals:
+        for name, origin, choice in baselines:
             formats, alone = bench.named(choice), search.weights_of(bench, choice)
-            if origin not in verify.AS_APPLIED or not any(map(is_calibrated, formats.values())):
+            if origin not in held_out.AS_APPLIED or not any(map(is_calibrated, formats.values())):
                 continue
             if name in known:
                 yield name, self.variants.whole(known[name])
@@ -333,13 +333,13 @@ class Session:
             model=self.variants.loaded.info(self.variants.compute_dtype),
             variants=self.variants.formats,
             environment=self.environment(),
-            rounding=self._rounding(),
+            calibration=self._calibration(),
         )
 
-    def _rounding(self) -> records.Rounding | None:
+    def _calibration(self) -> records.Calibration | None:
         if not any(map(is_calibrated, self.profile.formats)):
             return None
-        return records.Rounding(
+        return records.Calibration(
             sequences_sha256=self.calibration_set.sha256,
             sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in self.calibration_set.sequences),
             batch=self.calibration_batch,

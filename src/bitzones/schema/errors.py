@@ -12,7 +12,7 @@
         ├── NonFiniteError           a measurement came out as NaN or infinity
         └── NotMeasuredError         this machine cannot give an honest number: said in the report, and no failure
 
-A bug raises anything else, and shows its traceback.
+A `BitzonesWarning` is one line too, and ends nothing. A bug raises anything else, and shows its traceback.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 
 __all__ = [
     "BitzonesError",
+    "BitzonesWarning",
     "DeviceError",
     "MeasureError",
     "ModelError",
@@ -40,6 +41,10 @@ class BitzonesError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class BitzonesWarning(UserWarning):
+    """Something works, and the user should change it all the same: an old name in a profile."""
 
 
 class ProfileError(BitzonesError):

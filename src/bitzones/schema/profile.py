@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import re
 import tomllib
+import warnings
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -27,7 +28,8 @@ from pydantic import (
     model_validator,
 )
 
-from bitzones.schema.errors import ProfileError
+from bitzones.schema import migrations
+from bitzones.schema.errors import BitzonesWarning, ProfileError
 
 __all__ = [
     "DATA_FOLDERS",
@@ -38,11 +40,11 @@ __all__ = [
     "Budget",
     "Calibration",
     "Gate",
+    "HeldOut",
     "Latency",
     "Model",
     "Plans",
     "Profile",
-    "Rounding",
     "Sensitivity",
     "Task",
     "Timing",
@@ -58,6 +60,9 @@ __all__ = [
 ]
 
 DEFAULT = "tiny"
+
+PROFILE_SCHEMA = 2
+"""1 called the sensitivity set ``[calibration]`` and the calibration set ``[rounding]`` (`bitzones.schema.migrations`)."""
 
 REFERENCE_NAMES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 """The reference's variant id, by the dtype that the model is stored in."""
@@ -160,18 +165,10 @@ class Task(_Section):
 
 
 class Calibration(_Section):
-    """The tokens on which sensitivity and statistics are measured, from the train splits of the tasks."""
+    """How calibrated formats, ``qint4:gptq`` and ``qint2:gptq``, choose their integers (GPTQ, arXiv:2210.17323).
 
-    tokens: int = Field(default=2048, ge=1)
-    batch: int = Field(default=16, ge=1)
-
-
-class Rounding(_Section):
-    """How calibrated formats, ``qint4:gptq`` and ``qint2:gptq``, choose their integers (arXiv:2210.17323).
-
-    From ``tokens`` tokens of sequences of their own, taken from the train splits after those on which sensitivity is measured and plans are
-    judged: at least as many as the widest module has input features. ``damping`` is the share of the mean diagonal of the inputs' second
-    moments that is added to it.
+    ``tokens`` is the size of the calibration set, taken from the train splits after the sensitivity set and the held-out set: at least as
+    many as the widest module has input features. ``damping`` is the share of the Hessian's mean diagonal that is added to its diagonal.
     """
 
     tokens: int = Field(default=8192, ge=1)
@@ -179,29 +176,37 @@ class Rounding(_Section):
 
 
 class Sensitivity(_Section):
-    """What is changed at a time: a whole decoder layer, a group of modules that serving engines fuse, or one module.
+    """What is changed at a time (``granularity``): a whole decoder layer, a group of modules that serving engines fuse, or one module.
 
-    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are. ``include`` adds units
-    outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized counterpart of one. ``fisher_samples`` is
-    how many labels the fisher score draws per token.
+    ``tokens`` is the size of the sensitivity set, scored tokens of the tasks' train splits; ``batch`` is how many sequences, of any set,
+    are computed at a time. ``layers`` are the numbers of the layers that are swept, all by default; the others stay in the reference's
+    format. ``include`` adds units outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized counterpart of one.
+    ``fisher_samples`` is how many labels the Fisher proxy draws per token.
     """
 
+    tokens: int = Field(default=2048, ge=1)
+    batch: int = Field(default=16, ge=1)
     granularity: Literal["layer", "group", "module"] = "layer"
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, strict=False)
     include: tuple[Literal["lm_head"], ...] = Field(default=(), max_length=1, strict=False)
     fisher_samples: int = Field(default=2, ge=1, le=64)
 
 
+class HeldOut(_Section):
+    """The held-out set, on which whole plans are judged: ``tokens`` scored tokens of sequences that no plan was made from."""
+
+    tokens: int = Field(default=2048, ge=1)
+
+
 class Plans(_Section):
     """How a plan is made and judged by measuring whole plans.
 
     ``rounds`` sweeps around the plan improve it on the sensitivity sequences; 0 leaves the plan of the separate sensitivities. Plans are
-    judged on ``held_out_tokens`` of other sequences, beside ``random`` plans of the same bytes and one plan for each of the ``frontier``'s
-    average bits. The rivals that ``accuracy`` names answer the tasks too, as variants of these names; ``random`` is the best random plan.
+    judged on the held-out set, beside ``random`` plans of the same bytes and one plan for each of the ``frontier``'s average bits. The
+    baselines that ``accuracy`` names answer the tasks too, as variants of these names; ``random`` is the best random plan.
     """
 
     rounds: int = Field(default=2, ge=0, le=20)
-    held_out_tokens: int = Field(default=2048, ge=1)
     random: int = Field(default=5, ge=0, le=50)
     frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
     accuracy: tuple[BaselineName, ...] = Field(default=(), strict=False)
@@ -319,15 +324,15 @@ class Gate(_Section):
 class Profile(_Section):
     """A whole run."""
 
-    schema_number: Literal[1] = Field(alias="schema")
+    schema_number: Literal[2] = Field(alias="schema")
     description: str = ""
     seed: int = Field(default=0, ge=0, lt=2**32)
     formats: tuple[FormatName, ...] = Field(min_length=1, strict=False)
     model: Model
     tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
-    calibration: Calibration = Calibration()
-    rounding: Rounding = Rounding()
     sensitivity: Sensitivity = Sensitivity()
+    calibration: Calibration = Calibration()
+    held_out: HeldOut = HeldOut()
     plans: Plans = Plans()
     latency: Latency = Latency()
     budget: Budget = Budget(average_bits=4.0)
@@ -489,6 +494,9 @@ def load(name_or_path: str) -> Profile:
         raise ProfileError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
+    data, renamed = migrations.profile(data)
+    if renamed:
+        warnings.warn(f"{path}: profile schema 1 is read as schema {PROFILE_SCHEMA}: {'; '.join(renamed)}", BitzonesWarning, stacklevel=2)
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
@@ -502,6 +510,8 @@ def _explain(error: ValidationError) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         allowed = sorted(_allowed_keys(first["loc"]))
+        if (now := migrations.RENAMED_KEYS.get(key)) is not None:
+            return f"unknown key {key}; it is now {now}{more}"
         near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"unknown key {key}{hint} allowed here: {', '.join(allowed)}{more}"
@@ -514,9 +524,9 @@ def _explain(error: ValidationError) -> str:
 _SECTIONS: dict[str, type[_Section]] = {
     "model": Model,
     "tasks": Task,
-    "calibration": Calibration,
-    "rounding": Rounding,
     "sensitivity": Sensitivity,
+    "calibration": Calibration,
+    "held_out": HeldOut,
     "plans": Plans,
     "latency": Latency,
     "budget": Budget,

@@ -9,8 +9,11 @@ each benchmark. History of ``SCHEMA``:
 
     1   2026-11   first
     2   2026-11   accuracy: acc_norm, NLL of the gold answer, how it was asked; sensitivity: granularity; model: revision, random weights
-    3   2026-11   calibrated formats with their sensitivity set; latency as a cost; NVML, energy, the bandwidth floor; sweeps around plans;
-                what a release does with a variant
+    3   2026-11   calibrated formats and their sequences; latency as a cost; NVML, energy, the bandwidth roofline; sweeps around plans; what a
+                release does with a variant
+    4   2026-11   renamed: unit (part), sequences_sha256 (calibration_sha256), calibration (rounding), contended (disturbed)
+
+`bitzones.schema.migrations` reads the older ones.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ __all__ = [
     "SCHEMA",
     "AccuracyCell",
     "AttentionStatistics",
+    "Calibration",
     "Cell",
     "DivergenceCell",
     "Energy",
@@ -45,7 +49,6 @@ __all__ = [
     "PlansCell",
     "Record",
     "ReleaseCell",
-    "Rounding",
     "Run",
     "SearchCell",
     "SearchRound",
@@ -59,7 +62,7 @@ __all__ = [
     "UnitSensitivity",
 ]
 
-SCHEMA = 3
+SCHEMA = 4
 
 KEY = "bitzones"
 """Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
@@ -180,7 +183,7 @@ class UnitSensitivity(Record):
 class Measured(Record):
     """What every cell says of itself."""
 
-    schema_number: Literal[3] = Field(default=3, alias="schema")
+    schema_number: Literal[4] = Field(default=4, alias="schema")
     variant: str
     shortages: tuple[Shortage, ...] = ()
     """Batch sizes for which memory ran out before this one, largest first."""
@@ -239,7 +242,7 @@ class LatencyCell(Measured):
 
     ``rounds_s`` is wall time with the device synchronised at the end, ``device_rounds_s`` the device's own clock over the same rounds; null
     where it has none. ``weight_bytes`` and ``cache_bytes`` are what one step of decoding has to read, as it lies in memory (the keys and
-    values at the middle of the round): by ``bandwidth``, that of a large copy in the same run, they give the floor of its time.
+    values at the middle of the round): by ``bandwidth``, that of a large copy in the same run, they give the roofline of its time.
     ``warmup_stable`` is false where warming up ended at its bound.
     """
 
@@ -639,8 +642,8 @@ class Environment(Record):
     quanto_extension: str
 
 
-class Rounding(Record):
-    """What calibrated formats were rounded on, whole: with the model it is all that making the same integers again takes.
+class Calibration(Record):
+    """The calibration set, whole: with the model it is all that making the same integers again takes.
 
     ``sequences`` are token ids in decimal with one space between, ``batch`` of them at a time. ``fallbacks`` is variant to module to the
     reason why that module has the stock format's integers.
@@ -661,11 +664,11 @@ class Rounding(Record):
 class Run(Record):
     """What all cells of a run share."""
 
-    schema_number: Literal[3] = Field(default=3, alias="schema")
+    schema_number: Literal[4] = Field(default=4, alias="schema")
     bitzones: str
     profile: Profile
     model: ModelInfo | None
     variants: dict[str, str]
     environment: Environment | None
-    rounding: Rounding | None = None
+    calibration: Calibration | None = None
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

@@ -1,4 +1,4 @@
-"""The plan beside its rivals on held-out sequences, in one pass over the reference: what it is recommended for, or not.
+"""The plan beside its baselines on held-out sequences, in one pass over the reference: what it is recommended for, or not.
 
 This module measures; which plan is recommended is for the deciding side.
 """
@@ -14,7 +14,7 @@ import torch
 from bitzones.allocation import baselines
 from bitzones.allocation.baselines import Baseline
 from bitzones.allocation.knapsack import budget_bytes, solve
-from bitzones.data.sequences import Calibration
+from bitzones.data.sequences import SequenceSet
 from bitzones.schema.errors import PlanError
 from bitzones.schema.profile import PLAN, is_calibrated
 from bitzones.schema.profile import Plans as Settings
@@ -23,19 +23,19 @@ from bitzones.schema.records import NamedTrial, PlansCell, Rounded, SearchCell, 
 from bitzones.search import local_search
 from bitzones.search.local_search import Integers, Workbench
 
-__all__ = ["AS_APPLIED", "SEPARATE", "WITHOUT_CALIBRATION", "plans_cell", "rival", "rivals"]
+__all__ = ["AS_APPLIED", "SEPARATE", "WITHOUT_CALIBRATION", "baseline", "comparison_plans", "plans_cell"]
 
 WITHOUT_CALIBRATION = "without calibration"
 """The best plan found among quanto's own formats, at the same bytes."""
 
 SEPARATE = "plan, modules rounded alone"
-"""The formats of the plan, each module rounded as if it alone were changed: what rivals are compared with that are rounded so too."""
+"""The formats of the plan, each module rounded as if it alone were changed: what baselines are compared with that are rounded so too."""
 
 AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier"})
 """Origins of plans that somebody would apply: calibrated formats in them are rounded layer after layer, which takes a while for each."""
 
 
-def rivals(
+def comparison_plans(
     bench: Workbench, cell: SensitivityCell, searched: SearchCell, settings: Settings, seed: int, stock: Trial | None = None
 ) -> list[Baseline]:
     """The plan, and what it is to be compared with, each different plan once; ``stock`` was searched among quanto's own formats."""
@@ -64,7 +64,7 @@ def rivals(
 def plans_cell(
     bench: Workbench,
     chosen: Sequence[Baseline],
-    calibration: Calibration,
+    sequence_set: SequenceSet,
     searched: SearchCell,
     whole: Mapping[str, Mapping[str, torch.Tensor]],
     progress: Progress = silent,
@@ -74,10 +74,10 @@ def plans_cell(
     Args:
         bench: on the held-out sequences.
         chosen: what to measure.
-        calibration: the held-out sequences.
+        sequence_set: the held-out set.
         searched: says within which budget.
         whole: plan -> weights of the plan as it would be applied, where they are not the workbench's: the plan that was searched is then
-            measured with the workbench's too, to tell what rounding in sequence brings, and to stand beside rivals that are not so rounded.
+            measured with the workbench's too: the difference is what rounding in sequence brings, and baselines are not rounded so.
         progress: told how far it is.
     """
 
@@ -93,8 +93,8 @@ def plans_cell(
     )
     return PlansCell(
         variant=searched.variant,
-        sequences_sha256=calibration.sha256,
-        sequence_tokens=calibration.sequence_tokens,
+        sequences_sha256=sequence_set.sha256,
+        sequence_tokens=sequence_set.sequence_tokens,
         budget_bytes=searched.budget_bytes,
         budget_ns=searched.budget_ns,
         plans=tuple(
@@ -104,7 +104,7 @@ def plans_cell(
     )
 
 
-def rival(cell: PlansCell, name: str) -> NamedTrial | None:
+def baseline(cell: PlansCell, name: str) -> NamedTrial | None:
     """The plan of an origin, the one of least KL where there are several; None where none was measured, or only under another name."""
     found = [plan for plan in cell.plans if plan.origin == name and plan.kl_nats is not None]
     return min(found, key=local_search.total, default=None)

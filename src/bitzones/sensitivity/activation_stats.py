@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.data.sequences import Batch, Calibration, TokenSequence
+from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.evaluation.layer_replay import hidden_of
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics
@@ -159,13 +159,13 @@ def cell(
     model: PreTrainedModel,
     layers: Sequence[torch.nn.Module],
     batches: Callable[[], Iterator[Batch]],
-    calibration: Calibration,
+    sequence_set: SequenceSet,
 ) -> LayersCell:
     """The record of `measure` on a sensitivity set."""
     return LayersCell(
         variant=variant,
-        sequences=len(calibration.sequences),
-        tokens=sum(calibration.sequence_tokens),
+        sequences=len(sequence_set.sequences),
+        tokens=sum(sequence_set.sequence_tokens),
         layers=measure(model, layers, batches),
     )
 

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.backends.quanto import quantizers
-from bitzones.data.sequences import Batch, Calibration
+from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import check_finite, logits_of
 from bitzones.evaluation.layer_replay import Entry, entered_at, passed
 from bitzones.models import structure
@@ -219,7 +219,7 @@ def scores(
 def fisher_cell(
     variants: Variants,
     units: Sequence[Unit],
-    calibration: Calibration,
+    sequence_set: SequenceSet,
     batches: Iterable[Batch],
     samples: int,
     seed: int,
@@ -232,14 +232,14 @@ def fisher_cell(
     """
     pairs = [(unit, variant) for unit in units for variant in variants.uniform]
     changes = [{name: variants.packed(variant)[name] for name in unit.modules} for unit, variant in pairs]
-    found = scores(variants.reference, changes, batches, len(calibration.sequences), samples, seed, progress)
+    found = scores(variants.reference, changes, batches, len(sequence_set.sequences), samples, seed, progress)
     for (unit, variant), row in zip(pairs, found, strict=True):
         if not torch.isfinite(row).all():
             raise NonFiniteError(f"the fisher scores of {unit.name} at {variants.formats[variant]} are NaN or infinite")
     return FisherCell(
         variant=variants.reference_id,
-        sequences_sha256=calibration.sha256,
-        sequence_tokens=calibration.sequence_tokens,
+        sequences_sha256=sequence_set.sha256,
+        sequence_tokens=sequence_set.sequence_tokens,
         samples=samples,
         units=tuple(units),
         scores=tuple(

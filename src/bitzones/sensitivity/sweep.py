@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from bitzones.backends.quanto import quantizers
-from bitzones.data.sequences import Batch, Calibration
+from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import as_log_probabilities, kl_nats, log_probabilities, logits_of
 from bitzones.evaluation.layer_replay import entered_at, passed
 from bitzones.evaluation.swapping import swapped
@@ -110,7 +110,7 @@ def exact_cell(
     variants: Variants,
     units: Sequence[Unit],
     granularity: Granularity,
-    calibration: Calibration,
+    sequence_set: SequenceSet,
     batches: Iterable[Batch],
     progress: Progress,
 ) -> SensitivityCell:
@@ -121,15 +121,15 @@ def exact_cell(
         list(structure.decoder_layers(variants.reference).values()),
         [Candidate(unit.layer, {name: variants.packed(variant)[name] for name in unit.modules}) for unit, variant in pairs],
         batches,
-        len(calibration.sequences),
+        len(sequence_set.sequences),
         progress,
     )
     return SensitivityCell(
         variant=variants.reference_id,
         method="exact",
         granularity=granularity,
-        sequences_sha256=calibration.sha256,
-        sequence_tokens=calibration.sequence_tokens,
+        sequences_sha256=sequence_set.sha256,
+        sequence_tokens=sequence_set.sequence_tokens,
         units=tuple(units),
         measurements=tuple(_measurement(variants, *pair, kl) for pair, kl in zip(pairs, sweep.candidates, strict=True)),
     )

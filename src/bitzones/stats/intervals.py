@@ -55,10 +55,10 @@ ALPHA = 1 - CONFIDENCE
 """A difference is called when its two-sided p-value is below this: the same 5% that the intervals leave out."""
 
 POWER = 0.8
-"""Of the smallest drop that a sample could have shown: the usual four chances in five."""
+"""Of the minimum detectable effect: the usual four chances in five."""
 
 NON_INFERIORITY_MARGIN = 0.03
-"""'No worse' is said only where a loss above 3 points is excluded: a wider statement would excuse losses that users notice."""
+"""'Non-inferior' is said only where a loss above 3 points is excluded: a wider statement would excuse losses that users notice."""
 
 NON_INFERIORITY_NATS = 0.03
 """The same margin for the likelihood of right answers: exp(-0.03) is 3% less probability per answer token."""
@@ -119,7 +119,7 @@ class Interval(Estimate):
 
 
 class Verdict(_Statistic):
-    """One of four fixed answers: ``worse``, ``non-inferior`` X, ``better``, ``inconclusive``."""
+    """One of four fixed answers: ``worse``, ``non-inferior`` with a margin, ``better``, ``inconclusive``."""
 
     word: Word
     """The answer."""
@@ -132,8 +132,8 @@ class Verdict(_Statistic):
         if self.within is None:
             return self.word
         if self.unit == "share":
-            return f"{self.word} {math.ceil(self.within * 1000 - 1e-9) / 10:.1f} points"
-        return f"{self.word} {math.ceil(self.within * 1000 - 1e-9) / 1000:.3f} nats/token"
+            return f"{self.word} (margin {math.ceil(self.within * 1000 - 1e-9) / 10:.1f} points)"
+        return f"{self.word} (margin {math.ceil(self.within * 1000 - 1e-9) / 1000:.3f} nats/token)"
 
 
 def _z(probability: float) -> float:
@@ -240,8 +240,8 @@ def minimum_detectable_effect(n: int, gained: int = 0, power: float = POWER, alp
 def verdict(lost: int, gained: int, n: int, margin: float = NON_INFERIORITY_MARGIN, p_value: float | None = None) -> Verdict:
     """What n paired items can say about a change: items that were right and are now wrong (lost), and the reverse (gained).
 
-    ``worse`` and ``better`` need p below `ALPHA`; ``no worse within X`` needs the 95% interval of the difference to exclude any loss above
-    ``margin``, and X is the largest loss it does not exclude; everything else is ``inconclusive``.
+    ``worse`` and ``better`` need p below `ALPHA`; ``non-inferior`` with margin X needs the 95% interval of the difference to exclude any loss
+    above ``margin``, and X is the largest loss it does not exclude; everything else is ``inconclusive``.
 
     Args:
         lost: items.
@@ -251,7 +251,7 @@ def verdict(lost: int, gained: int, n: int, margin: float = NON_INFERIORITY_MARG
         p_value: McNemar's, corrected for the family of tests that it belongs to (`holm`); that of this test alone where None.
 
     >>> str(verdict(lost=40, gained=5, n=500)), str(verdict(lost=2, gained=1, n=500)), str(verdict(lost=2, gained=0, n=20))
-    ('worse', 'no worse within 1.1 points', 'inconclusive')
+    ('worse', 'non-inferior (margin 1.1 points)', 'inconclusive')
     """
     if (mcnemar_exact(lost, gained) if p_value is None else p_value) < ALPHA:
         return Verdict(word="worse" if lost > gained else "better")
@@ -268,7 +268,7 @@ def verdict_nats(difference: Estimate, p_value: float, margin: float = NON_INFER
         margin: nats per token.
 
     >>> str(verdict_nats(Interval(value=0.01, low=-0.005, high=0.0201), 0.3))
-    'no worse within 0.021 nats/token'
+    'non-inferior (margin 0.021 nats/token)'
     """
     if difference.high is None:
         return Verdict(word="inconclusive", unit="nats per token")
@@ -310,7 +310,7 @@ def resample_weights(samples: int, resamples: int, seed: int) -> Floats:
 
 
 def resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
-    """Sums over the samples of ``values[k, sample]`` in every resample, shape (resamples, k): drawn as `resample_weights`, some at a time."""
+    """Sums over samples of ``values[k, sample]`` in every resample, shape (resamples, k): drawn as `resample_weights`, some at a time."""
     samples = values.shape[1]
     if samples * resamples <= DRAWS:
         return resample_weights(samples, resamples, seed) @ values.T

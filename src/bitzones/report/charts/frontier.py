@@ -1,4 +1,4 @@
-"""The frontier: what stored bytes buy, as KL and as accuracy, with intervals; uniform formats, rivals and the chosen plan told apart.
+"""The frontier: what stored bytes buy, as KL and as accuracy, with intervals; uniform formats, baselines and the chosen plan told apart.
 
 Sign, colour and words together say what a point is. This module decides nothing: which plan is chosen is the analysis's.
 """

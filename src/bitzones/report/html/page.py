@@ -91,7 +91,7 @@ def sections(analysis: Analysis) -> tuple[Section, ...]:
                 ("Other budgets", plan_tables.frontier(analysis)),
                 ("How the plan was searched", plan_tables.search(analysis)),
                 ("Do the separate sensitivities add up?", decisions.whole(analysis)),
-                ("A quick screen", fisher_tables.screen(analysis)),
+                ("Fisher proxy", fisher_tables.fisher_proxy(analysis)),
             ),
         ),
         Section(

@@ -67,7 +67,9 @@ def zones(analysis: Analysis) -> str:
     rows.append(("all", "", count, _stored_as(analysis, decision.units), *_bytes(whole, stored)))
     head = ("zone", "layers", "count", "in the plan", analysis.reference, "plan", "saved", "saved share")
     firm = (
-        "" if analysis.sequences < MIN_SEQUENCES else f"{stability.contradicted(analysis, decision)} {stability.halves(decision)}".strip()
+        ""
+        if analysis.sequences < MIN_SEQUENCES
+        else f"{stability.contradicted(analysis, decision)} {stability.split_half(decision)}".strip()
     )
     text = f"{_zones_text(analysis)} {stability.basis(decision)}"
     found = (text, table(head, rows, text=(0, 1, 3)), stability.none_safe(decision), firm, unswept(analysis))

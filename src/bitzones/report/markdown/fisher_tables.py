@@ -1,6 +1,6 @@
-"""The section on the second-order screen: whether a few backward passes would have put the units in the measured order.
+"""The section on the Fisher proxy: whether a few backward passes would have put the units in the measured order.
 
-This module decides nothing: ranks and intervals are `decide.screen`'s.
+This module decides nothing: ranks and intervals come from `bitzones.analysis.fisher_agreement`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from bitzones.report.markdown.tables import ABSENT, markdown, ratio, table
 from bitzones.stats.correlation import MIN_PAIRS
 from bitzones.stats.intervals import MIN_SEQUENCES
 
-__all__ = ["screen"]
+__all__ = ["fisher_proxy"]
 
 
-def screen(analysis: Analysis) -> str:
+def fisher_proxy(analysis: Analysis) -> str:
     """A row for each format and a sentence on where the two disagree; empty where one of them was not measured."""
-    if not analysis.screen:
+    if not analysis.fisher_proxy:
         return ""
     rows = [
         (
@@ -27,21 +27,21 @@ def screen(analysis: Analysis) -> str:
             "inconclusive" if item.spearman is None else ratio(item.spearman),
             ABSENT if item.median_ratio is None else f"{item.median_ratio:.2f}",
         )
-        for item in analysis.screen
+        for item in analysis.fisher_proxy
     ]
     noun = f"{analysis.granularity}s"
-    head = ("format", noun, "Spearman [95%]", "median of screen / measured")
+    head = ("format", noun, "Spearman [95%]", "median of proxy / measured")
     text = (
         f"The fisher score of every {analysis.granularity}, a second-order estimate from "
         f"{analysis.profile.sensitivity.fisher_samples} sampled labels per token, against its measured KL on the same n = "
         f"{analysis.sequences} sequences. Spearman is 1 where both rank alike; "
-        f"it needs {MIN_PAIRS} {noun} and {MIN_SEQUENCES} sequences, else: inconclusive. No plan here is made from the screen."
+        f"it needs {MIN_PAIRS} {noun} and {MIN_SEQUENCES} sequences, else: inconclusive. No plan here is made from the Fisher proxy."
     )
-    return "\n\n".join(("## Would a quick screen have ranked alike?", text, table(head, rows), "\n".join(_sentences(analysis))))
+    return "\n\n".join(("## Would the Fisher proxy have ranked alike?", text, table(head, rows), "\n".join(_sentences(analysis))))
 
 
 def _sentences(analysis: Analysis) -> Iterator[str]:
-    for item in analysis.screen:
+    for item in analysis.fisher_proxy:
         if item.disagreements:
             yield f"- At {item.format} they disagree most on {_named(item)} (rank 1 is the most sensitive of {item.units})."
         else:
@@ -49,4 +49,4 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
 
 
 def _named(item: FisherReading) -> str:
-    return ", ".join(f"{markdown(at.unit)}: measured {at.exact_rank:g}, screen {at.fisher_rank:g}" for at in item.disagreements)
+    return ", ".join(f"{markdown(at.unit)}: measured {at.exact_rank:g}, proxy {at.fisher_rank:g}" for at in item.disagreements)

@@ -157,7 +157,7 @@ def _too_few(item: Accuracy) -> str:
     if item.against is None or item.against.verdict.word != "inconclusive":
         return ""
     drop = item.against.minimum_detectable_effect
-    return "; they could have shown no drop" if drop is None else f"; the smallest drop they would show is {100 * drop:.1f} points"
+    return "; they could have shown no drop" if drop is None else f"; the minimum detectable effect is {100 * drop:.1f} points"
 
 
 def _cost_of_variants(analysis: Analysis) -> Answer:

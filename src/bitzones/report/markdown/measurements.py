@@ -71,10 +71,10 @@ def latency(analysis: Analysis) -> str:
     head = ("phase", "variant", "median", "middle half", "p95", "median per token", "rounds", f"ratio to {analysis.reference} [95%]")
     return (
         "## Latency\n\nPer round; a ratio above 1 is slower than the reference. Its interval covers the rounds of this process only: "
-        "variants are timed one after another, and another run can lie outside it. The floor is what reading weights, keys and values "
+        "variants are timed one after another, and another run can lie outside it. The roofline is what reading weights, keys and values "
         "takes at the bandwidth of a large copy in the same run; where a processor's cache holds the weights, a round can beat it. "
         "Energy is the whole GPU's, idle subtracted.\n\n"
-        + table((*head, "floor", "times floor", "energy per token"), rows, text=(0, 1))
+        + table((*head, "roofline", "times roofline", "energy per token"), rows, text=(0, 1))
         + "".join(f"\n\n- {line}" if not number else f"\n- {line}" for number, line in enumerate(_doubts(analysis)))
     )
 

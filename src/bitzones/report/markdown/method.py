@@ -22,9 +22,9 @@ def methodology(analysis: Analysis) -> str:
 {analysis.reference} model.
 {_calibrated(analysis)}{_sweep(analysis)}\
 - Accuracy: Wilson 95% interval; chance is the mean over items, each with its own. Against the reference by McNemar's exact test on the \
-same items at {ALPHA:.0%}, p-values corrected for the variants of a task and metric (Holm 1979). 'No worse within X' is said only where \
-the 95% interval (Bonett and Price 2012) excludes a loss above {NON_INFERIORITY_MARGIN:.0%}; the minimum detectable effect is for {POWER:.0%} power \
-(Connor 1987) in the first step of Holm's method.
+same items at {ALPHA:.0%}, p-values corrected for the variants of a task and metric (Holm 1979). 'Non-inferior (margin X)' requires the \
+95% interval (Bonett and Price 2012) to exclude a loss above {NON_INFERIORITY_MARGIN:.0%}; the minimum detectable effect is for \
+{POWER:.0%} power (Connor 1987) in the first step of Holm's method.
 - Likelihood of right answers: nats per answer token, percentile bootstrap over items, {INTERVAL_RESAMPLES} resamples, seed \
 {analysis.profile.seed}, differences paired; p-values from the same resamples, so never below 1 in 1,000, corrected \
 alike. Below {MIN_SEQUENCES} items: inconclusive.
@@ -55,9 +55,9 @@ agree on. {_zone_costs(analysis)}
 
 def _calibrated(analysis: Analysis) -> str:
     """How calibrated formats came by their integers; empty where there is none."""
-    if not any(map(is_calibrated, analysis.formats)) or analysis.rounding is None:
+    if not any(map(is_calibrated, analysis.formats)) or analysis.calibration is None:
         return ""
-    made = analysis.rounding
+    made = analysis.calibration
     fallbacks = [f"{markdown(variant)} {len(found)}" for variant, found in made.fallbacks.items()]
     short = f" Modules with too few tokens, which have quanto's own integers: {', '.join(fallbacks)}." if fallbacks else ""
     return (
@@ -100,7 +100,7 @@ def _whole_plans(analysis: Analysis) -> str:
             "difference to exclude 0, and no correction is made for their number. Measured / sum: the two sets of sequences are resampled "
             "apart. Another plan is recommended instead of the searched one only where it is told to be better.\n"
         )
-    if analysis.screen:
+    if analysis.fisher_proxy:
         text += (
             "- Second order: mean(a^2) / 2 per sequence over sampled labels, a = sum(gradient * change) with random signs per token "
             "(Fisher "

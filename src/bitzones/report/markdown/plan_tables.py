@@ -40,7 +40,7 @@ def outcome(plans: PlansReading) -> str:
     if plans.not_told:
         return f"No plan within the budget is told to be better than the searched one, but it cannot be told from {_and(plans.not_told)}"
     if not any(_is_baseline(item) for item in plans.plans):
-        return "The searched plan is recommended without a rival: no other plan within the budget was measured"
+        return "The searched plan is recommended without a baseline: no other plan within the budget was measured"
     return "The searched plan wins: every other plan within the budget measured higher"
 
 
@@ -61,12 +61,12 @@ def compared(analysis: Analysis) -> str:
     plans = analysis.plans
     if plans is None:
         return ""
-    rivals = [item for item in plans.plans if item.origin not in ("frontier", "random")]
-    rivals.sort(key=lambda item: (item.origin != "search", not item.within_budget, _kl(item)))
+    baselines = [item for item in plans.plans if item.origin not in ("frontier", "random")]
+    baselines.sort(key=lambda item: (item.origin != "search", not item.within_budget, _kl(item)))
     randoms = [item for item in plans.plans if item.origin == "random"]
     head = ["plan", "bits", "stored bytes", "budget", "KL [95%]", "sum [95%]", "second order [95%]", "KL / sum [95%]"]
     head += ["searched less this [95%]", "searched / this [95%]", "searched plan is"]
-    rows = [_row(item) for item in rivals]
+    rows = [_row(item) for item in baselines]
     if randoms:
         rows.append(_random_row(randoms))
     sections = [
@@ -98,8 +98,8 @@ def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
         f"KL({analysis.reference} || plan) in nats per token on n = {plans.sequences} held-out sequences ({plans.tokens:,} tokens), "
         f"from which no plan was made; the budget is {_budget(plans)}. Sum: of the separate sensitivities on the "
         "sensitivity sequences. "
-        "Second order: from the screen's scores, with all interactions. The last three columns set the searched plan beside each other "
-        f"one, paired over sequences: below 0, or below 1, it is better.{_alike(plans)}{few}"
+        "Second order: from the Fisher proxy's scores, with all interactions. The last three columns set the searched plan beside each "
+        f"other one, paired over sequences: below 0, or below 1, it is better.{_alike(plans)}{few}"
     )
 
 

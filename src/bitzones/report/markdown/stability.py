@@ -14,7 +14,7 @@ from bitzones.analysis.zones import SPLIT_HALF_AGREEMENT, ranges
 from bitzones.report.markdown.tables import markdown
 from bitzones.stats.intervals import MIN_SEQUENCES
 
-__all__ = ["basis", "budget", "contradicted", "fused", "halves", "none_safe", "split_half_in_short"]
+__all__ = ["basis", "budget", "contradicted", "fused", "none_safe", "split_half", "split_half_in_short"]
 
 
 def budget(plan: Plan) -> str:
@@ -62,9 +62,9 @@ def _stored(formats: Mapping[str, int], noun: str) -> str:
     return next(iter(formats)) if sum(formats.values()) == 1 else ", ".join(f"{count} {noun} at {name}" for name, count in formats.items())
 
 
-def halves(decision: Decision) -> str:
+def split_half(decision: Decision) -> str:
     """What two disjoint halves of the sequences say of the zones; empty where that was not asked."""
-    return " ".join(_half(found, first=number == 0) for number, found in enumerate(decision.halves))
+    return " ".join(_half(found, first=number == 0) for number, found in enumerate(decision.split_half))
 
 
 def _half(found: SplitHalf, *, first: bool) -> str:
@@ -72,7 +72,7 @@ def _half(found: SplitHalf, *, first: bool) -> str:
     what = "Zones from every other sensitivity sequence and from the rest"
     if found.agree is None:
         needed = f"n = {one} and {other} sequences and at least {MIN_SEQUENCES} are needed in each"
-        return f"{what}: cannot tell how far they agree, {needed}." if first else ""
+        return f"{what}: inconclusive, {needed}." if first else ""
     share = f"{len(found.agree)} of {total} layers ({len(found.agree) / total:.0%})"
     others = ranges(tuple(layer for layer in found.layers if layer not in found.agree))
     if not first:
@@ -89,11 +89,11 @@ def _half(found: SplitHalf, *, first: bool) -> str:
 
 def split_half_in_short(decision: Decision) -> str:
     """The same for one line of a terminal."""
-    first = next(iter(decision.halves), None)
+    first = next(iter(decision.split_half), None)
     if first is None or first.agree is None:
         return ""
     verdict = "" if first.holds else ", so the zones do not hold"
-    return f"; two halves of the sequences agree on {len(first.agree)} of {len(first.layers)}{verdict}"
+    return f"; split-half agreement on {len(first.agree)} of {len(first.layers)}{verdict}"
 
 
 def fused(decision: Decision) -> str:

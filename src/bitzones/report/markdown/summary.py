@@ -79,7 +79,7 @@ def _calibration_line(analysis: Analysis) -> Iterator[str]:
     if found is None or "search" not in made or "stock" not in made:
         return
     ours, stock = made["search"], made["stock"]
-    words = {"better": "", "worse": ": calibration makes it worse", "inconclusive": ": cannot tell which is better"}
+    words = {"better": "", "worse": ": calibration makes it worse", "inconclusive": ": inconclusive"}
     share = stock.searched.ratio if stock.searched else None
     times = "" if share is None else f" ({_kl(share)} times)"
     at = "the budget" if ours.average_bits is None else f"{ours.average_bits:.2f} bits"
@@ -90,16 +90,16 @@ def _calibration_line(analysis: Analysis) -> Iterator[str]:
 
 
 def _baselines_line(analysis: Analysis) -> Iterator[str]:
-    """Whether the plan wins, the best rival within the budget, and each uniform format, within it or not."""
+    """Whether the plan wins, the best baseline within the budget, and each uniform format, within it or not."""
     found = analysis.plans
     if found is None:
         return
-    rivals = [item for item in found.plans if item.measured is not None and item.origin not in (*NO_BASELINES, "uniform")]
-    rivals = [item for item in rivals if item.within_budget and item.name != found.recommended]
-    best = min(rivals, key=lambda item: item.measured.value if item.measured else 0.0, default=None)
+    baselines = [item for item in found.plans if item.measured is not None and item.origin not in (*NO_BASELINES, "uniform")]
+    baselines = [item for item in baselines if item.within_budget and item.name != found.recommended]
+    best = min(baselines, key=lambda item: item.measured.value if item.measured else 0.0, default=None)
     said = [f"{plain(item.name)} {_beside(item)}" for item in found.plans if item.origin == "uniform" and item.name != found.recommended]
     if best is not None:
-        said.insert(0, f"best rival {plain(best.name)} {_beside(best)}")
+        said.insert(0, f"best baseline {plain(best.name)} {_beside(best)}")
     yield f"{plain(plan_tables.outcome(found), 1000)}{'. KL beside it: ' if said else ''}{'; '.join(said)}"
 
 
@@ -152,7 +152,7 @@ def summary(analysis: Analysis) -> str:
         task_tables.accuracy(analysis),
         decisions.extreme_layers(analysis),
         decisions.whole(analysis),
-        fisher_tables.screen(analysis),
+        fisher_tables.fisher_proxy(analysis),
         _rules(analysis),
         measurements.memory(analysis),
         measurements.latency(analysis),
@@ -174,7 +174,7 @@ def _picture(analysis: Analysis) -> str:
 
 def inconclusive(analysis: Analysis) -> str:
     """The section on the limits of the data, one line each."""
-    return "## What the data cannot tell\n\n" + "\n".join(f"- {markdown(line, 10**4)}" for line in analysis.inconclusive)
+    return "## Inconclusive\n\n" + "\n".join(f"- {markdown(line, 10**4)}" for line in analysis.inconclusive)
 
 
 def about(analysis: Analysis) -> str:

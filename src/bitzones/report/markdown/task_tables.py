@@ -66,7 +66,7 @@ def _accuracy_row(item: Accuracy) -> tuple[str, ...]:
 def _against(analysis: Analysis) -> str:
     pairs = [(item, item.against) for item in analysis.accuracy if item.against is not None]
     if not pairs:
-        return "No variant can be paired with the reference: cannot tell what quantization costs."
+        return "No variant can be paired with the reference: what quantization costs is inconclusive."
     head = (
         "task",
         "metric",
@@ -112,8 +112,8 @@ def _likelihood(analysis: Analysis) -> Iterator[str]:
     yield (
         "Negative log-likelihood of the right answer after its question, which moves before an answer flips: a finer figure than accuracy, "
         f"and no less a loss. 'Worse' says that there is a loss, the difference how much; 'non-inferior' needs one above "
-        f"{NON_INFERIORITY_NATS:g} nats to be excluded, 3% less probability per token. 95% intervals by bootstrap over the n items, all variants "
-        "on the same draws."
+        f"{NON_INFERIORITY_NATS:g} nats to be excluded, 3% less probability per token. 95% intervals by bootstrap over the n items, all "
+        "variants on the same draws."
     )
     yield table(head, map(_likelihood_row, analysis.likelihood), text=(0, 1, 4))
     yield from _finer(analysis)

@@ -121,14 +121,14 @@ def latency(analysis: Analysis) -> Spec | None:
 
 def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> Spec:
     rows = [_latency_row(item) for item in items]
-    floored = any(row["floor"] is not None for row in rows)
-    floor = ", dashes: floor" if floored else ""
+    floored = any(row["roofline"] is not None for row in rows)
+    dashes = ", dashes: bandwidth roofline" if floored else ""
     x = {"field": "value", "type": "quantitative", "title": "ms per round", "scale": {"zero": True}}
     y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
     tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
     return {
         "title": _head(
-            [f"{phase[0]}, batch {phase[1]}, prompt {phase[2]}", f"bar: median, line: middle half, tick: 95th percentile{floor}"]
+            [f"{phase[0]}, batch {phase[1]}, prompt {phase[2]}", f"bar: median, line: middle half, tick: 95th percentile{dashes}"]
         ),
         "width": PANEL_WIDTH,
         "height": {"step": ROW},
@@ -150,7 +150,7 @@ def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> 
 def _floor(x: Spec) -> Spec:
     """The least that a round can take, as a dashed line of the bar's height."""
     tick = {"type": "tick", "thickness": 2, "size": ROW - 2, "strokeDash": [3, 2], "tooltip": {"expr": "datum.tip"}, "aria": False}
-    return {"transform": [{"filter": "isValid(datum.floor)"}], "mark": tick, "encoding": {"x": x | {"field": "floor"}}}
+    return {"transform": [{"filter": "isValid(datum.roofline)"}], "mark": tick, "encoding": {"x": x | {"field": "roofline"}}}
 
 
 def _latency_row(item: LatencyFigures) -> Spec:
@@ -161,7 +161,7 @@ def _latency_row(item: LatencyFigures) -> Spec:
         "low": 1e3 * item.low_quartile_s,
         "high": 1e3 * item.high_quartile_s,
         "p95": 1e3 * item.p95_s,
-        "floor": None if item.roofline_s is None else 1e3 * item.roofline_s,
+        "roofline": None if item.roofline_s is None else 1e3 * item.roofline_s,
         "note": "! no fused kernel" if item.slow_path else "! contended" if item.contended else "",
         "tip": {
             "variant": plain(item.variant),
@@ -169,7 +169,7 @@ def _latency_row(item: LatencyFigures) -> Spec:
             "middle half": f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
             "95th percentile": milliseconds(item.p95_s),
             "ratio to the reference [95%]": ratio(item.ratio),
-            "floor": "-"
+            "roofline": "-"
             if item.roofline_s is None
             else f"{milliseconds(item.roofline_s)}, the median is {item.times_roofline:.1f} times that",
             "slow path": plain(item.slow_path or "-", 200),
