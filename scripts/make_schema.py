@@ -31,19 +31,21 @@ ROOTS: tuple[tuple[str, str, Any], ...] = (
 
 def text() -> str:
     """The whole file."""
-    units = ["# JSON schema", "Written by `scripts/make_schema.py` from the records; do not edit. Units stand in the names."]
+    pieces = ["# JSON schema", "Written by `scripts/make_schema.py` from the records; do not edit. Units stand in the names."]
     done: dict[str, Any] = {}
     for title, where, root in ROOTS:
         schema = TypeAdapter(root).json_schema(by_alias=True)
         known = schema.pop("$defs", {})
-        units += [f"## {title}", where]
+        pieces += [f"## {title}", where]
         if isinstance(root, type) and issubclass(root, BaseModel):
             known = {root.__name__: schema, **known}
         for name, found in known.items():
             if "properties" in found and done.get(name) != found:
-                units += list(_record(f"{name}, in {title}" if name in done else name, found))
+                pieces += list(_record(f"{name}, in {title}" if name in done else name, found))
                 done.setdefault(name, found)
-    return "\n\n".join(units) + "\n"
+    made = "\n\n".join(pieces) + "\n"
+    assert "__" not in made.replace("__init__", ""), "two records of one name: pydantic tells them apart by their modules, a reader cannot"
+    return made
 
 
 def _record(name: str, schema: dict[str, Any]) -> Iterator[str]:

@@ -56,7 +56,7 @@ RIGHT = {"bf16": 440, "w8": 438, "w4": 415, "w2": 160}
 
 def profile(**changes: Any) -> Profile:
     settings: dict[str, Any] = {
-        "schema": 1,
+        "schema": 2,
         "formats": tuple(BITS),
         "model": Model(source="embedded:tiny"),
         "tasks": (Task(name="science_mini"), Task(name="word_problems_mini")),

@@ -38,7 +38,7 @@ def files(folder: Path, under: str) -> set[str]:
     return {
         f"{under}/{path.relative_to(folder).as_posix()}"
         for path in folder.rglob("*")
-        if path.is_file() and not any(unit == "__pycache__" or unit.startswith(".") for unit in path.relative_to(folder).units)
+        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in path.relative_to(folder).parts)
     }
 
 

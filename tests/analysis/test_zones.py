@@ -269,7 +269,7 @@ def test_zones_are_drawn_around_the_plan_that_was_searched(tmp_path: Path) -> No
     moved = [unit for unit, name in search.found.units.items() if search.start.units[unit] != name]
     assert moved
     separately = decided(tied(tmp_path, [cell for cell in found if not isinstance(cell, SearchCell)]))
-    assert (separately.around, [half.around for half in separately.halves]) == ("reference", ["reference"])
+    assert (separately.around, [half.around for half in separately.split_half]) == ("reference", ["reference"])
     shares = [{unit.unit: unit.shares.get(search.start.units[unit.unit], 0.0) for unit in at.units} for at in (decision, separately)]
     assert all(shares[0][unit] < 0.5 < shares[1][unit] for unit in moved)
 

@@ -54,7 +54,7 @@ def ran(*arguments: str) -> tuple[int, str]:
 def test_exit_codes_and_files(runs: tuple[Data, Data]) -> None:
     code, said = ran("compare", "old.json", "new.json", "-o", "out/delta.md", "--json", "out/delta.json")
     assert code == 1
-    assert said.splitlines()[0] == "regression: 1 worse, 1 cannot tell"
+    assert said.splitlines()[0] == "regression: 1 worse, 1 inconclusive"
     assert "worse: memory w4: stored bytes" in said
     assert Path("out/delta.md").read_text(encoding="utf-8").startswith("## bitzones: regression\n")
     found = Comparison.model_validate_json(Path("out/delta.json").read_text(encoding="utf-8"))

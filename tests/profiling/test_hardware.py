@@ -24,7 +24,7 @@ def hardware() -> Hardware:
     variants = Variants(loaded, {"bf16": "bf16", "w8": "qint8"}, torch.device("cpu"), torch.float32)
     tasks = (Task(name="science_mini"),)
     return Hardware(
-        variants, Profile(schema=1, formats=("qint8", "qint2"), model=Model(source="embedded:tiny"), tasks=tasks, latency=SHAPES)
+        variants, Profile(schema=2, formats=("qint8", "qint2"), model=Model(source="embedded:tiny"), tasks=tasks, latency=SHAPES)
     )
 
 

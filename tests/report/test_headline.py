@@ -68,7 +68,9 @@ def test_cost_with_interval_verdict_and_n(analysis: Analysis) -> None:
     *_, cost = answers(analysis)
     assert cost.answer == "science_mini -2.5 points: inconclusive"
     assert any("85.0% became 82.5% [68.1%, 91.3%]" in line and "n = 40" in line for line in cost.details)
-    assert any("smallest drop" in line or "no drop" in line for line in cost.details), "where it cannot tell it says what it could have"
+    assert any("minimum detectable effect" in line or "no drop" in line for line in cost.details), (
+        "where it cannot tell it says what it could have"
+    )
     assert any(line.startswith("KL 0.476 [0.414, 0.539]") and "n = 30" in line for line in cost.details)
 
 

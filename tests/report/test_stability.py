@@ -36,13 +36,13 @@ def test_zones_that_the_plan_does_not_follow(analysis: Analysis) -> None:
     assert "**The recommended plan contradicts the zone of 1 of 12 layers**. layer 3 is SAFE and stored as qint2:hqq" in decisions.zones(
         changed
     )
-    assert "; the plan contradicts 1 of them; two halves" in headline(changed)[0]
+    assert "; the plan contradicts 1 of them; split-half agreement" in headline(changed)[0]
 
 
 def test_halves_that_differ_are_said_plainly(analysis: Analysis) -> None:
-    found = decided(analysis).halves[0]
+    found = decided(analysis).split_half[0]
     lost = found.model_copy(update={"agree": found.layers[:9], "holds": False})
-    changed, decision = having(analysis, halves=(lost,))
+    changed, decision = having(analysis, split_half=(lost,))
     assert "agree on 9 of 12 layers (75%), n = 20 and 20 sequences: **below 80%, the zones do not hold**; those of layers 9-11 hang on" in (
         stability.split_half(decision)
     )
@@ -51,8 +51,8 @@ def test_halves_that_differ_are_said_plainly(analysis: Analysis) -> None:
 
 def test_halves_of_too_few_sequences_say_so(analysis: Analysis) -> None:
     few = SplitHalf(around="plan", sequences=(12, 11), layers=(0,), zones=(("INCONCLUSIVE",), ("INCONCLUSIVE",)), agree=None, holds=None)
-    _, decision = having(analysis, halves=(few, few.model_copy(update={"around": "reference"})))
-    assert stability.split_half(decision).count("cannot tell how far they agree, n = 12 and 11 sequences") == 1
+    _, decision = having(analysis, split_half=(few, few.model_copy(update={"around": "reference"})))
+    assert stability.split_half(decision).count("inconclusive, n = 12 and 11 sequences") == 1
     assert stability.split_half_in_short(decision) == ""
 
 

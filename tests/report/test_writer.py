@@ -10,7 +10,7 @@ import pytest
 from make_run import decided, hostile, run_dict, small, without, write
 
 from bitzones.analysis.analyze import analyse, read_run
-from bitzones.analysis.plan import PLAN_FORMAT, Plan
+from bitzones.analysis.plan import PLAN_FORMAT, PLAN_SCHEMA, Plan
 from bitzones.analysis.results import Analysis
 from bitzones.report import writer
 from bitzones.report.writer import write_report
@@ -78,7 +78,7 @@ def test_json_reads_back_as_what_it_was(analysis: Analysis, tmp_path: Path) -> N
 def test_plan_json_has_what_applying_it_needs(analysis: Analysis, tmp_path: Path) -> None:
     write_report(analysis, tmp_path)
     plan = json.loads((tmp_path / "plan.json").read_text(encoding="utf-8"))
-    assert (plan["format"], plan["schema"], plan["reference"]) == (PLAN_FORMAT, 3, "bf16")
+    assert (plan["format"], plan["schema"], plan["reference"]) == (PLAN_FORMAT, PLAN_SCHEMA, "bf16")
     assert plan["achieved"]["stored_bytes"] <= plan["budget"]["stored_bytes"]
     assert set(plan["predicted_kl"]) == {"value", "low", "high"}
     assert plan["assignment"]["model.layers.3.o_proj"] == plan["units"]["layers.3"]

@@ -45,7 +45,7 @@ def refused(path: str) -> str:
         ({"more": "[budget]\naverage_bits = 2.0"}, "budget.average_bits = 2: no plan is that small; the fewest bits of the formats are 2"),
         ({"model": ""}, "key model is missing"),
         ({"model": "[model]"}, "key model.source is missing"),
-        ({"schema": "schema = 2"}, "schema = 2: input should be 1"),
+        ({"schema": "schema = 3"}, "schema = 3: input should be 2"),
         ({"more": '[latency]\nrounds = "5"'}, "latency.rounds = '5': input should be a valid integer"),
         ({"more": "[latency]\nrounds = 1"}, "latency.rounds = 1: input should be greater than or equal to 2"),
         ({"more": "[budget]"}, "budget = {}: give one of average_bits, tolerance (nats per token"),

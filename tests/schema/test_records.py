@@ -36,7 +36,7 @@ def test_a_cell_comes_back_from_json_as_it_was(kind: str) -> None:
     record = CELL.validate_python(cell(kind))
     text = record.model_dump_json()
     assert CELL.validate_json(text) == record
-    assert '"schema":3' in text
+    assert '"schema":4' in text
     assert "schema_number" not in text
 
 
@@ -47,7 +47,7 @@ def test_an_unknown_key_is_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_schema_is_refused(kind: str) -> None:
-    assert "Input should be 3" in refused({**cell(kind), "schema": 1})
+    assert "Input should be 4" in refused({**cell(kind), "schema": 1})
 
 
 def test_a_kind_that_is_not_known_is_refused() -> None:
@@ -125,4 +125,4 @@ def test_a_unit_is_measured_or_failed(change: dict[str, Any]) -> None:
 def test_a_run_comes_back_from_json_as_it_was() -> None:
     run = Run.model_validate(make_run.run_dict()["bitzones"])
     assert Run.model_validate_json(run.model_dump_json()) == run
-    assert (run.model_dump(mode="json")["schema"], run.model_dump(mode="json")["profile"]["schema"]) == (3, 1)
+    assert (run.model_dump(mode="json")["schema"], run.model_dump(mode="json")["profile"]["schema"]) == (4, 2)

@@ -92,8 +92,8 @@ def test_no_verdict_contradicts_the_counts(lost: int, gained: int, n: int) -> No
 
 
 def test_the_margin_in_words_is_never_below_the_figure() -> None:
-    assert str(intervals.Verdict(word="non-inferior", within=0.01201)) == "no worse within 1.3 points"
-    assert str(intervals.Verdict(word="non-inferior", within=0.012)) == "no worse within 1.2 points"
+    assert str(intervals.Verdict(word="non-inferior", within=0.01201)) == "non-inferior (margin 1.3 points)"
+    assert str(intervals.Verdict(word="non-inferior", within=0.012)) == "non-inferior (margin 1.2 points)"
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_a_verdict_takes_the_corrected_p() -> None:
     [
         (0.1, 0.05, 0.2, 0.001, "worse"),
         (-0.1, -0.2, -0.05, 0.001, "better"),
-        (0.01, -0.01, 0.0201, 0.4, "no worse within 0.021 nats/token"),
-        (-0.01, -0.03, -0.001, 0.06, "no worse within 0.000 nats/token"),
+        (0.01, -0.01, 0.0201, 0.4, "non-inferior (margin 0.021 nats/token)"),
+        (-0.01, -0.03, -0.001, 0.06, "non-inferior (margin 0.000 nats/token)"),
         (0.01, -0.01, 0.031, 0.4, "inconclusive"),
         (0.1, None, None, 0.001, "inconclusive"),
     ],

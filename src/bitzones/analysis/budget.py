@@ -10,7 +10,7 @@ import numpy as np
 from bitzones.allocation.knapsack import Menu, budget_bytes, cheapest
 from bitzones.allocation.time_cost import budget_ns
 from bitzones.analysis.layer_sensitivity import Measured
-from bitzones.analysis.plan import Budget, PlanLatency
+from bitzones.analysis.plan import PlanBudget, PlanLatency
 from bitzones.schema.errors import PlanError
 from bitzones.schema.profile import variant_formats
 from bitzones.schema.records import Run, SearchCell
@@ -18,7 +18,7 @@ from bitzones.schema.records import Run, SearchCell
 __all__ = ["budget_of"]
 
 
-def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | None = None) -> Budget:
+def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | None = None) -> PlanBudget:
     """What the profile allows: bits as they are, a tolerance as the bytes that the search found for it, or else that its sum needs.
 
     Raises:
@@ -26,10 +26,10 @@ def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | Non
     """
     asked = run.profile.budget
     if asked.average_bits is not None:
-        return Budget(average_bits=asked.average_bits, stored_bytes=budget_bytes(menu, asked.average_bits))
+        return PlanBudget(average_bits=asked.average_bits, stored_bytes=budget_bytes(menu, asked.average_bits))
     if asked.latency is not None:
         time = PlanLatency(nanoseconds=budget_ns(menu, asked.latency), share=asked.latency)
-        return Budget(average_bits=menu.most_bytes * 8 / menu.parameters, stored_bytes=menu.most_bytes, latency=time)
+        return PlanBudget(average_bits=menu.most_bytes * 8 / menu.parameters, stored_bytes=menu.most_bytes, latency=time)
     tokens = float(measured.tokens.sum())
     if search is not None and search.tolerance_nats is not None:
         stored, tolerance = search.budget_bytes, search.tolerance_nats / tokens
@@ -39,7 +39,7 @@ def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | Non
         tolerance = _tolerance(measured, menu, run)
         choice = cheapest(menu, measured.mean, tolerance)
         stored = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
-    return Budget(average_bits=stored * 8 / menu.parameters, stored_bytes=stored, tolerance=tolerance)
+    return PlanBudget(average_bits=stored * 8 / menu.parameters, stored_bytes=stored, tolerance=tolerance)
 
 
 def _tolerance(measured: Measured, menu: Menu, run: Run) -> float:

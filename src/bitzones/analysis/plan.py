@@ -14,19 +14,19 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from bitzones.schema.records import Calibration, PlanOrigin, Record
+from bitzones.schema.records import CalibrationSet, PlanOrigin, Record
 from bitzones.stats.intervals import Estimate, Interval, Verdict
 
 __all__ = [
     "PLAN_FORMAT",
     "PLAN_SCHEMA",
     "Around",
-    "Budget",
     "Decided",
     "Fused",
     "LayerZone",
     "Plan",
     "PlanAccuracy",
+    "PlanBudget",
     "PlanLatency",
     "PlannedModel",
     "SplitGroup",
@@ -61,7 +61,7 @@ class PlanLatency(Decided):
     """Of what the reference takes."""
 
 
-class Budget(Decided):
+class PlanBudget(Decided):
     """What the plan may cost, or does."""
 
     average_bits: float
@@ -119,8 +119,8 @@ class Plan(Decided):
     model: PlannedModel | None
     reference: str
     """The name, in this plan, of what stays as it is."""
-    budget: Budget
-    achieved: Budget
+    budget: PlanBudget
+    achieved: PlanBudget
     """Never above the budget."""
     reference_bytes: int
     """Stored bytes of the same units in the reference."""
@@ -144,7 +144,7 @@ class Plan(Decided):
     """Module to format, the reference's name for modules that stay."""
     group_sizes: dict[str, int | None]
     """Module to the group size its scales were measured with, null for one scale per row; modules that stay are absent."""
-    calibration: Calibration | None = None
+    calibration: CalibrationSet | None = None
     """The calibration set; null where no format is calibrated. ``fallbacks`` are the plan's."""
     sequences_sha256: str
     profile_sha256: str

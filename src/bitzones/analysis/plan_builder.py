@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu
 from bitzones.analysis.layer_sensitivity import Measured
-from bitzones.analysis.plan import Budget, Plan, PlanLatency, PlannedModel, UnitPlan
+from bitzones.analysis.plan import Plan, PlanBudget, PlanLatency, PlannedModel, UnitPlan
 from bitzones.analysis.plan_ranking import Chosen
 from bitzones.schema.profile import PLAN, is_calibrated
-from bitzones.schema.records import Calibration, Run
+from bitzones.schema.records import CalibrationSet, Run
 
 __all__ = ["plan_of", "unit_plans"]
 
 Integers = NDArray[np.int64]
 
 
-def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: Budget, chosen: Chosen | None = None) -> Plan:
+def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: PlanBudget, chosen: Chosen | None = None) -> Plan:
     """The plan as a record, with all that applying it needs."""
     cell, profile = measured.cell, run.profile
     names = [menu.formats[index] for index in choice]
@@ -43,7 +43,7 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
         model=model,
         reference=menu.formats[-1],
         budget=budget,
-        achieved=Budget(average_bits=used * 8 / menu.parameters, stored_bytes=used, latency=_latency(menu, choice)),
+        achieved=PlanBudget(average_bits=used * 8 / menu.parameters, stored_bytes=used, latency=_latency(menu, choice)),
         reference_bytes=int(menu.stored_bytes[:, -1].sum()),
         predicted_kl=measured.summed(choice),
         name=chosen.name if chosen else "additive",
@@ -61,7 +61,7 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
     )
 
 
-def _calibration(run: Run, formats: list[str]) -> Calibration | None:
+def _calibration(run: Run, formats: list[str]) -> CalibrationSet | None:
     if run.calibration is None or not any(map(is_calibrated, formats)):
         return None
     return run.calibration.model_copy(update={"fallbacks": {PLAN: found} if (found := run.calibration.fallbacks.get(PLAN)) else {}})

@@ -8,6 +8,8 @@ with these descriptions in it. This module does not know how anything is decided
                   tasks were asked; an interval may be null: too few units to give one; whole plans on held-out sequences, the search, the
                   Fisher proxy, the rules of thumb
     3   2026-11   what the schema 3 of run files added
+    4   2026-11   renamed: units, fisher_proxy (screen), calibration (rounding), split_half (halves), roofline_s (floor_s), contended,
+                  inconclusive
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ __all__ = [
     "repeatable",
 ]
 
-ANALYSIS_SCHEMA: Literal[3] = 3
+ANALYSIS_SCHEMA: Literal[4] = 4
 
 TIME_KEYS = frozenset({"latency", "latency_budget_ns", "measured_at", "unit_latency", "seconds_s", "tokens_per_s"})
 """Keys of analysis.json, at any depth, under which everything is a time or comes from one: two runs differ there and nowhere else."""
@@ -284,7 +286,7 @@ class CalibratedFormats(Decided):
 class Analysis(Decided):
     """Everything that was decided about one run; analysis.json is this record."""
 
-    schema_number: Literal[3] = Field(default=ANALYSIS_SCHEMA, alias="schema")
+    schema_number: Literal[4] = Field(default=ANALYSIS_SCHEMA, alias="schema")
     bitzones: str
     measured_at: str | None
     """When the run ended, as pytest-benchmark wrote it."""

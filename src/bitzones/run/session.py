@@ -336,10 +336,10 @@ class Session:
             calibration=self._calibration(),
         )
 
-    def _calibration(self) -> records.Calibration | None:
+    def _calibration(self) -> records.CalibrationSet | None:
         if not any(map(is_calibrated, self.profile.formats)):
             return None
-        return records.Calibration(
+        return records.CalibrationSet(
             sequences_sha256=self.calibration_set.sha256,
             sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in self.calibration_set.sequences),
             batch=self.calibration_batch,

@@ -405,7 +405,7 @@ def variant_formats(profile: Profile) -> dict[str, str]:
 
     >>> from bitzones.schema.profile import Model, Profile, Task
     >>> formats = ("qint2:hqq", "qint8", "qint4")
-    >>> variant_formats(Profile(schema=1, formats=formats, model=Model(source="embedded:tiny"), tasks=(Task(name="science_mini"),)))
+    >>> variant_formats(Profile(schema=2, formats=formats, model=Model(source="embedded:tiny"), tasks=(Task(name="science_mini"),)))
     {'bf16': 'bf16', 'w8': 'qint8', 'w4': 'qint4', 'w2': 'qint2:hqq'}
     """
     reference = REFERENCE_NAMES[profile.model.dtype]

@@ -9,8 +9,8 @@ each benchmark. History of ``SCHEMA``:
 
     1   2026-11   first
     2   2026-11   accuracy: acc_norm, NLL of the gold answer, how it was asked; sensitivity: granularity; model: revision, random weights
-    3   2026-11   calibrated formats and their sequences; latency as a cost; NVML, energy, the bandwidth roofline; sweeps around plans; what a
-                release does with a variant
+    3   2026-11   calibrated formats and their sequences; latency as a cost; NVML, energy, the bandwidth roofline; sweeps around plans; what
+                a release does with a variant
     4   2026-11   renamed: unit (part), sequences_sha256 (calibration_sha256), calibration (rounding), contended (disturbed)
 
 `bitzones.schema.migrations` reads the older ones.
@@ -29,7 +29,7 @@ __all__ = [
     "SCHEMA",
     "AccuracyCell",
     "AttentionStatistics",
-    "Calibration",
+    "CalibrationSet",
     "Cell",
     "DivergenceCell",
     "Energy",
@@ -642,7 +642,7 @@ class Environment(Record):
     quanto_extension: str
 
 
-class Calibration(Record):
+class CalibrationSet(Record):
     """The calibration set, whole: with the model it is all that making the same integers again takes.
 
     ``sequences`` are token ids in decimal with one space between, ``batch`` of them at a time. ``fallbacks`` is variant to module to the
@@ -670,5 +670,5 @@ class Run(Record):
     model: ModelInfo | None
     variants: dict[str, str]
     environment: Environment | None
-    calibration: Calibration | None = None
+    calibration: CalibrationSet | None = None
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

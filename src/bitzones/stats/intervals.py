@@ -240,8 +240,8 @@ def minimum_detectable_effect(n: int, gained: int = 0, power: float = POWER, alp
 def verdict(lost: int, gained: int, n: int, margin: float = NON_INFERIORITY_MARGIN, p_value: float | None = None) -> Verdict:
     """What n paired items can say about a change: items that were right and are now wrong (lost), and the reverse (gained).
 
-    ``worse`` and ``better`` need p below `ALPHA`; ``non-inferior`` with margin X needs the 95% interval of the difference to exclude any loss
-    above ``margin``, and X is the largest loss it does not exclude; everything else is ``inconclusive``.
+    ``worse`` and ``better`` need p below `ALPHA`; ``non-inferior`` with margin X needs the 95% interval of the difference to exclude any
+    loss above ``margin``, and X is the largest loss it does not exclude; everything else is ``inconclusive``.
 
     Args:
         lost: items.
