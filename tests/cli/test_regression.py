@@ -220,7 +220,7 @@ def test_metrics_for_other_tools(folder: Path) -> None:
     }
     assert ran("export-metrics", "run.json", "--format", "bencher", "-o", "b")[0] == 0
     found = json.loads(Path("b/bencher.json").read_text())
-    timed = found["time w4 decode, batch 1, 16 tokens"]["latency"]
+    timed = found["time w4 decode, batch 1, 64 prompt tokens, 16 new tokens"]["latency"]
     assert timed["lower_value"] < timed["value"] < timed["upper_value"]
     assert 1e6 < timed["value"] < 1e9  # nanoseconds
     assert ran("export-metrics", "run.json", "--format", "csv")[0] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,8 +14,11 @@ import pytest
 from make_run import accuracy, latency, memory, planned, profile, run_dict, write
 
 from bitzones.analysis.reader import read_run
+from bitzones.regression.change_points import trend
 from bitzones.regression.compare import compare, same_profile
 from bitzones.regression.comparison import CellDelta, Comparison
+from bitzones.regression.metrics import readings
+from bitzones.report.regression.metric_files import metrics_files
 from bitzones.schema.profile import Gate, Zones
 from bitzones.schema.records import FailedCell
 
@@ -93,8 +97,8 @@ def unit_apart(data: Data) -> None:
 @pytest.mark.parametrize(
     ("change", "key", "status"),
     [
-        (slower, ("latency", "w4", "decode"), "worse"),
-        (faster, ("latency", "w4", "decode"), "better"),
+        (slower, ("latency", "w4", "decode-b1-p64-n16"), "worse"),
+        (faster, ("latency", "w4", "decode-b1-p64-n16"), "better"),
         (heavier, ("memory", "w4", ""), "worse"),
         (lighter, ("memory", "w4", ""), "better"),
         (forgetful, ("accuracy", "w4", "science_mini"), "worse"),
@@ -132,10 +136,10 @@ def test_gone_failed_and_new(tmp_path: Path, good: Data) -> None:
 
     bad = changed(good, lose)
     cells = by_key(compared(tmp_path, good, bad))
-    assert (cells["memory", "w8", ""].status, cells["latency", "w4", "decode"].status) == ("missing", "failed")
-    assert "out of memory" in cells["latency", "w4", "decode"].reason
+    assert (cells["memory", "w8", ""].status, cells["latency", "w4", "decode-b1-p64-n16"].status) == ("missing", "failed")
+    assert "out of memory" in cells["latency", "w4", "decode-b1-p64-n16"].reason
     back = by_key(compared(tmp_path, bad, good))
-    assert back["memory", "w8", ""].status == back["latency", "w4", "decode"].status == "new"
+    assert back["memory", "w8", ""].status == back["latency", "w4", "decode-b1-p64-n16"].status == "new"
 
 
 def test_a_renamed_benchmark_hides_nothing(tmp_path: Path, good: Data) -> None:
@@ -144,7 +148,7 @@ def test_a_renamed_benchmark_hides_nothing(tmp_path: Path, good: Data) -> None:
         for number, benchmark in enumerate(data["benchmarks"]):
             benchmark["fullname"] = f"renamed {number}"
 
-    assert by_key(compared(tmp_path, good, changed(good, rename)))["latency", "w4", "decode"].status == "worse"
+    assert by_key(compared(tmp_path, good, changed(good, rename)))["latency", "w4", "decode-b1-p64-n16"].status == "worse"
 
 
 @pytest.mark.parametrize("fact", ["cpu", "threads", "device_name", "quanto_extension"])
@@ -168,7 +172,7 @@ def test_other_releases_on_the_same_machine_are_compared_and_named(tmp_path: Pat
         slower(data)
 
     found = compared(tmp_path, good, changed(good, release))
-    assert by_key(found)["latency", "w4", "decode"].status == "worse"
+    assert by_key(found)["latency", "w4", "decode-b1-p64-n16"].status == "worse"
     assert found.differences == ("torch: 2.13.0 -> 2.14.0",)
 
 
@@ -208,6 +212,48 @@ def test_moved_layers_are_told(tmp_path: Path) -> None:
     found = compared(tmp_path, small, changed(small, shift))
     assert found.moved is not None
     assert (3, "SAFE") in [(item.layer, item.old) for item in found.moved]
+
+
+def test_zones_are_compared_on_one_basis(tmp_path: Path, good: Data) -> None:
+    """A run with a search and the same run without one: nothing that was measured moved, so no layer did."""
+
+    def unsearched(data: Data) -> None:
+        data["benchmarks"] = [b for b in data["benchmarks"] if b["extra_info"]["bitzones"]["kind"] not in {"search", "plans"}]
+
+    found = compared(tmp_path, good, changed(good, unsearched))
+    assert (found.moved, found.zones_around) == ((), "reference")
+
+
+def test_a_grid_is_matched_shape_by_shape(tmp_path: Path) -> None:
+    """Twice as slow at batch 4 only: compare, the trend and the exported metrics all see that shape and no other."""
+    shapes = [("decode", batch, compiled) for batch in (1, 4) for compiled in (False, True)] + [
+        ("prefill", 1, False),
+        ("prefill", 4, False),
+    ]
+
+    def grid(slow: float) -> list[Any]:
+        return [
+            latency("w4", phase, slow if (phase, batch, compiled) == ("decode", 4, False) else 1.0).model_copy(
+                update={"batch": batch, "tokens": batch * (16 if phase == "decode" else 64), "compiled": compiled}
+            )
+            for phase, batch, compiled in shapes
+        ]
+
+    paths = [write(tmp_path, run_dict(grid(slow)), f"{name}.json") for name, slow in (("old", 1.0), ("new", 2.0))]
+    old, new = map(read_run, paths)
+    found = compare(old, new, Gate())
+    assert {str(cell.key): cell.status for cell in found.cells if cell.status == "worse"} == {"latency w4 decode-b4-p64-n16": "worse"}
+    assert [(str(point.reading.cell), point.change) for point in trend([old, new]).changes] == [("latency w4 decode-b4-p64-n16", "worse")]
+    names = [reading.name for reading in readings(new)]
+    assert len(set(names)) == len(names) == len(shapes)
+    assert len(json.loads(metrics_files(readings(new), "bencher")["bencher.json"])) == len(shapes)
+
+
+def test_the_key_of_a_failed_cell_is_that_of_its_result(tmp_path: Path) -> None:
+    """Also where the profile times one shape and calls it by its phase alone."""
+    lost = FailedCell(variant="w8", of="latency", detail="decode", reason="out of memory")
+    run = read_run(write(tmp_path, run_dict([latency("w4", "decode", 1.0), lost, memory("w4")])))
+    assert [str(cell.key) for cell in run.cells] == ["latency w4 decode-b1-p64-n16", "latency w8 decode-b1-p64-n16", "memory w4"]
 
 
 def test_a_run_of_the_last_release_still_compares(tmp_path: Path, good: Data) -> None:
@@ -259,7 +305,7 @@ def test_disturbed_times_are_incomparable(tmp_path: Path, good: Data) -> None:
         cell_of(data, "latency", "w4", phase="decode")["gpu"] = {**figures, "period_s": 0.1, "samples": 9, "contended": ["hot in 40% of 9"]}
 
     for old, new in ((good, changed(good, disturb)), (changed(good, disturb), good)):
-        cell = by_key(compared(tmp_path, old, new))["latency", "w4", "decode"]
+        cell = by_key(compared(tmp_path, old, new))["latency", "w4", "decode-b1-p64-n16"]
         assert cell.status == "incomparable"
         assert "hot in 40%" in cell.reason
 
@@ -268,7 +314,7 @@ def test_another_shape_is_incomparable(tmp_path: Path, good: Data) -> None:
     def compile_it(data: Data) -> None:
         cell_of(data, "latency", "w4", phase="decode")["compiled"] = True
 
-    cell = by_key(compared(tmp_path, good, changed(good, compile_it)))["latency", "w4", "decode"]
+    cell = by_key(compared(tmp_path, good, changed(good, compile_it)))["latency", "w4", "decode-b1-p64-n16-compile"]
     assert (cell.status, "compiled" in cell.reason) == ("incomparable", True)
 
 

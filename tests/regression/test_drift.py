@@ -21,6 +21,7 @@ from bitzones.regression.compare import compare
 from bitzones.regression.comparison import Comparison, Metric
 from bitzones.regression.decision_rule import samples_needed
 from bitzones.regression.drift import Drift, between, medians, timed
+from bitzones.schema.cell_key import CellKey
 from bitzones.schema.profile import Gate
 from bitzones.schema.records import LatencyCell
 
@@ -57,7 +58,11 @@ def judged(old: RunFile, new: RunFile, repeats: Drift | None) -> list[Metric]:
 
 
 def test_known_answer() -> None:
-    a, b, c = (("w8", "decode", 1, 64, 16, False), ("w4", "decode", 1, 64, 16, False), ("w2", "decode", 1, 64, 16, False))
+    a, b, c = (
+        CellKey("latency", "w8", "decode-b1-p64-n16"),
+        CellKey("latency", "w4", "decode-b1-p64-n16"),
+        CellKey("latency", "w2", "decode-b1-p64-n16"),
+    )
     first = [{a: 0.0, b: 1.0, c: 5.0}, {a: 0.3, b: 1.0, c: 5.9}, {a: 0.6, b: 1.0}]
     second = [{a: 7.0, b: 2.0}, {a: 7.2, b: 2.1}]
     found = between([first, second, [{a: 100.0}]])
@@ -104,7 +109,7 @@ def test_disturbed_cells_plans_and_cells_without_time_are_left_out() -> None:
     good = latency("w4", "decode", 1.0)
     gpu = good.model_copy(update={"variant": "w8", "device_rounds_s": good.rounds_s, "rounds_s": (1.0, 2.0) * 10})
     none = good.model_copy(update={"variant": "w2", "rounds_s": (0.0,) * 20})
-    assert list(medians([good, gpu, none, latency("plan", "decode", 1.0)])) == [("w4", "decode", 1, 64, 16, False)]
+    assert list(medians([good, gpu, none, latency("plan", "decode", 1.0)])) == [CellKey("latency", "w4", "decode-b1-p64-n16")]
 
 
 def test_a_new_release_is_judged_by_how_far_the_old_one_drifts(tmp_path: Path) -> None:

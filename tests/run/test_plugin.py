@@ -37,7 +37,7 @@ def test_cells_have_readable_ids_variant_by_variant(place: Path) -> None:
     expected = []
     for variant in VARIANTS:
         if variant == "plan":  # what it takes to know the plan comes before what is measured of it
-            expected += ["test_parts", "test_layers", "test_sensitivity_exact", "test_sensitivity_fisher", "test_search", "test_plans"]
+            expected += ["test_units", "test_layers", "test_sensitivity_exact", "test_sensitivity_fisher", "test_search", "test_plans"]
         expected += [f"test_accuracy[{variant}-{task}]" for task in TASKS]
         expected += [f"test_latency[{variant}-{phase}]" for phase in ("prefill", "decode")]
         expected += [f"test_memory[{variant}]", *([f"test_divergence[{variant}]"] if variant != "bf16" else [])]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -33,10 +34,6 @@ DENSE = "dense"
 
 PYTHON = "python"
 """What stands in for a kernel that is missing is called after the language it is written in."""
-
-
-def _shape(cell: LatencyCell) -> tuple[str, int, int, int, bool]:
-    return cell.phase, cell.batch, cell.prompt_tokens, cell.tokens, cell.compiled
 
 
 def slow_path(cell: LatencyCell, slower: float | None, reference: str) -> str | None:
@@ -74,13 +71,13 @@ def roofline_s(cell: LatencyCell) -> float | None:
 def latencies(cells: Iterable[LatencyCell], variants: dict[str, str], reference: str, seed: int) -> tuple[LatencyFigures, ...]:
     """Median, spread and ratio to the reference at the same shape, of every latency cell; one shape after the other."""
     cells = tuple(cells)
-    shapes = [_shape(cell) for cell in cells]
-    cells = tuple(sorted(cells, key=lambda cell: shapes.index(_shape(cell))))
+    shapes = [cell.timing for cell in cells]
+    cells = tuple(sorted(cells, key=lambda cell: shapes.index(cell.timing)))
     of_reference = sorted((cell for cell in cells if cell.variant == reference), key=lambda cell: len(cell.shortages), reverse=True)
-    references = {_shape(cell): cell for cell in of_reference}  # of two at one shape that which was asked for stays
-    compiled = {(cell.variant, _shape(cell)): cell for cell in cells if cell.compiled}
+    references = {cell.timing: cell for cell in of_reference}  # of two at one shape that which was asked for stays
+    compiled = {(cell.variant, cell.timing): cell for cell in cells if cell.compiled}
     return tuple(
-        _latency(cell, references.get(_shape(cell)), compiled.get((cell.variant, (*_shape(cell)[:-1], True))), variants, seed)
+        _latency(cell, references.get(cell.timing), compiled.get((cell.variant, replace(cell.timing, compiled=True))), variants, seed)
         for cell in cells
     )
 

@@ -19,7 +19,8 @@ from bitzones.analysis.validation import faults
 from bitzones.schema import migrations
 from bitzones.schema.errors import OutputError, RunFileError
 from bitzones.schema.files import beside
-from bitzones.schema.records import KEY, AccuracyCell, Cell, NamedTrial, Record, Run
+from bitzones.schema.profile import Timing
+from bitzones.schema.records import KEY, AccuracyCell, Cell, FailedCell, NamedTrial, Record, Run
 
 __all__ = ["RunFile", "add_plan", "one_line", "read_run"]
 
@@ -71,7 +72,8 @@ def read_run(path: Path | str) -> RunFile:
     """
     data = _load(path)
     run = _run(path, data)
-    found = [_cell(path, benchmark) for benchmark in data["benchmarks"]]
+    timings = run.profile.latency.timings()
+    found = [_cell(path, benchmark, timings) for benchmark in data["benchmarks"]]
     cells = tuple(cell for cell in found if cell is not None)
     took = tuple(_took(benchmark) for benchmark, cell in zip(data["benchmarks"], found, strict=True) if cell is not None)
     if not cells:
@@ -179,7 +181,7 @@ def _took(benchmark: Mapping[str, Any]) -> float | None:
     return float(total) if isinstance(total, int | float) and not isinstance(total, bool) and 0 <= total <= MOST_SECONDS else None
 
 
-def _cell(path: Path | str, benchmark: Any) -> Cell | None:
+def _cell(path: Path | str, benchmark: Any, timings: Mapping[str, Timing]) -> Cell | None:
     """The cell of one benchmark; None for a benchmark that is not of bitzones."""
     extra = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
     if not isinstance(extra, dict) or KEY not in extra:
@@ -189,10 +191,17 @@ def _cell(path: Path | str, benchmark: Any) -> Cell | None:
     if isinstance(schema, int) and schema not in migrations.RUNS:
         raise _error(path, f"benchmark {name}: its schema number is {schema}, this bitzones reads {_numbers()}")
     try:
-        return _CELL.validate_python(migrations.cell(cell))
+        return _named(_CELL.validate_python(migrations.cell(cell)), timings)
     except ValidationError as error:
         kind = cell.get("kind") if isinstance(cell, dict) else None
         raise _error(path, f"benchmark {name}: {_first(error, (kind,))}") from error
+
+
+def _named(cell: Cell, timings: Mapping[str, Timing]) -> Cell:
+    """A failed cell of latency names its timing as a result would, whatever the profile called it."""
+    if isinstance(cell, FailedCell) and cell.of == "latency" and cell.detail in timings:
+        return cell.model_copy(update={"detail": timings[cell.detail].name})
+    return cell
 
 
 def _first(error: ValidationError, tags: tuple[Any, ...]) -> str:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bitzones.allocation.time_cost import plan_ns
+from bitzones.schema.cell_key import CellKey
 from bitzones.schema.profile import REFERENCE_NAMES
 from bitzones.schema.records import (
     AccuracyCell,
     Cell,
     DivergenceCell,
-    FailedCell,
     FisherCell,
-    LatencyCell,
     PlansCell,
     Run,
     SearchCell,
@@ -64,26 +63,13 @@ def faults(run: Run, cells: Sequence[Cell]) -> Iterator[str]:
     yield from _plans(found)
 
 
-def _slot(cell: Cell) -> tuple[object, ...]:
-    """What may stand once in a run."""
-    match cell:
-        case AccuracyCell():
-            return cell.kind, cell.variant, cell.task
-        case LatencyCell():
-            return cell.kind, cell.variant, cell.phase, cell.asked_batch, cell.prompt_tokens, cell.tokens // cell.batch, cell.compiled
-        case FailedCell():
-            return cell.kind, cell.of, cell.variant, cell.detail
-        case _:
-            return cell.kind, cell.variant
-
-
 def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
-    seen: set[tuple[object, ...]] = set()
+    seen: set[CellKey] = set()
     kinds: dict[str, int] = {}
     for cell in cells:
-        if _slot(cell) in seen:
-            yield f"duplicate cells: {' '.join(str(step) for step in _slot(cell))} stands twice"
-        seen.add(_slot(cell))
+        if cell.key in seen:
+            yield f"duplicate cells: {cell.key} stands twice"
+        seen.add(cell.key)
         if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | UnitLatencyCell):
             kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
     yield from (f"{count} {kind} cells; a run has one" for kind, count in kinds.items() if count > 1)

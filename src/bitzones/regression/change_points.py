@@ -14,14 +14,12 @@ from bitzones.regression.compare import compare
 from bitzones.regression.comparison import Comparison
 from bitzones.regression.drift import drift, timed
 from bitzones.regression.metrics import Reading, readings
+from bitzones.schema.cell_key import CellKey
 from bitzones.schema.errors import RunFileError
 from bitzones.schema.profile import Gate
 from bitzones.schema.records import Record
 
 __all__ = ["Point", "Trend", "trend"]
-
-KINDS = {"accuracy": "accuracy", "time": "latency", "stored": "memory", "KL": "divergence"}
-"""First word of a reading's kind -> kind of the cell that it is read off."""
 
 
 class Point(Record):
@@ -65,21 +63,11 @@ def trend(runs: Iterable[RunFile], gate: Gate | None = None) -> Trend:
     ]
     for number, (run, before) in enumerate(zip(found, compared, strict=True)):
         changed = _changed(before) if before is not None else {}
-        points += [Point(run=number, reading=reading, change=changed.get(_cell(reading), "")) for reading in readings(run)]
+        points += [Point(run=number, reading=reading, change=changed.get(reading.cell, "")) for reading in readings(run)]
     releases = tuple("; ".join(item.differences) if item is not None else "" for item in compared)
     return Trend(runs=tuple(run.measured_at or run.path for run in found), releases=releases, points=tuple(points))
 
 
-def _cell(reading: Reading) -> tuple[str, str, str]:
-    """The cell that a reading is read off."""
-    kind = KINDS[reading.kind.split()[0]]
-    return kind, reading.variant, reading.detail.split(",")[0] if kind == "latency" else reading.detail
-
-
-def _changed(comparison: Comparison) -> dict[tuple[str, str, str], str]:
+def _changed(comparison: Comparison) -> dict[CellKey, str]:
     """Of a cell that has several metrics the one counts that a reading is made of, the first."""
-    return {
-        (cell.kind, cell.variant, cell.detail): cell.metrics[0].status
-        for cell in comparison.cells
-        if cell.metrics and cell.metrics[0].status in {"worse", "better"}
-    }
+    return {cell.key: cell.metrics[0].status for cell in comparison.cells if cell.metrics and cell.metrics[0].status in {"worse", "better"}}

@@ -6,7 +6,7 @@ result. This module asks `paired`, `times` and `moved`, and does not know how th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bitzones.analysis.reader import RunFile
@@ -15,6 +15,7 @@ from bitzones.regression.comparison import CellDelta, Comparison, Metric, Repeat
 from bitzones.regression.decision_rule import Draft, decided, settled
 from bitzones.regression.drift import Drift
 from bitzones.regression.zone_changes import moved_zones
+from bitzones.schema.cell_key import CellKey
 from bitzones.schema.profile import PLAN, Gate
 from bitzones.schema.records import (
     AccuracyCell,
@@ -40,36 +41,28 @@ JUDGED_FIGURES = ("process_peak_rss", "device_allocated")
 JUDGED_PLANS = ("search", "uniform", "frontier", "foreign")
 """Origins of whole plans that somebody may ship; random plans and rules of thumb are there to be beaten."""
 
-Key = tuple[str, str, str]
+
+def _matched(old: RunFile, new: RunFile) -> tuple[dict[CellKey, Cell], dict[CellKey, Cell]]:
+    """The cells of both runs by what they measure.
+
+    Where each run timed a phase of a variant at one shape only, and those shapes differ, the old cell stands under the new one's key: it is
+    then called incomparable, not missing.
+    """
+    before, after = ({cell.key: cell for cell in run.cells} for run in (old, new))
+    only = [_only_shapes(cells, other) for cells, other in ((before, after), (after, before))]
+    for which, key in only[0].items():
+        if which in only[1]:
+            before[only[1][which]] = before.pop(key)
+    return before, after
 
 
-def _key(cell: Cell) -> Key:
-    """What a cell measures: kind, variant, detail. A failed cell stands where its result would."""
-    match cell:
-        case AccuracyCell():
-            return cell.kind, cell.variant, cell.task
-        case LatencyCell():
-            return cell.kind, cell.variant, cell.phase
-        case FailedCell():
-            return cell.of, cell.variant, "" if cell.of == "sensitivity" else cell.detail
-        case _:
-            return cell.kind, cell.variant, ""
-
-
-def _indexed(cells: Iterable[Cell]) -> dict[Key, Cell]:
-    """Cells by what they measure; of several shapes of one phase those after the first by their shape too."""
-    found: dict[Key, Cell] = {}
-    for cell in cells:
-        key = _key(cell)
-        if key in found and isinstance(cell, LatencyCell):
-            key = (*key[:2], f"{cell.phase}, {_shape(cell)}")
-        found[key] = cell
-    return found
-
-
-def _shape(cell: LatencyCell) -> str:
-    compiled = ", compiled" if cell.compiled else ""
-    return f"batch {cell.batch}, {cell.prompt_tokens} prompt tokens, {cell.tokens} tokens a round{compiled}"
+def _only_shapes(cells: Mapping[CellKey, Cell], other: Mapping[CellKey, Cell]) -> dict[tuple[str, str], CellKey]:
+    """(variant, phase) -> key, of phases timed at a single shape which the other run does not have."""
+    found: dict[tuple[str, str], list[CellKey]] = {}
+    for key, cell in cells.items():
+        if isinstance(cell, LatencyCell):
+            found.setdefault((key.variant, cell.phase), []).append(key)
+    return {which: keys[0] for which, keys in found.items() if len(keys) == 1 and keys[0] not in other}
 
 
 def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None) -> Comparison:
@@ -82,15 +75,15 @@ def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None
         repeats: how far times differ between runs of the same thing on this machine; None where that is not known.
     """
     elsewhere = time_changes.other_machine(old.run.environment, new.run.environment)
-    before, after = (_indexed(run.cells) for run in (old, new))
+    before, after = _matched(old, new)
     keys = [*after, *(key for key in before if key not in after)]
-    drafts: dict[Key, list[Draft]] = {}
+    drafts: dict[CellKey, list[Draft]] = {}
     pairs = _Pairs(old, new, gate, elsewhere, repeats)
     for key in keys:
         drafts[key] = pairs.drafts(key, before.get(key), after.get(key))
     metrics = iter(decided(draft for key in keys for draft in drafts[key]))
     cells = tuple(_delta(key, [next(metrics) for _ in drafts[key]]) for key in keys)
-    moved, no_zones = moved_zones(old, new)
+    zones = moved_zones(old, new)
     return Comparison(
         old=_side(old),
         new=_side(new),
@@ -99,8 +92,9 @@ def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None
         other_machine=elsewhere,
         repeats=Repeats(runs=repeats.runs, drift=repeats.typical) if repeats is not None else None,
         cells=cells,
-        moved=moved,
-        no_zones=no_zones,
+        moved=zones.moved,
+        no_zones=zones.unknown,
+        zones_around=zones.around,
     )
 
 
@@ -124,20 +118,20 @@ class _Pairs:
             ReleaseCell: release_changes.judge,
         }
 
-    def drafts(self, key: Key, old: Cell | None, new: Cell | None) -> list[Draft]:
+    def drafts(self, key: CellKey, old: Cell | None, new: Cell | None) -> list[Draft]:
         """At least one metric of every cell."""
         if (word := _absent(key, old, new)) is not None:
             return [word]
         assert old is not None
         assert new is not None
-        was, now = (formats.get(key[1]) for formats in self.formats)
+        was, now = (formats.get(key.variant) for formats in self.formats)
         if was != now:
-            return [_word("incomparable", f"variant {key[1]} is {now} now and was {was}")]
+            return [_word("incomparable", f"variant {key.variant} is {now} now and was {was}")]
         judge = self.judges.get(type(new))
         return judge(old, new) if judge is not None else [_word("same", "it is there; its figures are not judged")]
 
     def _latency(self, old: LatencyCell, new: LatencyCell) -> list[Draft]:
-        if _shape(old) != _shape(new):
+        if (old.timing, old.batch) != (new.timing, new.batch):
             return [_word("incomparable", f"another shape: {_shape(new)}, was {_shape(old)}")]
         drift = self.repeats.of(new) if self.repeats is not None else None
         return [time_changes.latency(old, new, self.gate, self.elsewhere, self.seed, drift)]
@@ -218,7 +212,11 @@ class _Pairs:
         return self._kl(name, old.kl_nats, new.kl_nats, sequences)
 
 
-def _absent(key: Key, old: Cell | None, new: Cell | None) -> Draft | None:
+def _shape(cell: LatencyCell) -> str:
+    return f"{cell.timing}{f' (at batch {cell.batch})' if cell.shortages else ''}"
+
+
+def _absent(key: CellKey, old: Cell | None, new: Cell | None) -> Draft | None:
     """The word of a cell that one of the runs has no result of; None where both have one."""
     if isinstance(new, FailedCell) and new.status == "failed":
         return _word("failed", f"failed: {new.reason}")
@@ -250,14 +248,13 @@ def _exact(name: str, old: float, new: float, tolerance: float) -> Draft:
     )
 
 
-def _delta(key: Key, metrics: list[Metric]) -> CellDelta:
+def _delta(key: CellKey, metrics: list[Metric]) -> CellDelta:
     status = gravest(tuple(metric.status for metric in metrics))
     speaking = [metric for metric in metrics if metric.status == status]
     first = speaking[0]
     reason = ": ".join(step for step in (first.name if len(metrics) > 1 else "", first.reason) if step)
     more = f" (and {len(speaking) - 1} more)" if len(speaking) > 1 and status != "same" else ""
-    kind, variant, detail = key
-    return CellDelta(kind=kind, variant=variant, detail=detail, status=status, reason=f"{reason}{more}", metrics=tuple(metrics))
+    return CellDelta(**key._asdict(), status=status, reason=f"{reason}{more}", metrics=tuple(metrics))
 
 
 def _side(run_file: RunFile) -> Side:

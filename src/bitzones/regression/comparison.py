@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from bitzones.analysis.plan import ZoneWord
+from bitzones.analysis.plan import Around, ZoneWord
+from bitzones.schema.cell_key import CellKey
 from bitzones.schema.profile import Gate
 from bitzones.schema.records import Record
 from bitzones.stats.intervals import Estimate
@@ -58,6 +59,11 @@ class CellDelta(Record):
     reason: str
     metrics: tuple[Metric, ...] = ()
 
+    @property
+    def key(self) -> CellKey:
+        """What the cell measures."""
+        return CellKey(self.kind, self.variant, self.detail)
+
 
 class Moved(Record):
     """A layer that has another zone than before."""
@@ -104,6 +110,7 @@ class Comparison(Record):
     cells: tuple[CellDelta, ...]
     moved: tuple[Moved, ...] | None
     no_zones: str | None
+    zones_around: Around | None = None
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     def count(self, status: Status) -> int:

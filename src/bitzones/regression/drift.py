@@ -16,6 +16,7 @@ import numpy as np
 from bitzones.analysis.contention import contended_by
 from bitzones.analysis.reader import RunFile
 from bitzones.regression.time_changes import Drifted, machine
+from bitzones.schema.cell_key import CellKey
 from bitzones.schema.profile import PLAN
 from bitzones.schema.records import LatencyCell
 
@@ -24,10 +25,7 @@ __all__ = ["MIN_FREEDOM", "Drift", "Timed", "between", "drift", "medians", "time
 MIN_FREEDOM = 3
 """Runs, less one for each release: four of one release, or more of several. Student's t pays for how little so few say."""
 
-Cell = tuple[str, str, int, int, int, bool]
-"""Variant, phase, batch that was asked for, prompt tokens, new tokens, compiled."""
-
-Medians = Mapping[Cell, float]
+Medians = Mapping[CellKey, float]
 """Logarithms of a run's medians."""
 
 
@@ -41,11 +39,11 @@ class Drift:
     runs: int
     freedom: int
     typical: float
-    cells: Mapping[Cell, float]
+    cells: Mapping[CellKey, float]
 
     def of(self, cell: LatencyCell) -> Drifted:
         """The larger of the cell's own and the typical: a cell's own rests on few runs, and some drift more than others."""
-        return Drifted(max(self.typical, self.cells.get(_cell(cell), 0.0)), self.freedom)
+        return Drifted(max(self.typical, self.cells.get(cell.key, 0.0)), self.freedom)
 
 
 @dataclass(frozen=True)
@@ -106,9 +104,5 @@ def medians(cells: Iterable[LatencyCell]) -> Medians:
     for cell in cells:
         median = float(np.median(cell.rounds_s))
         if cell.variant != PLAN and median > 0 and not contended_by(cell):
-            found[_cell(cell)] = math.log(median)
+            found[cell.key] = math.log(median)
     return found
-
-
-def _cell(cell: LatencyCell) -> Cell:
-    return cell.variant, cell.phase, cell.asked_batch, cell.prompt_tokens, cell.tokens // cell.batch, cell.compiled

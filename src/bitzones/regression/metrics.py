@@ -12,6 +12,7 @@ import numpy as np
 from bitzones.analysis.reader import RunFile
 from bitzones.regression.comparison import MeasureUnit
 from bitzones.regression.paired import Sequences
+from bitzones.schema.cell_key import CellKey
 from bitzones.schema.records import AccuracyCell, DivergenceCell, LatencyCell, MemoryCell, Record
 from bitzones.stats.intervals import MIN_SEQUENCES, percentile_interval, wilson_interval
 
@@ -27,6 +28,8 @@ class Reading(Record):
     kind: str
     variant: str
     detail: str
+    cell: CellKey
+    """The cell that it is read off."""
     unit: MeasureUnit
     value: float
     low: float | None = None
@@ -36,7 +39,7 @@ class Reading(Record):
 
     @property
     def name(self) -> str:
-        """The same in every run: kind, variant, detail."""
+        """The same in every run, and another for every figure of one: kind, variant, detail."""
         return " ".join(step for step in (self.kind, self.variant, self.detail) if step)
 
 
@@ -50,11 +53,11 @@ def _read(cell: object, seed: int) -> Iterator[Reading]:
         case AccuracyCell():
             n, share = len(cell.correct), wilson_interval(sum(cell.correct), len(cell.correct))
             facts = {"value": share.value, "low": share.low, "high": share.high, "n": n, "bigger_is_better": True}
-            yield Reading(kind=f"accuracy ({cell.metric})", variant=cell.variant, detail=cell.task, unit="share", **facts)
+            yield Reading(kind=f"accuracy ({cell.metric})", variant=cell.variant, detail=cell.task, cell=cell.key, unit="share", **facts)
         case LatencyCell():
             yield _median(cell, seed)
         case MemoryCell():
-            yield Reading(kind="stored bytes", variant=cell.variant, detail="", unit="bytes", value=float(cell.stored_bytes))
+            yield Reading(kind="stored bytes", variant=cell.variant, detail="", cell=cell.key, unit="bytes", value=float(cell.stored_bytes))
         case DivergenceCell():
             yield _divergence(cell, seed)
 
@@ -66,8 +69,8 @@ def _median(cell: LatencyCell, seed: int) -> Reading:
         medians = np.median(np.random.default_rng(seed).choice(rounds, size=(RESAMPLES, len(rounds))), axis=1)
         interval = percentile_interval(value, medians)
         low, high = interval.low, interval.high
-    detail = f"{cell.phase}, batch {cell.batch}, {cell.tokens} tokens"
-    return Reading(kind="time", variant=cell.variant, detail=detail, unit="s", value=value, low=low, high=high, n=len(rounds))
+    found = Reading(kind="time", variant=cell.variant, detail=str(cell.timing), cell=cell.key, unit="s", value=value, n=len(rounds))
+    return found.model_copy(update={"low": low, "high": high})
 
 
 def _divergence(cell: DivergenceCell, seed: int) -> Reading:
@@ -77,4 +80,5 @@ def _divergence(cell: DivergenceCell, seed: int) -> Reading:
     if len(nats) >= MIN_SEQUENCES:
         interval = percentile_interval(value, (sequences.weights @ nats) / (sequences.weights @ sequences.tokens))
         low, high = interval.low, interval.high
-    return Reading(kind="KL", variant=cell.variant, detail="", unit="nats/token", value=value, low=low, high=high, n=len(nats))
+    found = Reading(kind="KL", variant=cell.variant, detail="", cell=cell.key, unit="nats/token", value=value, n=len(nats))
+    return found.model_copy(update={"low": low, "high": high})

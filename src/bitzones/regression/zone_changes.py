@@ -7,40 +7,58 @@ does not know what else became worse.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bitzones.allocation.time_cost import timed_menu
 from bitzones.analysis.budget import budget_of
 from bitzones.analysis.marginal_costs import costs_of
-from bitzones.analysis.plan import LayerZone
+from bitzones.analysis.plan import Around, ZoneWord
 from bitzones.analysis.reader import RunFile
 from bitzones.regression.comparison import Moved
 from bitzones.schema.errors import PlanError
 from bitzones.schema.profile import REFERENCE_NAMES, variant_formats
 from bitzones.schema.records import SearchCell, SensitivityCell, UnitLatencyCell
 
-__all__ = ["moved_zones"]
+__all__ = ["ZoneChanges", "moved_zones"]
 
 RESAMPLES = 200
 """Plans solved on either side: a share of 90% is then known to 2 points, and both sides take a second or two instead of ten times that."""
 
 
-def moved_zones(old: RunFile, new: RunFile) -> tuple[tuple[Moved, ...] | None, str | None]:
-    """The layers that moved, or why that cannot be told."""
+@dataclass(frozen=True)
+class ZoneChanges:
+    """The layers that moved, or why that is ``unknown``; ``around`` says what the zones of both runs were drawn around, null where they
+    were not drawn."""
+
+    moved: tuple[Moved, ...] | None
+    unknown: str | None = None
+    around: Around | None = None
+
+
+def moved_zones(old: RunFile, new: RunFile) -> ZoneChanges:
+    """The layers that moved, told from zones of one basis.
+
+    Zones around a plan that a search found and zones of separate sensitivities are not comparable: where one run has no search, both are
+    drawn from separate sensitivities.
+    """
     before, after = (next(iter(run.of(SensitivityCell)), None) for run in (old, new))
     if before is None or after is None:
-        return None, f"the {'old' if before is None else 'new'} run has no sweep"
+        return ZoneChanges(None, f"the {'old' if before is None else 'new'} run has no sweep")
     settings = [_asked(run) for run in (old, new)]
     if settings[0] != settings[1]:
-        return None, "the runs have other budgets, formats or agreements"
-    if before == after and _search(old) == _search(new):
-        return (), None  # the same numbers give the same zones
+        return ZoneChanges(None, "the runs have other budgets, formats or agreements")
+    searches = [next(iter(run.of(SearchCell)), None) for run in (old, new)]
+    if before == after and searches[0] == searches[1]:
+        return ZoneChanges(())  # the same numbers give the same zones
     try:
-        was, now = (_zones(run, cell) for run, cell in ((old, before), (new, after)))
+        was, now = (_drawn(*each) for each in zip((old, new), (before, after), searches, strict=True))
+        if was.around != now.around:
+            was, now = _drawn(old, before, None), _drawn(new, after, None)
     except PlanError as error:
-        return None, str(error)
-    shared = [layer for layer in now if layer in was]
-    return tuple(
-        Moved(layer=layer, old=was[layer].zone, new=now[layer].zone) for layer in shared if was[layer].zone != now[layer].zone
-    ), None
+        return ZoneChanges(None, str(error))
+    others = [layer for layer in now.zones if layer in was.zones and was.zones[layer] != now.zones[layer]]
+    moved = tuple(Moved(layer=layer, old=was.zones[layer], new=now.zones[layer]) for layer in others)
+    return ZoneChanges(moved, around=now.around)
 
 
 def _asked(run_file: RunFile) -> tuple[object, ...]:
@@ -48,7 +66,15 @@ def _asked(run_file: RunFile) -> tuple[object, ...]:
     return profile.budget, profile.formats, profile.zones.agreement
 
 
-def _zones(run_file: RunFile, cell: SensitivityCell) -> dict[int, LayerZone]:
+@dataclass(frozen=True)
+class _Drawn:
+    """The zones of one run, and what they were drawn around."""
+
+    around: Around
+    zones: dict[int, ZoneWord]
+
+
+def _drawn(run_file: RunFile, cell: SensitivityCell, search: SearchCell | None) -> _Drawn:
     # A solver, of use only where a sweep has changed.
     from bitzones.allocation import knapsack  # noqa: PLC0415
     from bitzones.analysis import layer_sensitivity, zones  # noqa: PLC0415
@@ -57,14 +83,10 @@ def _zones(run_file: RunFile, cell: SensitivityCell) -> dict[int, LayerZone]:
     formats = tuple(variant_formats(profile).values())[1:]
     measured = layer_sensitivity.measured_of(cell, formats, RESAMPLES, profile.seed)
     menu = knapsack.menu_of(cell, formats, REFERENCE_NAMES[profile.model.dtype])
-    search = _search(run_file)
     if profile.budget.latency is not None:
         menu = timed_menu(menu, next(iter(run_file.of(UnitLatencyCell)), None))
     budget = budget_of(measured, menu, run_file.run, search).limit
     costs = costs_of(measured, menu, search, budget)
     choices = costs.plans(measured.weights[: min(RESAMPLES, profile.zones.resamples)], budget)
-    return {item.layer: item for item in zones.layer_zones(measured, menu, costs.plan(budget), choices, profile.zones.agreement)}
-
-
-def _search(run_file: RunFile) -> SearchCell | None:
-    return next(iter(run_file.of(SearchCell)), None)
+    layers = zones.layer_zones(measured, menu, costs.plan(budget), choices, profile.zones.agreement)
+    return _Drawn(costs.around, {item.layer: item.zone for item in layers})

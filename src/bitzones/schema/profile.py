@@ -230,6 +230,20 @@ class Timing:
     new_tokens: int = 0
     compiled: bool = False
 
+    @property
+    def name(self) -> str:
+        """Phase and shape in short, the same in every profile.
+
+        >>> Timing("prefill", 1, 64).name, Timing("decode", 4, 64, 16, compiled=True).name
+        ('prefill-b1-p64', 'decode-b4-p64-n16-compile')
+        """
+        new = f"-n{self.new_tokens}" if self.phase == "decode" else ""
+        return f"{self.phase}-b{self.batch}-p{self.prompt_tokens}{new}{'-compile' if self.compiled else ''}"
+
+    def __str__(self) -> str:
+        new = f", {self.new_tokens} new tokens" if self.phase == "decode" else ""
+        return f"{self.phase}, batch {self.batch}, {self.prompt_tokens} prompt tokens{new}{', compiled' if self.compiled else ''}"
+
 
 class Latency(_Section):
     """The shapes that are timed: every combination of ``batch``, ``prompt_tokens`` and ``new_tokens``, each one size or a list.
@@ -260,11 +274,12 @@ class Latency(_Section):
         single = len(self.batch) == len(self.prompt_tokens) == len(self.new_tokens) == 1
         found: dict[str, Timing] = {}
         for batch, prompt in product(self.batch, self.prompt_tokens):
-            found["prefill" if single else f"prefill-b{batch}-p{prompt}"] = Timing("prefill", batch, prompt)
+            timing = Timing("prefill", batch, prompt)
+            found["prefill" if single else timing.name] = timing
         for batch, prompt, new in product(self.batch, self.prompt_tokens, self.new_tokens):
             for compiled in (False, True) if self.compile else (False,):
-                name = ("decode" if single else f"decode-b{batch}-p{prompt}-n{new}") + ("-compile" if compiled else "")
-                found[name] = Timing("decode", batch, prompt, new, compiled)
+                timing = Timing("decode", batch, prompt, new, compiled)
+                found[f"decode{'-compile' if compiled else ''}" if single else timing.name] = timing
         return found
 
 

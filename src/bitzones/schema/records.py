@@ -22,7 +22,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bitzones.schema.profile import Profile
+from bitzones.schema.cell_key import CellKey
+from bitzones.schema.profile import Profile, Timing
 
 __all__ = [
     "KEY",
@@ -189,6 +190,15 @@ class Measured(Record):
     """Batch sizes for which memory ran out before this one, largest first."""
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
+    @property
+    def key(self) -> CellKey:
+        """What this measures."""
+        return CellKey(getattr(self, "kind", ""), self.variant, self._detail)
+
+    @property
+    def _detail(self) -> str:
+        return ""
+
 
 class AccuracyCell(Measured):
     """Right and wrong, item by item, so that two variants or two runs can be paired later.
@@ -218,6 +228,10 @@ class AccuracyCell(Measured):
     dropped: Count = 0
     tokens: Count
     seconds_s: NonNegative
+
+    @property
+    def _detail(self) -> str:
+        return self.task
 
     @model_validator(mode="after")
     def _same_items(self) -> AccuracyCell:
@@ -269,6 +283,16 @@ class LatencyCell(Measured):
     def asked_batch(self) -> int:
         """The batch of the profile, before memory ran out."""
         return self.shortages[0].batch if self.shortages else self.batch
+
+    @property
+    def timing(self) -> Timing:
+        """The cell of the latency grid: the batch that was asked for, and the new tokens of each sequence."""
+        new = self.tokens // self.batch if self.phase == "decode" else 0
+        return Timing(self.phase, self.asked_batch, self.prompt_tokens, new, self.compiled)
+
+    @property
+    def _detail(self) -> str:
+        return self.timing.name
 
     @model_validator(mode="after")
     def _same_rounds(self) -> LatencyCell:
@@ -588,6 +612,11 @@ class FailedCell(Measured):
     status: Literal["failed", "not measured"] = "failed"
     detail: str = ""
     reason: str
+
+    @property
+    def key(self) -> CellKey:
+        """That of the result which is missing; a detail that no result has (the method of a sweep) is no part of it."""
+        return CellKey(self.of, self.variant, self.detail if self.of in {"accuracy", "latency"} else "")
 
 
 Cell = Annotated[

@@ -90,7 +90,7 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
     if comparison.moved is None:
         yield f"Zones: inconclusive: {markdown(comparison.no_zones or '')}."
     else:
-        yield f"Zones moved: {_moved(comparison)}." if comparison.moved else "Zones: no layer moved."
+        yield f"Zones moved: {_moved(comparison)}{_basis(comparison)}." if comparison.moved else "Zones: no layer moved."
 
 
 def _repeats(comparison: Comparison) -> str | None:
@@ -126,7 +126,17 @@ def _moved(comparison: Comparison) -> str:
     ways: dict[tuple[str, str], list[int]] = {}
     for item in comparison.moved or ():
         ways.setdefault((item.old, item.new), []).append(item.layer)
-    return "; ".join(f"{ranges(tuple(layers))} from {old} to {new}" for (old, new), layers in ways.items())
+    return "; ".join(f"{_layers(layers)}: {old} -> {new}" for (old, new), layers in ways.items())
+
+
+def _layers(layers: list[int]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {ranges(tuple(layers))}"
+
+
+def _basis(comparison: Comparison) -> str:
+    """What the zones of both runs were drawn around, in parentheses; empty where they were not drawn."""
+    words = {"plan": " (drawn around the plan of each run's search)", "reference": " (drawn from separate sensitivities in both runs)"}
+    return words.get(comparison.zones_around or "", "")
 
 
 def metrics_table(rows: Iterable[tuple[CellDelta, Metric]]) -> str:
