@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bitzones import embedded
-from bitzones.embedded import science_mini, word_problems_mini
+from embedded_tasks import science_mini, word_problems_mini
 
 SEED = 1
 ITEMS = 500

@@ -22,7 +22,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from bitzones.embedded import science_mini, word_problems_mini
+from embedded_tasks import science_mini, word_problems_mini
 
 SEED = 20261124
 VOCABULARY = 768

@@ -15,10 +15,10 @@ import torch
 
 from bitzones import embedded
 from bitzones.data import tasks
-from bitzones.embedded import science_mini, word_problems_mini
 from bitzones.evaluation import accuracy
 from bitzones.models import loading, structure
 from bitzones.schema import profile
+from embedded_tasks import science_mini, word_problems_mini
 
 NAMES = ("science_mini", "word_problems_mini")
 Split = Literal["train", "test"]

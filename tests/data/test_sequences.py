@@ -127,5 +127,5 @@ def test_what_is_taken_next_has_no_item_in_common() -> None:
     first, second = sequences.take(found, 8), sequences.take(found, 100)
     assert texts(first) == ["Q0: yes"]
     assert texts(second) == ["Q1: yes", "Q2: yes", *(f"{PROMPTS[n]} {n}7" for n in range(3))]
-    with pytest.raises(TaskError, match=r"plans\.held_out_tokens asks for 1000 tokens"):
+    with pytest.raises(TaskError, match=r"held_out\.tokens asks for 1000 tokens"):
         sequences.take(found, 1000, "held_out.tokens")

@@ -198,7 +198,7 @@ def test_a_line_that_does_not_fit_leaves_those_before_it_whole(place: Path, monk
 
 def test_other_source_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "bitzones"
-    (package / "measure").mkdir(parents=True)
+    (package / "run").mkdir(parents=True)
     (package / "run" / "journal.py").write_text("a = 1\n", encoding="utf-8")
     monkeypatch.setattr(journal, "__file__", str(package / "run" / "journal.py"))
     first = journal.code_sha256()

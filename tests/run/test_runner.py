@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_the_earlier_report_whole(place: Path, full_disk: Pat
 
 MISTAKES = [
     ("unknown", "", "no profile is named 'unknown' (there are: "),
-    ("wrong.toml", "calibration.tokns", "wrong.toml: unknown key calibration.tokns; did you mean tokens?"),
+    ("wrong.toml", "sensitivity.tokns", "wrong.toml: unknown key sensitivity.tokns; did you mean tokens?"),
     ("wrong.toml", "latency.rounds", "wrong.toml: latency.rounds = 'many'"),
 ]
 

@@ -198,7 +198,7 @@ def test_without_search_and_plans_it_is_the_plan_of_least_sum(tmp_path: Path) ->
     found = analysed(tmp_path, make_run.cells())
     plan = decided(found).plan
     assert (plan.name, plan.origin, plan.measured_kl, plan.measured_sequences, plan.accuracy) == ("additive", "additive", None, None, ())
-    assert (found.plans, found.search, found.screen) == (None, None, ())
+    assert (found.plans, found.search, found.fisher_proxy) == (None, None, ())
 
 
 def test_plans_without_a_sweep_are_still_measured(cells: list[Record], tmp_path: Path) -> None:
@@ -414,6 +414,6 @@ def test_the_method_says_what_was_rounded_on_and_what_could_not_be(analysis: Ana
     assert "Calibrated formats" not in methodology(analysis)
     why = {"an.expert": "3 tokens reached it, and 96 input features need at least as many"}
     rounding = CalibratedFormats(sequences_sha256="e" * 64, sequences=2, tokens=5, damping=0.01, fallbacks={PLAN: why})
-    text = methodology(analysis.model_copy(update={"formats": ("qint4:gptq",), "rounding": rounding}))
+    text = methodology(analysis.model_copy(update={"formats": ("qint4:gptq",), "calibration": rounding}))
     assert "on 5 tokens of 2 sequences" in text
     assert "Modules with too few tokens, which have quanto's own integers: plan 1." in text

@@ -1,4 +1,4 @@
-"""The tiny model and the two small task sets that make the default run work offline; generators here, files beside them."""
+"""The tiny model and the two small task sets that make the default run work offline; made by scripts/make_tasks.py and scripts/train_tiny.py."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def check_tokens(model: PreTrainedModel, tokens: int) -> None:
     width, name = max((model.get_parameter(f"{name}.weight").shape[1], name) for name in structure.quantizable_modules(model))
     if tokens < width:
         raise TaskError(
-            f"rounding.tokens: {name} has {width} input features and {tokens} tokens to be calibrated on: give at least {width}"
+            f"calibration.tokens: {name} has {width} input features and {tokens} tokens to be calibrated on: give at least {width}"
         )
 
 

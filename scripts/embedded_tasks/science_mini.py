@@ -72,7 +72,7 @@ RELATIONS: tuple[Relation, ...] = (
             "A {s} is classified as what kind of animal?",
             "What type of animal is a {s}?",
             "Scientists place the {s} in which animal group?",
-            "A student sees a {s}. Which group of animals is it unit of?",
+            "A student sees a {s}. Which group of animals is it part of?",
             "To which group does the {s} belong?",
             "What kind of animal is a {s}?",
             "Which type of animal do scientists call a {s}?",
