@@ -1,4 +1,7 @@
-"""The tiny model and the two small task sets that make the default run work offline; made by scripts/make_tasks.py and scripts/train_tiny.py."""
+"""The tiny model and the two small task sets that make the default run work offline.
+
+`scripts/make_tasks.py` and `scripts/train_tiny.py` made them.
+"""
 
 from __future__ import annotations
 
