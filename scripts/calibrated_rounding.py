@@ -27,7 +27,8 @@ from bitzones.data import sequences
 from bitzones.data.sequences import SequenceSet, TokenSequence
 from bitzones.run.session import Session
 from bitzones.schema import environment, profile
-from bitzones.schema.profile import Budget, Calibration, is_calibrated
+from bitzones.schema.formats import is_calibrated
+from bitzones.schema.profile import Budget, Calibration
 from bitzones.search import goals, local_search
 from bitzones.sensitivity import sweep
 from bitzones.stats.intervals import Estimate, bootstrap_ratio, resample_weights

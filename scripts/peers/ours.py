@@ -24,6 +24,7 @@ from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
 from bitzones.schema import profile
+from bitzones.schema.formats import format_bits
 from bitzones.schema.profile import Budget
 from bitzones.schema.records import FisherCell, SearchCell, SensitivityCell, Unit
 from bitzones.search import goals, local_search
@@ -73,8 +74,7 @@ class Ours:
     def shared_bits(self) -> float:
         """Stored bits per weight that any plan of 2 and 4 bits spends on scales and shifts: the groups are the same in both formats."""
         found = {
-            self.bits({module: name for unit in self.units for module in unit.modules}) - profile.format_bits(name)
-            for name in FORMATS.values()
+            self.bits({module: name for unit in self.units for module in unit.modules}) - format_bits(name) for name in FORMATS.values()
         }
         low, high = min(found), max(found)
         assert high - low < 1e-9, f"scales and shifts take {low:.4f} and {high:.4f} bits by format"
@@ -184,7 +184,7 @@ class Ours:
             partial = path.with_suffix(".partial")
             save_file(
                 {
-                    f"{module}.{profile.format_bits(name)}": quantizers.dense(weight, torch.float32).contiguous()
+                    f"{module}.{format_bits(name)}": quantizers.dense(weight, torch.float32).contiguous()
                     for variant, name in FORMATS.items()
                     for module, weight in self.variants.packed(variant).items()
                 },

@@ -142,21 +142,6 @@ def test_formats_of_one_width_name_their_optimizer(tmp_path: Path) -> None:
     assert profile.variant_formats(profile.load(path)) == {"f32": "f32", "w4": "qint4", "w2-max": "qint2", "w2-hqq": "qint2:hqq"}
 
 
-@pytest.mark.parametrize(
-    ("name", "bits", "optimizer"),
-    [("qint8", 8, "absmax"), ("qint4", 4, "max"), ("qint4:hqq", 4, "hqq"), ("qint2", 2, "max"), ("qint2:hqq", 2, "hqq")],
-)
-def test_bits_and_optimizer_of_a_format(name: str, bits: int, optimizer: str) -> None:
-    assert (profile.format_bits(name), profile.format_optimizer(name)) == (bits, optimizer)
-
-
-@pytest.mark.parametrize("read", [profile.format_bits, profile.format_optimizer])
-def test_what_is_no_format_is_an_error(read: object) -> None:
-    assert callable(read)
-    with pytest.raises(ValueError, match="'bf16' is not a format"):
-        read("bf16")
-
-
 def test_the_hash_is_that_of_the_settings(tmp_path: Path) -> None:
     first = profile.load(write(tmp_path)).sha256
     assert profile.load(write(tmp_path, schema="# a comment\nschema = 2")).sha256 == first

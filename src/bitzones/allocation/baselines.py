@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu
-from bitzones.schema.profile import is_calibrated
+from bitzones.schema.formats import is_calibrated
 from bitzones.schema.records import PlanOrigin
 
 __all__ = ["Baseline", "contiguous", "distinct", "random_plan", "uniform"]

@@ -28,7 +28,8 @@ from bitzones.analysis.reader import RunFile, one_line, read_run
 from bitzones.analysis.results import Analysis, CalibratedFormats, Decision, Failure, Took
 from bitzones.analysis.task_answers import Accuracy
 from bitzones.schema.errors import PlanError, RunFileError
-from bitzones.schema.profile import PLAN, REFERENCE_NAMES, variant_formats
+from bitzones.schema.formats import REFERENCE_NAMES
+from bitzones.schema.profile import PLAN, variant_formats
 from bitzones.schema.records import (
     AccuracyCell,
     DivergenceCell,

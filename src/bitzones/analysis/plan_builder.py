@@ -12,7 +12,8 @@ from bitzones.allocation.knapsack import Menu
 from bitzones.analysis.layer_sensitivity import Measured
 from bitzones.analysis.plan import Plan, PlanBudget, PlanLatency, PlannedModel, UnitPlan
 from bitzones.analysis.plan_ranking import Chosen
-from bitzones.schema.profile import PLAN, is_calibrated
+from bitzones.schema.formats import is_calibrated
+from bitzones.schema.profile import PLAN
 from bitzones.schema.records import CalibrationSet, Run
 
 __all__ = ["plan_of", "unit_plans"]

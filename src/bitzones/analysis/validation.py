@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from bitzones.allocation.time_cost import plan_ns
 from bitzones.schema.cell_key import CellKey
-from bitzones.schema.profile import REFERENCE_NAMES
+from bitzones.schema.formats import REFERENCE_NAMES
 from bitzones.schema.records import (
     AccuracyCell,
     Cell,

@@ -23,7 +23,7 @@ from bitzones.analysis.plan import LayerZone, SplitHalf, UnitPlan, Zone, ZoneWor
 from bitzones.analysis.plan_builder import plan_of, unit_plans
 from bitzones.analysis.plan_ranking import Chosen
 from bitzones.analysis.results import Decision
-from bitzones.schema.profile import format_bits
+from bitzones.schema.formats import format_bits
 from bitzones.schema.records import Run, SearchCell
 from bitzones.stats.intervals import MIN_SEQUENCES, resample_weights
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from bitzones.analysis.plan import PLAN_FORMAT, Plan, PlannedModel
 from bitzones.schema import migrations
 from bitzones.schema.errors import PlanError
-from bitzones.schema.profile import REFERENCE_NAMES, FormatName, is_calibrated
+from bitzones.schema.formats import REFERENCE_NAMES, FormatName, is_calibrated
 
 __all__ = ["PlanFile", "read_plan"]
 

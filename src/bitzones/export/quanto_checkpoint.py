@@ -28,6 +28,7 @@ from bitzones.models import loading, structure
 from bitzones.rounding import layerwise
 from bitzones.schema import profile
 from bitzones.schema.errors import ModelError, PlanError
+from bitzones.schema.formats import is_calibrated
 
 __all__ = ["Applied", "apply"]
 
@@ -143,7 +144,7 @@ def _calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.devic
         PlanError: the plan's sequences are not this model's.
     """
     made = plan_file.plan.calibration
-    if made is None or not any(map(profile.is_calibrated, plan_file.formats.values())):
+    if made is None or not any(map(is_calibrated, plan_file.formats.values())):
         return {}
     retold = sequences.retold(made.sequences)
     largest = max(max(sequence.ids) for sequence in retold.sequences)

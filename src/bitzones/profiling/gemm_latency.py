@@ -19,6 +19,7 @@ from bitzones.devices import device as devices
 from bitzones.models import offload, structure
 from bitzones.schema import profile
 from bitzones.schema.errors import NotMeasuredError
+from bitzones.schema.formats import format_bits
 from bitzones.schema.records import ShapeTimes, Unit, UnitLatencyCell
 from bitzones.sensitivity.variants import Variants
 
@@ -57,7 +58,7 @@ def measure(variants: Variants, units: Sequence[Unit], shape: profile.Latency, s
         NotMeasuredError: the weights would be packed and this machine unpacks them by a stand-in, whose time says nothing.
     """
     failure = quantizers.extension_failure()
-    if failure is not None and any(profile.format_bits(name) < 8 for name in variants.uniform.values()):
+    if failure is not None and any(format_bits(name) < 8 for name in variants.uniform.values()):
         raise NotMeasuredError(f"latency of packed weights: {failure}")
     sorts: dict[Shapes, list[Unit]] = {}
     for unit in units:

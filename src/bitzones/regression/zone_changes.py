@@ -16,7 +16,8 @@ from bitzones.analysis.plan import Around, ZoneWord
 from bitzones.analysis.reader import RunFile
 from bitzones.regression.comparison import Moved
 from bitzones.schema.errors import PlanError
-from bitzones.schema.profile import REFERENCE_NAMES, variant_formats
+from bitzones.schema.formats import REFERENCE_NAMES
+from bitzones.schema.profile import variant_formats
 from bitzones.schema.records import SearchCell, SensitivityCell, UnitLatencyCell
 
 __all__ = ["ZoneChanges", "moved_zones"]

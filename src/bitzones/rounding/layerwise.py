@@ -22,7 +22,7 @@ from bitzones.models import structure
 from bitzones.rounding.gptq import DAMPING, round_rows, towards
 from bitzones.rounding.hessian import Entering, Moment, embedded, moments_of, shared, through
 from bitzones.schema.errors import NonFiniteError, TaskError
-from bitzones.schema.profile import format_bits, is_calibrated, stock_format
+from bitzones.schema.formats import Format, format_bits, is_calibrated
 from bitzones.schema.progress import Progress, silent
 
 __all__ = ["Calibrated", "check_tokens", "in_sequence", "separately"]
@@ -150,7 +150,7 @@ def _round(
     tokens = moment.tokens if moment else 0
     if moment is None or tokens < width:
         why = f"{tokens} tokens reached it, and {width} input features need at least as many"
-        return [(_stock(model, name, stock_format(format_), dtype), why) for name, format_ in pairs]
+        return [(_stock(model, name, Format.of(format_).stock.name, dtype), why) for name, format_ in pairs]
     bits = [format_bits(format_) for _, format_ in pairs]
     rows = [len(weight) for weight in weights]
     home, device = weights[0].device, moment.total.device  # where the modules lie, and where they ran

@@ -26,7 +26,8 @@ from bitzones.rounding import layerwise
 from bitzones.run import journal
 from bitzones.schema import environment, records
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
-from bitzones.schema.profile import PLAN, Profile, is_calibrated, variant_formats
+from bitzones.schema.formats import is_calibrated
+from bitzones.schema.profile import PLAN, Profile, variant_formats
 from bitzones.schema.progress import Progress, silent
 from bitzones.search import goals, held_out
 from bitzones.search import local_search as search

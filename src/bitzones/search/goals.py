@@ -17,7 +17,8 @@ from bitzones.allocation.knapsack import Menu, budget_bytes, solve
 from bitzones.allocation.time_cost import budget_ns, timed_menu
 from bitzones.backends.quanto import quantizers
 from bitzones.schema.errors import PlanError
-from bitzones.schema.profile import Budget, is_calibrated
+from bitzones.schema.formats import is_calibrated
+from bitzones.schema.profile import Budget
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.records import SearchCell, SensitivityCell, Trial, Unit, UnitLatencyCell, UnitSensitivity
 from bitzones.search.local_search import Integers, LeastKl, Workbench, proposals, search, summed, total, trials

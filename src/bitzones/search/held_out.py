@@ -16,7 +16,8 @@ from bitzones.allocation.baselines import Baseline
 from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.data.sequences import SequenceSet
 from bitzones.schema.errors import PlanError
-from bitzones.schema.profile import PLAN, is_calibrated
+from bitzones.schema.formats import is_calibrated
+from bitzones.schema.profile import PLAN
 from bitzones.schema.profile import Plans as Settings
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.records import NamedTrial, PlansCell, Rounded, SearchCell, SensitivityCell, Trial

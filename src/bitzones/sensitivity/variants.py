@@ -20,7 +20,7 @@ from bitzones.models import loading, structure
 from bitzones.rounding import layerwise
 from bitzones.rounding.gptq import DAMPING
 from bitzones.schema.errors import ModelError
-from bitzones.schema.profile import is_calibrated
+from bitzones.schema.formats import is_calibrated
 
 __all__ = ["Variants"]
 

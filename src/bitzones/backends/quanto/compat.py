@@ -16,7 +16,7 @@ from optimum import quanto
 from transformers import PreTrainedModel
 
 from bitzones.schema.errors import NotMeasuredError
-from bitzones.schema.profile import format_bits, format_optimizer
+from bitzones.schema.formats import Format, format_bits
 
 __all__ = ["SavingUnsupportedError", "quantize", "quantized_modules", "save_and_load", "stored_bytes"]
 
@@ -35,7 +35,7 @@ def quantize(model: PreTrainedModel, format_name: str, names: Sequence[str]) -> 
         NotMeasuredError: the release does not have the format's optimizer.
     """
     options: dict[str, Any] = {"weights": getattr(quanto, f"qint{format_bits(format_name)}")}
-    if (optimizer := _OPTIMIZERS.get(format_optimizer(format_name))) is not None:
+    if (optimizer := _OPTIMIZERS.get(Format.of(format_name).method)) is not None:
         if not hasattr(quanto, optimizer):
             raise NotMeasuredError(f"this release of quanto has no {optimizer}")
         options["optimizer"] = getattr(quanto, optimizer)()

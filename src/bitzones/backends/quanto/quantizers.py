@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto.extensions import extension_failure, unpack
 from bitzones.schema.errors import ModelError
-from bitzones.schema.profile import format_bits, format_optimizer, is_calibrated
+from bitzones.schema.formats import Format, format_bits, is_calibrated
 
 __all__ = [
     "Packed",
@@ -92,7 +92,7 @@ def quantize(model: torch.nn.Module, assignment: Mapping[str, str], ready: Mappi
         quanto.quantize(
             model,
             weights=f"qint{format_bits(format_name)}",
-            optimizer=_OPTIMIZERS.get(format_optimizer(format_name), quanto.MaxOptimizer)(),
+            optimizer=_OPTIMIZERS.get(Format.of(format_name).method, quanto.MaxOptimizer)(),
             include=[glob.escape(name) for name in names],
         )
     for name, weight in ready.items():

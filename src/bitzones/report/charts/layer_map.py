@@ -16,7 +16,7 @@ from bitzones.analysis.plan import UnitPlan, ZoneWord
 from bitzones.analysis.results import Analysis, LayerReading, UnitReading
 from bitzones.report.charts.vega import SCHEMA_URL, Spec
 from bitzones.report.markdown.tables import bits, megabytes, nats, plain
-from bitzones.schema.profile import format_bits
+from bitzones.schema.formats import format_bits
 from bitzones.stats.intervals import MIN_SEQUENCES
 
 __all__ = [

@@ -15,7 +15,8 @@ from bitzones.analysis.zones import never_lowest, ranges
 from bitzones.report.markdown import plan_tables
 from bitzones.report.markdown.stability import split_half_in_short
 from bitzones.report.markdown.tables import megabytes, nats, percent, plain, points
-from bitzones.schema.profile import PLAN, format_bits
+from bitzones.schema.formats import format_bits
+from bitzones.schema.profile import PLAN
 from bitzones.stats.intervals import MIN_SEQUENCES
 
 __all__ = ["WIDE_BITS", "Answer", "answers"]

@@ -9,7 +9,7 @@ from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.plan_ranking import HELD_OUT_SEED
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import markdown
-from bitzones.schema.profile import is_calibrated
+from bitzones.schema.formats import is_calibrated
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, NON_INFERIORITY_MARGIN, POWER
 
 __all__ = ["methodology"]
