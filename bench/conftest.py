@@ -1,3 +1,3 @@
 """The benches are thin: parameters come from the profile, and everything else from the fixtures of the plugin."""
 
-pytest_plugins = ["bitzones.measure.plugin"]
+pytest_plugins = ["bitzones.run.plugin"]

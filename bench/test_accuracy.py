@@ -1,6 +1,6 @@
 """Accuracy of every variant, and of the rivals that the profile names, on every task, item by item."""
 
-from bitzones.measure import accuracy
+from bitzones.evaluation import accuracy
 
 
 def test_accuracy(cell, session, answering, task):

@@ -13,5 +13,5 @@ def test_latency(cell, session, variant, timing):
     )
 
 
-def test_parts(cell, session):
-    cell("part_latency", session.reference_id).measure(lambda: session.parts, lambda _parts: session.part_times())
+def test_units(cell, session):
+    cell("unit_latency", session.reference_id).measure(lambda: session.units, lambda _units: session.unit_times())

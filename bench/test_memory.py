@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from bitzones.measure import memory
+from bitzones.profiling import memory
 
 
 def test_memory(cell, session, variant):

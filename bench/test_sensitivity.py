@@ -1,14 +1,15 @@
 """What quantizing does to the model's distribution: each layer alone, and each variant as a whole."""
 
-from bitzones.measure import divergence, fisher
+from bitzones.evaluation import kl
+from bitzones.sensitivity import fisher
 
 
 def test_divergence(cell, session, quantized):
     cell("divergence", quantized).measure(
         lambda: (session.model(session.reference_id), session.model(quantized)),
         lambda pair: session.on(
-            session.calibration,
-            lambda batches: divergence.divergence_cell(quantized, pair[0], pair[1], session.calibration, batches()),
+            session.sensitivity_set,
+            lambda batches: kl.divergence_cell(quantized, pair[0], pair[1], session.sensitivity_set, batches()),
         ),
     )
 
@@ -16,7 +17,7 @@ def test_divergence(cell, session, quantized):
 def test_sensitivity_exact(cell, session):
     record = cell("sensitivity", session.reference_id, detail="exact")
     record.measure(
-        lambda: session.calibration,
+        lambda: session.sensitivity_set,
         lambda _calibration: session.sweep(record.progress),
     )
 
@@ -25,9 +26,9 @@ def test_sensitivity_fisher(cell, session):
     record = cell("fisher", session.reference_id)
     samples, seed = session.profile.sensitivity.fisher_samples, session.profile.seed
     record.measure(
-        lambda: session.calibration,
+        lambda: session.sensitivity_set,
         lambda calibration: session.on(
             calibration,
-            lambda batches: fisher.fisher_cell(session.variants, session.parts, calibration, batches(), samples, seed, record.progress),
+            lambda batches: fisher.fisher_cell(session.variants, session.units, calibration, batches(), samples, seed, record.progress),
         ),
     )

@@ -21,13 +21,16 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from bitzones import environment, profile
-from bitzones.decide.planner import budget_bytes, solve
-from bitzones.measure import calibration, planning, quantizers, search, sensitivity
-from bitzones.measure.calibration import Calibration, CalibrationSequence
-from bitzones.measure.session import Session
-from bitzones.profile import Budget, Rounding, is_calibrated
-from bitzones.stats import Estimate, bootstrap_ratio, resample_weights
+from bitzones.allocation.knapsack import budget_bytes, solve
+from bitzones.backends.quanto import quantizers
+from bitzones.data import sequences
+from bitzones.data.sequences import Calibration, TokenSequence
+from bitzones.run.session import Session
+from bitzones.schema import environment, profile
+from bitzones.schema.profile import Budget, Rounding, is_calibrated
+from bitzones.search import goals, local_search
+from bitzones.sensitivity import sweep
+from bitzones.stats.intervals import Estimate, bootstrap_ratio, resample_weights
 
 FORMATS = ("qint4:hqq", "qint4:gptq", "qint2:hqq", "qint2:gptq")
 OTHER_TOKENS, OTHER_LENGTH = 2048, 64
@@ -49,21 +52,21 @@ class Made:
 def described(session: Session) -> Calibration:
     """Pieces of the descriptions of installed packages, in the order of their names."""
 
-    def pieces() -> Iterator[CalibrationSequence]:
+    def pieces() -> Iterator[TokenSequence]:
         for package in sorted(distributions(), key=lambda item: item.metadata["Name"].lower()):
             text = package.metadata.json.get("description", "")
             ids = session.tokenizer(str(text)[:4000])["input_ids"][:OTHER_LENGTH]
             if len(ids) == OTHER_LENGTH:
-                yield CalibrationSequence(tuple(ids), OTHER_LENGTH - 2, ())
+                yield TokenSequence(tuple(ids), OTHER_LENGTH - 2, ())
 
-    return calibration.take(pieces(), OTHER_TOKENS)
+    return sequences.take(pieces(), OTHER_TOKENS)
 
 
 def measured(session: Session, made: Sequence[Made], on: Calibration) -> list[Estimate]:
     """KL of each in nats per token, with a 95% bootstrap interval over sequences."""
-    candidates = [sensitivity.Candidate(0, item.weights) for item in made]
-    batches = calibration.batches(on, session.profile.calibration.batch, session.device)
-    found = sensitivity.exact(session.variants.reference, session.layers, candidates, batches, len(on.sequences)).candidates
+    candidates = [sweep.Candidate(0, item.weights) for item in made]
+    batches = sequences.batches(on, session.profile.sensitivity.batch, session.device)
+    found = sweep.exact(session.variants.reference, session.layers, candidates, batches, len(on.sequences)).candidates
     tokens, weights = np.array(on.sequence_tokens), resample_weights(len(on.sequences), RESAMPLES, session.profile.seed)
     return [bootstrap_ratio(weights, np.array(kl), tokens) for kl in found if kl is not None]
 
@@ -85,23 +88,23 @@ def uniforms(session: Session) -> Iterator[Made]:
 
 def planned(session: Session, bits: float, rounds: int) -> Iterator[Made]:
     """The plans that a search finds at a budget: among all formats, and among quanto's own."""
-    bench = search.workbench(session.variants, session.sweep(), session.calibration_batches, len(session.calibration.sequences))
-    separate, budget = search.summed(bench, session.sweep()), budget_bytes(bench.menu, bits)
+    bench = local_search.workbench(session.variants, session.sweep(), session.sensitivity_batches, len(session.sensitivity_set.sequences))
+    separate, budget = local_search.summed(bench, session.sweep()), budget_bytes(bench.menu, bits)
     if rounds:
-        cell = planning.search_cell(bench, session.sweep(), Budget(average_bits=bits), session.variants.uniform, rounds)
-        found = bench.choice(cell.found.parts)
+        cell = goals.search_cell(bench, session.sweep(), Budget(average_bits=bits), session.variants.uniform, rounds)
+        found = bench.choice(cell.found.units)
     else:
         found = solve(bench.menu, separate, budget)
     name = f"plan{bits:g}"
     formats = bench.named(found)
-    session.variants.define(name, {module: formats[part.name] for part in bench.parts for module in part.modules})
+    session.variants.define(name, {module: formats[unit.name] for unit in bench.units for module in unit.modules})
     whole = session.variants.whole(name)
     how = "searched" if rounds else "least sum"
     yield Made(f"{bits:g} bits, {how}, in sequence", average_bits(session, whole), whole)
-    alone = search.weights_of(bench, found)
+    alone = local_search.weights_of(bench, found)
     yield Made(f"{bits:g} bits, {how}, modules alone", average_bits(session, alone), alone)
-    if (stock := planning.without_calibration(bench, session.sweep(), budget, rounds)) is not None:
-        weights = search.weights_of(bench, bench.choice(stock.parts))
+    if (stock := goals.without_calibration(bench, session.sweep(), budget, rounds)) is not None:
+        weights = local_search.weights_of(bench, bench.choice(stock.units))
         yield Made(f"{bits:g} bits, {how}, without calibration", average_bits(session, weights), weights)
 
 
@@ -122,7 +125,7 @@ def main() -> None:
     settings = settings.model_copy(update={"formats": FORMATS, "rounding": Rounding(tokens=asked.tokens)})
     session = Session(settings, lambda line: print(line, flush=True))
     calibrated = [variant for variant, name in session.variants.uniform.items() if is_calibrated(name)]
-    session.check_rounding()  # reads the sequences, which is not to be timed
+    session.check_calibration()  # reads the sequences, which is not to be timed
     started = perf_counter()
     session.variants.packed(calibrated[0])  # all calibrated formats at once
     took = perf_counter() - started
@@ -136,7 +139,7 @@ def main() -> None:
         (item.name, f"{item.bits:.2f}", text(here), text(there), f"{there.value / here.value:.2f}")
         for item, here, there in zip(made, measured(session, made, session.held_out), measured(session, made, other), strict=True)
     ]
-    held, used = session.held_out, session.rounding_set
+    held, used = session.held_out, session.calibration_set
     print(
         f"\nKL(reference || model), nats/token, 95% bootstrap intervals over sequences. Rounded on {len(used.sequences)} sequences "
         f"({sum(used.sequence_tokens):,} tokens); held out: {len(held.sequences)} ({sum(held.sequence_tokens):,}); other text: "

@@ -1,6 +1,6 @@
 r"""Our mixed 2/4-bit plans beside those of NVIDIA ModelOpt AutoQuantize and AutoRound AutoScheme: the same sequences, bytes and measure.
 
-Every plan is made from the same calibration tokens and covers the linear layers of the decoder layers only. A peer's plan is read out and
+Every plan is made from the same sensitivity tokens and covers the linear layers of the decoder layers only. A peer's plan is read out and
 quantized by quanto like ours, counted by our bytes (scales and shifts, as quanto stores them), and measured like ours on sequences that
 nobody has seen. From the top of a checkout, with an interpreter for each peer:
 
@@ -34,8 +34,9 @@ from scripts.peers import ours
 from scripts.peers.ours import FORMATS, Measured, Ours
 from tabulate import tabulate
 
-from bitzones import environment, stats
-from bitzones.measure import fisher, sensitivity
+from bitzones.schema import environment
+from bitzones.sensitivity import fisher, sweep
+from bitzones.stats import intervals
 
 RESAMPLES = 10_000
 GOAL = 0.75
@@ -78,7 +79,7 @@ def ask(peer: Peer, mine: Ours, targets: Sequence[str], *, kept: bool) -> dict[s
     Raises:
         PeerError: there is no interpreter, or it failed.
     """
-    asked = f"{mine.calibration.sha256} {[*targets, peer.method, peer.quanto_values]}"
+    asked = f"{mine.sensitivity_set.sha256} {[*targets, peer.method, peer.quanto_values]}"
     out = mine.work / f"{peer.script}-{hashlib.sha256(asked.encode()).hexdigest()[:12]}.json"
     if not kept:
         out.unlink(missing_ok=True)
@@ -128,7 +129,7 @@ def rows(mine: Ours, peers: Sequence[Peer], bits: Sequence[float], rounds: int) 
 def table(mine: Ours, found: Sequence[Row]) -> str:
     """In Markdown, budgets in order; every interval from the same resamples of the held-out sequences."""
     tokens = np.array(mine.held_out.sequence_tokens, dtype=np.float64)
-    weights = stats.resample_weights(len(tokens), RESAMPLES, ours.SEED)
+    weights = intervals.resample_weights(len(tokens), RESAMPLES, ours.SEED)
     best = {row.bits: row.measured for row in found if row.name == SEARCHED}
     lines = []
     for row in sorted(found, key=lambda row: row.bits):
@@ -138,14 +139,14 @@ def table(mine: Ours, found: Sequence[Row]) -> str:
         kl, reference = np.asarray(row.measured.kl_nats), best.get(row.bits)
         ratio = ""
         if isinstance(reference, Measured) and row.name != SEARCHED:
-            ratio = _text(stats.bootstrap_ratio(weights, np.asarray(reference.kl_nats), kl))
+            ratio = _text(intervals.bootstrap_ratio(weights, np.asarray(reference.kl_nats), kl))
         used = row.measured.stored_bytes * 8 / mine.parameters
-        lines.append([f"{row.bits:g}", row.name, f"{used:.4f}", _text(stats.bootstrap_ratio(weights, kl, tokens)), ratio])
+        lines.append([f"{row.bits:g}", row.name, f"{used:.4f}", _text(intervals.bootstrap_ratio(weights, kl, tokens)), ratio])
     heads = ["budget, bits", "plan", "stored bits", "held-out KL, nats/token (95%)", "KL after search / its KL (95%)"]
     return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
 
 
-def _text(value: stats.Estimate) -> str:
+def _text(value: intervals.Estimate) -> str:
     return f"{value.value:.3f}" + ("" if value.low is None else f" ({value.low:.3f} to {value.high:.3f})")
 
 
@@ -157,7 +158,7 @@ def footer(mine: Ours, said: Mapping[str, str], rounds: int) -> str:
         f"{name} {number}" for name, number in (known | {n: v for n, v in said.items() if n in {"nvidia-modelopt", "auto-round"}}).items()
     )
     sizes = sorted({str(size) for size in mine.sizes().values()})
-    used, kept = mine.calibration.sequence_tokens, mine.held_out.sequence_tokens
+    used, kept = mine.sensitivity_set.sequence_tokens, mine.held_out.sequence_tokens
     return (
         f"Calibration: {len(used)} sequences, {sum(used)} tokens, the same for all; held out: {len(kept)} sequences, {sum(kept)} tokens, "
         f"seen by none. Linear layers of the decoder layers only, {mine.parameters} weights; every plan quantized by quanto "
@@ -174,15 +175,15 @@ def _device(mine: Ours) -> str:
 
 def speeds(mine: Ours, peers: Sequence[Peer]) -> str:
     """Tokens scored per second, 2 formats: the passes that score alone; quantizing the weights once beforehand is not in it, for nobody."""
-    tokens = sum(mine.calibration.sequence_tokens)
+    tokens = sum(mine.sensitivity_set.sequence_tokens)
     for variant in FORMATS:
         mine.variants.packed(variant)
     lines = []
     named: dict[str, Callable[[], object]] = {
         f"ours, fisher, {ours.FISHER_SAMPLES} samples": lambda: fisher.fisher_cell(
-            mine.variants, mine.parts, mine.calibration, mine.batches(), ours.FISHER_SAMPLES, ours.SEED, lambda _: None
+            mine.variants, mine.units, mine.sensitivity_set, mine.batches(), ours.FISHER_SAMPLES, ours.SEED, lambda _: None
         ),
-        "ours, exact": lambda: sensitivity.exact_cell(mine.variants, mine.parts, "group", mine.calibration, mine.batches(), lambda _: None),
+        "ours, exact": lambda: sweep.exact_cell(mine.variants, mine.units, "group", mine.sensitivity_set, mine.batches(), lambda _: None),
     }
     for name, work in named.items():
         started = time.perf_counter()
@@ -196,7 +197,7 @@ def speeds(mine: Ours, peers: Sequence[Peer]) -> str:
         except PeerError as error:
             lines.append([peer.name, f"not available: {error}"])
         print(*lines[-1], flush=True)
-    threads = f"{tokens} tokens, {len(mine.parts)} groups, 2 formats, float32, threads: {torch.get_num_threads()}, {_device(mine)}."
+    threads = f"{tokens} tokens, {len(mine.units)} groups, 2 formats, float32, threads: {torch.get_num_threads()}, {_device(mine)}."
     return tabulate(lines, ["scoring", "tokens/s"], tablefmt="github", disable_numparse=True) + f"\n\n{threads}"
 
 

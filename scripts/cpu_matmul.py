@@ -10,7 +10,7 @@ from time import perf_counter
 
 import torch
 
-from bitzones.environment import cpu_name
+from bitzones.schema.environment import cpu_name
 
 ROWS, INNER, COLUMNS, ROUNDS, WARMUP = 4096, 192, 384, 30, 3
 

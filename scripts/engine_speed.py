@@ -4,7 +4,7 @@ From the top of a checkout, with the data sets in the hub's layouts under FOLDER
 
     python scripts/engine_speed.py smollm2 --data FOLDER
 
-The plain way to a sensitivity is a full forward pass with the weights swapped, for every part and format. Of these pairs every so many-th
+The plain way to a sensitivity is a full forward pass with the weights swapped, for every unit and format. Of these pairs every so many-th
 is measured both ways in turns, batch by batch; both give the same KL, which is checked. Times are this process's processor time, so that
 other work on the machine does not count. Peaks of memory are read off Linux, above what the process held before. Prints a table in
 Markdown.
@@ -25,12 +25,13 @@ import psutil
 import torch
 from tabulate import tabulate
 
-from bitzones import environment, profile
-from bitzones.measure import divergence, fisher, sensitivity, swapping
-from bitzones.measure.calibration import Batch
-from bitzones.measure.parts import Granularity, model_parts
-from bitzones.measure.sensitivity import Candidate
-from bitzones.measure.session import Session
+from bitzones.data.sequences import Batch
+from bitzones.evaluation import kl, swapping
+from bitzones.models.units import Granularity, model_units
+from bitzones.run.session import Session
+from bitzones.schema import environment, profile
+from bitzones.sensitivity import fisher, sweep
+from bitzones.sensitivity.sweep import Candidate
 
 EXACT_GOAL = 0.65
 FISHER_GOAL = 40.0
@@ -60,11 +61,11 @@ def peak_mib(work: Callable[[], object]) -> float:
 def plain(session: Session, candidates: Sequence[Candidate], batch: Batch) -> list[float]:
     """KL of every candidate by a full forward pass each, and the reference's once for the batch."""
     model = session.variants.reference
-    reference = divergence.log_probabilities(model, batch)
+    reference = kl.log_probabilities(model, batch)
     found = []
     for candidate in candidates:
         with swapping.swapped(model, candidate.weights):
-            found.append(float(divergence.kl_nats(reference, divergence.logits_of(model, batch), batch.mask).sum()))
+            found.append(float(kl.kl_nats(reference, kl.logits_of(model, batch), batch.mask).sum()))
     return found
 
 
@@ -75,7 +76,7 @@ def both_ways(session: Session, candidates: Sequence[Candidate], batch: Batch, *
     whole: list[float] = []
 
     def exact() -> None:
-        swept.extend(sensitivity.exact(session.variants.reference, session.layers, candidates, [alone], len(alone.index)).candidates)
+        swept.extend(sweep.exact(session.variants.reference, session.layers, candidates, [alone], len(alone.index)).candidates)
 
     def full() -> None:
         whole.extend(plain(session, candidates, batch))
@@ -87,12 +88,12 @@ def both_ways(session: Session, candidates: Sequence[Candidate], batch: Batch, *
 
 
 def chosen(session: Session, granularity: Granularity, count: int) -> list[Candidate]:
-    """Every so many-th (part, format), so that the depth of the sample is that of the whole sweep."""
+    """Every so many-th (unit, format), so that the depth of the sample is that of the whole sweep."""
     variants = session.variants
-    pairs = [(part, variant) for part in model_parts(variants.loaded.model, granularity) for variant in variants.uniform]
+    pairs = [(unit, variant) for unit in model_units(variants.loaded.model, granularity) for variant in variants.uniform]
     count = min(count, len(pairs))
     picked = [pairs[(2 * number + 1) * len(pairs) // (2 * count)] for number in range(count)]
-    return [Candidate(part.layer, {name: variants.packed(variant)[name] for name in part.modules}) for part, variant in picked]
+    return [Candidate(unit.layer, {name: variants.packed(variant)[name] for name in unit.modules}) for unit, variant in picked]
 
 
 def main() -> None:
@@ -100,11 +101,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time the exact sweep and the fisher score beside full forward passes.")
     parser.add_argument("profile")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--candidates", type=int, default=60, help="(part, format) pairs measured both ways, per granularity")
-    parser.add_argument("--batches", type=int, help="batches of the calibration set that are used; all where it is left out")
+    parser.add_argument("--candidates", type=int, default=60, help="(unit, format) pairs measured both ways, per granularity")
+    parser.add_argument("--batches", type=int, help="batches of the sensitivity set that are used; all where it is left out")
     given = parser.parse_args()
     session = Session(profile.load(given.profile).resolved(given.data))
-    batches = list(islice(session.calibration_batches(), given.batches))
+    batches = list(islice(session.sensitivity_batches(), given.batches))
     for variant in session.variants.uniform:
         session.variants.packed(variant)
     rows = [*_fisher(session, batches)]
@@ -126,14 +127,14 @@ def main() -> None:
 def _fisher(session: Session, batches: Sequence[Batch]) -> list[list[str]]:
     """Time and memory of the score of every group in every format, beside forward passes over the same batches."""
     model = session.variants.reference
-    pairs = [(part, variant) for part in model_parts(session.variants.loaded.model, "group") for variant in session.variants.uniform]
-    changes = [{name: session.variants.packed(variant)[name] for name in part.modules} for part, variant in pairs]
-    samples, sequences = session.profile.sensitivity.fisher_samples, len(session.calibration.sequences)
+    pairs = [(unit, variant) for unit in model_units(session.variants.loaded.model, "group") for variant in session.variants.uniform]
+    changes = [{name: session.variants.packed(variant)[name] for name in unit.modules} for unit, variant in pairs]
+    samples, sequences = session.profile.sensitivity.fisher_samples, len(session.sensitivity_set.sequences)
     times: dict[str, float] = {}
 
     def forward() -> None:
         with torch.no_grad():
-            times["forward"] = sum(timed(partial(divergence.logits_of, model, batch)) for batch in batches)
+            times["forward"] = sum(timed(partial(kl.logits_of, model, batch)) for batch in batches)
 
     def score() -> None:
         times["fisher"] = timed(lambda: fisher.scores(model, changes, batches, sequences, samples, 0))

@@ -25,15 +25,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bitzones.decide.collect import analyse, read_run
-from bitzones.decide.compare import compare
-from bitzones.decide.drift import MIN_FREEDOM, between, timed
-from bitzones.decide.run_file import RunFile
-from bitzones.errors import BitzonesError
-from bitzones.profile import Gate
-from bitzones.show.delta import delta, delta_json, delta_lines
-from bitzones.show.diagrams import overview, technical
-from bitzones.show.summary import headline, summary
+from bitzones.analysis.analyze import analyse, read_run
+from bitzones.analysis.reader import RunFile
+from bitzones.regression.compare import compare
+from bitzones.regression.drift import MIN_FREEDOM, between, timed
+from bitzones.report.markdown.summary import headline, summary
+from bitzones.report.mermaid.flow import overview, technical
+from bitzones.report.regression.delta import delta, delta_json, delta_lines
+from bitzones.schema.errors import BitzonesError
+from bitzones.schema.profile import Gate
 
 GOOD = Path(__file__).parents[1] / "tests" / "golden" / "run.json"
 BAD_TEXT = '<script>alert(1)</script>|`c`\n# h "q" ]) --> end; %%{init}%% [x](http://y) ```\x1b[31m\u202e$x$ @you **b** \\'

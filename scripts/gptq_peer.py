@@ -31,14 +31,14 @@ MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj
 
 def gather(name: str, place: Path, data: Path | None) -> None:
     """Weights, and second moments of their inputs on the profile's rounding sequences, of a few layers."""
-    from bitzones import profile  # noqa: PLC0415  (the other environment lacks what this needs)
-    from bitzones.measure import structure  # noqa: PLC0415
-    from bitzones.measure.moments import Entering, embedded, moments_of, through  # noqa: PLC0415
-    from bitzones.measure.session import Session  # noqa: PLC0415
+    from bitzones.models import structure  # noqa: PLC0415
+    from bitzones.rounding.hessian import Entering, embedded, moments_of, through  # noqa: PLC0415
+    from bitzones.run.session import Session  # noqa: PLC0415
+    from bitzones.schema import profile  # noqa: PLC0415  (the other environment lacks what this needs)
 
     session = Session(profile.load(name).resolved(data))
-    model, batches = session.variants.reference, session.rounding_batches()
-    blocks, hidden = structure.decoder_layers(model), embedded(session.variants.reference, session.layers, session.rounding_batches())
+    model, batches = session.variants.reference, session.calibration_batches()
+    blocks, hidden = structure.decoder_layers(model), embedded(session.variants.reference, session.layers, session.calibration_batches())
     found: dict[str, torch.Tensor] = {}
     for at, block in enumerate(blocks):
         names = [f"{block}.{module}" for module in MODULES]
@@ -77,7 +77,7 @@ def theirs(weight: torch.Tensor, moment: torch.Tensor, bits: int, group: int, ob
 
 
 def ours(weight: torch.Tensor, moment: torch.Tensor, bits: int, group: int) -> torch.Tensor:
-    from bitzones.measure.gptq import round_rows  # noqa: PLC0415
+    from bitzones.rounding.gptq import round_rows  # noqa: PLC0415
 
     levels = torch.full((len(weight),), 2.0**bits - 1)
     return round_rows(weight, moment.double(), levels, group, torch.float32, DAMPING).values()

@@ -21,20 +21,23 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from bitzones import profile
-from bitzones.decide import times
-from bitzones.decide.collect import analyse, read_run
-from bitzones.decide.run_file import RunFile
-from bitzones.measure import cache as caches
-from bitzones.measure import calibration, device, rounding, sensitivity
-from bitzones.measure.calibration import Calibration, CalibrationSequence
-from bitzones.measure.parts import model_parts
-from bitzones.measure.progress import silent
-from bitzones.measure.session import Session
-from bitzones.records import LatencyCell
-from bitzones.show.report import write_report
+from bitzones.analysis.analyze import analyse, read_run
+from bitzones.analysis.reader import RunFile
+from bitzones.data import sequences as calibration
+from bitzones.data.sequences import Calibration, TokenSequence
+from bitzones.devices import device
+from bitzones.models import kv_cache as caches
+from bitzones.models.units import model_units
+from bitzones.regression import time_changes
+from bitzones.report.writer import write_report
+from bitzones.rounding import layerwise
+from bitzones.run.session import Session
+from bitzones.schema import profile
+from bitzones.schema.progress import silent
+from bitzones.schema.records import LatencyCell
+from bitzones.sensitivity import sweep as sensitivity
 
-FLOOR_SHARE, OVERHEAD, RUN_S, SWEEP_S, ROUNDING_S, REPEATED = 0.70, 0.01, 300.0, 180.0, 300.0, 0.03
+ROOFLINE_SHARE, OVERHEAD, RUN_S, SWEEP_S, ROUNDING_S, REPEATED = 0.70, 0.01, 300.0, 180.0, 300.0, 0.03
 """Promised: of the bandwidth floor with compile, harness overhead, seconds of latency and memory, of a sweep, of rounding in two widths,
 difference of two runs."""
 
@@ -57,12 +60,12 @@ class Verdict:
 def speed(run: RunFile) -> Iterator[Verdict]:
     """The compiled reference at batch 1 against the bandwidth floor, and what the others reach."""
     for item in analyse(run).latency:
-        if item.phase == "decode" and item.times_floor is not None:
+        if item.phase == "decode" and item.times_roofline is not None:
             judged = item.variant == "bf16" and item.batch == 1 and item.compiled
-            promise = f"at least {FLOOR_SHARE:.0%} of the bandwidth floor" if judged else "(no promise)"
+            promise = f"at least {ROOFLINE_SHARE:.0%} of the bandwidth floor" if judged else "(no promise)"
             name = f"{item.variant}, batch {item.batch}{', compiled' if item.compiled else ''}"
-            share = f"{1 / item.times_floor:.1%} of the floor, {1e3 * item.median_s / item.tokens * item.batch:.3f} ms a step"
-            yield Verdict(promise, f"{name}: {share}", 1 / item.times_floor >= FLOOR_SHARE if judged else None)
+            share = f"{1 / item.times_roofline:.1%} of the floor, {1e3 * item.median_s / item.tokens * item.batch:.3f} ms a step"
+            yield Verdict(promise, f"{name}: {share}", 1 / item.times_roofline >= ROOFLINE_SHARE if judged else None)
 
 
 def compiled_is_there(run: RunFile) -> Verdict:
@@ -72,14 +75,14 @@ def compiled_is_there(run: RunFile) -> Verdict:
 
 
 def repeated(first: RunFile, second: RunFile) -> Iterator[Verdict]:
-    """Medians of two runs side by side; a cell that says that it was disturbed is excused."""
+    """Medians of two runs side by side; a cell that says that it was contended is excused."""
     before = {_key(cell): cell for cell in first.of(LatencyCell)}
     for cell in second.of(LatencyCell):
         if (old := before.get(_key(cell))) is not None:
             change = statistics.median(cell.rounds_s) / statistics.median(old.rounds_s) - 1
-            disturbed = [word for item in (old, cell) for word in times.disturbances(item)]
+            contended = [word for item in (old, cell) for word in time_changes.contended_by(item)]
             said = f"{cell.variant} {cell.phase} batch {cell.batch}{' compiled' if cell.compiled else ''}: {change:+.1%}"
-            yield Verdict(f"two runs within {REPEATED:.0%}", f"{said} {disturbed or ''}", abs(change) <= REPEATED or bool(disturbed))
+            yield Verdict(f"two runs within {REPEATED:.0%}", f"{said} {contended or ''}", abs(change) <= REPEATED or bool(contended))
 
 
 def _key(cell: LatencyCell) -> tuple[str, str, int, bool]:
@@ -123,13 +126,13 @@ def sweep(session: Session, formats: int, tokens: int) -> Verdict:
         del variants.uniform[name]
     for name in variants.uniform:
         variants.packed(name)  # quantizing is not sweeping
-    parts = model_parts(variants.loaded.model, "layer")
+    units = model_units(variants.loaded.model, "layer")
     batches = list(calibration.batches(chosen, 8, session.device))
     began = time.perf_counter()
-    sensitivity.exact_cell(variants, parts, "layer", chosen, batches, silent)
+    sensitivity.exact_cell(variants, units, "layer", chosen, batches, silent)
     device.synchronize(session.device)
     took = time.perf_counter() - began
-    said = f"{took:.1f} s for {len(parts)} layers x {formats} formats x {tokens} tokens"
+    said = f"{took:.1f} s for {len(units)} layers x {formats} formats x {tokens} tokens"
     return Verdict(f"an exact sweep within {SWEEP_S:.0f} s", said, took <= SWEEP_S)
 
 
@@ -142,7 +145,7 @@ def rounded(session: Session) -> Verdict:
     sequences = -(-config.intermediate_size // (SEQUENCE - 1))
     batches = list(calibration.batches(random_tokens(config.vocab_size, sequences), 8, session.device))
     began = time.perf_counter()
-    found = rounding.separately(model, ["qint4:gptq", "qint2:gptq"], batches, torch.bfloat16)
+    found = layerwise.separately(model, ["qint4:gptq", "qint2:gptq"], batches, torch.bfloat16)
     device.synchronize(session.device)
     took = time.perf_counter() - began
     assert not any(item.fallbacks for item in found.values())
@@ -154,7 +157,7 @@ def rounded(session: Session) -> Verdict:
 def random_tokens(vocabulary: int, sequences: int) -> Calibration:
     """What costs time only: it does not depend on what the tokens say."""
     ids = torch.randint(0, vocabulary, (sequences, SEQUENCE), generator=torch.Generator().manual_seed(0)).tolist()
-    return Calibration(tuple(CalibrationSequence(tuple(row), SEQUENCE - 1, ()) for row in ids))
+    return Calibration(tuple(TokenSequence(tuple(row), SEQUENCE - 1, ()) for row in ids))
 
 
 def main() -> int:

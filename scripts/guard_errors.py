@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from bitzones.decide import paired, times
-from bitzones.decide.drafts import Draft, decided
-from bitzones.decide.drift import MIN_FREEDOM, between, medians
-from bitzones.profile import Gate
-from bitzones.records import AccuracyCell, LatencyCell
-from bitzones.stats import wilson_interval
+from bitzones.regression import paired, time_changes
+from bitzones.regression.decision_rule import Draft, decided
+from bitzones.regression.drift import MIN_FREEDOM, between, medians
+from bitzones.schema.profile import Gate
+from bitzones.schema.records import AccuracyCell, LatencyCell
+from bitzones.stats.intervals import wilson_interval
 
 COMPARISONS = 200
 SLOWDOWN = 1.10
@@ -101,7 +101,7 @@ def time_trials(runs: list[Rounds], count: int, factor: float, rng: random.Rando
             after = [value * (factor if row == slowed else 1.0) for value in block(rng, new[name], count)]
             pairs.append((latency_cell(name, block(rng, old[name], count)), latency_cell(name, after)))
         for judge, known in ((OURS, None), *(((WITH_HISTORY, history),) if history is not None else ())):
-            drafts = [times.latency(*pair, gate, None, number, known.of(pair[0]) if known else None) for pair in pairs]
+            drafts = [time_changes.latency(*pair, gate, None, number, known.of(pair[0]) if known else None) for pair in pairs]
             tallies[judge].add(alarms(drafts), slowed, told(drafts))
         slower = [row for row, (a, b) in enumerate(pairs) if np.median(b.rounds_s) > 1.05 * np.median(a.rounds_s)]
         tallies[OTHER].add(slower, slowed, Counter())
@@ -153,7 +153,7 @@ def sweeps(paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def kl_trials(sweep: dict[str, Any], noise: float, factor: float, rng: random.Random) -> Iterator[tuple[bool, bool]]:
-    """For each comparison: any alarm, and one on the part that was made worse. Sequences are drawn anew, the same for both runs."""
+    """For each comparison: any alarm, and one on the unit that was made worse. Sequences are drawn anew, the same for both runs."""
     rows = [item["kl_nats"] for item in sweep["measurements"] if item["kl_nats"] is not None]
     for number in range(COMPARISONS):
         generator = np.random.default_rng(rng.randrange(2**32))
@@ -193,9 +193,9 @@ def say_times(runs: list[Rounds], rounds: int, rng: random.Random) -> None:
 
 
 def say_kls(sweep: dict[str, Any], rng: random.Random) -> None:
-    parts = len(sweep["measurements"])
+    units = len(sweep["measurements"])
     for noise in (0.0, 0.01, 0.05):
-        say(f"KL, {parts} cells, {noise:.0%} noise per sequence, any alarm", sum(item[0] for item in kl_trials(sweep, noise, 1.0, rng)))
+        say(f"KL, {units} cells, {noise:.0%} noise per sequence, any alarm", sum(item[0] for item in kl_trials(sweep, noise, 1.0, rng)))
     for factor in (1.15, 1.25, 1.5):
         say(f"KL, one of them {factor - 1:.0%} up, 1% noise, caught", sum(item[1] for item in kl_trials(sweep, 0.01, factor, rng)))
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(HERE / "tests"))
 
 import tiny_models  # noqa: E402  # lies beside the tests, which are no package
 
-from bitzones.decide.analysis import repeatable  # noqa: E402
+from bitzones.analysis.results import repeatable  # noqa: E402
 
 PROFILE = {
     "tasks": '[[tasks]]\nname = "science_mini"\nlimit = 4\n[[tasks]]\nname = "word_problems_mini"\nlimit = 4',

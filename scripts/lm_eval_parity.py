@@ -21,12 +21,13 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from tabulate import tabulate
 
-from bitzones import environment, profile
-from bitzones.measure import models, tasks
-from bitzones.measure.likelihood import choice_log_likelihoods
-from bitzones.measure.models import Loaded
-from bitzones.measure.scored import best, best_by_character
-from bitzones.measure.tasks import Item
+from bitzones.data import tasks
+from bitzones.data.tasks import Item
+from bitzones.evaluation.likelihood import choice_log_likelihoods
+from bitzones.evaluation.scoring import best, best_by_character
+from bitzones.models import loading
+from bitzones.models.loading import Loaded
+from bitzones.schema import environment, profile
 
 LEAST_AGREEMENT = 0.99
 
@@ -48,7 +49,7 @@ class Compared:
 
 def load(source: str) -> Loaded:
     """The model in float32."""
-    return models.load(profile.Model(source=source, dtype="float32"), torch.device("cpu"))
+    return loading.load(profile.Model(source=source, dtype="float32"), torch.device("cpu"))
 
 
 def harness_task(folder: Path) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from scipy import stats
 from scripts.lm_eval_parity import harness_task, load
 from tabulate import tabulate
 
-from bitzones import environment
-from bitzones.measure import tasks
-from bitzones.measure.likelihood import choice_log_likelihoods
+from bitzones.data import tasks
+from bitzones.evaluation.likelihood import choice_log_likelihoods
+from bitzones.schema import environment
 
 CHOICES = 4
 GOAL = 2.0

@@ -1,4 +1,4 @@
-"""The part of a run that no machine has a say in, as a baseline to commit: what `bitzones compare` finds against it is the code's doing.
+"""The unit of a run that no machine has a say in, as a baseline to commit: what `bitzones compare` finds against it is the code's doing.
 
 Kept are accuracies, KLs of whole variants, the sweep and stored bytes. Left out are times, memory in use, and what a search found: on
 another processor it may take another path to a plan as good. The processor is left out too, so that no time is ever compared.
@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bitzones.decide.run_file import read_run
-from bitzones.files import write_text
-from bitzones.profile import PLAN
-from bitzones.records import KEY
+from bitzones.analysis.reader import read_run
+from bitzones.schema.files import write_text
+from bitzones.schema.profile import PLAN
+from bitzones.schema.records import KEY
 
 KEPT = ("accuracy", "divergence", "memory", "sensitivity")
 UNKNOWN = {"value": None, "unit": "bytes", "status": "left out"}

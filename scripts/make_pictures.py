@@ -20,8 +20,8 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from bitzones.decide.collect import analyse, read_run
-from bitzones.show.report import write_report
+from bitzones.analysis.analyze import analyse, read_run
+from bitzones.report.writer import write_report
 
 PLACE = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from bitzones.decide.analysis import Analysis
-from bitzones.decide.plan import Plan
-from bitzones.records import Cell, Run
+from bitzones.analysis.plan import Plan
+from bitzones.analysis.results import Analysis
+from bitzones.schema.records import Cell, Run
 
 PLACE = Path(__file__).parents[1] / "docs" / "schema.md"
 
@@ -31,19 +31,19 @@ ROOTS: tuple[tuple[str, str, Any], ...] = (
 
 def text() -> str:
     """The whole file."""
-    parts = ["# JSON schema", "Written by `scripts/make_schema.py` from the records; do not edit. Units stand in the names."]
+    units = ["# JSON schema", "Written by `scripts/make_schema.py` from the records; do not edit. Units stand in the names."]
     done: dict[str, Any] = {}
     for title, where, root in ROOTS:
         schema = TypeAdapter(root).json_schema(by_alias=True)
         known = schema.pop("$defs", {})
-        parts += [f"## {title}", where]
+        units += [f"## {title}", where]
         if isinstance(root, type) and issubclass(root, BaseModel):
             known = {root.__name__: schema, **known}
         for name, found in known.items():
             if "properties" in found and done.get(name) != found:
-                parts += list(_record(f"{name}, in {title}" if name in done else name, found))
+                units += list(_record(f"{name}, in {title}" if name in done else name, found))
                 done.setdefault(name, found)
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(units) + "\n"
 
 
 def _record(name: str, schema: dict[str, Any]) -> Iterator[str]:

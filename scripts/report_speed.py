@@ -1,11 +1,11 @@
-"""How long `bitzones collect` takes on a large run, part by part, from a run file that the tests' own generator makes.
+"""How long `bitzones collect` takes on a large run, unit by unit, from a run file that the tests' own generator makes.
 
     PYTHONPATH=src python scripts/report_speed.py                          80 layers of 4 groups, 64 sequences, 2,000 resamples
     PYTHONPATH=src python scripts/report_speed.py --layers 30 --keep here  another size; the run file and its report stay in ``here``
     PYTHONPATH=src python scripts/report_speed.py --run run.json           a run of one's own
-    PYTHONPATH=src python scripts/report_speed.py --profile decide         what a part spends its time on
+    PYTHONPATH=src python scripts/report_speed.py --profile decide         what a unit spends its time on
 
-Each part is timed in one process, as the command runs them; then the whole command in fresh ones, so that imports count. Wall-clock and
+Each unit is timed in one process, as the command runs them; then the whole command in fresh ones, so that imports count. Wall-clock and
 processor seconds stand side by side: on a shared machine the second is the steadier one.
 """
 
@@ -29,9 +29,9 @@ sys.path.insert(0, str(HERE / "tests"))
 
 from make_run import planned, profile, run_dict, write  # noqa: E402  # lies beside the tests, which are no package
 
-from bitzones.decide.collect import analyse, read_run  # noqa: E402
-from bitzones.profile import Zones  # noqa: E402
-from bitzones.show.report import write_report  # noqa: E402
+from bitzones.analysis.analyze import analyse, read_run  # noqa: E402
+from bitzones.report.writer import write_report  # noqa: E402
+from bitzones.schema.profile import Zones  # noqa: E402
 
 Result = TypeVar("Result")
 GROUPS = ("attn.qkv", "attn.o", "mlp.gate_up", "mlp.down")
@@ -81,7 +81,7 @@ def main() -> None:
     ask.add_argument("--resamples", type=int, default=2000)
     ask.add_argument("--run", type=Path, help="a run file instead of a made one")
     ask.add_argument("--keep", type=Path, help="a folder for the run file and its report")
-    ask.add_argument("--profile", choices=("read", "decide", "show"), help="print what this part spends its time on")
+    ask.add_argument("--profile", choices=("read", "decide", "show"), help="print what this unit spends its time on")
     ask.add_argument("--times", type=int, default=3, help="runs of the whole command")
     asked = ask.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,7 +1,7 @@
 """A real regression to catch: the scales of one quantized module are wrong, and its layer is measured again.
 
 Every layer of the embedded model in turn, at every format, alone quantized as in the sweep: the first quantized module of the layer gets
-its scales times FACTOR, the KL is measured on the calibration sequences, and `compare`'s test says whether it is worse. What is caught is
+its scales times FACTOR, the KL is measured on the sensitivity sequences, and `compare`'s test says whether it is worse. What is caught is
 counted.
 
     python scripts/wrong_scale.py --factor 1.25
@@ -14,12 +14,13 @@ import copy
 
 import torch
 
-from bitzones import profile
-from bitzones.decide import paired
-from bitzones.decide.drafts import decided
-from bitzones.measure import divergence, structure
-from bitzones.measure.session import Session
-from bitzones.stats import wilson_interval
+from bitzones.evaluation import kl as divergence
+from bitzones.models import structure
+from bitzones.regression import paired
+from bitzones.regression.decision_rule import decided
+from bitzones.run.session import Session
+from bitzones.schema import profile
+from bitzones.stats.intervals import wilson_interval
 
 CELLS = 40
 """Tests of the family that the one is corrected with: about those of the default run's KLs."""
@@ -59,10 +60,10 @@ def main() -> None:
         models = [alone(reference, quantized, layer) for layer in range(len(session.layers))]
 
         def kl(model: torch.nn.Module, variant: str = variant) -> tuple[float, ...]:
-            cell = divergence.divergence_cell(variant, reference, model, session.calibration, session.calibration_batches())
+            cell = divergence.divergence_cell(variant, reference, model, session.sensitivity_set, session.sensitivity_batches())
             return cell.kl_nats
 
-        sequences = paired.Sequences([int(count) for count in session.calibration.sequence_tokens], settings.seed)
+        sequences = paired.Sequences([int(count) for count in session.sensitivity_set.sequence_tokens], settings.seed)
         right = [kl(model) for model in models]
         for factor in given.factor:
             caught, rises = 0, []

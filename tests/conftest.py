@@ -53,7 +53,7 @@ def needs_torch(path: Path) -> bool:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return any(name == part or name.startswith(f"{part}.") for name in names for part in MEASURING)
+    return any(name == unit or name.startswith(f"{unit}.") for name in names for unit in MEASURING)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bitzones.decide.plan import Plan
+from bitzones.analysis.plan import Plan
 
 KL = {"value": 0.0156, "low": 0.0133, "high": 0.0183}
 
@@ -31,10 +31,10 @@ def plan(assignment: Mapping[str, str], group_sizes: Mapping[str, int | None], *
             "achieved": {"average_bits": 3.5, "stored_bytes": 1_750_000},
             "reference_bytes": 8_000_000,
             "predicted_kl": KL,
-            "parts": {},
+            "units": {},
             "assignment": dict(assignment),
             "group_sizes": dict(group_sizes),
-            "calibration_sha256": "c" * 64,
+            "sequences_sha256": "c" * 64,
             "profile_sha256": "d" * 64,
             "versions": {"torch": "2.13.0"},
         }

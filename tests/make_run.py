@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from make_search import fisher, held_out, searched
 
-from bitzones.decide.analysis import Analysis, Decision
-from bitzones.decide.collect import analyse, read_run
-from bitzones.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
-from bitzones.records import (
+from bitzones.analysis.analyze import analyse, read_run
+from bitzones.analysis.results import Analysis, Decision
+from bitzones.schema.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
+from bitzones.schema.records import (
     AccuracyCell,
     AttentionStatistics,
     DivergenceCell,
@@ -32,13 +32,13 @@ from bitzones.records import (
     LayerStatistics,
     MemoryCell,
     ModelInfo,
-    Part,
-    PartLatencyCell,
-    PartSensitivity,
     Record,
     Run,
     SensitivityCell,
     ShapeTimes,
+    Unit,
+    UnitLatencyCell,
+    UnitSensitivity,
 )
 
 PARAMETERS = 192 * 192
@@ -76,17 +76,17 @@ def sensitivity(
 ) -> SensitivityCell:
     rng = np.random.default_rng(7)
     tokens = rng.integers(20, 60, sequences)
-    parts, measurements = [], []
+    units, measurements = [], []
     for layer in range(layers):
         for group in groups:
             name = f"layers.{layer}" + (f".{group}" if group else "")
             modules = tuple(f"model.{name}.{module}" for module in ("q_proj", "o_proj"))
-            parts.append(Part(name=name, layer=layer, group=group, modules=modules, parameters=PARAMETERS, reference_bytes=2 * PARAMETERS))
+            units.append(Unit(name=name, layer=layer, group=group, modules=modules, parameters=PARAMETERS, reference_bytes=2 * PARAMETERS))
             for format_ in formats:
                 kl = HARM[format_] * factor(layer) * (1 + 0.01 * layer) * tokens * rng.lognormal(0, 0.3, sequences)
                 measurements.append(
-                    PartSensitivity(
-                        part=name,
+                    UnitSensitivity(
+                        unit=name,
                         format=format_,
                         stored_bytes=int(BITS[format_] * PARAMETERS / 8),
                         group_sizes=(None, None) if format_ == "qint8" else (96, 96),
@@ -97,9 +97,9 @@ def sensitivity(
         variant="bf16",
         method="exact",
         granularity="group" if groups[0] else "layer",
-        calibration_sha256="c" * 64,
+        sequences_sha256="c" * 64,
         sequence_tokens=tuple(tokens.tolist()),
-        parts=tuple(parts),
+        units=tuple(units),
         measurements=tuple(measurements),
     )
 
@@ -155,16 +155,16 @@ def latency(variant: str, phase: Any, scale: float) -> LatencyCell:
     )
 
 
-def part_latency(sweep: SensitivityCell, speed: Mapping[str, float] | None = None, rounds: int = 20) -> PartLatencyCell:
-    """One sort of part; ``speed`` is format to its time by the reference's, which is 2 ms."""
+def unit_latency(sweep: SensitivityCell, speed: Mapping[str, float] | None = None, rounds: int = 20) -> UnitLatencyCell:
+    """One sort of unit; ``speed`` is format to its time by the reference's, which is 2 ms."""
     took = speed or {"bf16": 1.0, "qint8": 1.2, "qint4": 3.0, "qint2:hqq": 2.5}
     drawn = np.random.default_rng(3).lognormal(0, 0.02, rounds)  # the machine's own drift, which all formats share
     shapes = ((192, 192), (192, 192))
-    return PartLatencyCell(
+    return UnitLatencyCell(
         variant="bf16",
         batch=1,
         warmup_rounds=3,
-        parts={part.name: shapes for part in sweep.parts},
+        units={unit.name: shapes for unit in sweep.units},
         times=tuple(
             ShapeTimes(shapes=shapes, format=name, repeats=4, rounds_s=tuple((0.008 * by * drawn).tolist()), kernels={"dense": 2})
             for name, by in took.items()
@@ -208,11 +208,11 @@ def layers_cell(layers: int = 12) -> LayersCell:
 
 
 def divergence(sweep: SensitivityCell, variant: str, surplus: float) -> DivergenceCell:
-    """A whole variant of ``surplus`` times the sum of its parts."""
+    """A whole variant of ``surplus`` times the sum of its units."""
     rows = [np.array(m.kl_nats) for m in sweep.measurements if m.format == VARIANTS[variant] and m.kl_nats is not None]
     total = np.sum(rows, axis=0) * surplus
     return DivergenceCell(
-        variant=variant, calibration_sha256=sweep.calibration_sha256, sequence_tokens=sweep.sequence_tokens, kl_nats=tuple(total.tolist())
+        variant=variant, sequences_sha256=sweep.sequences_sha256, sequence_tokens=sweep.sequence_tokens, kl_nats=tuple(total.tolist())
     )
 
 
@@ -238,7 +238,7 @@ def plan_cells(sweep: SensitivityCell, layers: int) -> list[Record]:
     search = searched(sweep)
     whole = DivergenceCell(
         variant=PLAN,
-        calibration_sha256=sweep.calibration_sha256,
+        sequences_sha256=sweep.sequences_sha256,
         sequence_tokens=sweep.sequence_tokens,
         kl_nats=search.found.kl_nats or (),
     )
@@ -248,7 +248,7 @@ def plan_cells(sweep: SensitivityCell, layers: int) -> list[Record]:
             "stored_bytes_by_format": {"bf16": 400_000, PLAN: search.found.stored_bytes},
         }
     )
-    return [part_latency(sweep), fisher(sweep), search, held_out(sweep, search), whole, stored]
+    return [unit_latency(sweep), fisher(sweep), search, held_out(sweep, search), whole, stored]
 
 
 def decided(analysis: Analysis) -> Decision:
@@ -265,7 +265,7 @@ def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None, *
     """A run of these cells; the model has as many layers as the cells know of, unless ``model`` says so or anything else of it."""
     found = cells() if found is None else list(found)
     numbers = [len(cell.layers) for cell in found if isinstance(cell, LayersCell)]
-    numbers += [1 + max(part.layer or 0 for part in cell.parts) for cell in found if isinstance(cell, SensitivityCell)]
+    numbers += [1 + max(unit.layer or 0 for unit in cell.units) for cell in found if isinstance(cell, SensitivityCell)]
     facts: dict[str, Any] = {"source": "embedded:tiny", "layers": max(numbers, default=12), **model}
     run = Run(
         bitzones="0.1.0",
@@ -344,7 +344,7 @@ def hostile() -> dict[str, Any]:
         if cell["kind"] == "sensitivity":
             cell["measurements"][HOSTILE] |= {"kl_nats": None, "failure": NASTY}
         if cell["kind"] == "plans":
-            cell["plans"] = [plan | {"name": plan["name"] + NASTY} for plan in cell["plans"] if plan["parts"]["layers.0"] != "qint2:hqq"]
+            cell["plans"] = [plan | {"name": plan["name"] + NASTY} for plan in cell["plans"] if plan["units"]["layers.0"] != "qint2:hqq"]
         benchmark["extra_info"]["bitzones"] = _renamed(cell)
     return data
 
@@ -354,12 +354,12 @@ HOSTILE = 2
 
 
 def _renamed(value: Any, key: str = "") -> Any:
-    """The same with every name of a part made hostile, wherever it stands."""
+    """The same with every name of a unit made hostile, wherever it stands."""
     if isinstance(value, dict):
-        return {name + NASTY if key == "parts" else name: _renamed(item, name) for name, item in value.items()}
+        return {name + NASTY if key == "units" else name: _renamed(item, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [item | {"name": item["name"] + NASTY} if key == "parts" else _renamed(item) for item in value]
-    return value + NASTY if key == "part" else value
+        return [item | {"name": item["name"] + NASTY} if key == "units" else _renamed(item) for item in value]
+    return value + NASTY if key == "unit" else value
 
 
 def small() -> list[Record]:
@@ -381,7 +381,7 @@ GOLDEN = ("summary.md", "overview_diagram.md", "technical_diagram.md", "analysis
 
 def golden() -> None:
     """Rewrite tests/golden: look at the difference before it is committed."""
-    from bitzones.show.report import write_report
+    from bitzones.report.writer import write_report
 
     folder = Path(__file__).parent / "golden"
     folder.mkdir(exist_ok=True)

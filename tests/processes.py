@@ -55,7 +55,7 @@ def _child(kind: str, arguments: Sequence[str], folder: str, environment: Mappin
         if kind == "pytest":
             runpy.run_module("pytest", run_name="__main__", alter_sys=True)
         else:
-            from bitzones.cli import main
+            from bitzones.cli.main import main
 
             main()
     finally:

@@ -9,12 +9,18 @@ import tiny_models
 import torch
 from tiny_sweep import CALIBRATION, CPU, sequences
 
-from bitzones.measure import calibration, device, energy, fisher, latency, models, nvml, quantizers, rounding, sensitivity, structure
-from bitzones.measure.parts import model_parts
-from bitzones.measure.progress import silent
-from bitzones.measure.variants import Variants
-from bitzones.profile import Timing
-from bitzones.records import FisherCell, SensitivityCell
+from bitzones.backends.quanto import quantizers
+from bitzones.data import sequences as calibration
+from bitzones.devices import device, energy, nvml
+from bitzones.models import loading, structure
+from bitzones.models.units import model_units
+from bitzones.profiling import latency
+from bitzones.rounding import layerwise
+from bitzones.schema.profile import Timing
+from bitzones.schema.progress import silent
+from bitzones.schema.records import FisherCell, SensitivityCell
+from bitzones.sensitivity import fisher, sweep
+from bitzones.sensitivity.variants import Variants
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -24,7 +30,7 @@ ROUNDED_ON = sequences((40,) * 16)
 
 
 def variants(on: torch.device, compute_dtype: torch.dtype = torch.float32) -> Variants:
-    loaded = models.Loaded(tiny_models.llama(torch.bfloat16).to(on), tiny_models.tokenizer(), "memory", "0" * 64)
+    loaded = loading.Loaded(tiny_models.llama(torch.bfloat16).to(on), tiny_models.tokenizer(), "memory", "0" * 64)
     return Variants(loaded, FORMATS, on, compute_dtype)
 
 
@@ -67,28 +73,28 @@ def test_a_quantized_model_computes_with_the_values_that_it_stores(variant: str,
 
 
 def swept(made: Variants) -> SensitivityCell:
-    parts = model_parts(made.loaded.model, "group")
-    return sensitivity.exact_cell(made, parts, "group", CALIBRATION, calibration.batches(CALIBRATION, 2, made.device), silent)
+    units = model_units(made.loaded.model, "group")
+    return sweep.exact_cell(made, units, "group", CALIBRATION, calibration.batches(CALIBRATION, 2, made.device), silent)
 
 
 def test_exact_sensitivity_is_that_of_a_cpu_and_leaves_the_model_as_it_was(there: Variants, here: Variants) -> None:
     before = {name: value.clone() for name, value in there.reference.state_dict().items()}
     found, expected = swept(there), swept(here)
     for one, other in zip(found.measurements, expected.measurements, strict=True):
-        assert (one.part, one.format) == (other.part, other.format)
+        assert (one.unit, one.format) == (other.unit, other.format)
         assert one.kl_nats == pytest.approx(other.kl_nats, rel=1e-2, abs=1e-5)
     assert all(torch.equal(value, before[name]) for name, value in there.reference.state_dict().items())
 
 
-def screened(made: Variants, samples: int) -> FisherCell:
-    parts = model_parts(made.loaded.model, "group")
+def proxy_scores(made: Variants, samples: int) -> FisherCell:
+    units = model_units(made.loaded.model, "group")
     batches = calibration.batches(CALIBRATION, 4, made.device)
-    return fisher.fisher_cell(made, parts, CALIBRATION, batches, samples, 0, silent)
+    return fisher.fisher_cell(made, units, CALIBRATION, batches, samples, 0, silent)
 
 
 def test_fisher_scores_estimate_what_those_of_a_cpu_do(there: Variants, here: Variants) -> None:
     """The two devices draw other labels, so that only means are alike: of 32 squares, whose relative spread is about a quarter."""
-    mean = [torch.tensor([row.nats for row in screened(made, 32).scores]).square().mean(1).log() for made in (there, here)]
+    mean = [torch.tensor([row.nats for row in proxy_scores(made, 32).scores]).square().mean(1).log() for made in (there, here)]
     assert torch.corrcoef(torch.stack(mean))[0, 1] > 0.9
 
 
@@ -97,7 +103,7 @@ def test_rounding_chooses_the_same_integers_again_and_loses_as_little_as_on_a_cp
     for on in (GPU, CPU):
         model = tiny_models.llama(torch.bfloat16).to(on).float()
         batches = list(calibration.batches(ROUNDED_ON, 8, on))
-        first, again = (rounding.separately(model, ["qint2:gptq"], batches, torch.bfloat16)["qint2:gptq"] for _ in range(2))
+        first, again = (layerwise.separately(model, ["qint2:gptq"], batches, torch.bfloat16)["qint2:gptq"] for _ in range(2))
         assert not first.fallbacks
         assert all(
             torch.equal(*(quantizers.dense(x, torch.float32) for x in (w, again.weights[name]))) for name, w in first.weights.items()

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from make_run import cell_of
 
-from bitzones.decide.collect import read_run
-from bitzones.decide.run_file import RunFile
-from bitzones.errors import RunFileError
+from bitzones.analysis.analyze import read_run
+from bitzones.analysis.reader import RunFile
+from bitzones.schema.errors import RunFileError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz_run_files.py"
 
@@ -65,12 +65,12 @@ def _a_model_of(layers: int, data: Any) -> None:
     data["bitzones"]["model"]["layers"] = layers
 
 
-def _a_part_at(layer: int, data: Any) -> None:
-    cell_of(data, "sensitivity")["parts"][0]["layer"] = layer
+def _a_unit_at(layer: int, data: Any) -> None:
+    cell_of(data, "sensitivity")["units"][0]["layer"] = layer
 
 
 @pytest.mark.parametrize("number", [2**31, 2**60])
-@pytest.mark.parametrize("change", [_a_model_of, _a_part_at])
+@pytest.mark.parametrize("change", [_a_model_of, _a_unit_at])
 def test_more_layers_than_memory_can_list_are_refused(
     fuzz: dict[str, Any], tmp_path: Path, change: Callable[[int, Any], None], number: int
 ) -> None:
@@ -87,12 +87,12 @@ def _no_layers(data: Any, _bad: str) -> None:
 
 
 def _reference_untimed(data: Any, _bad: str) -> None:
-    for item in cell_of(data, "part_latency")["times"]:
+    for item in cell_of(data, "unit_latency")["times"]:
         item["format"] = "qint9" if item["format"] == "bf16" else item["format"]
 
 
 def _format_of_markup(data: Any, bad: str) -> None:
-    for item in cell_of(data, "part_latency")["times"]:
+    for item in cell_of(data, "unit_latency")["times"]:
         item["format"] = bad if item["format"] == "qint8" else item["format"]
 
 

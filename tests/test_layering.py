@@ -19,12 +19,19 @@ ROOT = Path(__file__).parents[1] / "src"
 PLANNED = {"bitzones.__main__"}
 """Places that a rule may name before they are built."""
 TORCH = ("torch", "transformers", "optimum", "accelerate", "datasets", "safetensors", "tokenizers")
-SHARED = ("bitzones.records", "bitzones.errors", "bitzones.stats", "bitzones.profile", "bitzones.environment", "bitzones.files")
+SHARED = (
+    "bitzones.schema.records",
+    "bitzones.schema.errors",
+    "bitzones.stats",
+    "bitzones.schema.profile",
+    "bitzones.schema.environment",
+    "bitzones.schema.files",
+)
 DECIDING = ("bitzones.decide", "bitzones.show")
 MEASURING = ("bitzones.measure", "bitzones.deploy")
-SEARCHING = ("bitzones.measure.planning", "bitzones.measure.plans", "bitzones.measure.search", "bitzones.measure.verify")
-QUANTO = ("bitzones.measure.quantizers", "bitzones.measure.extensions", "bitzones.measure.any_quanto")
-COMMANDS = ("bitzones.cli", "bitzones.guard", "bitzones.doctor", "bitzones.__main__")
+SEARCHING = ("bitzones.search.goals", "bitzones.allocation.baselines", "bitzones.search.local_search", "bitzones.search.held_out")
+QUANTO = ("bitzones.backends.quanto.quantizers", "bitzones.backends.quanto.extensions", "bitzones.backends.quanto.compat")
+COMMANDS = ("bitzones.cli", "bitzones.cli.regression", "bitzones.doctor", "bitzones.__main__")
 
 Tree = dict[str, str]
 
@@ -66,8 +73,8 @@ RULES = (
         ("optimum",),
         except_for=QUANTO,
     ),
-    Rule("one module knows CUDA", ("bitzones",), ("torch.cuda",), except_for=("bitzones.measure.device",)),
-    Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.measure.nvml",)),
+    Rule("one module knows CUDA", ("bitzones",), ("torch.cuda",), except_for=("bitzones.devices.device",)),
+    Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.devices.nvml",)),
 )
 
 
@@ -175,7 +182,7 @@ def is_registered(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -
 def house() -> Tree:
     """The real source."""
     return {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text(encoding="utf-8")
+        ".".join(path.relative_to(ROOT).with_suffix("").units): path.read_text(encoding="utf-8")
         for path in sorted((ROOT / "bitzones").rglob("*.py"))
     }
 
@@ -202,29 +209,29 @@ def test_all_lists_are_true(house: Tree) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "why"),
     [
-        ("bitzones.records", "import torch", "the shared words know nobody"),
+        ("bitzones.schema.records", "import torch", "the shared words know nobody"),
         ("bitzones.stats", "def f():\n    from transformers import x", "the shared words know nobody"),
-        ("bitzones.profile", "from bitzones.decide import zones", "the shared words know nobody"),
-        ("bitzones.decide.zones", "import torch.nn as nn", "the deciding side reads the JSON and nothing else"),
-        ("bitzones.decide.zones", "from bitzones import measure", "the deciding side reads the JSON and nothing else"),
-        ("bitzones.decide.zones", "from ..measure import models", "the deciding side reads the JSON and nothing else"),
-        ("bitzones.decide", "from bitzones.show.tables import grid", "decide does not know how it is shown"),
+        ("bitzones.schema.profile", "from bitzones.decide import zones", "the shared words know nobody"),
+        ("bitzones.analysis.zones", "import torch.nn as nn", "the deciding side reads the JSON and nothing else"),
+        ("bitzones.analysis.zones", "from bitzones import measure", "the deciding side reads the JSON and nothing else"),
+        ("bitzones.analysis.zones", "from ..measure import models", "the deciding side reads the JSON and nothing else"),
+        ("bitzones.decide", "from bitzones.report.markdown.tables import grid", "decide does not know how it is shown"),
         ("bitzones.decide.__init__", "from ..show import tables", "decide does not know how it is shown"),
         ("bitzones.show.html", "from optimum.quanto import qint4", "one module knows quanto"),
-        ("bitzones.measure.memory", "from bitzones.decide import collect", "measuring does not know what is decided"),
-        ("bitzones.measure.session", "from bitzones.decide import planner", "measuring does not know what is decided"),
-        ("bitzones.measure.search", "from bitzones.decide import zones", "a search asks the planner, and nobody else who decides"),
-        ("bitzones.deploy.apply", "import bitzones.show.html", "deploying needs a plan, not a report"),
+        ("bitzones.profiling.memory", "from bitzones.decide import collect", "measuring does not know what is decided"),
+        ("bitzones.run.session", "from bitzones.decide import planner", "measuring does not know what is decided"),
+        ("bitzones.search.local_search", "from bitzones.decide import zones", "a search asks the planner, and nobody else who decides"),
+        ("bitzones.export.quanto_checkpoint", "import bitzones.show.html", "deploying needs a plan, not a report"),
         ("bitzones.cli", "def run():\n    import torch", "the command line imports no torch"),
         ("bitzones.cli", "from bitzones.measure import device", "the command line measures only when asked to"),
-        ("bitzones.cli", "class A:\n    import bitzones.measure.device", "the command line measures only when asked to"),
+        ("bitzones.cli", "class A:\n    import bitzones.devices.device", "the command line measures only when asked to"),
         ("bitzones.embedded.science_mini", "import torch", "generators are plain Python"),
         ("bitzones.__init__", "from .records import Cell", "the package itself imports nothing heavy"),
-        ("bitzones.measure.models", "from optimum import quanto", "one module knows quanto"),
-        ("bitzones.measure.latency", "import torch\ndef f():\n    torch.cuda.synchronize()", "one module knows CUDA"),
-        ("bitzones.measure.latency", "from torch import cuda", "one module knows CUDA"),
-        ("bitzones.measure.latency", "from torch.cuda import Event", "one module knows CUDA"),
-        ("bitzones.measure.latency", "import pynvml", "one module knows NVML"),
+        ("bitzones.models.loading", "from optimum import quanto", "one module knows quanto"),
+        ("bitzones.profiling.latency", "import torch\ndef f():\n    torch.cuda.synchronize()", "one module knows CUDA"),
+        ("bitzones.profiling.latency", "from torch import cuda", "one module knows CUDA"),
+        ("bitzones.profiling.latency", "from torch.cuda import Event", "one module knows CUDA"),
+        ("bitzones.profiling.latency", "import pynvml", "one module knows NVML"),
     ],
 )
 def test_a_broken_rule_is_found(module: str, source: str, why: str) -> None:
@@ -242,11 +249,11 @@ def test_every_rule_was_broken_above() -> None:
     [
         ("bitzones.cli", "def run():\n    from bitzones.measure import device"),
         ("bitzones.cli", "from bitzones.decide import collect\nfrom bitzones.show import summary"),
-        ("bitzones.show.summary", "from bitzones.decide.zones import Zone"),
-        ("bitzones.measure.quantizers", "from optimum.quanto import quantize"),
-        ("bitzones.measure.device", "import torch\nx = torch.cuda.is_available()"),
-        ("bitzones.deploy.apply", "from bitzones.measure import models, quantizers"),
-        ("bitzones.measure.search", "from bitzones.decide.planner import solve"),
+        ("bitzones.report.markdown.summary", "from bitzones.analysis.zones import Zone"),
+        ("bitzones.backends.quanto.quantizers", "from optimum.quanto import quantize"),
+        ("bitzones.devices.device", "import torch\nx = torch.cuda.is_available()"),
+        ("bitzones.export.quanto_checkpoint", "from bitzones.measure import models, quantizers"),
+        ("bitzones.search.local_search", "from bitzones.allocation.knapsack import solve"),
         ("bitzones.stats", "import torchlike\nimport numpy"),
     ],
 )

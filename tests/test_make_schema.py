@@ -18,4 +18,4 @@ def test_every_kind_of_cell_and_its_units_are_there() -> None:
     for name in ("AccuracyCell", "LatencyCell", "SensitivityCell", "Analysis", "Plan"):
         assert f"### {name}\n" in text
     assert "| `kl_nats` | list of number" in text
-    assert "Stored bits per weight of the parts, scales and shifts counted." in text
+    assert "Stored bits per weight of the units, scales and shifts counted." in text

@@ -38,7 +38,7 @@ def files(folder: Path, under: str) -> set[str]:
     return {
         f"{under}/{path.relative_to(folder).as_posix()}"
         for path in folder.rglob("*")
-        if path.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.is_file() and not any(unit == "__pycache__" or unit.startswith(".") for unit in path.relative_to(folder).units)
     }
 
 
@@ -62,7 +62,7 @@ def test_the_default_run_is_in_the_wheel(wheel: Path, name: str) -> None:
 def test_the_wheel_starts_the_command_line_and_carries_the_license(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         metadata = {Path(name).name: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
-    assert "bitzones = bitzones.cli:main" in metadata["entry_points.txt"]
+    assert "bitzones = bitzones.cli.main:main" in metadata["entry_points.txt"]
     assert "Apache License" in metadata["LICENSE"]
 
 

@@ -8,12 +8,15 @@ from functools import cache
 import tiny_models
 import torch
 
-from bitzones.measure import calibration, models, search, sensitivity
-from bitzones.measure.calibration import Batch, Calibration, CalibrationSequence
-from bitzones.measure.parts import model_parts
-from bitzones.measure.search import Workbench
-from bitzones.measure.variants import Variants
-from bitzones.records import SensitivityCell
+from bitzones.data import sequences as calibration
+from bitzones.data.sequences import Batch, Calibration, TokenSequence
+from bitzones.models import loading
+from bitzones.models.units import model_units
+from bitzones.schema.records import SensitivityCell
+from bitzones.search import local_search
+from bitzones.search.local_search import Workbench
+from bitzones.sensitivity import sweep
+from bitzones.sensitivity.variants import Variants
 
 CPU = torch.device("cpu")
 LENGTHS = (5, 9, 12, 7)
@@ -23,7 +26,7 @@ def sequences(lengths: tuple[int, ...] = LENGTHS) -> Calibration:
     """Random tokens of the tiny models' vocabulary."""
     generator = torch.Generator().manual_seed(7)
     made = [tuple(torch.randint(1, 257, (n,), generator=generator).tolist()) for n in lengths]
-    return Calibration(tuple(CalibrationSequence(ids, len(ids) - 2, ()) for ids in made))
+    return Calibration(tuple(TokenSequence(ids, len(ids) - 2, ()) for ids in made))
 
 
 CALIBRATION = sequences()
@@ -37,7 +40,7 @@ def batches() -> Iterator[Batch]:
 @cache
 def swept() -> tuple[Variants, SensitivityCell, Workbench]:
     """The variants, the separate sensitivities, and a workbench of both."""
-    loaded = models.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
+    loaded = loading.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
     variants = Variants(loaded, {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}, CPU, torch.float32)
-    cell = sensitivity.exact_cell(variants, model_parts(loaded.model, "group"), "group", CALIBRATION, batches(), lambda done: None)
-    return variants, cell, search.workbench(variants, cell, batches, len(CALIBRATION.sequences))
+    cell = sweep.exact_cell(variants, model_units(loaded.model, "group"), "group", CALIBRATION, batches(), lambda done: None)
+    return variants, cell, local_search.workbench(variants, cell, batches, len(CALIBRATION.sequences))

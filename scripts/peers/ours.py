@@ -1,6 +1,6 @@
 """Our side of the comparison with peers: the material that all plans are made from, our own plans, and how every plan is measured.
 
-Everything that takes long is kept in the work folder under the hash of the calibration tokens, so that a run that was cut off goes on. This
+Everything that takes long is kept in the work folder under the hash of the sensitivity tokens, so that a run that was cut off goes on. This
 module does not know how a peer makes a plan: one of theirs is a map of module name to format, like ours.
 """
 
@@ -16,16 +16,22 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from bitzones import profile
-from bitzones.decide.planner import budget_bytes, solve
-from bitzones.measure import calibration, fisher, models, planning, quantizers, search, sensitivity, structure, tasks
-from bitzones.measure.calibration import Batch, Calibration
-from bitzones.measure.parts import model_parts
-from bitzones.measure.search import Workbench
-from bitzones.measure.sensitivity import Candidate
-from bitzones.measure.variants import Variants
-from bitzones.profile import Budget
-from bitzones.records import FisherCell, Part, SearchCell, SensitivityCell
+from bitzones.allocation.knapsack import budget_bytes, solve
+from bitzones.backends.quanto import quantizers
+from bitzones.data import sequences as calibration
+from bitzones.data import tasks
+from bitzones.data.sequences import Batch, Calibration
+from bitzones.models import loading, structure
+from bitzones.models.units import model_units
+from bitzones.schema import profile
+from bitzones.schema.profile import Budget
+from bitzones.schema.records import FisherCell, SearchCell, SensitivityCell, Unit
+from bitzones.search import goals, local_search
+from bitzones.search.local_search import Workbench
+from bitzones.sensitivity import fisher
+from bitzones.sensitivity import sweep as sensitivity
+from bitzones.sensitivity.sweep import Candidate
+from bitzones.sensitivity.variants import Variants
 
 __all__ = ["FORMATS", "Measured", "Ours", "Plan", "load"]
 
@@ -53,7 +59,7 @@ class Ours:
     """The reference with its sequences: ``calibration`` is what every plan is made from, ``held_out`` what none has seen."""
 
     variants: Variants
-    parts: tuple[Part, ...]
+    units: tuple[Unit, ...]
     calibration: Calibration
     held_out: Calibration
     work: Path
@@ -61,13 +67,13 @@ class Ours:
     @property
     def parameters(self) -> int:
         """Weights that a plan decides about."""
-        return sum(part.parameters for part in self.parts)
+        return sum(unit.parameters for unit in self.units)
 
     @property
     def shared_bits(self) -> float:
         """Stored bits per weight that any plan of 2 and 4 bits spends on scales and shifts: the groups are the same in both formats."""
         found = {
-            self.bits({module: name for part in self.parts for module in part.modules}) - profile.format_bits(name)
+            self.bits({module: name for unit in self.units for module in unit.modules}) - profile.format_bits(name)
             for name in FORMATS.values()
         }
         low, high = min(found), max(found)
@@ -87,7 +93,7 @@ class Ours:
         return self.stored_bytes(plan) * 8 / self.parameters
 
     def _weights(self, plan: Plan) -> dict[str, torch.Tensor]:
-        wanted = {module for part in self.parts for module in part.modules}
+        wanted = {module for unit in self.units for module in unit.modules}
         if set(plan) != wanted:
             raise SystemExit(
                 f"a plan names {len(plan)} modules and the model has {len(wanted)}: differing {sorted(set(plan) ^ wanted)[:3]}"
@@ -96,17 +102,17 @@ class Ours:
         return {module: self.variants.packed(variants[name])[module] for module, name in plan.items()}
 
     def batches(self) -> Sequence[Batch]:
-        """The calibration sequences."""
+        """The sensitivity sequences."""
         return list(calibration.batches(self.calibration, BATCH, self.variants.device))
 
     def sweep(self) -> SensitivityCell:
         """The separate sensitivities of groups."""
         path = self._path("exact")
         if not path.exists():
-            print(f"exact sweep: {2 * len(self.parts)} candidates", flush=True)
+            print(f"exact sweep: {2 * len(self.units)} candidates", flush=True)
             self._keep(
                 path,
-                sensitivity.exact_cell(self.variants, self.parts, "group", self.calibration, self.batches(), _told()).model_dump_json(),
+                sensitivity.exact_cell(self.variants, self.units, "group", self.calibration, self.batches(), _told()).model_dump_json(),
             )
         return SensitivityCell.model_validate_json(path.read_text())
 
@@ -114,21 +120,23 @@ class Ours:
         """The scores of groups."""
         path = self._path("fisher")
         if not path.exists():
-            found = fisher.fisher_cell(self.variants, self.parts, self.calibration, self.batches(), FISHER_SAMPLES, SEED, _told())
+            found = fisher.fisher_cell(self.variants, self.units, self.calibration, self.batches(), FISHER_SAMPLES, SEED, _told())
             self._keep(path, found.model_dump_json())
         return FisherCell.model_validate_json(path.read_text())
 
     def additive(self, average_bits: float) -> Plan:
         """The plan of the separate sensitivities."""
         bench = self.bench()
-        return self._modules(bench.named(solve(bench.menu, search.summed(bench, self.sweep()), budget_bytes(bench.menu, average_bits))))
+        return self._modules(
+            bench.named(solve(bench.menu, local_search.summed(bench, self.sweep()), budget_bytes(bench.menu, average_bits)))
+        )
 
     def by_fisher(self, average_bits: float) -> Plan:
-        """The plan of the scores' own estimates of KL, part by part."""
+        """The plan of the scores' own estimates of KL, unit by unit."""
         bench = self.bench()
-        kl, rows = np.zeros(bench.menu.offered.shape), {part.name: row for row, part in enumerate(self.parts)}
+        kl, rows = np.zeros(bench.menu.offered.shape), {unit.name: row for row, unit in enumerate(self.units)}
         for item in self.screen().scores:
-            kl[rows[item.part], bench.menu.formats.index(item.format)] = np.square(item.nats).sum() / 2 / FISHER_SAMPLES
+            kl[rows[item.unit], bench.menu.formats.index(item.format)] = np.square(item.nats).sum() / 2 / FISHER_SAMPLES
         return self._modules(bench.named(solve(bench.menu, kl, budget_bytes(bench.menu, average_bits))))
 
     def searched(self, average_bits: float, rounds: int) -> SearchCell:
@@ -137,17 +145,17 @@ class Ours:
         if not path.exists():
             self._keep(
                 path,
-                planning.search_cell(self.bench(), self.sweep(), Budget(average_bits=average_bits), {}, rounds, _told()).model_dump_json(),
+                goals.search_cell(self.bench(), self.sweep(), Budget(average_bits=average_bits), {}, rounds, _told()).model_dump_json(),
             )
         return SearchCell.model_validate_json(path.read_text())
 
     def found(self, cell: SearchCell) -> Plan:
         """The plan that a search found."""
-        return self._modules(cell.found.parts)
+        return self._modules(cell.found.units)
 
     def bench(self) -> Workbench:
-        """What a search works on; leaving a part as it is may not be chosen, by nobody here."""
-        made = search.workbench(self.variants, self.sweep(), self.batches, len(self.calibration.sequences))
+        """What a search works on; leaving a unit as it is may not be chosen, by nobody here."""
+        made = local_search.workbench(self.variants, self.sweep(), self.batches, len(self.calibration.sequences))
         quantized = made.menu.offered.copy()
         quantized[:, -1] = False
         return replace(made, menu=replace(made.menu, offered=quantized))
@@ -185,8 +193,8 @@ class Ours:
             partial.replace(path)
         return path
 
-    def _modules(self, parts: Mapping[str, str]) -> Plan:
-        return {module: parts[part.name] for part in self.parts for module in part.modules}
+    def _modules(self, units: Mapping[str, str]) -> Plan:
+        return {module: units[unit.name] for unit in self.units for module in unit.modules}
 
     def _path(self, what: str) -> Path:
         return self.work / f"{what}-{self.calibration.sha256[:12]}.json"
@@ -215,7 +223,7 @@ def load(source: str, data: Path, work: Path, tokens: int, held_out_tokens: int,
 
     The folder gets ``model/`` (safetensors and tokenizer) and ``calibration.json`` (a list of token lists).
     """
-    loaded = models.load(profile.Model(source=source), device)
+    loaded = loading.load(profile.Model(source=source), device)
     train = [tasks.training(name, data / profile.DATA_FOLDERS[name]) for name in ("arc_easy", "svamp")]
     rest = calibration.sequences(loaded.tokenizer, train)
     used, held_out = calibration.take(rest, tokens), calibration.take(rest, held_out_tokens)
@@ -224,6 +232,6 @@ def load(source: str, data: Path, work: Path, tokens: int, held_out_tokens: int,
         loaded.model.save_pretrained(work / "model")
         loaded.tokenizer.save_pretrained(work / "model")
     (work / "calibration.json").write_text(json.dumps([list(sequence.ids) for sequence in used.sequences]))
-    parts = model_parts(loaded.model, "group")
+    units = model_units(loaded.model, "group")
     variants = Variants(loaded, {"bf16": "bf16", **FORMATS}, device, torch.float32)
-    return Ours(variants, parts, used, held_out, work)
+    return Ours(variants, units, used, held_out, work)

@@ -1,6 +1,6 @@
 """``python -m bitzones``: the command line without the console script."""
 
-from bitzones.cli import main
+from bitzones.cli.main import main
 
 if __name__ == "__main__":
     main()

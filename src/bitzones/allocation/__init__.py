@@ -1,0 +1,1 @@
+"""Which format each unit gets: the knapsack, its relaxation, the cost in time, and baselines of equal size."""

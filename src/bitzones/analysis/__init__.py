@@ -1,0 +1,1 @@
+"""Reads a run file and decides: zones, plan, verdicts. Needs no torch."""

@@ -1,0 +1,32 @@
+"""Whether a plan can be served by engines that fuse modules: those of one group must then be stored alike.
+
+Only a plan of single modules can break a group. This module does not know which engine fuses what: the run says which modules read the same
+tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from bitzones.analysis.plan import Fused, SplitGroup
+from bitzones.schema.records import Unit
+
+__all__ = ["fused"]
+
+
+def fused(units: Iterable[Unit], formats: Mapping[str, str]) -> Fused | None:
+    """How many groups of several modules a plan splits, and which; None where no unit says what it is fused into.
+
+    Args:
+        units: of the run.
+        formats: unit to format.
+    """
+    groups: dict[tuple[int, str], dict[str, str]] = {}
+    for unit in units:
+        if unit.fused is not None and unit.layer is not None:
+            groups.setdefault((unit.layer, unit.fused), {})[unit.name] = formats[unit.name]
+    if not groups:
+        return None
+    several = {where: stored for where, stored in groups.items() if len(stored) > 1}
+    split = (SplitGroup(layer=layer, group=group) for (layer, group), stored in several.items() if len(set(stored.values())) > 1)
+    return Fused(groups=len(several), split=tuple(split))

@@ -1,0 +1,188 @@
+"""What each variant costs: time per round with its spread, and bytes.
+
+This module does not know how a round was timed, nor what a byte count means on which device: it carries every figure with its status.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from bitzones.allocation import time_cost
+from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
+from bitzones.analysis.plan import Plan
+from bitzones.analysis.results import LatencyFigures, MemoryFigures, PlanTime, ShapeFigures, UnitLatencyFigures
+from bitzones.regression import time_changes
+from bitzones.schema.profile import PLAN
+from bitzones.schema.records import LatencyCell, MemoryCell, ShapeTimes, UnitLatencyCell
+from bitzones.stats.intervals import ratio_of_medians
+
+__all__ = ["latencies", "memories", "roofline_s", "slow_path", "unit_latency"]
+
+
+UNPACKED = "WeightQBitsTensor"
+"""Quanto's plain packing: every product unpacks the weight first. Its other classes (AWQ, Marlin, TinyGemm) have a kernel of their own."""
+
+SLOW = 1.5
+"""A kernel of quanto's own that takes half as long again as the dense product is one that its user would want to know of."""
+
+DENSE = "dense"
+"""What a weight that is not quantized is called among kernels."""
+
+PYTHON = "python"
+"""What stands in for a kernel that is missing is called after the language it is written in."""
+
+
+def _shape(cell: LatencyCell) -> tuple[str, int, int, int, bool]:
+    return cell.phase, cell.batch, cell.prompt_tokens, cell.tokens, cell.compiled
+
+
+def slow_path(cell: LatencyCell, slower: float | None, reference: str) -> str | None:
+    """What a variant pays for its kernels, in words: for having no fused one, or one that is much slower than the reference's; else None.
+
+    >>> from bitzones.schema.records import LatencyCell
+    >>> cell = LatencyCell(
+    ...     variant="w2", phase="decode", batch=1, prompt_tokens=8, tokens=4, warmup_rounds=3, rounds_s=[1.0], kernels={UNPACKED: 84}
+    ... )
+    >>> slow_path(cell, 3.1, "bf16")
+    'no fused kernel (84 of 84 modules are unpacked at every product): 3.1x slower per token than bf16'
+    >>> slow_path(cell.model_copy(update={"kernels": {"TinyGemmWeightQBitsTensor": 84}, "phase": "prefill"}), 17.3, "bf16")
+    'slow kernel (TinyGemmWeightQBitsTensor): 17.3x slower per token than bf16'
+    """
+    if slower is None or slower <= 1:
+        return None
+    so_much = f"{slower:.1f}x slower per token than {reference}"
+    unpacked = sum(count for name, count in cell.kernels.items() if name == UNPACKED or PYTHON in name.lower())
+    if unpacked and cell.phase == "decode":  # a prompt is long enough to make unpacking cheap
+        return f"no fused kernel ({unpacked} of {sum(cell.kernels.values())} modules are unpacked at every product): {so_much}"
+    own = sorted(name for name in cell.kernels if name != DENSE)
+    return f"slow kernel ({', '.join(own)}): {so_much}" if own and slower >= SLOW else None
+
+
+def roofline_s(cell: LatencyCell) -> float | None:
+    """Seconds that a round of decoding takes at least: what each step has to read, by the bandwidth of memory; None for prefill, which
+    computes more than it reads, and where the run did not measure one of the two.
+    """
+    if cell.phase != "decode" or cell.weight_bytes is None or cell.bandwidth is None or not cell.bandwidth.value:
+        return None
+    steps = cell.tokens / cell.batch
+    return steps * (cell.weight_bytes + (cell.cache_bytes or 0)) / cell.bandwidth.value
+
+
+def latencies(cells: Iterable[LatencyCell], variants: dict[str, str], reference: str, seed: int) -> tuple[LatencyFigures, ...]:
+    """Median, spread and ratio to the reference at the same shape, of every latency cell; one shape after the other."""
+    cells = tuple(cells)
+    shapes = [_shape(cell) for cell in cells]
+    cells = tuple(sorted(cells, key=lambda cell: shapes.index(_shape(cell))))
+    of_reference = sorted((cell for cell in cells if cell.variant == reference), key=lambda cell: len(cell.shortages), reverse=True)
+    references = {_shape(cell): cell for cell in of_reference}  # of two at one shape that which was asked for stays
+    compiled = {(cell.variant, _shape(cell)): cell for cell in cells if cell.compiled}
+    return tuple(
+        _latency(cell, references.get(_shape(cell)), compiled.get((cell.variant, (*_shape(cell)[:-1], True))), variants, seed)
+        for cell in cells
+    )
+
+
+def _latency(
+    cell: LatencyCell, reference: LatencyCell | None, compiled: LatencyCell | None, variants: dict[str, str], seed: int
+) -> LatencyFigures:
+    low, median, high, p95 = np.quantile(np.asarray(cell.rounds_s), [0.25, 0.5, 0.75, 0.95])
+    ratio = None
+    if reference is not None and reference.variant != cell.variant:
+        ratio = ratio_of_medians(cell.rounds_s, reference.rounds_s, INTERVAL_RESAMPLES, seed)
+    floor = roofline_s(cell)
+    return LatencyFigures(
+        variant=cell.variant,
+        format=variants.get(cell.variant, cell.variant),
+        phase=cell.phase,
+        batch=cell.batch,
+        prompt_tokens=cell.prompt_tokens,
+        tokens=cell.tokens,
+        rounds=len(cell.rounds_s),
+        median_s=float(median),
+        p95_s=float(p95),
+        low_quartile_s=float(low),
+        high_quartile_s=float(high),
+        ratio=ratio,
+        kernels=dict(sorted(cell.kernels.items())),
+        kernels_by_group=cell.kernels_by_group,
+        compiled=cell.compiled,
+        times_compiled=None if cell.compiled or compiled is None else float(median / np.median(compiled.rounds_s)),
+        device_median_s=None if cell.device_rounds_s is None else float(np.median(cell.device_rounds_s)),
+        roofline_s=floor,
+        times_roofline=float(median) / floor if floor else None,
+        slow_path=slow_path(
+            cell, ratio.value if ratio and ratio.low is not None and ratio.low > 1 else None, reference.variant if reference else ""
+        ),
+        joules_per_token=cell.energy.per_token if cell.energy else None,
+        warmup_stable=cell.warmup_stable,
+        contended=time_changes.contended_by(cell),
+        asked_batch=cell.asked_batch if cell.shortages else None,
+    )
+
+
+def unit_latency(cell: UnitLatencyCell, plan: Plan | None, formats: Iterable[str], reference: str, seed: int) -> UnitLatencyFigures:
+    """Every sort of unit in every format, what they add up to, and the formats that are slower than the reference."""
+    timed = {item.format for item in cell.times}
+    uniform = [name for name in (reference, *formats) if name in timed]
+    chosen = {name: dict.fromkeys(cell.units, name) for name in uniform}
+    if plan is not None and set(plan.units) <= set(cell.units) and set(plan.units.values()) <= timed:
+        chosen[PLAN] = plan.units
+    totals = tuple(
+        PlanTime(
+            name=name,
+            seconds=time_cost.plan_s(cell, units, INTERVAL_RESAMPLES, seed),
+            ratio=None if name == reference else time_cost.plan_ratio(cell, units, reference, INTERVAL_RESAMPLES, seed),
+        )
+        for name, units in chosen.items()
+    )
+    slower = [item.name for item in totals if item.name != PLAN and item.ratio is not None and (item.ratio.low or 0) > 1]
+    counts = Counter(cell.units.values())
+    references = {item.shapes: item for item in cell.times if item.format == reference}
+    rows = tuple(_shape_figures(item, references.get(item.shapes), counts[item.shapes], seed) for item in cell.times)
+    return UnitLatencyFigures(batch=cell.batch, shapes=rows, totals=totals, slower=tuple(slower))
+
+
+def _shape_figures(item: ShapeTimes, reference: ShapeTimes | None, units: int, seed: int) -> ShapeFigures:
+    low, median, high = np.quantile(np.asarray(item.rounds_per_unit_s), [0.25, 0.5, 0.75])
+    ratio = None
+    if reference is not None and reference is not item:
+        ratio = ratio_of_medians(item.rounds_per_unit_s, reference.rounds_per_unit_s, INTERVAL_RESAMPLES, seed)
+    return ShapeFigures(
+        shapes=item.shapes,
+        units=units,
+        format=item.format,
+        rounds=len(item.rounds_s),
+        median_s=float(median),
+        low_quartile_s=float(low),
+        high_quartile_s=float(high),
+        ratio=ratio,
+    )
+
+
+def memories(cells: Iterable[MemoryCell], variants: dict[str, str], reference: str) -> tuple[MemoryFigures, ...]:
+    """Stored bytes of every variant beside the reference's, and what the machine said of the process."""
+    cells = tuple(cells)
+    whole = next((cell.stored_bytes for cell in cells if cell.variant == reference), None)
+    return tuple(
+        MemoryFigures(
+            variant=cell.variant,
+            format=variants.get(cell.variant, cell.variant),
+            stored_bytes=cell.stored_bytes,
+            stored_bytes_by_format=dict(sorted(cell.stored_bytes_by_format.items())),
+            weight_bytes=cell.weight_bytes,
+            cache_bytes=cell.cache_bytes,
+            share_of_reference=cell.stored_bytes / whole if whole else None,
+            process={
+                "rss": cell.process_rss,
+                "peak_rss": cell.process_peak_rss,
+                "device_allocated": cell.device_allocated,
+                "device_reserved": cell.device_reserved,
+                "device_used": cell.device_used,
+                "device_used_by_this_process": cell.process_used,
+            },
+        )
+        for cell in cells
+    )

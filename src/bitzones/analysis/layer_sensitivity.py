@@ -1,0 +1,222 @@
+"""How much each unit matters, and how sure that is: bootstrap intervals, a ranking of layers, and what the separate values add up to.
+
+Everything is resampled over sensitivity sequences with one matrix of weights, so that units, plans and whole variants are compared on the
+same draws. This module does not know what a plan or a zone is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.analysis.results import LayerRank, UnitReading, WholeVariant
+from bitzones.schema.records import DivergenceCell, SensitivityCell, Unit
+from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, bootstrap_ratio, estimate, estimates, resample_weights, weighted_ratio
+
+__all__ = ["INTERVAL_RESAMPLES", "Measured", "Sample", "layers_of", "measured_of", "ranking", "readings", "sample_of", "whole_variants"]
+
+INTERVAL_RESAMPLES = 2000
+"""Bootstrap resamples behind an interval: 50 of them lie beyond each end, enough for the two digits that are printed."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The sensitivity sequences that have scored tokens, and how often each is drawn: ``weights[r, s]``.
+
+    ``kept`` says which of the cell's sequences these are. A resample drawn only from them has tokens, so that no ratio is 0/0.
+    """
+
+    kept: NDArray[np.bool_]
+    tokens: Floats
+    weights: Floats
+
+    @property
+    def sequences(self) -> int:
+        """How many units the bootstrap draws from."""
+        return len(self.tokens)
+
+
+def sample_of(sequence_tokens: Iterable[int], resamples: int, seed: int) -> Sample:
+    """The sequences of a cell, with at least ``resamples`` bootstrap resamples of them: the same for the same numbers.
+
+    Raises:
+        ValueError: no sequence has a scored token.
+    """
+    tokens = np.fromiter(sequence_tokens, dtype=np.float64)
+    kept = tokens > 0
+    if not kept.any():
+        raise ValueError("no sequence has a scored token")
+    return Sample(kept, tokens[kept], resample_weights(int(kept.sum()), max(resamples, INTERVAL_RESAMPLES), seed))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A sensitivity cell as arrays: ``kl[p, f, s]`` in nats, the reference last; ``resampled[r, p, f]`` in nats per token.
+
+    An option that was not measured is 0 here: `planner.Menu` says what is offered.
+    """
+
+    cell: SensitivityCell
+    formats: tuple[str, ...]
+    sample: Sample
+    kl: Floats
+    resampled: Floats
+
+    @property
+    def sequences(self) -> int:
+        """How many units the bootstrap draws from."""
+        return self.sample.sequences
+
+    @property
+    def tokens(self) -> Floats:
+        """Scored tokens of every sequence."""
+        return self.sample.tokens
+
+    @property
+    def weights(self) -> Floats:
+        """How often every sequence is drawn in every resample."""
+        return self.sample.weights
+
+    @property
+    def mean(self) -> Floats:
+        """KL of every unit and format from all sequences, nats per token."""
+        return np.asarray(self.kl.sum(axis=2) / self.tokens.sum())
+
+    def choice(self, units: Mapping[str, str]) -> tuple[int, ...] | None:
+        """Format index of every unit of a plan; None where one was not measured at its format. Any name that is no format of the run is
+        the reference's."""
+        done = {(item.unit, item.format) for item in self.cell.measurements if item.kl_nats is not None}
+        picked = [(unit.name, units.get(unit.name)) for unit in self.cell.units]
+        if any(name in self.formats and (unit, name) not in done for unit, name in picked):
+            return None
+        return tuple(self.formats.index(name) if name in self.formats else len(self.formats) for _, name in picked)
+
+    def summed(self, choice: Iterable[int]) -> Estimate:
+        """Sum of the separate KLs of one format per unit, nats per token."""
+        picked = self.kl[np.arange(len(self.kl)), np.fromiter(choice, dtype=np.int64)]
+        return bootstrap_ratio(self.weights, picked.sum(axis=0), self.tokens)
+
+
+def measured_of(cell: SensitivityCell, formats: tuple[str, ...], resamples: int, seed: int) -> Measured:
+    """The cell as arrays, with at least ``resamples`` bootstrap resamples of its sequences.
+
+    Raises:
+        ValueError: no sequence has a scored token.
+    """
+    sample = sample_of(cell.sequence_tokens, resamples, seed)
+    kl = np.zeros((len(cell.units), len(formats) + 1, sample.sequences))
+    rows, columns = {unit.name: p for p, unit in enumerate(cell.units)}, {name: f for f, name in enumerate(formats)}
+    for measured in cell.measurements:
+        if measured.kl_nats is not None:
+            kl[rows[measured.unit], columns[measured.format]] = np.asarray(measured.kl_nats)[sample.kept]
+    return Measured(cell, formats, sample, kl, weighted_ratio(sample.weights, kl, sample.tokens))
+
+
+def readings(measured: Measured) -> tuple[UnitReading, ...]:
+    """Every measurement with its interval, units in the model's order and formats from most to fewest bits."""
+    units, mean = {unit.name: index for index, unit in enumerate(measured.cell.units)}, measured.mean
+    intervals = estimates(mean.ravel(), measured.resampled.reshape(len(measured.resampled), -1), measured.sequences)
+    found = []
+    for item in measured.cell.measurements:
+        row, column = units[item.unit], measured.formats.index(item.format)
+        unit = measured.cell.units[row]
+        kl = None if item.kl_nats is None else intervals[row * mean.shape[1] + column]
+        bits = item.stored_bytes * 8 / unit.parameters if unit.parameters else None
+        reading = UnitReading(
+            unit=unit.name,
+            layer=unit.layer,
+            group=unit.group,
+            format=item.format,
+            parameters=unit.parameters,
+            stored_bytes=item.stored_bytes,
+            bits=bits,
+            kl=kl,
+            failure=item.failure,
+        )
+        found.append(((row, column), reading))
+    return tuple(reading for _, reading in sorted(found, key=lambda pair: pair[0]))
+
+
+def layers_of(units: Iterable[Unit]) -> dict[int, list[int]]:
+    """Layer to the indices of its units, layers in ascending order; what lies behind all layers is left out."""
+    layers: dict[int, list[int]] = {}
+    for index, unit in enumerate(units):
+        if unit.layer is not None:
+            layers.setdefault(unit.layer, []).append(index)
+    return dict(sorted(layers.items()))
+
+
+def ranking(measured: Measured) -> tuple[LayerRank, ...]:
+    """Layers from most to least sensitive at the format with the fewest bits; a layer with an unmeasured unit is left out.
+
+    Two neighbours are told apart where the paired bootstrap interval of their difference excludes 0, and never below `MIN_SEQUENCES`.
+    """
+    lowest = len(measured.formats) - 1
+    done = {item.unit for item in measured.cell.measurements if item.format == measured.formats[lowest] and item.kl_nats is not None}
+    layers = {
+        layer: rows for layer, rows in layers_of(measured.cell.units).items() if all(measured.cell.units[row].name in done for row in rows)
+    }
+    if not layers:
+        return ()
+    values = np.array([measured.mean[rows, lowest].sum() for rows in layers.values()])
+    resampled = np.stack([measured.resampled[:, rows, lowest].sum(axis=1) for rows in layers.values()], axis=1)
+    ranks = np.argsort(np.argsort(-resampled, axis=1, kind="stable"), axis=1) + 1
+    best, worst = np.quantile(ranks, [ALPHA / 2, 1 - ALPHA / 2], axis=0, method="inverted_cdf")
+    enough = measured.sequences >= MIN_SEQUENCES
+    names, order = list(layers), np.argsort(-values, kind="stable")
+    values, resampled = values[order], resampled[:, order]
+    differences = estimates(values[:-1] - values[1:], resampled[:, :-1] - resampled[:, 1:], measured.sequences)
+    told = [difference.low is not None and difference.low > 0 for difference in differences]
+    return tuple(
+        LayerRank(
+            rank=rank + 1,
+            layer=names[at],
+            kl=kl,
+            best_rank=int(best[at]) if enough else None,
+            worst_rank=int(worst[at]) if enough else None,
+            told_from_next=told[rank] if rank < len(told) else None,
+        )
+        for rank, (at, kl) in enumerate(zip(order, estimates(values, resampled, measured.sequences), strict=True))
+    )
+
+
+def whole_variants(
+    sample: Sample,
+    measured: Measured | None,
+    cells: Iterable[DivergenceCell],
+    variants: dict[str, str],
+    plans: Mapping[str, Mapping[str, str] | None],
+    *,
+    everywhere: bool = True,
+) -> tuple[WholeVariant, ...]:
+    """The measured divergence of every variant beside the sum of the separate sensitivities of its units, where there is one.
+
+    Every cell was measured on the sequences of ``sample``, and so was the sweep. ``plans`` says, of a variant that is not of one format,
+    which format each unit has. A uniform variant changes every layer: where the sweep was not ``everywhere`` there is no sum to set beside.
+    """
+    found = []
+    for cell in cells:
+        format_, units = variants.get(cell.variant, cell.variant), plans.get(cell.variant)
+        if units is None and everywhere and measured is not None and format_ in measured.formats:
+            units = {unit.name: format_ for unit in measured.cell.units}
+        found.append(_whole(sample, measured, cell, format_, units))
+    return tuple(found)
+
+
+def _whole(sample: Sample, measured: Measured | None, cell: DivergenceCell, format_: str, units: Mapping[str, str] | None) -> WholeVariant:
+    whole = np.asarray(cell.kl_nats)[sample.kept]
+    interval = bootstrap_ratio(sample.weights, whole, sample.tokens)
+    choice = measured.choice(units) if measured is not None and units is not None else None
+    if measured is None or choice is None:
+        return WholeVariant(variant=cell.variant, format=format_, added=None, measured=interval, ratio=None)
+    added, ratio = measured.summed(choice), None
+    sums = measured.resampled[:, np.arange(len(choice)), choice].sum(axis=1)
+    if added.value > 0 and (sums > 0).all():
+        resampled = weighted_ratio(sample.weights, whole, sample.tokens) / sums
+        ratio = estimate(interval.value / added.value, resampled, sample.sequences)
+    return WholeVariant(variant=cell.variant, format=format_, added=added, measured=interval, ratio=ratio)

@@ -1,0 +1,68 @@
+"""How likely each variant finds the right answers: a finer figure than accuracy, for it moves before an answer flips.
+
+Nats per answer token, resampled over items; all variants of a task on the same draws, so that differences are paired. This module does not
+know what a likelihood was conditioned on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
+from bitzones.analysis.task_answers import Likelihood, PairedLikelihood
+from bitzones.schema.records import AccuracyCell
+from bitzones.stats.intervals import MIN_SEQUENCES, bootstrap_p, estimate, holm, resampled_sums, verdict_nats
+
+__all__ = ["likelihoods"]
+
+Floats = NDArray[np.float64]
+
+
+def likelihoods(cells: Iterable[AccuracyCell], variants: dict[str, str], reference: str, seed: int) -> tuple[Likelihood, ...]:
+    """The likelihood of the right answers in every accuracy cell, paired with the reference's of the same task where there is one."""
+    tasks: dict[str, list[AccuracyCell]] = {}
+    for cell in cells:
+        tasks.setdefault(cell.task, []).append(cell)
+    return tuple(item for family in tasks.values() for item in _family(family, variants, reference, seed))
+
+
+def _family(cells: list[AccuracyCell], variants: dict[str, str], reference: str, seed: int) -> Iterator[Likelihood]:
+    """The variants of one task. Items whose answer has no token say nothing and are left out."""
+    answers = [dict(zip(cell.item_ids, cell.gold_nll_nats, strict=True)) for cell in cells]
+    tokens = {item: count for item, count in zip(cells[0].item_ids, cells[0].gold_tokens, strict=True) if count}
+    rows = np.array([[found[item] for item in tokens] for found in answers] + [list(tokens.values())], dtype=np.float64)
+    sums = resampled_sums(rows, INTERVAL_RESAMPLES, seed)
+    values, resampled = rows[:-1].sum(axis=1) / rows[-1].sum(), sums[:, :-1] / sums[:, -1:]
+    base = next((row for row, cell in enumerate(cells) if cell.variant == reference), None)
+    paired = {} if base is None else dict(_paired(values, resampled, base, len(tokens)))
+    for row, cell in enumerate(cells):
+        yield Likelihood(
+            task=cell.task,
+            variant=cell.variant,
+            format=variants.get(cell.variant, cell.variant),
+            n=len(tokens),
+            tokens=sum(tokens.values()),
+            nll=estimate(values[row], resampled[:, row], len(tokens)),
+            against=paired.get(row),
+        )
+
+
+def _paired(values: Floats, resampled: Floats, base: int, items: int) -> Iterator[tuple[int, PairedLikelihood]]:
+    others = [row for row in range(len(values)) if row != base]
+    differences = {row: estimate(values[row] - values[base], resampled[:, row] - resampled[:, base], items) for row in others}
+    p_values = [bootstrap_p(resampled[:, row] - resampled[:, base]) for row in others]
+    enough = items >= MIN_SEQUENCES
+    for row, p_value, adjusted in zip(others, p_values, holm(p_values), strict=True):
+        yield (
+            row,
+            PairedLikelihood(
+                difference=differences[row],
+                p_value=p_value if enough else None,
+                p_adjusted=adjusted if enough else None,
+                tests=len(others),
+                verdict=verdict_nats(differences[row], adjusted),
+            ),
+        )

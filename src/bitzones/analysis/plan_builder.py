@@ -1,0 +1,96 @@
+"""The plan as it is handed on: every module's format, with all that applying it needs.
+
+This module does not know how the plan was found, nor what a zone is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.allocation.knapsack import Menu
+from bitzones.analysis.layer_sensitivity import Measured
+from bitzones.analysis.plan import Budget, Plan, PlanLatency, PlannedModel, UnitPlan
+from bitzones.analysis.plan_ranking import Chosen
+from bitzones.schema.profile import PLAN, is_calibrated
+from bitzones.schema.records import Rounding, Run
+
+__all__ = ["plan_of", "unit_plans"]
+
+Integers = NDArray[np.int64]
+
+
+def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: Budget, chosen: Chosen | None = None) -> Plan:
+    """The plan as a record, with all that applying it needs."""
+    cell, profile = measured.cell, run.profile
+    names = [menu.formats[index] for index in choice]
+    sizes = {(item.unit, item.format): item.group_sizes for item in cell.measurements}
+    used = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
+    groups: dict[str, int | None] = {}
+    for unit, name in zip(cell.units, names, strict=True):
+        groups |= dict(zip(unit.modules, sizes.get((unit.name, name), ()), strict=False))
+    model = run.model and PlannedModel(
+        source=run.model.source,
+        revision=run.model.revision,
+        sha256=run.model.sha256,
+        architecture=run.model.architecture,
+        dtype=run.model.dtype,
+        compute_dtype=run.model.compute_dtype,
+        trust_remote_code=profile.model.trust_remote_code,
+    )
+    return Plan(
+        bitzones=run.bitzones,
+        model=model,
+        reference=menu.formats[-1],
+        budget=budget,
+        achieved=Budget(average_bits=used * 8 / menu.parameters, stored_bytes=used, latency=_latency(menu, choice)),
+        reference_bytes=int(menu.stored_bytes[:, -1].sum()),
+        predicted_kl=measured.summed(choice),
+        name=chosen.name if chosen else "additive",
+        origin=chosen.origin if chosen else "additive",
+        measured_kl=chosen.measured if chosen else None,
+        measured_sequences=chosen.sequences if chosen else None,
+        held_out_sha256=chosen.held_out_sha256 if chosen else None,
+        units=dict(zip(menu.units, names, strict=True)),
+        assignment={module: name for unit, name in zip(cell.units, names, strict=True) for module in unit.modules},
+        group_sizes=groups,
+        rounding=_rounding(run, names),
+        sequences_sha256=cell.sequences_sha256,
+        profile_sha256=profile.sha256,
+        versions=dict(run.environment.versions) if run.environment else {},
+    )
+
+
+def _rounding(run: Run, formats: list[str]) -> Rounding | None:
+    if run.rounding is None or not any(map(is_calibrated, formats)):
+        return None
+    return run.rounding.model_copy(update={"fallbacks": {PLAN: found} if (found := run.rounding.fallbacks.get(PLAN)) else {}})
+
+
+def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:
+    """What the plan takes beside the reference; None where the menu counts bytes."""
+    if menu.nanoseconds is None:
+        return None
+    taken = int(menu.nanoseconds[np.arange(len(choice)), choice].sum())
+    return PlanLatency(nanoseconds=taken, share=taken / max(1, int(menu.nanoseconds[:, -1].sum())))
+
+
+def unit_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[UnitPlan, ...]:
+    """What the plan does to every unit, with the share of resamples at each format."""
+    shares = np.stack([(choices == column).mean(axis=0) for column in range(len(menu.formats))], axis=1)
+    return tuple(
+        UnitPlan(
+            unit=unit.name,
+            layer=unit.layer,
+            group=unit.group,
+            format=menu.formats[choice[row]],
+            stored_bytes=int(menu.stored_bytes[row, choice[row]]),
+            reference_bytes=unit.reference_bytes,
+            shares={
+                name: float(shares[row, column])
+                for column, name in enumerate(menu.formats)
+                if menu.offered[row, column] or column == choice[row]
+            },
+        )
+        for row, unit in enumerate(measured.cell.units)
+    )

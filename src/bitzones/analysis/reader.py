@@ -1,0 +1,213 @@
+"""The door: the only module that knows what a run file looks like.
+
+Everything is checked here, once, so that nothing behind it has to ask whether a file was truncated, foreign, doubled or holds NaN. It does
+not know how anything was measured, nor what is made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from bitzones.analysis.validation import faults
+from bitzones.schema.errors import OutputError, RunFileError
+from bitzones.schema.files import beside
+from bitzones.schema.records import KEY, SCHEMA, AccuracyCell, Cell, NamedTrial, Record, Run
+
+__all__ = ["RunFile", "add_plan", "one_line", "read_run"]
+
+_CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
+
+READABLE = (2, SCHEMA)
+"""Schema numbers that are read: what 3 added has a value that stands for its absence, so a file of the last release still compares."""
+
+MOST_SECONDS = 1e9
+"""Thirty years: no cell took longer, whatever a file says."""
+
+CellT = TypeVar("CellT")
+
+
+class RunFile(Record):
+    """A run file that passed the door: cells in the order of the file, ``foreign`` benchmarks counted and left out. ``took`` holds the
+    seconds that pytest-benchmark timed of each cell, null where the file does not say."""
+
+    path: str
+    measured_at: str | None
+    run: Run
+    cells: tuple[Cell, ...]
+    foreign: int = 0
+    took: tuple[float | None, ...] = ()
+
+    @property
+    def settings_sha256(self) -> str:
+        """Of the profile but its gate and its description: two runs that measured the same have the same."""
+        return self.run.profile.model_copy(update={"description": ""}).sha256
+
+    def of(self, kind: type[CellT]) -> tuple[CellT, ...]:
+        """All cells of one kind, by task as the profile lists them and by variant as the run does."""
+        tasks, variants = [task.name for task in self.run.profile.tasks], list(self.run.variants)
+
+        def place(cell: Any) -> tuple[int, int]:
+            task = getattr(cell, "task", None)
+            return _index(tasks, task), _index(variants, cell.variant)
+
+        return tuple(sorted((cell for cell in self.cells if isinstance(cell, kind)), key=place))
+
+
+def _index(names: list[str], name: str | None) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def read_run(path: Path | str) -> RunFile:
+    """Read and check a run file.
+
+    Raises:
+        RunFileError: the file is missing, unreadable, truncated, no pytest-benchmark JSON, not of bitzones, of another schema, empty, or
+            holds a cell that is wrong, doubled, or contradicts another.
+    """
+    data = _load(path)
+    run = _run(path, data)
+    found = [_cell(path, benchmark) for benchmark in data["benchmarks"]]
+    cells = tuple(cell for cell in found if cell is not None)
+    took = tuple(_took(benchmark) for benchmark, cell in zip(data["benchmarks"], found, strict=True) if cell is not None)
+    if not cells:
+        raise _error(path, "the run is empty: no benchmark holds a bitzones cell, so there is nothing to report")
+    moment = data.get("datetime")
+    measured_at = one_line(moment) if isinstance(moment, str) else None
+    if (fault := next(faults(run, cells), None)) is not None:
+        raise _error(path, fault)
+    return RunFile(path=one_line(str(path)), measured_at=measured_at, run=run, cells=cells, foreign=len(found) - len(cells), took=took)
+
+
+def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable[AccuracyCell]) -> RunFile:
+    """Write a copy of a run file to which a plan made elsewhere, measured later, is added; checked before it takes its place.
+
+    Raises:
+        RunFileError: as `read_run`, or the run has no cell of whole plans.
+        OutputError: the copy cannot be written.
+    """
+    data = _load(path)
+    cells = [benchmark["extra_info"][KEY] for benchmark in data["benchmarks"] if KEY in benchmark.get("extra_info", {})]
+    whole = next((cell for cell in cells if cell.get("kind") == "plans"), None)
+    if whole is None:
+        raise _error(path, "no cell of whole plans, beside which another could stand (was bench/test_plan.py deselected?)")
+    whole["plans"].append(trial.model_dump(mode="json"))
+    data[KEY]["variants"][trial.name] = trial.name
+    data["benchmarks"] += [_benchmark(cell) for cell in answers]
+    try:
+        with beside(place) as copy:
+            copy.write_text(json.dumps(data, indent=4), encoding="utf-8")
+            read_run(copy)
+    except OSError as error:
+        raise OutputError(one_line(f"{place}: cannot be written: {error.strerror or error}")) from error
+    return read_run(place)
+
+
+def _benchmark(cell: AccuracyCell) -> dict[str, Any]:
+    """A cell as pytest-benchmark would have written it, with its one round."""
+    name, took = f"test_accuracy[{cell.variant}-{cell.task}]", cell.seconds_s
+    once = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr", "total"), took)
+    spread = {"stddev": 0, "iqr": 0, "iqr_outliers": 0, "stddev_outliers": 0, "outliers": "0;0", "rounds": 1, "iterations": 1}
+    return {
+        "group": f"accuracy {cell.task}",
+        "name": name,
+        "fullname": f"bench/test_accuracy.py::{name}",
+        "params": {"variant": cell.variant, "task": cell.task},
+        "param": f"{cell.variant}-{cell.task}",
+        "extra_info": {KEY: cell.model_dump(mode="json")},
+        "options": {},
+        "stats": {**once, **spread, "ops": 1 / took if took else 0},
+    }
+
+
+def one_line(text: str) -> str:
+    """Text for one line of a terminal: nothing that moves the cursor or cannot be encoded."""
+    return "".join("\ufffd" if unicodedata.category(letter) in {"Cc", "Cf", "Cs"} else letter for letter in " ".join(text.split()))
+
+
+def _error(path: Path | str, message: str) -> RunFileError:
+    return RunFileError(one_line(f"{path}: {message}"))
+
+
+def _load(path: Path | str) -> dict[str, Any]:
+    try:
+        data = _parsed(Path(path).read_bytes())
+    except OSError as error:
+        raise _error(path, f"cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise _error(path, f"not JSON, or truncated: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise _error(path, f"not JSON that can be read: {error}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("benchmarks"), list):
+        raise _error(path, "JSON, but not written by pytest-benchmark: it has no list 'benchmarks'")
+    if KEY not in data:
+        raise _error(path, "written by pytest-benchmark, but not by a bitzones run: it has no key 'bitzones'")
+    return data
+
+
+def _parsed(text: bytes) -> Any:
+    """JSON as Python reads it, by a parser that takes a fifth of the time; what that one does not read, Python's says why."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text.decode("utf-8"))
+
+
+def _run(path: Path | str, data: dict[str, Any]) -> Run:
+    schema = data[KEY].get("schema") if isinstance(data[KEY], dict) else None
+    if isinstance(schema, int) and schema not in READABLE:
+        advice = "measure again, or use the version that wrote it"
+        raise _error(path, f"its schema number is {schema}, this bitzones reads {_numbers()}: {advice}")
+    try:
+        return Run.model_validate(_raised(data[KEY]))
+    except ValidationError as error:
+        raise _error(path, f"key 'bitzones': {_first(error, ())}") from error
+
+
+def _numbers() -> str:
+    return " and ".join(str(number) for number in READABLE)
+
+
+def _raised(value: Any) -> Any:
+    """A run or a cell as this schema has it; one of an older schema lacks nothing but what has a default."""
+    return {**value, "schema": SCHEMA} if isinstance(value, dict) and value.get("schema") in READABLE else value
+
+
+def _took(benchmark: Mapping[str, Any]) -> float | None:
+    """Seconds of all rounds together. pytest-benchmark wrote them, not a cell: a file that lacks them is as good as any."""
+    stats = benchmark.get("stats")
+    total = stats.get("total") if isinstance(stats, dict) else None
+    return float(total) if isinstance(total, int | float) and not isinstance(total, bool) and 0 <= total <= MOST_SECONDS else None
+
+
+def _cell(path: Path | str, benchmark: Any) -> Cell | None:
+    """The cell of one benchmark; None for a benchmark that is not of bitzones."""
+    extra = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
+    if not isinstance(extra, dict) or KEY not in extra:
+        return None
+    cell, name = extra[KEY], str(benchmark.get("fullname", "without a name"))
+    schema = cell.get("schema") if isinstance(cell, dict) else None
+    if isinstance(schema, int) and schema not in READABLE:
+        raise _error(path, f"benchmark {name}: its schema number is {schema}, this bitzones reads {_numbers()}")
+    try:
+        return _CELL.validate_python(_raised(cell))
+    except ValidationError as error:
+        kind = cell.get("kind") if isinstance(cell, dict) else None
+        raise _error(path, f"benchmark {name}: {_first(error, (kind,))}") from error
+
+
+def _first(error: ValidationError, tags: tuple[Any, ...]) -> str:
+    """The first mistake: the path to it in the cell, and what is wrong."""
+    first = error.errors(include_url=False)[0]
+    steps = first["loc"][1:] if first["loc"][:1] == tags else first["loc"]
+    where = ".".join(str(step) for step in steps) or "the cell"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "finite_number":
+        return f"{where} is {first['input']}, not a finite number{more}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"

@@ -1,0 +1,221 @@
+"""What no single cell of a run can know: whether the cells agree with each other and with the profile.
+
+Every fault is one clause; the door puts the file's name before it. This module does not know what a run file looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bitzones.allocation.time_cost import plan_ns
+from bitzones.schema.profile import REFERENCE_NAMES
+from bitzones.schema.records import (
+    AccuracyCell,
+    Cell,
+    DivergenceCell,
+    FailedCell,
+    FisherCell,
+    LatencyCell,
+    PlansCell,
+    Run,
+    SearchCell,
+    SensitivityCell,
+    Trial,
+    Unit,
+    UnitLatencyCell,
+)
+
+__all__ = ["faults"]
+
+MOST_BYTES = 2**50
+"""A unit of a pebibyte or more is a mistake, and sums of such would leave 64-bit integers."""
+
+KindT = TypeVar("KindT")
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The cells of a run, each sort by itself."""
+
+    run: Run
+    cells: Sequence[Cell]
+
+    def of(self, kind: type[KindT]) -> list[KindT]:
+        return [cell for cell in self.cells if isinstance(cell, kind)]
+
+    @property
+    def formats(self) -> set[str]:
+        """What a unit of a plan may be stored in."""
+        return {*self.run.profile.formats, REFERENCE_NAMES[self.run.profile.model.dtype]}
+
+
+def faults(run: Run, cells: Sequence[Cell]) -> Iterator[str]:
+    """Every contradiction, the most basic first; later ones may follow from earlier ones."""
+    found = _Cells(run, cells)
+    yield from _doubled(cells)
+    yield from _answers(found)
+    for sweep in found.of(SensitivityCell):
+        yield from _sweep(run, sweep)
+    yield from _sequences(found)
+    for fisher in found.of(FisherCell):
+        yield from _fisher(found, fisher)
+    yield from _plans(found)
+
+
+def _slot(cell: Cell) -> tuple[object, ...]:
+    """What may stand once in a run."""
+    match cell:
+        case AccuracyCell():
+            return cell.kind, cell.variant, cell.task
+        case LatencyCell():
+            return cell.kind, cell.variant, cell.phase, cell.asked_batch, cell.prompt_tokens, cell.tokens // cell.batch, cell.compiled
+        case FailedCell():
+            return cell.kind, cell.of, cell.variant, cell.detail
+        case _:
+            return cell.kind, cell.variant
+
+
+def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
+    seen: set[tuple[object, ...]] = set()
+    kinds: dict[str, int] = {}
+    for cell in cells:
+        if _slot(cell) in seen:
+            yield f"duplicate cells: {' '.join(str(step) for step in _slot(cell))} stands twice"
+        seen.add(_slot(cell))
+        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | UnitLatencyCell):
+            kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
+    yield from (f"{count} {kind} cells; a run has one" for kind, count in kinds.items() if count > 1)
+
+
+def _answers(found: _Cells) -> Iterator[str]:
+    tasks: dict[str, AccuracyCell] = {}
+    for asked in found.of(AccuracyCell):
+        first = tasks.setdefault(asked.task, asked)
+        if (asked.task_sha256, set(asked.item_ids)) != (first.task_sha256, set(first.item_ids)):
+            yield f"task {asked.task}: {asked.variant} was asked other items than {first.variant}"
+        if _manner(asked) != _manner(first):
+            yield f"task {asked.task}: {asked.variant} was asked in another way than {first.variant}"
+
+
+def _manner(cell: AccuracyCell) -> tuple[object, ...]:
+    """What the variants of a task must have in common to be compared: how it was asked, and the tokens of every answer."""
+    answers = sorted(zip(cell.item_ids, cell.gold_tokens, cell.chance, strict=True))
+    normalized = cell.correct_normalized is not None and cell.predictions_normalized is not None
+    return cell.task_version, cell.origin, cell.fewshot, cell.chat_template, cell.metric, cell.dropped, normalized, answers
+
+
+def _sweep(run: Run, cell: SensitivityCell) -> Iterator[str]:
+    names = [unit.name for unit in cell.units]
+    modules = [module for unit in cell.units for module in unit.modules]
+    unknown = sorted({item.format for item in cell.measurements} - set(run.profile.formats))
+    sizes = [unit.reference_bytes for unit in cell.units] + [item.stored_bytes for item in cell.measurements]
+    for wrong, message in (
+        (len(set(names)) < len(names), "a unit stands twice"),
+        (len(set(modules)) < len(modules), "a module belongs to two units"),
+        (bool(unknown), f"format {unknown[:1]} is not one of the profile's"),
+        (not sum(unit.parameters for unit in cell.units), "its units have no weights"),
+        (max(sizes) > MOST_BYTES, f"a unit of {max(sizes)} bytes cannot be"),
+    ):
+        if wrong:
+            yield f"sensitivity cell: {message}"
+
+
+def _sequences(found: _Cells) -> Iterator[str]:
+    """Everything but the plans was measured on one sensitivity set, and the plans on another."""
+    calibrated: list[SensitivityCell | FisherCell | SearchCell | DivergenceCell] = []
+    calibrated += [*found.of(SensitivityCell), *found.of(FisherCell), *found.of(SearchCell), *found.of(DivergenceCell)]
+    held_out = found.of(PlansCell)
+    for kind, tokens in [(cell.kind, cell.sequence_tokens) for cell in (*calibrated, *held_out)]:
+        if not sum(tokens):
+            yield f"{kind} cell: no sequence has a scored token"
+    for cell in calibrated[1:]:
+        first = calibrated[0]
+        if (cell.sequences_sha256, cell.sequence_tokens) != (first.sequences_sha256, first.sequence_tokens):
+            yield f"{cell.kind} cell: measured on other sensitivity sequences than the {first.kind} cell"
+    if any(cell.sequences_sha256 == other.sequences_sha256 for cell in held_out for other in calibrated[:1]):
+        yield "plans cell: its sequences are those that the plans were made from, not held out"
+
+
+def _fisher(found: _Cells, cell: FisherCell) -> Iterator[str]:
+    if unknown := sorted({item.format for item in cell.scores} - set(found.run.profile.formats)):
+        yield f"fisher cell: format {unknown[:1]} is not one of the profile's"
+    names = [unit.name for unit in cell.units]
+    if len(set(names)) < len(names):
+        yield "fisher cell: a unit stands twice"
+    for sweep in found.of(SensitivityCell):
+        if set(names) != {unit.name for unit in sweep.units}:
+            yield "fisher cell: its units are not those of the sensitivity cell"
+
+
+def _plans(found: _Cells) -> Iterator[str]:
+    """The search and the plans: about the same units, the same bytes and the same budget."""
+    trials: list[tuple[str, Trial]] = []
+    for search in found.of(SearchCell):
+        yield from _searched(found, search)
+        trials.append(("search cell: the start", search.start))
+        for number, step in enumerate(search.rounds, 1):
+            trials += [(f"search cell: round {number}, trial {index}", trial) for index, trial in enumerate(step.trials, 1)]
+    for cell in found.of(PlansCell):
+        yield from _compared(cell, found.of(SearchCell))
+        trials += [(f"plans cell: plan {plan.name}", plan) for plan in cell.plans]
+    sweep = next(iter(found.of(SensitivityCell)), None)
+    known = {unit.name for unit in sweep.units} if sweep else set(trials[0][1].units) if trials else set()
+    for where, trial in trials:
+        if set(trial.units) != known:
+            yield f"{where} is not about the units of the run"
+        if unknown := sorted(set(trial.units.values()) - found.formats):
+            yield f"{where}: format {unknown[:1]} is neither one of the profile's nor the reference"
+        if trial.stored_bytes > MOST_BYTES:
+            yield f"{where}: a plan of {trial.stored_bytes} bytes cannot be"
+    if sweep is not None:
+        yield from _stored(sweep, trials)
+
+
+def _searched(found: _Cells, cell: SearchCell) -> Iterator[str]:
+    sweeps = [(f"round {number}", step.around) for number, step in enumerate(cell.rounds, 1)]
+    for name, around in (*sweeps, ("the last sweep", cell.around or ())):
+        for item in around:
+            where = f"search cell: {name}, {item.unit} at {item.format}"
+            if item.unit not in cell.start.units or item.format not in found.formats:
+                yield f"{where}: the plans do not know it"
+            if item.kl_nats is not None and len(item.kl_nats) != len(cell.sequence_tokens):
+                yield f"{where} has another number of sequences than the cell"
+    for times in found.of(UnitLatencyCell):
+        taken = plan_ns(times, cell.found.units)
+        if cell.budget_ns is not None and taken is not None and taken > cell.budget_ns:
+            yield f"search cell: the plan found takes {taken} ns, the budget is {cell.budget_ns}"
+    if cell.found.stored_bytes > cell.budget_bytes:
+        yield f"search cell: the plan found takes {cell.found.stored_bytes} bytes, the budget is {cell.budget_bytes}"
+
+
+def _compared(cell: PlansCell, searches: Iterable[SearchCell]) -> Iterator[str]:
+    searched = [plan for plan in cell.plans if plan.origin == "search"]
+    if len(searched) != 1:
+        yield f"plans cell: {len(searched)} plans are of the search; there is one"
+        return
+    for search in searches:
+        if search.budget_bytes != cell.budget_bytes:
+            yield f"plans cell: its budget is {cell.budget_bytes} bytes, the search's {search.budget_bytes}"
+        if search.budget_ns != cell.budget_ns:
+            yield f"plans cell: its budget is {cell.budget_ns} ns, the search's {search.budget_ns}"
+        if searched[0].units != search.found.units:
+            yield f"plans cell: plan {searched[0].name} is not the one that the search found"
+
+
+def _stored(sweep: SensitivityCell, trials: Iterable[tuple[str, Trial]]) -> Iterator[str]:
+    """Whether the plans' bytes are those of their units, each at a format that was measured."""
+    units: dict[str, Unit] = {unit.name: unit for unit in sweep.units}
+    offered = {(item.unit, item.format): item.stored_bytes for item in sweep.measurements if item.kl_nats is not None}
+    quantized = {item.format for item in sweep.measurements}
+    for where, trial in trials:
+        total = 0
+        for unit, name in trial.units.items():
+            if name in quantized and (unit, name) not in offered:
+                yield f"{where} puts {unit} at {name}, which was not measured there"
+                break
+            total += offered.get((unit, name), units[unit].reference_bytes if unit in units else 0)
+        else:
+            if total != trial.stored_bytes:
+                yield f"{where} takes {trial.stored_bytes} bytes, its units {total}"

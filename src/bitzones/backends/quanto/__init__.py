@@ -1,0 +1,1 @@
+"""optimum-quanto: the default backend and the reference."""

@@ -1,0 +1,96 @@
+"""What this machine can measure, and what to do where it cannot: the first thing to run, and the first thing to paste into an issue."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bitzones.schema import environment
+
+__all__ = ["Finding", "build", "examine"]
+
+NEEDED = ("torch", "transformers", "optimum.quanto", "pytest_benchmark")
+"""Modules without which nothing is measured."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination; ``advice`` is empty where nothing is wrong."""
+
+    what: str
+    found: str
+    advice: str = ""
+
+
+def build() -> Iterator[Finding]:
+    """Build quanto's extensions for this installation, one finding each; in an image for the GPUs of ``TORCH_CUDA_ARCH_LIST``."""
+    missing = [name for name in NEEDED if not _is_there(name)]
+    if missing:
+        yield Finding("extensions", f"not built: {', '.join(missing)} missing", "pip install 'bitzones[measure]'")
+        return
+    from bitzones.backends.quanto import extensions
+
+    for name, failure in extensions.build().items():
+        yield Finding(name, failure or "built", "" if failure is None else "build it before anything is timed")
+
+
+def examine() -> Iterator[Finding]:
+    """Look at versions, processor, devices and quanto's extension (compiling it if it is not there), one finding at a time."""
+    for name, version in environment.versions().items():
+        yield Finding(name, version)
+    yield Finding("processor", f"{environment.cpu_name()}, {os.cpu_count()} logical cores")
+    missing = [name for name in NEEDED if not _is_there(name)]
+    if missing:
+        yield Finding("measuring", f"not possible: {', '.join(missing)} missing", "pip install 'bitzones[measure]'; a report needs none")
+        return
+    yield from _devices()
+    yield from _compiler()
+    yield from _extension()
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _devices() -> Iterator[Finding]:
+    from bitzones.devices import device
+
+    names = device.cuda_names()
+    for number, name in enumerate(names):
+        yield Finding(f"cuda:{number}", name)
+        yield _driver(number)
+    if not names:
+        yield Finding("CUDA", "no device", "none is needed; for a GPU, a CUDA build of torch where nvidia-smi lists one")
+
+
+def _driver(number: int) -> Finding:
+    """Whether the driver tells memory, processes and energy of a GPU."""
+    from bitzones.devices import device, nvml
+
+    gpu = nvml.open_gpu(device.uuid_of(device.resolve(f"cuda:{number}")))
+    figures = {"memory": gpu.used_bytes(), "this process": gpu.process_bytes(os.getpid()), "energy": gpu.energy_joules()}
+    told = ", ".join(f"{name} {figure.status}" for name, figure in figures.items())
+    wrong = any(figure.status == "no-library" for figure in figures.values())
+    return Finding(f"NVML of cuda:{number}", told, "pip install 'bitzones[gpu]', beside the driver's libnvidia-ml.so.1" if wrong else "")
+
+
+def _compiler() -> Iterator[Finding]:
+    for tool, package in ((os.environ.get("CXX", "g++"), "g++"), ("ninja", "ninja")):
+        path = shutil.which(tool)
+        yield Finding(tool, path or "not found", "" if path else f"install {package}: quanto compiles with it")
+
+
+def _extension() -> Iterator[Finding]:
+    from bitzones.backends.quanto import quantizers
+
+    failure = quantizers.extension_failure()
+    if failure is None:
+        yield Finding("quanto's extension", "built")
+    else:
+        yield Finding("quanto's extension", failure, "all but the latency of 4- and 2-bit weights is measured without it")

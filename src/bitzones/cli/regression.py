@@ -1,0 +1,214 @@
+"""The commands that guard a release: they read run files, decide, and say it. None of them needs torch.
+
+`cli` puts them on its command line. Commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitzones.schema.errors import RunFileError
+
+__all__ = ["compare", "export_metrics", "list_", "matrix", "register", "save", "show", "trend"]
+
+STORAGE = Path(".benchmarks")
+"""pytest-benchmark's own folder."""
+
+PROJECT = Path("pyproject.toml")
+"""Whose ``[tool.bitzones.gate]`` is read where there is one and no other is named."""
+
+
+def compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The baseline; with --against, the run that is judged.")],
+    new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", help="The run that is judged.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Instead of OLD.json: the newest run in FOLDER of the same profile, model and machine."),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where runs of one release lie, four or more: where times differ more between them than within the two runs, "
+            "that is what a change is judged by. With --against, that folder.",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DELTA.md", help="Markdown for a pull request.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="DELTA.json", help="The same for machines.")] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORDS", help="Exit 1 on any of: worse,missing,failed (the default), inconclusive, incomparable, new, moved; or none."
+        ),
+    ] = None,
+    project: Annotated[
+        Path | None, typer.Option(metavar="PYPROJECT.toml", help="Tolerances of [tool.bitzones.gate], instead of ./pyproject.toml's.")
+    ] = None,
+) -> None:
+    """Guard: say for every cell whether it is worse, same, better, missing, new or incomparable. Needs no torch.
+
+    Exits with 0 where nothing is worse or gone, with 1 where something is, with 2 where the runs cannot be compared.
+
+    Examples: bitzones compare old.json new.json -o delta.md
+    bitzones compare new.json --against .benchmarks
+    """
+    from bitzones.analysis.reader import read_run
+    from bitzones.regression import gate as gates
+    from bitzones.regression.baseline_store import newest_like, stored
+    from bitzones.regression.compare import compare as compared
+    from bitzones.regression.drift import drift, timed
+    from bitzones.report.regression.delta import delta, delta_json, delta_lines
+    from bitzones.schema.files import write_text
+
+    words = gates.fail_on(fail_on)
+    if (new is None) == (against is None):
+        raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
+    past = history if history is not None else against
+    kept = stored(past) if past is not None else []
+    if against is not None:
+        judged = read_run(old)
+        base = newest_like(judged, kept if past == against else stored(against), against)
+        typer.echo(f"against {base.path}")
+    else:
+        assert new is not None
+        base, judged = read_run(old), read_run(new)
+        if old.resolve() == new.resolve():
+            raise RunFileError(f"{old}: compared with itself")
+    chosen = project if project is not None else PROJECT if PROJECT.is_file() else None
+    for item in kept:
+        if item.fault is not None:
+            typer.echo(f"left out: {item.fault}", err=True)
+    repeats = drift(timed(judged), (timed(item.run) for item in kept if item.run is not None))
+    comparison = compared(base, judged, gates.tolerances(judged.run.profile.gate, chosen), repeats)
+    code = gates.exit_code(comparison, words)
+    if output is not None:
+        write_text(output, delta(comparison, code))
+    if json is not None:
+        write_text(json, delta_json(comparison))
+    for line in delta_lines(comparison, code):
+        typer.echo(line)
+    if code:
+        raise typer.Exit(code)
+
+
+baselines = typer.Typer(help="Keep runs that later ones are compared with.", no_args_is_help=True, rich_markup_mode=None)
+
+Storage = Annotated[Path, typer.Option("--storage", metavar="FOLDER", help="Where runs are kept.")]
+
+
+@baselines.command()
+def save(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run to keep.")],
+    name: Annotated[str | None, typer.Option(help="Stands in the file's name; else the time it was measured.")] = None,
+    storage: Storage = STORAGE,
+) -> None:
+    """Keep a run, as it is, where 'bitzones compare --against' finds it."""
+    from bitzones.regression import baseline_store as history
+
+    typer.echo(f"kept: {history.save(run_file, storage, name)}")
+
+
+@baselines.command("list")
+def list_(storage: Storage = STORAGE) -> None:
+    """List the runs of a storage, oldest first."""
+    from bitzones.regression import baseline_store as history
+    from bitzones.report.regression.baseline_list import baseline_lines
+
+    for line in baseline_lines(history.stored(storage)):
+        typer.echo(line)
+
+
+@baselines.command()
+def show(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run that is to be judged.")],
+    storage: Storage = STORAGE,
+) -> None:
+    """Say which run of a storage this one would be compared with: the newest of the same profile, model and machine."""
+    from bitzones.analysis.reader import read_run
+    from bitzones.regression import baseline_store as history
+
+    typer.echo(history.newest_like(read_run(run_file), history.stored(storage), storage).path)
+
+
+def trend(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Run files, or pytest-benchmark's storage.")] = STORAGE,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="TREND.html", help="The page to write.")] = Path("trend.html"),
+) -> None:
+    """Show every figure over releases on one page, with intervals, and where it became worse or better.
+
+    Example: bitzones trend .benchmarks -o trend.html
+    """
+    from bitzones.regression import baseline_store as history
+    from bitzones.regression import change_points as decide
+    from bitzones.report.regression.trend_page import trend_page
+    from bitzones.schema.files import write_text
+
+    stored = history.stored(folder)
+    for item in stored:
+        if item.fault is not None:
+            typer.echo(f"left out: {item.fault}", err=True)
+    found = decide.trend(item.run for item in stored if item.run is not None)
+    write_text(output, trend_page(found))
+    typer.echo(f"{len(found.runs)} runs, {len(found.changes)} change points: {output}")
+
+
+def export_metrics(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run.")],
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="github-action-benchmark or bencher.")
+    ] = "github-action-benchmark",
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the files are put.")] = Path("metrics"),
+) -> None:
+    """Write a run's figures for tools that plot benchmarks, since those see pytest-benchmark's times and nothing else.
+
+    Writes customSmallerIsBetter.json and customBiggerIsBetter.json, or bencher.json, into FOLDER.
+
+    Example: bitzones export-metrics run.json --format bencher -o metrics/
+    """
+    from bitzones.analysis.reader import read_run
+    from bitzones.regression.metrics import readings
+    from bitzones.report.regression.metric_files import FORMATS, metrics_files
+    from bitzones.schema.files import write_text
+
+    chosen = next((name for name in FORMATS if name == form), None)
+    if chosen is None:
+        raise typer.BadParameter(f"{form!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
+    for name, text in metrics_files(readings(read_run(run_file)), chosen).items():
+        write_text(output / name, text)
+        typer.echo(f"wrote {output / name}")
+
+
+def matrix(
+    run_files: Annotated[
+        list[Path], typer.Argument(metavar="RUN.json...", help="What 'bitzones release' wrote, each named for its releases.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.md", help="The page to write.")] = Path("releases.md"),
+    baseline: Annotated[
+        str | None, typer.Option(metavar="NAME", help="File that the others are judged against, without its ending; else the last.")
+    ] = None,
+) -> None:
+    """Show what releases of quanto and transformers do, one row each: worse, same, better or cannot tell, against one of them.
+
+    Example: bitzones matrix releases/*.json -o docs/releases.md
+    """
+    from bitzones.analysis.reader import read_run
+    from bitzones.regression.release_matrix import matrix as judged
+    from bitzones.report.regression.matrix_page import matrix_lines, matrix_page
+    from bitzones.schema.files import write_text
+
+    found = judged([read_run(path) for path in run_files], baseline)
+    write_text(output, matrix_page(found))
+    for line in matrix_lines(found):
+        typer.echo(line)
+
+
+def register(app: typer.Typer) -> None:
+    """Put the commands on a command line."""
+    app.command()(compare)
+    app.command()(trend)
+    app.command()(matrix)
+    app.command("export-metrics")(export_metrics)
+    app.add_typer(baselines, name="baseline")

@@ -1,0 +1,1 @@
+"""Tasks, text, prompts, sequences and batches."""

@@ -1,0 +1,67 @@
+"""How an item is put to a model: the solved items before it, and the chat template around it, in the text of lm-evaluation-harness.
+
+This module gives text and does not know how it is scored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from bitzones.data.tasks import Item, TaskSet
+from bitzones.schema.errors import TaskError
+
+__all__ = ["asked", "check_template"]
+
+SEPARATOR = "\n\n"
+"""Between solved items, as lm-evaluation-harness has it (``fewshot_delimiter``)."""
+
+
+def asked(task: TaskSet, tokenizer: PreTrainedTokenizerBase) -> TaskSet:
+    """The task as the model reads it: ``shots`` before every prompt, and all of it as one user turn where the task asks for a chat.
+
+    After a chat template an answer has no space before it, as in lm-evaluation-harness, and prompts bring their own special tokens.
+
+    Raises:
+        TaskError: the task asks for a chat and the tokenizer has no template, or one that fails.
+    """
+    shots = "".join(f"{shot.prompt}{shot.answer}{SEPARATOR}" for shot in task.shots)
+    items = task.items
+    if shots:
+        items = tuple(replace(item, prompt=shots + item.prompt, content=_moved(item, len(shots))) for item in items)
+    if task.chat_template:
+        check_template(tokenizer)
+        items = tuple(_turn(item, tokenizer) for item in items)
+    return replace(task, items=items)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """See that the tokenizer has a chat template.
+
+    Raises:
+        TaskError: it has none.
+    """
+    if not tokenizer.chat_template:
+        raise TaskError("a task has chat_template = true, and the tokenizer of the model has no chat template: leave it out")
+
+
+def _turn(item: Item, tokenizer: PreTrainedTokenizerBase) -> Item:
+    try:
+        text: Any = tokenizer.apply_chat_template([{"role": "user", "content": item.prompt}], add_generation_prompt=True, tokenize=False)
+    except (TemplateError, ValueError, TypeError) as error:
+        raise TaskError(f"the tokenizer's chat template fails on item {item.id!r}: {str(error)[:200]}") from error
+    start = text.find(item.prompt)  # a template may change the text, and then nobody knows where its content stands
+    return Item(
+        item.id,
+        text,
+        item.answer.removeprefix(" "),
+        tuple(choice.removeprefix(" ") for choice in item.choices),
+        _moved(item, start) if start >= 0 else (),
+    )
+
+
+def _moved(item: Item, by: int) -> tuple[tuple[int, int], ...]:
+    return tuple((start + by, end + by) for start, end in item.content)

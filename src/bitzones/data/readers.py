@@ -1,0 +1,149 @@
+"""Where the rows of a task come from: a folder in the hub's layout, a file of the user's own, or the hub; nothing of what they mean.
+
+All is read through `datasets`, streamed: a piece of a file at a time is in memory, nothing is copied into a cache, and a file that was
+changed is read as it is now. A data set of the hub is downloaded once, by the hub's own client: its commit is known, its cache is shared
+and written atomically, and what is there is used where there is no network. No data set's code is ever run: `datasets` no longer can.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetsError
+from datasets.utils import logging as datasets_logging
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of whichever client the hub's package is built on
+from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+from bitzones.schema.errors import TaskError
+
+__all__ = ["Source", "hub", "local"]
+
+PIECE_BYTES = 1 << 20
+"""Of a file of JSON lines that is in memory at a time."""
+
+PIECE_ROWS = 64
+"""Rows read at a time: the libraries are silenced and given their voice back once for each piece, which costs as much as reading a row."""
+
+READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".jsonl": ("json", {"chunksize": PIECE_BYTES}),
+    ".json": ("json", {"chunksize": PIECE_BYTES}),
+    ".parquet": ("parquet", {}),
+    ".csv": ("csv", {"na_filter": False}),  # else the answer "None" would be read as no answer
+}
+"""Ending of a file -> the reader of `datasets` and its options."""
+
+HUB_TIMEOUT_S = 10.0
+"""For one answer of the hub; its client would wait for as long by itself, but says so nowhere."""
+
+MESSAGE_LENGTH = 200
+"""Characters of a library's message that a line keeps."""
+
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_UNREACHABLE = (HTTPError, OSError, ValueError)
+_UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, DatasetsError)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set. ``origin`` is what a run file says of it, ``where`` what an error says; ``only`` is the one split of a single file."""
+
+    origin: str
+    where: str
+    arguments: Mapping[str, Any] = field(repr=False)
+    only: str | None = None
+
+    def rows(self, split: str) -> Iterator[Mapping[str, Any]]:
+        """The rows of a split in their order, one at a time; all rows of a single file, whatever the split.
+
+        Raises:
+            TaskError: there is no such split or configuration, or a file cannot be read.
+        """
+        rows = self._stream(self.only or split)
+        while piece := self._next(rows):
+            yield from piece
+
+    def _stream(self, split: str) -> Iterator[Mapping[str, Any]]:
+        with TemporaryDirectory(prefix="bitzones-") as scratch:  # datasets takes a lock there, and writes nothing
+            stream = datasets.load_dataset(**self.arguments, split=split, streaming=True, cache_dir=scratch)
+        yield from stream
+
+    def _next(self, rows: Iterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The next rows, none at the end."""
+        try:
+            with _quiet():
+                return list(islice(rows, PIECE_ROWS))
+        except _UNREADABLE as error:
+            if isinstance(error.__cause__, StopIteration):  # how datasets meets an empty file of JSON lines
+                return []
+            raise TaskError(f"{self.where}: not readable as a data set: {str(error)[:MESSAGE_LENGTH]}") from error
+
+
+def local(path: Path, config: str | None = None, origin: str | None = None) -> Source:
+    """A folder in the hub's layout, of which ``config`` is read, or a file.
+
+    Raises:
+        TaskError: there is nothing, or a file of another kind.
+    """
+    if path.is_dir():
+        arguments = {"path": str(path), "name": config}
+        return Source(origin or " ".join(filter(None, (str(path), config))), str(path), arguments)
+    if not path.exists():
+        raise TaskError(f"{path}: no such file or folder; a task's path is a folder in the hub's layout or a file ({', '.join(READERS)})")
+    if path.suffix.lower() not in READERS:
+        raise TaskError(f"{path}: not a kind of file that holds a task; these are: {', '.join(READERS)}")
+    reader, options = READERS[path.suffix.lower()]
+    return Source(origin or str(path), str(path), {"path": reader, "data_files": {"all": str(path)}, **options}, only="all")
+
+
+@cache
+def hub(repository: str, config: str | None, cache_folder: Path | None = None) -> Source:
+    """A data set of the hub at its present commit, the same for the whole run; offline, at the commit that was downloaded last.
+
+    Args:
+        repository: as in ``allenai/ai2_arc``.
+        config: as in ``ARC-Easy``.
+        cache_folder: where downloads are kept; the hub's own cache where it is left out.
+
+    Raises:
+        TaskError: it cannot be had: no network, no such repository, or one that asks for permission.
+    """
+    try:
+        with _quiet():
+            folder = Path(snapshot_download(repository, repo_type="dataset", cache_dir=cache_folder, etag_timeout=HUB_TIMEOUT_S))
+    except _UNREACHABLE as error:
+        said = str(error).strip().partition("\n")[0][:MESSAGE_LENGTH]
+        raise TaskError(
+            f"data set {repository} cannot be had from the hub ({said}): give a local copy, by --bitzones-data FOLDER or a task's path"
+        ) from error
+    commit = f"@{folder.name}" if _COMMIT.match(folder.name) else ""
+    name = " ".join(filter(None, (repository, config)))
+    return local(folder, config, origin=f"{name}{commit}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no log lines of the libraries: what matters of them is raised, and the terminal has a bar of its own."""
+    levels = datasets_logging.get_verbosity(), hub_logging.get_verbosity()
+    bars = not are_progress_bars_disabled()
+    datasets_logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets_logging.set_verbosity(levels[0])
+        hub_logging.set_verbosity(levels[1])
+        if bars:
+            enable_progress_bars()

@@ -1,0 +1,1 @@
+"""CPU, CUDA, NVML, energy, and the retry when memory runs out."""

@@ -1,0 +1,79 @@
+"""How likely a model finds each choice of a question, as lm-evaluation-harness defines it.
+
+This module receives a model and items; it does not know what is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bitzones.data.encoding import Encoded, encoded, text_of
+from bitzones.data.tasks import Item
+from bitzones.evaluation import prefix_scoring
+from bitzones.evaluation.prefix_scoring import Continuation
+from bitzones.schema.progress import Progress, silent
+
+__all__ = ["Choices", "choice_log_likelihoods"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What one item gave: ``log_likelihoods`` in nats and ``lengths`` in tokens, one of each a choice; ``tokens`` were read for all."""
+
+    log_likelihoods: tuple[float, ...]
+    lengths: tuple[int, ...]
+    tokens: int
+
+
+@torch.no_grad()
+def choice_log_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    batch: int,
+    progress: Progress = silent,
+    *,
+    special_tokens: bool = True,
+) -> list[Choices]:
+    """The log-likelihood of every choice of every item after its prompt.
+
+    Args:
+        model: gives the logits.
+        tokenizer: the model's own.
+        items: of multiple choice.
+        batch: how many prompts are read at a time.
+        progress: told the share of the items that is done.
+        special_tokens: whether the tokenizer adds those that it opens a text with.
+
+    Raises:
+        NonFiniteError: a likelihood is NaN or infinite.
+        TaskError: an item is longer than the model has positions, or a choice has no token of its own.
+    """
+    results: dict[int, Choices] = {}
+    for rows in encoded(model, tokenizer, [text_of(item) for item in items], batch, special_tokens=special_tokens):
+        found = iter(_batch(model, rows).tolist())
+        for row in rows:
+            lengths = tuple(len(answer) for answer in row.answers)
+            tokens = len(row.context) + sum(length - 1 for length in lengths)
+            results[row.place] = Choices(tuple(next(found) for _ in lengths), lengths, tokens)
+        progress(len(results) / len(items))
+    return [results[place] for place in range(len(items))]
+
+
+def _batch(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:
+    """Log-likelihood of every choice of every row, shape (all choices,): first tokens from the contexts' logits, the rest after them."""
+    owners = [number for number, row in enumerate(rows) for _ in row.answers]
+    answers = [answer for row in rows for answer in row.answers]
+    context = prefix_scoring.read(model, [row.context for row in rows])
+    if context is None:
+        likelihoods = prefix_scoring.whole(model, [rows[owner].context for owner in owners], answers)
+    else:
+        first = context.logits.log_softmax(-1)[owners, [answer[0] for answer in answers]]
+        rest = [Continuation(owner, answer[:-1], answer[1:]) for owner, answer in zip(owners, answers, strict=True)]
+        likelihoods = first + prefix_scoring.continued(model, context, rest)
+    prefix_scoring.require_finite(likelihoods)
+    return likelihoods

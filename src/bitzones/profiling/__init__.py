@@ -1,0 +1,1 @@
+"""Latency, matrix products of units, memory."""

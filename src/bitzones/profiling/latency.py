@@ -1,0 +1,300 @@
+"""How long prefill and decode take, as callables whose rounds pytest-benchmark times: what is set up stays outside the timed unit.
+
+Prompts are random tokens: the time does not depend on what they say. Decoding runs on a static key-value cache, so that every step has the
+same shape, and one that is compiled meets no new one. This module does not judge times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from transformers import PreTrainedModel
+
+from bitzones.backends.quanto import quantizers
+from bitzones.devices import device as devices
+from bitzones.devices import energy, oom_retry
+from bitzones.devices.gpu_monitor import Watch
+from bitzones.devices.nvml import Gpu
+from bitzones.models import kv_cache as caches
+from bitzones.models import offload, structure
+from bitzones.schema.errors import NotMeasuredError
+from bitzones.schema.profile import Timing
+from bitzones.schema.records import Energy, Figure, LatencyCell, Shortage
+
+__all__ = [
+    "Ready",
+    "Timed",
+    "WarmUp",
+    "cell",
+    "decode",
+    "energy_of",
+    "kernels",
+    "kernels_by_group",
+    "prefill",
+    "prepare",
+    "ready",
+    "warm_up",
+    "weight_bytes",
+]
+
+Groups: TypeAlias = Mapping[tuple[int, str], tuple[str, ...]]
+
+STABLE_ROUNDS, STABLE_SPREAD = 3, 0.05
+"""A phase is warm when its last three rounds lie within 5% of the fastest of them: less is noise on a machine that is not idle."""
+
+MAX_WARMUP_ROUNDS, MAX_WARMUP_S = 10, 5.0
+"""The bound of warming up, in seconds without the first round, which may compile: what is not stable by then (a shared machine) is timed as
+it is, and said to be so."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One phase: each round is ``run(*setup())`` with only ``run`` timed; ``tokens`` is what a round processes or produces.
+
+    After a setup ``cache_bytes`` are the keys and values that are visible in the middle of a round, ``held_cache_bytes`` all of the cache.
+    ``again`` is another round without a new prompt, for what must not see the prompt read; None where the cache cannot be wound back.
+    """
+
+    setup: Callable[[], tuple[Any, ...]]
+    run: Callable[..., Any]
+    tokens: int
+    kernels: dict[str, int]
+    clock: devices.Clock
+    cache: Literal["static", "dynamic"] = "dynamic"
+    weight_bytes: int | None = None
+    cache_bytes: Callable[[], int | None] = lambda: None
+    held_cache_bytes: Callable[[], int | None] = lambda: None
+    again: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Rounds that were run before timing began, and whether they had become stable."""
+
+    rounds: int
+    stable: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A phase that is warm, at the batch that memory was enough for, and the watch under which it is to be timed."""
+
+    timing: Timing
+    timed: Timed
+    warmup: WarmUp
+    shortages: tuple[Shortage, ...]
+    groups: dict[str, dict[str, int]]
+    watch: Watch
+
+
+def ready(model: PreTrainedModel, timing: Timing, seed: int, least: int, gpu: Gpu, groups: Groups) -> Ready:
+    """Prepare a phase and warm it up, at half the batch where memory runs out, and so on.
+
+    Args:
+        model: runs.
+        timing: the cell of the profile's grid.
+        seed: of the prompt.
+        least: warm-up rounds.
+        gpu: watched while rounds are timed.
+        groups: (layer, group) -> modules, of `bitzones.models.units.fused_groups` before anything was quantized.
+
+    Raises:
+        NotMeasuredError: the weights are packed and this machine unpacks them by a stand-in, or torch.compile refuses the model.
+        OutOfMemoryError: memory runs out at batch 1 too.
+    """
+
+    def at(batch: int) -> tuple[Timing, Timed, WarmUp]:
+        shape = replace(timing, batch=batch)
+        timed = prepare(model, shape, seed)
+        return shape, timed, warm_up(lambda: _timed_once(timed), least)
+
+    if timing.compiled:
+        if offload.is_spread(model):
+            raise NotMeasuredError("a model whose layers lie on several devices is not compiled")
+        devices.forget_compiled()
+    try:
+        (shape, timed, warmup), shortages = oom_retry.halving(timing.batch, at, model.device)
+    except Exception as error:
+        if timing.compiled and devices.is_compiler_error(error):
+            raise NotMeasuredError(f"torch.compile refuses the model: {type(error).__name__}: {str(error)[:200]}") from error
+        raise
+    return Ready(shape, timed, warmup, shortages, kernels_by_group(model, groups), Watch(gpu))
+
+
+def prepare(model: PreTrainedModel, timing: Timing, seed: int) -> Timed:
+    """The phase at a shape of the profile's grid.
+
+    Raises:
+        NotMeasuredError: the weights are packed and this machine unpacks them by a stand-in, whose time says nothing.
+    """
+    failure = quantizers.extension_failure()
+    if failure is not None and any(quantizers.needs_unpacking(module) for module in model.modules()):
+        raise NotMeasuredError(f"latency of packed weights: {failure}")
+    if timing.phase == "prefill":
+        return prefill(model, timing.batch, timing.prompt_tokens, seed)
+    return decode(model, timing.batch, timing.prompt_tokens, timing.new_tokens, seed, compiled=timing.compiled)
+
+
+def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure | None = None) -> LatencyCell:
+    """The record of timed rounds, the last that were run.
+
+    Args:
+        variant: its id.
+        made: what was timed.
+        rounds_s: wall time of each round.
+        bandwidth: of memory, from the same run.
+    """
+    timing, timed = made.timing, made.timed
+    return LatencyCell(
+        variant=variant,
+        shortages=made.shortages,
+        phase=timing.phase,
+        batch=timing.batch,
+        prompt_tokens=timing.prompt_tokens,
+        tokens=timed.tokens,
+        compiled=timing.compiled,
+        cache=timed.cache,
+        warmup_rounds=made.warmup.rounds,
+        warmup_stable=made.warmup.stable,
+        rounds_s=tuple(rounds_s),
+        device_rounds_s=timed.clock.rounds_s(len(rounds_s)),
+        kernels=timed.kernels,
+        kernels_by_group=made.groups,
+        weight_bytes=timed.weight_bytes,
+        cache_bytes=timed.cache_bytes(),
+        bandwidth=bandwidth,
+        gpu=made.watch.reading(),
+    )
+
+
+def energy_of(made: Ready, gpu: Gpu, idle: Figure) -> Energy | None:
+    """Energy per token of decoding; None for prefill, whose rounds are too short and too few tokens' worth to be told from the setup."""
+    if made.timed.again is None:
+        return None
+    return energy.per_token(gpu, idle, made.timed.again, made.timed.tokens)
+
+
+def _timed_once(timed: Timed) -> float:
+    prepared = timed.setup()
+    began = time.perf_counter()
+    timed.run(*prepared)
+    return time.perf_counter() - began
+
+
+def warm_up(once: Callable[[], float], least: int) -> WarmUp:
+    """Run rounds until the last `STABLE_ROUNDS` agree within `STABLE_SPREAD`, ``least`` at least, and to the bound at most.
+
+    Args:
+        once: runs a round and gives its seconds.
+        least: rounds to run in any case.
+    """
+    rounds: list[float] = []
+    while True:
+        rounds.append(once())
+        last = rounds[-STABLE_ROUNDS:]
+        stable = len(rounds) >= STABLE_ROUNDS and max(last) <= (1 + STABLE_SPREAD) * min(last)
+        over = len(rounds) >= MAX_WARMUP_ROUNDS or sum(rounds[1:]) >= MAX_WARMUP_S
+        if len(rounds) >= least and (stable or over):
+            return WarmUp(len(rounds), stable)
+
+
+def kernels(model: PreTrainedModel) -> dict[str, int]:
+    """How many linear modules of the decoder layers each kind of weight, and so each kernel, computes."""
+    layers = structure.decoder_layers(model).values()
+    return quantizers.kernels(m for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear))
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Bytes of the weights that a step of decoding reads, as they lie in memory: all but an embedding table that is only looked up in.
+
+    Of a mixture of experts this is more than a token visits.
+    """
+    table = model.get_input_embeddings().weight
+    skipped = None if structure.tied_embeddings(model) else id(table)
+    tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum(quantizers.stored_bytes(tensor) for key, tensor in tensors.items() if key != skipped)
+
+
+def _prompt(model: PreTrainedModel, batch: int, length: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, model.config.vocab_size, (batch, length), generator=generator).to(model.device)
+
+
+def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -> Timed:
+    """Reading a prompt: the key-value cache filled and the logits of the next token, shape (batch, 1, vocabulary)."""
+    ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
+
+    @torch.no_grad()
+    def run(ids: torch.Tensor) -> Any:
+        clock.start()
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        clock.stop()
+        return out
+
+    return Timed(lambda: (ids,), run, batch * prompt_tokens, kernels(model), clock)
+
+
+def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: int, seed: int, *, compiled: bool = False) -> Timed:
+    """Writing ``new_tokens`` tokens greedily after a prompt that is already read, without an early stop.
+
+    On a static cache where the model can have one: then what one `setup` gives is good for one round, since the next one overwrites it, and
+    where that cache can be wound back, the prompt is read once only.
+    """
+    ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
+    static = caches.static(model, prompt_tokens + new_tokens)
+    step = devices.compiled(model, model.device) if compiled else model
+    held: list[tuple[Any, torch.Tensor]] = []
+
+    rewinds = static is not None and caches.can_wind_back(static)
+
+    @torch.no_grad()
+    def setup() -> tuple[Any, ...]:
+        if held and rewinds:
+            caches.wind_back(held[0][0], prompt_tokens)
+            return held[0]
+        if static is not None:
+            static.reset()
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **(caches.as_argument(model, static) if static is not None else {}))
+        held[:] = [(caches.of_output(out), out.logits[:, -1:].argmax(-1))]
+        return held[0]
+
+    @torch.no_grad()
+    def run(cache: Any, token: torch.Tensor) -> torch.Tensor:
+        clock.start()
+        for _ in range(new_tokens):
+            out = step(input_ids=token, use_cache=True, logits_to_keep=1, **caches.as_argument(model, cache))
+            token = out.logits[:, -1:].argmax(-1)
+        clock.stop()
+        return token
+
+    def again() -> None:
+        run(*setup())
+
+    def cache_bytes(positions: float) -> int | None:
+        return round(caches.bytes_per_position(held[0][0]) * positions) if held else None
+
+    return Timed(
+        setup=setup,
+        run=run,
+        tokens=batch * new_tokens,
+        kernels=kernels(model),
+        clock=clock,
+        cache="dynamic" if static is None else "static",
+        weight_bytes=weight_bytes(model),
+        cache_bytes=lambda: cache_bytes(prompt_tokens + (new_tokens + 1) / 2),
+        held_cache_bytes=lambda: cache_bytes(prompt_tokens + new_tokens),
+        again=again if rewinds else None,
+    )
+
+
+def kernels_by_group(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, int]]:
+    """Group (`attn.qkv` and so on) -> kind of weight -> how many modules of all layers it computes."""
+    found: dict[str, Counter[str]] = {}
+    for (_, group), names in groups.items():
+        found.setdefault(group, Counter()).update(quantizers.kernel(model.get_submodule(name)) for name in names)
+    return {group: dict(kinds) for group, kinds in found.items()}

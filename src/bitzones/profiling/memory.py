@@ -1,0 +1,70 @@
+"""Bytes of a variant: as it is stored, by the tensors, and as the running process and the device show it while it decodes.
+
+What the device says is a peak over one decoding, weights and keys and values apart; what it does not say has its reason
+(`bitzones.schema.records.Figure`). This module does not judge what is much.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from bitzones.backends.quanto import quantizers
+from bitzones.devices import device as devices
+from bitzones.devices.gpu_monitor import Watch
+from bitzones.devices.nvml import Gpu
+from bitzones.profiling import latency
+from bitzones.schema.profile import Timing
+from bitzones.schema.records import MemoryCell
+from bitzones.sensitivity.variants import Variants
+
+__all__ = ["held_bytes", "measure"]
+
+
+def measure(variant: str, variants: Variants, shape: Timing, gpu: Gpu, seed: int = 0) -> MemoryCell:
+    """Bytes of one variant, and of the process that holds it beside the reference.
+
+    Args:
+        variant: its id.
+        variants: where its model comes from.
+        shape: of the decoding during which the device is watched.
+        gpu: asked for what the driver knows.
+        seed: of the prompt.
+
+    Raises:
+        NotMeasuredError: the weights are packed and this machine cannot unpack them as it would anywhere else.
+    """
+    model = variants.model(variant)
+    stored, packed = variants.stored_bytes(variant), variants.packed(variant)
+    quantized = sum(map(quantizers.stored_bytes, packed.values()))
+    by_format = {variants.formats[variants.reference_id]: stored - quantized}
+    if packed:
+        by_format[variants.formats[variant]] = quantized
+    devices.free(variants.device)
+    devices.reset_peaks(variants.device)
+    with Watch(gpu) as watch:
+        decoding = latency.decode(model, shape.batch, shape.prompt_tokens, shape.new_tokens, seed)
+        decoding.run(*decoding.setup())
+    seen = watch.reading()
+    return MemoryCell(
+        variant=variant,
+        stored_bytes=stored,
+        stored_bytes_by_format=by_format,
+        process_rss=devices.rss_bytes(),
+        process_peak_rss=devices.peak_rss_bytes(),
+        device_allocated=devices.allocated_bytes(variants.device),
+        device_reserved=devices.reserved_bytes(variants.device),
+        device_used=seen.device_used_peak,
+        process_used=seen.process_used_peak,
+        weight_bytes=held_bytes(model),
+        cache_bytes=decoding.held_cache_bytes(),
+        batch=shape.batch,
+        positions=shape.prompt_tokens + shape.new_tokens,
+        gpu=seen,
+    )
+
+
+def held_bytes(model: PreTrainedModel) -> int:
+    """Bytes of every weight and buffer as it lies in memory, tied ones once."""
+    tensors: dict[int, torch.Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return sum(map(quantizers.stored_bytes, tensors.values()))

@@ -1,0 +1,1 @@
+"""Compares runs: deltas, trends, releases, the gate. Needs no torch."""

@@ -1,0 +1,85 @@
+"""Each figure over the runs of a folder, and where it changed.
+
+A change point is what `compare` calls worse or better between a run and the one before it, so that a trend and the gate never disagree.
+This module does not know how a trend is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+from bitzones.analysis.reader import RunFile
+from bitzones.regression.compare import compare
+from bitzones.regression.comparison import Comparison
+from bitzones.regression.drift import drift, timed
+from bitzones.regression.metrics import Reading, readings
+from bitzones.schema.errors import RunFileError
+from bitzones.schema.profile import Gate
+from bitzones.schema.records import Record
+
+__all__ = ["Point", "Trend", "trend"]
+
+KINDS = {"accuracy": "accuracy", "time": "latency", "stored": "memory", "KL": "divergence"}
+"""First word of a reading's kind -> kind of the cell that it is read off."""
+
+
+class Point(Record):
+    """One figure of one run. ``change`` is worse or better than in the run before, or empty."""
+
+    run: int
+    reading: Reading
+    change: str = ""
+
+
+class Trend(Record):
+    """Runs, oldest first: when, and what stood in them that another run had otherwise; and every figure of them."""
+
+    runs: tuple[str, ...]
+    releases: tuple[str, ...]
+    points: tuple[Point, ...]
+
+    @property
+    def changes(self) -> tuple[Point, ...]:
+        """The change points."""
+        return tuple(point for point in self.points if point.change)
+
+
+def trend(runs: Iterable[RunFile], gate: Gate | None = None) -> Trend:
+    """The figures of runs in the order given, oldest first.
+
+    Raises:
+        RunFileError: there are fewer than two runs.
+    """
+    found = list(runs)
+    if len(found) < 2:
+        raise RunFileError(f"a trend takes two runs or more, and there {'is one' if found else 'is none'}")
+    points: list[Point] = []
+    times = [timed(run) for run in found]
+    compared = [
+        None,
+        *(
+            compare(old, new, gate or new.run.profile.gate, drift(times[number], times[:number]))
+            for number, (old, new) in enumerate(pairwise(found), 1)
+        ),
+    ]
+    for number, (run, before) in enumerate(zip(found, compared, strict=True)):
+        changed = _changed(before) if before is not None else {}
+        points += [Point(run=number, reading=reading, change=changed.get(_cell(reading), "")) for reading in readings(run)]
+    releases = tuple("; ".join(item.differences) if item is not None else "" for item in compared)
+    return Trend(runs=tuple(run.measured_at or run.path for run in found), releases=releases, points=tuple(points))
+
+
+def _cell(reading: Reading) -> tuple[str, str, str]:
+    """The cell that a reading is read off."""
+    kind = KINDS[reading.kind.split()[0]]
+    return kind, reading.variant, reading.detail.split(",")[0] if kind == "latency" else reading.detail
+
+
+def _changed(comparison: Comparison) -> dict[tuple[str, str, str], str]:
+    """Of a cell that has several metrics the one counts that a reading is made of, the first."""
+    return {
+        (cell.kind, cell.variant, cell.detail): cell.metrics[0].status
+        for cell in comparison.cells
+        if cell.metrics and cell.metrics[0].status in {"worse", "better"}
+    }

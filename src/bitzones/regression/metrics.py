@@ -1,0 +1,80 @@
+"""The figures of a run that are followed over releases: one number with its interval for each, whichever tool plots it.
+
+This module compares nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bitzones.analysis.reader import RunFile
+from bitzones.regression.comparison import MeasureUnit
+from bitzones.regression.paired import Sequences
+from bitzones.schema.records import AccuracyCell, DivergenceCell, LatencyCell, MemoryCell, Record
+from bitzones.stats.intervals import MIN_SEQUENCES, percentile_interval, wilson_interval
+
+__all__ = ["Reading", "readings"]
+
+RESAMPLES = 1000
+"""Behind the interval of a median."""
+
+
+class Reading(Record):
+    """One figure of a run; ``low`` and ``high`` are its 95% interval, null where it has none. ``n`` counts what it was computed from."""
+
+    kind: str
+    variant: str
+    detail: str
+    unit: MeasureUnit
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+    bigger_is_better: bool = False
+
+    @property
+    def name(self) -> str:
+        """The same in every run: kind, variant, detail."""
+        return " ".join(step for step in (self.kind, self.variant, self.detail) if step)
+
+
+def readings(run: RunFile) -> tuple[Reading, ...]:
+    """Accuracies, KLs of whole variants, medians of times and stored bytes, in the order of the file."""
+    return tuple(reading for cell in run.cells for reading in _read(cell, run.run.profile.seed))
+
+
+def _read(cell: object, seed: int) -> Iterator[Reading]:
+    match cell:
+        case AccuracyCell():
+            n, share = len(cell.correct), wilson_interval(sum(cell.correct), len(cell.correct))
+            facts = {"value": share.value, "low": share.low, "high": share.high, "n": n, "bigger_is_better": True}
+            yield Reading(kind=f"accuracy ({cell.metric})", variant=cell.variant, detail=cell.task, unit="share", **facts)
+        case LatencyCell():
+            yield _median(cell, seed)
+        case MemoryCell():
+            yield Reading(kind="stored bytes", variant=cell.variant, detail="", unit="bytes", value=float(cell.stored_bytes))
+        case DivergenceCell():
+            yield _divergence(cell, seed)
+
+
+def _median(cell: LatencyCell, seed: int) -> Reading:
+    rounds = np.asarray(cell.rounds_s, dtype=np.float64)
+    value, low, high = float(np.median(rounds)), None, None
+    if len(rounds) >= MIN_SEQUENCES:
+        medians = np.median(np.random.default_rng(seed).choice(rounds, size=(RESAMPLES, len(rounds))), axis=1)
+        interval = percentile_interval(value, medians)
+        low, high = interval.low, interval.high
+    detail = f"{cell.phase}, batch {cell.batch}, {cell.tokens} tokens"
+    return Reading(kind="time", variant=cell.variant, detail=detail, unit="s", value=value, low=low, high=high, n=len(rounds))
+
+
+def _divergence(cell: DivergenceCell, seed: int) -> Reading:
+    sequences = Sequences(cell.sequence_tokens, seed)
+    nats = np.asarray(cell.kl_nats, dtype=np.float64)[sequences.kept]
+    value, low, high = float(nats.sum() / sequences.tokens.sum()), None, None
+    if len(nats) >= MIN_SEQUENCES:
+        interval = percentile_interval(value, (sequences.weights @ nats) / (sequences.weights @ sequences.tokens))
+        low, high = interval.low, interval.high
+    return Reading(kind="KL", variant=cell.variant, detail="", unit="nats/token", value=value, low=low, high=high, n=len(nats))

@@ -1,0 +1,146 @@
+"""What became worse on the same items and the same sequences: accuracies by McNemar's test, KLs by a paired bootstrap.
+
+Pairing takes out what two runs have in common, the sample, so that a small change shows; it needs proof that the units are the same, which
+is the hash of an item's content or of the sensitivity set. This module does not know what else a run holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.analysis.task_answers import NORMALIZED
+from bitzones.regression.comparison import Metric
+from bitzones.regression.decision_rule import Draft, normal_p, settled
+from bitzones.schema.profile import Gate
+from bitzones.schema.records import AccuracyCell
+from bitzones.stats.intervals import MIN_SEQUENCES, Estimate, mcnemar_exact, paired_difference, percentile_interval, resample_weights
+
+__all__ = ["Sequences", "accuracy", "kl"]
+
+RESAMPLES = 2000
+"""Behind a paired interval and its standard error: the second is then known to 2%."""
+
+LEAST_SHARED = 0.5
+"""Of the items: where fewer are asked in both runs, they say little about either."""
+
+Floats = NDArray[np.float64]
+
+
+def _manner(cell: AccuracyCell) -> dict[str, object]:
+    """How the items were asked: one item asked in two ways is two items."""
+    return {"version": cell.task_version, "shots": cell.fewshot, "chat template": cell.chat_template, "metric": cell.metric}
+
+
+def accuracy(old: AccuracyCell, new: AccuracyCell, gate: Gate) -> list[Draft]:
+    """The metrics of an accuracy cell, paired by item."""
+    before, after = _manner(old), _manner(new)
+    if changed := [f"{name} {after[name]}, was {before[name]}" for name in after if before[name] != after[name]]:
+        return [settled(Metric(name=new.metric, unit="share", status="incomparable", reason=f"asked otherwise: {', '.join(changed)}"))]
+    columns: list[tuple[str, tuple[bool, ...], tuple[bool, ...]]] = [(new.metric, old.correct, new.correct)]
+    if old.correct_normalized is not None and new.correct_normalized is not None:
+        columns.append((NORMALIZED, old.correct_normalized, new.correct_normalized))
+    return [
+        _answers(name, dict(zip(old.item_ids, was, strict=True)), dict(zip(new.item_ids, now, strict=True)), gate)
+        for name, was, now in columns
+    ]
+
+
+def _answers(name: str, old: dict[str, bool], new: dict[str, bool], gate: Gate) -> Draft:
+    shared = [item for item in new if item in old]
+    n = len(shared)
+    if n < LEAST_SHARED * max(len(old), len(new)) or not n:
+        reason = f"{n} items are in both runs, of {len(old)} and {len(new)}"
+        return settled(Metric(name=name, unit="share", status="incomparable", n=n, units="items", reason=reason))
+    lost = sum(old[item] and not new[item] for item in shared)
+    gained = sum(new[item] and not old[item] for item in shared)
+    p_value, interval = mcnemar_exact(lost, gained), paired_difference(lost, gained, n)
+    same = "the same items right" if not lost + gained else f"{lost} items lost, {gained} gained"
+    unshared = f" (on the {n} items of both runs, of {len(old)} and {len(new)})" if n < max(len(old), len(new)) else ""
+    metric = Metric(
+        name=name,
+        unit="share",
+        status="same",
+        old=sum(old[item] for item in shared) / n,
+        new=sum(new[item] for item in shared) / n,
+        change=Estimate(value=interval.value, low=interval.low, high=interval.high),
+        n=n,
+        units="items",
+        tolerance=gate.accuracy,
+        reason=f"{same}{unshared}",
+    )
+    return Draft(
+        metric,
+        family="accuracy",
+        p_worse=p_value / 2 if lost > gained else 1.0,
+        p_better=p_value / 2 if gained > lost else 1.0,
+        within=not lost + gained or interval.low >= -gate.accuracy,
+        spread=math.sqrt(lost + gained) / n,
+        margin=gate.accuracy,
+    )
+
+
+class Sequences:
+    """The sensitivity sequences of a cell, the same in both runs, with the resamples that all its KLs share."""
+
+    def __init__(self, tokens: Sequence[int], seed: int) -> None:
+        counts = np.asarray(tokens, dtype=np.float64)
+        self.kept = counts > 0
+        self.tokens: Floats = counts[self.kept]
+        self.seed = seed
+
+    @property
+    def weights(self) -> Floats:
+        """How often each sequence is drawn in each resample."""
+        return resample_weights(len(self.tokens), RESAMPLES, self.seed)
+
+
+def kl(name: str, old: Sequence[float], new: Sequence[float], sequences: Sequences, gate: Gate) -> Draft:
+    """One KL in both runs, nats of every sequence.
+
+    Worse is more than ``gate.kl`` of the old KL and ``gate.kl_nats`` per token above it: in the mean, and shown either by the bootstrap or,
+    since a few sequences can hold most of a KL and its spread, by how many of the sequences rise.
+    """
+    before, after = (np.asarray(values, dtype=np.float64)[sequences.kept] for values in (old, new))
+    tokens, n = float(sequences.tokens.sum()), len(sequences.tokens)
+    difference, slack = after - before, gate.kl * before + gate.kl_nats * sequences.tokens
+    value = float(difference.sum()) / tokens
+    metric = Metric(
+        name=name,
+        unit="nats/token",
+        status="same",
+        old=float(before.sum()) / tokens,
+        new=float(after.sum()) / tokens,
+        change=Estimate(value=value, low=None, high=None),
+        n=n,
+        units="sequences",
+        tolerance=gate.kl,
+    )
+    if bool((np.abs(difference) <= slack).all()):  # no sequence leaves the tolerance: no resample does, however few there are
+        return Draft(metric, family="kl", within=True)
+    if n < MIN_SEQUENCES:
+        reason = f"{n} sequences are too few to resample; {MIN_SEQUENCES} would do"
+        return Draft(metric.model_copy(update={"reason": reason}), family="kl")
+    per_token = sequences.weights @ np.stack([difference, difference - slack, difference + slack], axis=1)
+    per_token /= (sequences.weights @ sequences.tokens)[:, None]
+    interval, spread = percentile_interval(value, per_token[:, 0]), per_token.std(axis=0)
+    allowed = float(slack.sum()) / tokens
+    return Draft(
+        metric.model_copy(update={"change": Estimate(value=value, low=interval.low, high=interval.high)}),
+        family="kl",
+        p_worse=_either(normal_p(value - allowed, float(spread[1])), int((difference > slack).sum()), n) if value > allowed else 1.0,
+        p_better=_either(normal_p(-value - allowed, float(spread[2])), int((-difference > slack).sum()), n) if -value > allowed else 1.0,
+        within=bool(np.quantile(per_token[:, 1], 0.975) <= 0),
+        spread=float(spread[1]),
+        margin=allowed,
+    )
+
+
+def _either(p_mean: float, moved: int, n: int) -> float:
+    """The smaller p-value of the mean's test and of the sign test (``moved`` heads of n coins), doubled for being the better of two."""
+    from scipy.special import bdtrc  # noqa: PLC0415 (half a second, and most comparisons find nothing to test)
+
+    return min(1.0, 2 * min(p_mean, float(bdtrc(moved - 1, n, 0.5)) if moved else 1.0))

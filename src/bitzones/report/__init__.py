@@ -1,0 +1,1 @@
+"""Words, tables, charts and pages. Needs no torch."""

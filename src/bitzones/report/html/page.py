@@ -1,0 +1,187 @@
+"""report.html: the page that is opened, understood in a minute and forwarded. One file that asks for nothing: all it needs is in it.
+
+Charts are Vega-Lite, tables those of summary.md. A content security policy lets only this page's own scripts run, by their hashes, and
+nothing be fetched; Vega's expressions are interpreted, not evaluated. This module decides nothing: it puts sections in order.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bitzones.analysis.results import Analysis
+from bitzones.report.charts import frontier, layer_map, vega
+from bitzones.report.html.markdown_html import html
+from bitzones.report.markdown import (
+    decisions,
+    fisher_tables,
+    headline,
+    measurements,
+    method,
+    plan_tables,
+    reproduce,
+    rule_tables,
+    task_tables,
+)
+from bitzones.report.markdown.summary import about, inconclusive
+from bitzones.report.markdown.tables import plain
+from bitzones.report.mermaid import metric_charts
+
+__all__ = ["Chart", "Section", "page", "render", "sections"]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, or several that are switched between; ``words`` say what there is to see, for whoever cannot."""
+
+    name: str
+    words: str
+    views: tuple[layer_map.View, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: charts first, then tables; those that few need are folded."""
+
+    anchor: str
+    title: str
+    charts: tuple[Chart, ...] = ()
+    open: tuple[str, ...] = ()
+    """Sections of Markdown."""
+    folded: tuple[tuple[str, str], ...] = ()
+    """Title and Markdown."""
+    code: tuple[tuple[str, str], ...] = field(default=())
+    """Caption and text to be copied as it is."""
+
+
+def page(analysis: Analysis) -> str:
+    """The whole of report.html."""
+    model = analysis.model.source if analysis.model else "model not recorded"
+    facts = [plain(model), f"measured {plain(analysis.measured_at or 'at a time not recorded')}"]
+    if analysis.environment:
+        facts.insert(1, plain(f"{analysis.environment.device}, {analysis.environment.device_name}"))
+    return render(plain(model), facts, headline.answers(analysis), sections(analysis))
+
+
+def sections(analysis: Analysis) -> tuple[Section, ...]:
+    """Every section that this run can fill, in the order of the page."""
+    found = (
+        Section(
+            "map",
+            "Layer map",
+            _charts(Chart("map", "Layers by groups; the tables below hold every number.", layer_map.views(analysis))),
+            (decisions.zones(analysis),),
+            (("The plan, unit by unit", decisions.plan(analysis)), ("Most and least sensitive layers", decisions.extreme_layers(analysis))),
+        ),
+        Section(
+            "frontier",
+            "What bytes buy",
+            _charts(_single("frontier", "KL and accuracy by stored bytes.", frontier.frontier(analysis))),
+            (plan_tables.compared(analysis),),
+            (
+                ("Other budgets", plan_tables.frontier(analysis)),
+                ("How the plan was searched", plan_tables.search(analysis)),
+                ("Do the separate sensitivities add up?", decisions.whole(analysis)),
+                ("A quick screen", fisher_tables.screen(analysis)),
+            ),
+        ),
+        Section(
+            "accuracy",
+            "Accuracy",
+            _charts(_single("accuracy", "Accuracy of every variant by task.", metric_charts.accuracy(analysis))),
+            (task_tables.accuracy(analysis),),
+        ),
+        Section(
+            "cost",
+            "Latency and memory",
+            _charts(
+                _single("latency", "Latency of every variant.", metric_charts.latency(analysis)),
+                _single("memory", "Stored bytes of every variant.", metric_charts.memory(analysis)),
+            ),
+            (measurements.latency(analysis), measurements.memory(analysis)),
+        ),
+        Section(
+            "rules",
+            "Rules of thumb",
+            _charts(_single("rules", "Every rule's statistic against measured sensitivity.", metric_charts.rules(analysis))),
+            (_rules(analysis),),
+        ),
+        Section(
+            "layers",
+            "Layers of the reference",
+            folded=(("Attention", measurements.attention(analysis)), ("Activations", measurements.activations(analysis))),
+        ),
+        Section(
+            "made",
+            "How it was made",
+            open=(inconclusive(analysis), measurements.failures(analysis), about(analysis), measurements.took(analysis)),
+            folded=(("Method", method.methodology(analysis)),),
+            code=(("Save as profile.toml:", reproduce.profile_toml(analysis.profile)), ("then:", reproduce.command())),
+        ),
+    )
+    return tuple(section for section in found if section.charts or any(section.open) or any(text for _, text in section.folded))
+
+
+def _rules(analysis: Analysis) -> str:
+    audit = analysis.rules
+    return rule_tables.rules(audit.rules if audit else (), rule_tables.critical(audit, analysis.profile.zones.resamples))
+
+
+def _single(name: str, words: str, chart: vega.Spec | None) -> Chart:
+    return Chart(name, words, () if chart is None else (layer_map.View(name, chart),))
+
+
+def _charts(*charts: Chart) -> tuple[Chart, ...]:
+    return tuple(chart for chart in charts if chart.views)
+
+
+def render(title: str, facts: Iterable[str], found: Iterable[headline.Answer], body: Iterable[Section]) -> str:
+    """A page from its units; every string in them is escaped, the Markdown by `markdown_html`."""
+    body = tuple(body)
+    charts = {chart.name: [view.chart for view in chart.views] for section in body for chart in section.charts}
+    code = {name: _resource(name) for name in ("page.js", "page.css")}
+    library = vega.script()
+    text: str = _template().render(
+        title=title,
+        facts=tuple(facts),
+        answers=tuple(found),
+        sections=body,
+        css=Markup(code["page.css"]),  # noqa: S704  # our own files and vl-convert's, no value of a run in them
+        js=Markup(code["page.js"]),  # noqa: S704
+        vega=Markup(library),  # noqa: S704
+        charts=Markup(_embedded(charts)),  # noqa: S704  # see _embedded
+        policy=_policy(library, code["page.js"]),
+    )
+    return text
+
+
+def _embedded(data: Any) -> str:
+    """JSON that stays data inside a script element: no ``<`` is left that could end it or open a comment."""
+    return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _policy(*scripts: str) -> str:
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts)
+    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+
+
+@cache
+def _template() -> Any:
+    loader = PackageLoader("bitzones.report.html", "assets")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["html"] = html
+    return environment.get_template("page.html.j2")
+
+
+@cache
+def _resource(name: str) -> str:
+    return (files("bitzones.report.html") / "assets" / name).read_text(encoding="utf-8")

@@ -1,0 +1,1 @@
+"""summary.md, section by section."""

@@ -1,0 +1,166 @@
+"""The answer in three lines: which layers stay at 4 bits or more, what the plan saves, and what accuracy that costs and how sure it is.
+
+What a reader sees first, in the page and in a terminal; plain text, so whoever shows it escapes it. This module decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bitzones.analysis.plan import Around
+from bitzones.analysis.results import Analysis, Decision
+from bitzones.analysis.task_answers import NORMALIZED, Accuracy
+from bitzones.analysis.zones import never_lowest, ranges
+from bitzones.report.markdown import plan_tables
+from bitzones.report.markdown.stability import split_half_in_short
+from bitzones.report.markdown.tables import megabytes, nats, percent, plain, points
+from bitzones.schema.profile import PLAN, format_bits
+from bitzones.stats.intervals import MIN_SEQUENCES
+
+__all__ = ["WIDE_BITS", "Answer", "answers"]
+
+WIDE_BITS = 4
+"""What counts as staying wide: kernels for 4 bits are everywhere, and below them few models survive as a whole."""
+
+MOST_TASKS = 3
+"""Whose cost stands in the first screen; the others stand in the section on accuracy."""
+
+
+AROUND: Mapping[Around, str] = {"reference": "least sum", "plan": "around the plan that was found"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line of the answer: what is asked, the answer in a few words, and how it is known."""
+
+    question: str
+    answer: str
+    details: tuple[str, ...]
+
+
+def answers(analysis: Analysis) -> tuple[Answer, ...]:
+    """Layers, bytes, accuracy; one that says why where there is no plan, and the accuracy of the uniform variants then."""
+    decision = analysis.decision
+    if decision is None:
+        why = plain(analysis.no_decision or "", 1000)
+        return (Answer("What does the run recommend?", "No plan", (f"{why[:1].upper()}{why[1:]}.",)), _cost_of_variants(analysis))
+    return _kept(analysis, decision), _saved(analysis, decision), _cost(analysis, decision)
+
+
+def _wide(analysis: Analysis, name: str) -> bool:
+    return name not in analysis.formats or format_bits(name) >= WIDE_BITS
+
+
+def _kept(analysis: Analysis, decision: Decision) -> Answer:
+    layers = {
+        item.layer: [_wide(analysis, unit.format) for unit in decision.units if unit.layer == item.layer] for item in decision.layer_zones
+    }
+    wholly = tuple(layer for layer, wide in layers.items() if all(wide))
+    partly = tuple(layer for layer, wide in layers.items() if any(wide) and not all(wide))
+    narrow = tuple(layer for layer, wide in layers.items() if not any(wide))
+    details = [f"{len(wholly)} of {len(layers)} layers."]
+    if partly:
+        details.append(f"In part, some {analysis.granularity}s of each: {_named(partly)}.")
+    details.append(f"Wholly below: {_named(narrow)}." if narrow else "No layer is wholly below.")
+    if analysis.unswept:
+        details.append(f"Not swept, as they were: {_named(analysis.unswept)}.")
+    details.append(_sure(analysis, decision))
+    answer = _named(wholly).capitalize() if wholly else "None as a whole"
+    return Answer(f"Which layers stay at {WIDE_BITS} bits or more?", answer, tuple(details))
+
+
+def _named(layers: tuple[int, ...]) -> str:
+    place = ranges(layers)
+    return f"layer {place}" if place.isdigit() else f"layers {place}" if layers else "none"
+
+
+def _sure(analysis: Analysis, decision: Decision) -> str:
+    settings = analysis.profile.zones
+    if analysis.sequences < MIN_SEQUENCES:
+        return f"How sure that is: inconclusive, {analysis.sequences} sensitivity sequences are too few."
+    never = never_lowest(decision.layer_zones, settings.agreement)
+    plans_ = f"of {settings.resamples} resampled plans ({AROUND[decision.around]}, n = {analysis.sequences} sequences)"
+    sure = (
+        f"How sure: {plans_}, at least {settings.agreement:.0%} keep {_named(never)} above the fewest bits{split_half_in_short(decision)}."
+    )
+    against = len(decision.contradicted)
+    layers = "1 layer" if against == 1 else f"{against} layers"
+    return f"{sure} The plan contradicts the zone of {layers}." if against else sure
+
+
+def _saved(analysis: Analysis, decision: Decision) -> Answer:
+    plan = decision.plan
+    saved = plan.reference_bytes - plan.achieved.stored_bytes
+    share = percent(saved / plan.reference_bytes) if plan.reference_bytes else "-"
+    sizes = (
+        f"{megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized units, "
+        f"{plan.achieved.average_bits:.2f} bits per weight with scales; the budget was {plan.budget.words}."
+    )
+    details = [
+        sizes,
+        *_whole_model(analysis, decision),
+        f"{plan_tables.outcome(analysis.plans)}." if analysis.plans else "Not measured beside other plans.",
+    ]
+    return Answer("What does the plan save?", f"{megabytes(saved)} ({share})", tuple(plain(line, 1000) for line in details))
+
+
+def _whole_model(analysis: Analysis, decision: Decision) -> Iterator[str]:
+    if decision.plan.origin != "search":
+        return
+    stored = {item.variant: item.stored_bytes for item in analysis.memory}
+    reference = next((item.stored_bytes for item in analysis.memory if item.format == analysis.reference), None)
+    if PLAN in stored and reference is not None:
+        yield f"The whole model, embeddings included: {megabytes(stored[PLAN])} instead of {megabytes(reference)}."
+
+
+def _cost(analysis: Analysis, decision: Decision) -> Answer:
+    plan, measured = decision.plan, [item for item in analysis.accuracy if item.variant == PLAN and item.metric != NORMALIZED]
+    question = "What accuracy does it cost, and how sure is that?"
+    if plan.measured_kl is None:
+        kl = f"KL predicted {nats(plan.predicted_kl)} nats per token, not measured as a whole."
+    else:
+        kl = f"KL {nats(plan.measured_kl)} nats per token, n = {plan.measured_sequences} held-out sequences."
+    if not plan.accuracy or not measured:
+        why = "the accuracy that was measured is the searched plan's" if measured else "no task was asked of the plan"
+        return Answer(question, "Not measured", (f"{why[0].upper()}{why[1:]}.", kl))
+    short = "; ".join(f"{plain(item.task, 24)} {_points(item)}" for item in measured[:MOST_TASKS])
+    return Answer(question, short, (*(_task(analysis, item) for item in measured[:MOST_TASKS]), kl))
+
+
+def _points(item: Accuracy) -> str:
+    if item.against is None:
+        return percent(item.share.value)
+    return f"{100 * item.against.difference.value:+.1f} points: {item.against.verdict}"
+
+
+def _task(analysis: Analysis, item: Accuracy) -> str:
+    reference = next(
+        (
+            other
+            for other in analysis.accuracy
+            if (other.task, other.metric) == (item.task, item.metric) and other.format == analysis.reference
+        ),
+        None,
+    )
+    now = f"{percent(item.share.value)} [{percent(item.share.low)}, {percent(item.share.high)}]"
+    if reference is None or item.against is None:
+        return f"{plain(item.task, 24)}: {now} right, n = {item.n}, cannot be paired with the reference."
+    return (
+        f"{plain(item.task, 24)}: {percent(reference.share.value)} became {now}, {points(item.against.difference)} points on the same "
+        f"n = {item.n} items{_too_few(item)}."
+    )
+
+
+def _too_few(item: Accuracy) -> str:
+    """What these items could have shown, where they show nothing."""
+    if item.against is None or item.against.verdict.word != "inconclusive":
+        return ""
+    drop = item.against.minimum_detectable_effect
+    return "; they could have shown no drop" if drop is None else f"; the smallest drop they would show is {100 * drop:.1f} points"
+
+
+def _cost_of_variants(analysis: Analysis) -> Answer:
+    shown = [item for item in analysis.accuracy if item.metric != NORMALIZED and item.against is not None]
+    details = tuple(f"{plain(item.variant, 24)} on {plain(item.task, 24)}: {_points(item)}, n = {item.n}." for item in shown)
+    return Answer("What do the uniform formats cost?", "See below" if details else "Not measured", details)

@@ -1,0 +1,210 @@
+"""summary.md: the report that is read first, and the few lines of it that matter.
+
+Every figure stands with its n, its spread and its unit. This module decides nothing: it puts sections in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bitzones.analysis.plan_ranking import NO_BASELINES
+from bitzones.analysis.plan_verdicts import PlanReading
+from bitzones.analysis.results import Analysis, Decision
+from bitzones.analysis.task_answers import NORMALIZED, Accuracy
+from bitzones.analysis.zones import never_lowest, ranges
+from bitzones.report.charts.frontier import frontier
+from bitzones.report.markdown import decisions, fisher_tables, measurements, method, plan_tables, rule_tables, stability, task_tables
+from bitzones.report.markdown.tables import NO_INTERVAL, markdown, megabytes, plain, table
+from bitzones.report.terminal import text_map
+from bitzones.schema.profile import PLAN
+from bitzones.stats.intervals import Estimate
+
+__all__ = ["about", "headline", "inconclusive", "summary"]
+
+
+def headline(analysis: Analysis) -> tuple[str, ...]:
+    """The lines that matter, as plain text for a terminal: zones and plan, or why there are none, and the accuracy on each task."""
+    decision = analysis.decision
+    if decision is None:
+        return (f"No plan: {plain(analysis.no_decision or '', 1000)}", *_accuracy_lines(analysis))
+    return (
+        _zones_line(analysis, decision),
+        _plan_line(analysis, decision),
+        *_calibration_line(analysis),
+        *_baselines_line(analysis),
+        *_accuracy_lines(analysis),
+    )
+
+
+def _zones_line(analysis: Analysis, decision: Decision) -> str:
+    total, zones = len(decision.layer_zones), {zone.zone: zone.layers for zone in decision.zones}
+    if "INCONCLUSIVE" in zones:
+        return f"Zones: inconclusive, {analysis.sequences} sensitivity sequences are too few"
+    said = [
+        f"{len(zones[word])} {word} ({ranges(zones[word])})" if word in zones else f"no layer is {word}"
+        for word in ("SAFE", "TRANSITION", "CRITICAL")
+    ]
+    never = never_lowest(decision.layer_zones, analysis.profile.zones.agreement)
+    kept = f"; never at the fewest bits: {ranges(never)}" if never else ""
+    swept = f"{total} layers" if not analysis.unswept else f"{total} of {total + len(analysis.unswept)} layers, the others not swept,"
+    against = f"; the plan contradicts {len(decision.contradicted)} of them" if decision.contradicted else ""
+    firm = f"{against}{stability.split_half_in_short(decision)}"
+    return f"Zones of {swept} at {stability.budget(decision.plan)}: {', '.join(said)}{kept}{firm}"
+
+
+def _plan_line(analysis: Analysis, decision: Decision) -> str:
+    plan, n = decision.plan, analysis.sequences
+    saved = 1 - plan.achieved.stored_bytes / plan.reference_bytes if plan.reference_bytes else 0.0
+    made = " (searched)" if plan.origin == "search" else "" if plan.measured_kl is None else f" ({plain(plan.name)})"
+    if plan.measured_kl is None:
+        kl = f"predicted KL {_kl(plan.predicted_kl)} nats/token, n = {n} sequences, not measured as a whole"
+    else:
+        kl = f"KL {_kl(plan.measured_kl)} nats/token measured on n = {plan.measured_sequences} held-out sequences, "
+        kl += f"predicted {_kl(plan.predicted_kl)} from n = {n} others"
+    return (
+        f"Plan{made}: {megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized units "
+        f"({saved:.0%} less), "
+        f"{plan.achieved.average_bits:.2f} bits per weight; {kl}"
+    )
+
+
+def _kl(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g} " + (NO_INTERVAL if estimate.low is None else f"({estimate.low:.3g} to {estimate.high:.3g})")
+
+
+def _calibration_line(analysis: Analysis) -> Iterator[str]:
+    """What the plan's budget costs with calibrated formats and without."""
+    found = analysis.plans
+    made = {item.origin: item for item in found.plans if item.measured is not None} if found else {}
+    if found is None or "search" not in made or "stock" not in made:
+        return
+    ours, stock = made["search"], made["stock"]
+    words = {"better": "", "worse": ": calibration makes it worse", "inconclusive": ": cannot tell which is better"}
+    share = stock.searched.ratio if stock.searched else None
+    times = "" if share is None else f" ({_kl(share)} times)"
+    at = "the budget" if ours.average_bits is None else f"{ours.average_bits:.2f} bits"
+    yield (
+        f"What calibration buys at {at}: KL {_kl(ours.measured)} with it, {_kl(stock.measured)} without{times}, "  # type: ignore[arg-type]
+        f"nats/token on n = {found.sequences} held-out sequences{words[stock.searched.word] if stock.searched else ''}"
+    )
+
+
+def _baselines_line(analysis: Analysis) -> Iterator[str]:
+    """Whether the plan wins, the best rival within the budget, and each uniform format, within it or not."""
+    found = analysis.plans
+    if found is None:
+        return
+    rivals = [item for item in found.plans if item.measured is not None and item.origin not in (*NO_BASELINES, "uniform")]
+    rivals = [item for item in rivals if item.within_budget and item.name != found.recommended]
+    best = min(rivals, key=lambda item: item.measured.value if item.measured else 0.0, default=None)
+    said = [f"{plain(item.name)} {_beside(item)}" for item in found.plans if item.origin == "uniform" and item.name != found.recommended]
+    if best is not None:
+        said.insert(0, f"best rival {plain(best.name)} {_beside(best)}")
+    yield f"{plain(plan_tables.outcome(found), 1000)}{'. KL beside it: ' if said else ''}{'; '.join(said)}"
+
+
+def _beside(item: PlanReading) -> str:
+    kl = "failed" if item.measured is None else _kl(item.measured)
+    bits = "" if item.average_bits is None else f" at {item.average_bits:.2f} bits"
+    return f"{kl}{bits}{'' if item.within_budget else ', over the budget'}"
+
+
+def _rules(analysis: Analysis) -> str:
+    audit = analysis.rules
+    return rule_tables.rules(audit.rules if audit else (), rule_tables.critical(audit, analysis.profile.zones.resamples))
+
+
+def _accuracy_lines(analysis: Analysis) -> Iterator[str]:
+    shown = [item for item in analysis.accuracy if item.metric != NORMALIZED]
+    if not shown:
+        yield "Accuracy: not measured"
+    elif not any(item.against for item in shown):
+        yield "Accuracy: inconclusive, no variant was paired with the reference"
+    for task in dict.fromkeys(item.task for item in shown):
+        items = [item for item in shown if item.task == task]
+        yield f"Accuracy on {plain(task)} (n = {items[0].n}, 95% intervals): {'; '.join(_accuracy_words(analysis, item) for item in items)}"
+
+
+def _accuracy_words(analysis: Analysis, item: Accuracy) -> str:
+    verdict = f", {item.against.verdict}" if item.against else ""
+    other = item.variant == PLAN and analysis.decision is not None and analysis.decision.plan.origin != "search"
+    name = plain(item.variant) + (" (searched, not recommended)" if other else "")
+    return f"{name} {item.share.value:.1%} ({item.share.low:.1%} to {item.share.high:.1%}){verdict}"
+
+
+def summary(analysis: Analysis) -> str:
+    """The whole of summary.md."""
+    model = analysis.model
+    name = markdown(model.source) if model else "model not recorded"
+    files = "`analysis.json` · `plan.json`" if analysis.decision else "`analysis.json` (no `plan.json`: there is no plan)"
+    sections = (
+        f"# bitzones: {name}",
+        "\n".join(f"- {markdown(line, 10**4)}" for line in headline(analysis)),
+        f"[Page with charts](report.html) · [overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md) · {files}",
+        about(analysis),
+        text_map.markdown_map(analysis),
+        decisions.zones(analysis),
+        decisions.plan(analysis),
+        plan_tables.compared(analysis),
+        plan_tables.search(analysis),
+        plan_tables.frontier(analysis),
+        _picture(analysis),
+        task_tables.accuracy(analysis),
+        decisions.extreme_layers(analysis),
+        decisions.whole(analysis),
+        fisher_tables.screen(analysis),
+        _rules(analysis),
+        measurements.memory(analysis),
+        measurements.latency(analysis),
+        measurements.unit_latency(analysis),
+        measurements.attention(analysis),
+        measurements.activations(analysis),
+        measurements.failures(analysis),
+        measurements.took(analysis),
+        method.methodology(analysis),
+        inconclusive(analysis),
+    )
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _picture(analysis: Analysis) -> str:
+    """The frontier as an image; empty where there is none to draw."""
+    return "" if frontier(analysis) is None else "![KL and accuracy by stored bytes, with 95% intervals](frontier.svg)"
+
+
+def inconclusive(analysis: Analysis) -> str:
+    """The section on the limits of the data, one line each."""
+    return "## What the data cannot tell\n\n" + "\n".join(f"- {markdown(line, 10**4)}" for line in analysis.inconclusive)
+
+
+def about(analysis: Analysis) -> str:
+    """Which model, on what machine, with which versions: a table."""
+    model, env = analysis.model, analysis.environment
+    rows = []
+    if model:
+        size = f"{model.layers} layers, {model.parameters:,} parameters"
+        rows.append(("model", f"{markdown(model.architecture)}, {size}, stored in {markdown(model.dtype)}"))
+        if model.random_weights:
+            rows.append(("weights", "**random**: drawn, not trained; only latency and memory mean anything"))
+        if model.revision is not None:
+            rows.append(("revision", markdown(model.revision)))
+        rows.append(("configuration sha256" if model.random_weights else "model sha256", markdown(model.sha256[:16])))
+        if model.placement:
+            places = ", ".join(f"layers {layers} on {markdown(device)}" for layers, device in model.placement.items())
+            rows.append(("spread", f"{places}: too large for its GPU; times include what it takes to bring weights or states there"))
+        if model.not_quantizable:
+            kinds = ", ".join(f"{markdown(kind)} ({count:,} parameters)" for kind, count in model.not_quantizable.items())
+            rows.append(("not quantizable", f"{kinds}: inside the decoder layers, left as they are"))
+    if env:
+        versions = ", ".join(f"{markdown(name)} {markdown(version)}" for name, version in env.versions.items())
+        rows += [
+            ("device", f"{markdown(env.device)}, {markdown(env.device_name)}, {env.threads} threads, computing in {_compute(analysis)}"),
+            ("versions", f"bitzones {markdown(analysis.bitzones)}, Python {markdown(env.python)}, {versions}"),
+            ("quanto extension", markdown(env.quanto_extension)),
+        ]
+    rows.append(("measured", f"{markdown(analysis.measured_at or 'time not recorded')}, profile {analysis.profile.sha256[:16]}"))
+    return table(("what", "this run"), rows, text=(0, 1))
+
+
+def _compute(analysis: Analysis) -> str:
+    return markdown(analysis.model.compute_dtype) if analysis.model else "a type not recorded"

@@ -1,0 +1,169 @@
+"""Tables, numbers and the escaping of names: every string of a run file passes through here before it stands in a report.
+
+This module does not know which strings are trustworthy, so it trusts none. It knows GitHub's Markdown and Mermaid, nothing of models.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from tabulate import tabulate
+
+from bitzones.schema.records import Figure
+from bitzones.stats.intervals import Estimate, Interval
+
+__all__ = [
+    "ABSENT",
+    "NO_INTERVAL",
+    "bits",
+    "details",
+    "figure",
+    "fold",
+    "markdown",
+    "megabytes",
+    "mermaid",
+    "milliseconds",
+    "more_nats",
+    "nats",
+    "p_value",
+    "percent",
+    "plain",
+    "points",
+    "ratio",
+    "table",
+]
+
+ABSENT = "-"
+"""Stands where there is nothing to say; never 0."""
+
+NO_INTERVAL = "(interval: inconclusive)"
+"""Stands after a value whose sample is too small to resample."""
+
+LONGEST = 120
+"""Characters of a name that are shown: more than any honest name has, less than breaks a table."""
+
+FOLDED_ROWS = 40
+"""A longer table is folded: it no longer fits a screen, and what follows it would not be found."""
+
+_MARKDOWN = re.compile(r"[^\w\s.,:;/()'+=%?±-]|_(?!\w)|(?<!\w)_|:(?=//)|(?<=[wW]{3})\.|^[-+=]|^\d(?=\d*[.)](?:\s|$))")
+_MERMAID = re.compile(r"[^A-Za-z0-9 .,:/()+=%?_-]")
+
+
+def plain(text: str, longest: int = LONGEST) -> str:
+    r"""One line of visible characters: for a terminal, and the first step of every other escape.
+
+    >>> plain("two\tlines\nof text")
+    'two lines of text'
+    """
+    line = " ".join(text.split())
+    shown = line if line.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}\u2026"
+
+
+def markdown(text: str, longest: int = LONGEST) -> str:
+    """Text that Markdown and HTML show as it is, in a table cell too.
+
+    >>> markdown("science_mini"), markdown("a|<b>")
+    ('science_mini', 'a&#124;&#60;b&#62;')
+    """
+    return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", plain(text, longest))
+
+
+def mermaid(text: str, longest: int = 48) -> str:
+    """Text for a quoted Mermaid label, with Mermaid's entity codes.
+
+    >>> mermaid('say "end" | 3')
+    'say #34;end#34; #124; 3'
+    """
+    return _MERMAID.sub(lambda match: f"#{ord(match[0])};", plain(text, longest))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: Iterable[int] = (0,)) -> str:
+    """A GitHub table: the ``text`` columns to the left, the others to the right. Cells are taken as they are: escape names first."""
+    align = ["left" if column in set(text) else "right" for column in range(len(head))]
+    return tabulate([list(row) for row in rows], headers=list(head), tablefmt="pipe", colalign=align, disable_numparse=True)
+
+
+def fold(title: str, rows: int, body: str) -> str:
+    """The body, behind a line to click on where it has more than `FOLDED_ROWS` rows. The title is taken as it is."""
+    return body if rows <= FOLDED_ROWS else details(f"{title} ({rows} rows)", body)
+
+
+def details(title: str, body: str) -> str:
+    """The body behind a line to click on. The title is taken as it is."""
+    return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
+
+
+def _three(value: float) -> str:
+    """Three significant digits without an exponent where that reads well."""
+    return f"{value:.3g}" if value == 0 or 1e-4 <= abs(value) < 1e4 else f"{value:.2e}"
+
+
+def _with_ends(estimate: Estimate | None, write: Callable[[float], str]) -> str:
+    if estimate is None:
+        return ABSENT
+    if estimate.low is None or estimate.high is None:
+        return f"{write(estimate.value)} {NO_INTERVAL}"
+    return f"{write(estimate.value)} [{write(estimate.low)}, {write(estimate.high)}]"
+
+
+def nats(estimate: Estimate | None) -> str:
+    """A KL with its interval: ``0.0213 [0.019, 0.024]``, nats per token.
+
+    >>> nats(Estimate(value=0.0213, low=None, high=None))
+    '0.0213 (interval: inconclusive)'
+    """
+    return _with_ends(estimate, _three)
+
+
+def more_nats(estimate: Estimate | None) -> str:
+    """A difference in nats per token, signed, with its interval: ``+0.012 [-0.003, +0.027]``."""
+    return _with_ends(estimate, lambda value: ("+" if value > 0 else "") + _three(value))
+
+
+def ratio(estimate: Estimate | None) -> str:
+    """A ratio with its interval: ``1.52 [1.49, 1.55]``."""
+    return _with_ends(estimate, "{:.2f}".format)
+
+
+def percent(share: float | None) -> str:
+    """A share as per cent."""
+    return ABSENT if share is None else f"{share:.1%}"
+
+
+def p_value(value: float) -> str:
+    """A p-value, not below what its approximations carry: ``p = 0.03`` or ``p < 0.0001``."""
+    return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
+
+
+def points(interval: Interval) -> str:
+    """A difference of shares in percentage points, signed, with its interval."""
+    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+
+
+def megabytes(count: float | None) -> str:
+    """Bytes as megabytes of 10^6 bytes."""
+    return ABSENT if count is None else f"{count / 1e6:,.3f} MB" if abs(count) < 1e7 else f"{count / 1e6:,.1f} MB"
+
+
+def milliseconds(seconds: float) -> str:
+    """Seconds as milliseconds, three significant digits; whole ones where there are more.
+
+    >>> milliseconds(0.001234), milliseconds(1.98993)
+    ('1.23 ms', '1,990 ms')
+    """
+    value = seconds * 1e3
+    return f"{value:,.0f} ms" if abs(value) >= 1000 else f"{_three(value)} ms"
+
+
+def bits(value: float | None) -> str:
+    """Stored bits per weight."""
+    return ABSENT if value is None else f"{value:.2f}"
+
+
+def figure(value: Figure) -> str:
+    """A figure of bytes, or the status that says why there is none."""
+    if value.value is None:
+        return markdown(value.status)
+    return megabytes(value.value) if value.unit == "bytes" else f"{_three(value.value)} {markdown(value.unit)}"

@@ -1,0 +1,151 @@
+"""The section on accuracy: how the tasks were asked, what every variant gets right, what changed against the reference, and how likely it
+finds the right answers.
+
+This module decides nothing: where the analysis says "inconclusive", so does the section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bitzones.analysis.results import Analysis
+from bitzones.analysis.task_answers import NORMALIZED, Accuracy, Asked, Likelihood, Paired
+from bitzones.report.markdown.tables import ABSENT, markdown, more_nats, nats, p_value, percent, points, table
+from bitzones.stats.intervals import ALPHA, NON_INFERIORITY_NATS
+
+__all__ = ["accuracy"]
+
+FINER = frozenset({"worse", "better"})
+"""Verdicts of the likelihood that accuracy may be too coarse to give."""
+
+
+def accuracy(analysis: Analysis) -> str:
+    """Every task by every variant, and every variant against the reference."""
+    if not analysis.accuracy:
+        return "## Accuracy\n\nNot measured."
+    head = ("task", "metric", "variant", "format", "right", "accuracy [95%]", "chance", "above chance", "time", "tokens/s")
+    rows = table(head, map(_accuracy_row, analysis.accuracy), text=range(4))
+    return "\n\n".join(("## Accuracy", _asked(analysis), rows, _against(analysis), *_likelihood(analysis)))
+
+
+def _asked(analysis: Analysis) -> str:
+    head = ("task", "items", "not asked, malformed", "from", "solved examples", "chat template", "version", "sha256")
+    return table(head, map(_asked_row, analysis.tasks), text=(0, 3))
+
+
+def _asked_row(item: Asked) -> tuple[str, ...]:
+    return (
+        markdown(item.task),
+        str(item.n),
+        str(item.dropped),
+        markdown(item.origin, 200),
+        str(item.fewshot),
+        "yes" if item.chat_template else "no",
+        str(item.version),
+        markdown(item.sha256[:12]),
+    )
+
+
+def _accuracy_row(item: Accuracy) -> tuple[str, ...]:
+    share, p = item.share, item.above_chance_p
+    again = item.metric == NORMALIZED  # the same answers read another way: the time stands once
+    return (
+        markdown(item.task),
+        item.metric,
+        markdown(item.variant),
+        markdown(item.format),
+        f"{item.k}/{item.n}",
+        f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]",
+        percent(item.chance),
+        ABSENT if p is None else ("yes" if p < ALPHA else "inconclusive") + f" ({p_value(p)})",
+        ABSENT if again else f"{item.seconds_s:.2f} s",
+        ABSENT if again or item.tokens_per_s is None else f"{item.tokens_per_s:,.0f}",
+    )
+
+
+def _against(analysis: Analysis) -> str:
+    pairs = [(item, item.against) for item in analysis.accuracy if item.against is not None]
+    if not pairs:
+        return "No variant can be paired with the reference: cannot tell what quantization costs."
+    head = (
+        "task",
+        "metric",
+        "variant",
+        "verdict",
+        "points [95%]",
+        "right to wrong",
+        "wrong to right",
+        "wrong to other wrong",
+        "McNemar",
+        "Holm",
+        "minimum detectable effect",
+        "n",
+    )
+    text = (
+        "Against the reference on the same items. Answers can change while accuracy does not: items that flip both ways cancel, and a "
+        "wrong answer can become another. Verdicts follow the p-value after Holm's correction for the variants of a task and metric. The "
+        "minimum detectable effect is at 80% power, in the first step of that correction."
+    )
+    return f"{text}\n\n{table(head, (_against_row(*pair) for pair in pairs), text=range(4))}"
+
+
+def _against_row(item: Accuracy, against: Paired) -> tuple[str, ...]:
+    return (
+        markdown(item.task),
+        item.metric,
+        markdown(item.variant),
+        f"**{against.verdict}**",
+        points(against.difference),
+        str(against.lost),
+        str(against.gained),
+        str(against.changed),
+        p_value(against.p_value),
+        p_value(against.p_adjusted),
+        percent(against.minimum_detectable_effect) if against.minimum_detectable_effect is not None else "none",
+        str(item.n),
+    )
+
+
+def _likelihood(analysis: Analysis) -> Iterator[str]:
+    head = ("task", "variant", "nats per answer token [95%]", "more than the reference [95%]", "verdict", "Holm", "n", "answer tokens")
+    yield "### How likely the right answers are"
+    yield (
+        "Negative log-likelihood of the right answer after its question, which moves before an answer flips: a finer figure than accuracy, "
+        f"and no less a loss. 'Worse' says that there is a loss, the difference how much; 'non-inferior' needs one above "
+        f"{NON_INFERIORITY_NATS:g} nats to be excluded, 3% less probability per token. 95% intervals by bootstrap over the n items, all variants "
+        "on the same draws."
+    )
+    yield table(head, map(_likelihood_row, analysis.likelihood), text=(0, 1, 4))
+    yield from _finer(analysis)
+
+
+def _likelihood_row(item: Likelihood) -> tuple[str, ...]:
+    against = item.against
+    p = against.p_adjusted if against else None
+    return (
+        markdown(item.task),
+        markdown(item.variant),
+        nats(item.nll),
+        more_nats(against.difference) if against else ABSENT,
+        f"**{against.verdict}**" if against else ABSENT,
+        ABSENT if p is None else p_value(p),
+        str(item.n),
+        f"{item.tokens:,}",
+    )
+
+
+def _finer(analysis: Analysis) -> Iterator[str]:
+    """Where the likelihood gives an answer and accuracy gives none."""
+    coarse = {
+        (item.task, item.variant): item.against.verdict
+        for item in analysis.accuracy
+        if item.against is not None and item.metric != NORMALIZED and item.against.verdict.word not in FINER
+    }
+    lines = [
+        f"- {markdown(item.variant)} on {markdown(item.task)}: {coarse[item.task, item.variant]} by accuracy, "
+        f"**{item.against.verdict}** by {more_nats(item.against.difference)} nats per answer token."
+        for item in analysis.likelihood
+        if item.against is not None and item.against.verdict.word in FINER and (item.task, item.variant) in coarse
+    ]
+    if lines:
+        yield "Seen in the likelihood and not in accuracy:\n\n" + "\n".join(lines)

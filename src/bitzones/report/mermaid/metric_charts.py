@@ -1,0 +1,276 @@
+"""The other charts of report.html: accuracy, latency and memory by variant, and every rule of thumb against measured sensitivity.
+
+Every figure of a chart stands in a table below it too. This module decides nothing: verdicts come with the analysis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bitzones.analysis.plan_verdicts import RuleReading
+from bitzones.analysis.results import Analysis, LatencyFigures
+from bitzones.analysis.task_answers import NORMALIZED, Accuracy
+from bitzones.report.charts.vega import SCHEMA_URL, Spec
+from bitzones.report.markdown.tables import megabytes, milliseconds, nats, percent, plain, points, ratio
+from bitzones.schema.profile import PLAN
+
+__all__ = ["accuracy", "latency", "memory", "rules"]
+
+PANEL_WIDTH = 320
+"""The page widens it."""
+
+ROW = 22
+"""Height of a bar or a dot's row."""
+
+SCATTER = 150
+"""Height and width of the panel of a rule."""
+
+BAR = "#2563eb"
+CHOSEN = "#c2410c"
+FLAGGED = "#b45309"
+
+
+def _colour(condition: str) -> Spec:
+    """The plan in a colour of its own; its name stands beside it anyway."""
+    return {"condition": {"test": condition, "value": CHOSEN}, "value": BAR}
+
+
+def _panels(description: str, panels: list[Spec], columns: int = 1) -> Spec | None:
+    if not panels:
+        return None
+    return {"$schema": SCHEMA_URL, "description": description, "columns": columns, "concat": panels, "spacing": 24}
+
+
+def _head(text: str | list[str]) -> Spec:
+    return {"text": text, "anchor": "start", "fontSize": 11, "fontWeight": "normal"}
+
+
+def accuracy(analysis: Analysis) -> Spec | None:
+    """Every task: a dot with its interval for each variant, the reference as a line, the verdict in words."""
+    shown = [item for item in analysis.accuracy if item.metric != NORMALIZED]
+    tasks = dict.fromkeys(item.task for item in shown)
+    panels = [_accuracy_panel(analysis, task, [item for item in shown if item.task == task]) for task in tasks]
+    return _panels("Accuracy of every variant with 95% intervals, by task", panels)
+
+
+def _accuracy_panel(analysis: Analysis, task: str, items: list[Accuracy]) -> Spec:
+    rows = [_accuracy_row(item) for item in items]
+    tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
+    lines = [{"value": row["value"], "dash": [1, 0]} for item, row in zip(items, rows, strict=True) if item.against is None][:1]
+    note = ", line: the reference" if lines else ""
+    if items[0].chance:
+        lines.append({"value": 100 * items[0].chance, "dash": [2, 3]})
+        note += ", dashes: chance"
+    end = max(row["high"] for row in rows)
+    lowest = min([row["low"] for row in rows] + [line["value"] for line in lines])
+    x = {"field": "value", "type": "quantitative", "title": "accuracy, per cent", "scale": {"domain": [lowest, end], "nice": True}}
+    y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
+    rule = {"type": "rule", "opacity": 0.7, "aria": False}
+    return {
+        "title": _head(f"{plain(task, 32)}, n = {items[0].n}{note}"),
+        "width": PANEL_WIDTH,
+        "height": {"step": ROW},
+        "data": {"values": rows},
+        "layer": [
+            *({"data": {"values": [line]}, "mark": {**rule, "strokeDash": line["dash"]}, "encoding": {"x": x}} for line in lines),
+            {
+                "mark": {"type": "rule", "strokeWidth": 3, **tip},
+                "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _colour("datum.chosen")},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1, **tip},
+                "encoding": {"y": y, "x": x, "color": _colour("datum.chosen")},
+            },
+            {
+                "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
+                "encoding": {"y": y, "x": {"value": PANEL_WIDTH + 8}, "text": {"field": "verdict"}},
+            },
+        ],
+    }
+
+
+def _accuracy_row(item: Accuracy) -> Spec:
+    share, against = item.share, item.against
+    return {
+        "variant": plain(item.variant, 20),
+        "chosen": item.variant == PLAN,
+        "value": 100 * share.value,
+        "low": 100 * share.low,
+        "high": 100 * share.high,
+        "verdict": str(against.verdict) if against else "reference",
+        "tip": {
+            "variant": plain(item.variant),
+            "right": f"{item.k} of {item.n}",
+            "accuracy [95%]": f"{percent(share.value)} [{percent(share.low)}, {percent(share.high)}]",
+            "points [95%]": points(against.difference) if against else "-",
+            "flips": f"{against.lost} lost, {against.gained} gained, {against.changed} wrong otherwise" if against else "-",
+            "verdict": str(against.verdict) if against else "reference",
+        },
+    }
+
+
+def latency(analysis: Analysis) -> Spec | None:
+    """Every phase: a bar to the median, the middle half of the rounds, the 95th percentile; kernels that fell back are said."""
+    phases = dict.fromkeys((item.phase, item.batch, item.prompt_tokens) for item in analysis.latency)
+    panels = [
+        _latency_panel(phase, [item for item in analysis.latency if (item.phase, item.batch, item.prompt_tokens) == phase])
+        for phase in phases
+    ]
+    return _panels("Latency of every variant: median, middle half and 95th percentile of the rounds", panels)
+
+
+def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> Spec:
+    rows = [_latency_row(item) for item in items]
+    floored = any(row["floor"] is not None for row in rows)
+    floor = ", dashes: floor" if floored else ""
+    x = {"field": "value", "type": "quantitative", "title": "ms per round", "scale": {"zero": True}}
+    y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
+    tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
+    return {
+        "title": _head(
+            [f"{phase[0]}, batch {phase[1]}, prompt {phase[2]}", f"bar: median, line: middle half, tick: 95th percentile{floor}"]
+        ),
+        "width": PANEL_WIDTH,
+        "height": {"step": ROW},
+        "data": {"values": rows},
+        "encoding": {"y": y},
+        "layer": [
+            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _colour("datum.chosen")}},
+            {"mark": {"type": "rule", "strokeWidth": 3, **tip}, "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}}},
+            {"mark": {"type": "tick", "thickness": 2, "size": 12, **tip}, "encoding": {"x": x | {"field": "p95"}}},
+            *([_floor(x)] if floored else []),
+            {
+                "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
+                "encoding": {"x": {"value": PANEL_WIDTH + 8}, "text": {"field": "note"}},
+            },
+        ],
+    }
+
+
+def _floor(x: Spec) -> Spec:
+    """The least that a round can take, as a dashed line of the bar's height."""
+    tick = {"type": "tick", "thickness": 2, "size": ROW - 2, "strokeDash": [3, 2], "tooltip": {"expr": "datum.tip"}, "aria": False}
+    return {"transform": [{"filter": "isValid(datum.floor)"}], "mark": tick, "encoding": {"x": x | {"field": "floor"}}}
+
+
+def _latency_row(item: LatencyFigures) -> Spec:
+    return {
+        "variant": plain(item.variant, 20),
+        "chosen": item.variant == PLAN,
+        "value": 1e3 * item.median_s,
+        "low": 1e3 * item.low_quartile_s,
+        "high": 1e3 * item.high_quartile_s,
+        "p95": 1e3 * item.p95_s,
+        "floor": None if item.roofline_s is None else 1e3 * item.roofline_s,
+        "note": "! no fused kernel" if item.slow_path else "! contended" if item.contended else "",
+        "tip": {
+            "variant": plain(item.variant),
+            "median": f"{milliseconds(item.median_s)} of {item.rounds} rounds",
+            "middle half": f"{milliseconds(item.low_quartile_s)} to {milliseconds(item.high_quartile_s)}",
+            "95th percentile": milliseconds(item.p95_s),
+            "ratio to the reference [95%]": ratio(item.ratio),
+            "floor": "-"
+            if item.roofline_s is None
+            else f"{milliseconds(item.roofline_s)}, the median is {item.times_roofline:.1f} times that",
+            "slow path": plain(item.slow_path or "-", 200),
+            "contended": plain("; ".join(item.contended) or "-", 200),
+            "kernels": ", ".join(f"{plain(name, 40)}: {count} modules" for name, count in item.kernels.items()) or "-",
+        },
+    }
+
+
+def memory(analysis: Analysis) -> Spec | None:
+    """Stored bytes of every variant; read off the tensors, so without a spread."""
+    if not analysis.memory:
+        return None
+    rows = [
+        {
+            "variant": plain(item.variant, 20),
+            "chosen": item.variant == PLAN,
+            "value": item.stored_bytes / 1e6,
+            "label": f"{megabytes(item.stored_bytes)}, {percent(item.share_of_reference)}",
+            "tip": {
+                "variant": plain(item.variant),
+                **{plain(name, 40): megabytes(size) for name, size in item.stored_bytes_by_format.items()},
+            },
+        }
+        for item in analysis.memory
+    ]
+    x = {"field": "value", "type": "quantitative", "title": "stored, whole model, MB"}
+    tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
+    panel = {
+        "title": _head("stored bytes of the whole model, and share of the reference"),
+        "width": PANEL_WIDTH,
+        "height": {"step": ROW},
+        "data": {"values": rows},
+        "encoding": {"y": {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}},
+        "layer": [
+            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _colour("datum.chosen")}},
+            {
+                "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
+                "encoding": {"x": {"value": PANEL_WIDTH + 8}, "text": {"field": "label"}},
+            },
+        ],
+    }
+    return _panels("Stored bytes of every variant", [panel])
+
+
+def rules(analysis: Analysis) -> Spec | None:
+    """A scatter for every rule that could be looked at: its statistic against the layer's measured KL; what it flags is a triangle."""
+    audit = analysis.rules
+    if audit is None:
+        return None
+    found = [(rule, list(_rule_rows(analysis, rule))) for rule in audit.rules]
+    panels = [_rule_panel(rule, rows, audit.format) for rule, rows in found if len({row["x"] for row in rows}) > 1]
+    return _panels("Every rule of thumb: its statistic against measured sensitivity, by layer", panels, columns=4)
+
+
+def _rule_rows(analysis: Analysis, rule: RuleReading) -> Iterator[Spec]:
+    for item in analysis.ranking:
+        if item.layer in rule.values and item.kl.value > 0:
+            yield {
+                "x": rule.values[item.layer],
+                "y": item.kl.value,
+                "flagged": "flagged" if item.layer in rule.flagged else "not flagged",
+                "tip": {
+                    "layer": item.layer,
+                    rule.statistic: f"{rule.values[item.layer]:.4g}",
+                    "KL [95%]": f"{nats(item.kl)} nats per token",
+                    "rank": item.rank,
+                    "the rule": "flags it" if item.layer in rule.flagged else "does not flag it",
+                },
+            }
+
+
+def _rule_panel(rule: RuleReading, rows: list[Spec], name: str) -> Spec:
+    marks = {"domain": ["flagged", "not flagged"]}
+    rho = f"Spearman {ratio(rule.spearman)}" if rule.spearman else "no correlation given"
+    return {
+        "title": _head([plain(rule.rule, 28), f"{rule.verdict}; {rho}"]),
+        "width": SCATTER,
+        "height": SCATTER,
+        "data": {"values": rows},
+        "mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.85, "tooltip": {"expr": "datum.tip"}, "aria": False},
+        "encoding": {
+            "x": {
+                "field": "x",
+                "type": "quantitative",
+                "title": plain(rule.statistic, 24),
+                "scale": {"zero": False},
+                "axis": {"tickCount": 4},
+            },
+            "y": {
+                "field": "y",
+                "type": "quantitative",
+                "title": f"KL at {plain(name, 12)}",
+                "scale": {"type": "log", "nice": False, "padding": 8},
+                "axis": {"format": "~g", "tickCount": 4},
+            },
+            "shape": {"field": "flagged", "type": "nominal", "scale": marks | {"range": ["triangle-up", "circle"]}, "legend": _below()},
+            "color": {"field": "flagged", "type": "nominal", "scale": marks | {"range": [FLAGGED, BAR]}, "legend": _below()},
+        },
+    }
+
+
+def _below() -> Spec:
+    return {"orient": "bottom", "title": None}

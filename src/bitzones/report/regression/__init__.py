@@ -1,0 +1,1 @@
+"""Deltas, trends and release tables as text and pages."""

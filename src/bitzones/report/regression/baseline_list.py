@@ -1,0 +1,32 @@
+"""The runs of a storage as lines of a terminal.
+
+This module does not know which of them is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bitzones.regression.baseline_store import Stored
+from bitzones.report.markdown.tables import ABSENT, plain
+
+__all__ = ["baseline_lines"]
+
+RELEASES = ("torch", "transformers", "optimum-quanto")
+"""What a run is told apart by at a glance."""
+
+
+def baseline_lines(runs: Iterable[Stored]) -> list[str]:
+    """One line for each: when, which model and releases, how many cells; a broken file with its fault."""
+    return [plain(_line(item), 400) for item in runs] or ["no run of bitzones is kept here"]
+
+
+def _line(item: Stored) -> str:
+    if item.run is None:
+        return f"broken: {item.fault}"
+    run = item.run.run
+    versions = run.environment.versions if run.environment else {}
+    releases = ", ".join(f"{name} {versions[name]}" for name in RELEASES if name in versions)
+    model = run.model.source if run.model else ABSENT
+    device = run.environment.device_name if run.environment else ABSENT
+    return f"{(item.run.measured_at or ABSENT)[:19]}  {item.path}  {model}, {len(item.run.cells)} cells, {releases}, {device}"

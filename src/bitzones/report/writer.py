@@ -1,0 +1,119 @@
+"""The folder that a run leaves behind: a page, a summary, pictures, diagrams and JSON, all of them or none.
+
+Everything is made before the first file is written, each is written beside its place and moved there when whole. This module does not know
+what stands in them.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from bitzones.analysis.results import Analysis
+from bitzones.report.charts import vega
+from bitzones.report.charts.frontier import frontier
+from bitzones.report.charts.layer_map import layer_map
+from bitzones.report.html.page import page
+from bitzones.report.markdown.summary import summary
+from bitzones.report.markdown.tables import plain
+from bitzones.report.mermaid.flow import overview, technical
+from bitzones.report.side_by_side import Named, compared_page, compared_summary
+from bitzones.schema.errors import OutputError
+from bitzones.schema.records import Record
+
+__all__ = ["OPTIONAL", "write_comparison", "write_report"]
+
+PLAN = "plan.json"
+
+PICTURES = {"layer_map": layer_map, "frontier": frontier}
+
+OPTIONAL = (PLAN, *(f"{name}.{kind}" for name in PICTURES for kind in ("svg", "png")))
+"""What a report can be without: one without a plan, or without anything to draw."""
+
+
+def write_report(analysis: Analysis, folder: Path, draw: vega.Draw = vega.here) -> list[Path]:
+    """Write report.html, summary.md, two diagrams, analysis.json, and, where there are such, plan.json and pictures.
+
+    Returns the paths in that order. ``draw`` is who draws the pictures, while the texts are made if it can.
+
+    Without a plan there is no plan.json: that of an earlier report is removed, lest it be taken for this run's; so are pictures.
+
+    Raises:
+        OutputError: the folder cannot be made or written; files of an earlier report are then as they were.
+    """
+    drawn = draw({name: spec for name, chart in PICTURES.items() if (spec := chart(analysis)) is not None})
+    contents: dict[str, str | bytes] = {
+        "report.html": page(analysis),
+        "summary.md": summary(analysis),
+        "overview_diagram.md": overview(analysis),
+        "technical_diagram.md": technical(analysis),
+        "analysis.json": _json(analysis),
+    }
+    if analysis.decision is not None:
+        contents[PLAN] = _json(analysis.decision.plan)
+    return _written(folder, contents | drawn(), OPTIONAL)
+
+
+def write_comparison(runs: Sequence[Named], folder: Path, draw: vega.Draw = vega.here) -> list[Path]:
+    """Write the report of several runs: report.html and summary.md, and the whole report of each in a folder of its name.
+
+    Raises:
+        OutputError: a folder cannot be made or written; the comparison is written last, so that it never stands without its runs.
+    """
+    for run in runs:
+        write_report(run.analysis, folder / run.name, draw)
+    contents: dict[str, str | bytes] = {"report.html": compared_page(runs), "summary.md": compared_summary(runs)}
+    return _written(folder, contents, ())
+
+
+def _written(folder: Path, contents: Mapping[str, str | bytes], optional: Iterable[str]) -> list[Path]:
+    """Write all of them or none; an ``optional`` file of an earlier report that is not among them is removed."""
+    written: dict[Path, Path] = {}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            beside = folder / f".{name}.{os.getpid()}.part"
+            written[beside] = folder / name
+            _write(beside, content)
+        _check_free((*written.values(), *(folder / name for name in optional)))
+        for name in optional:
+            if name not in contents:
+                (folder / name).unlink(missing_ok=True)  # first of all: an earlier summary without its plan misleads nobody
+        for beside, place in written.items():
+            beside.replace(place)
+    except OSError as error:
+        _remove(written)
+        raise OutputError(plain(f"{folder}: the report cannot be written: {error.strerror or error}", 1000)) from error
+    except BaseException:
+        _remove(written)
+        raise
+    return list(written.values())
+
+
+def _check_free(places: Iterable[Path]) -> None:
+    """Find out before the first file is moved that none can take a place: all of them or none."""
+    for place in places:
+        if place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, f"{place.name} is a folder")
+
+
+def _json(record: Record) -> str:
+    return json.dumps(record.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _remove(paths: dict[Path, Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:  # the folder is gone or closed to us: nothing of ours is in it
+            continue

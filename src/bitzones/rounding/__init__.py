@@ -1,0 +1,1 @@
+"""Calibrated rounding: GPTQ, layer by layer."""

@@ -1,0 +1,172 @@
+"""What enters the modules of one decoder layer on calibration sequences: the second moments that GPTQ calls the Hessian.
+
+One layer at a time, so that memory is bounded by a layer whatever the depth of the model: the hidden states of all sequences stand before
+a layer, are run through it, and stand before the next. Modules that read the same tensor (q, k and v; gate and up) share one moment. This
+module does not know what the moments are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+
+from bitzones.data.sequences import Batch
+from bitzones.evaluation.layer_replay import entered_at, hidden_of
+
+__all__ = ["Entering", "Moment", "embedded", "moments_of", "shared", "through"]
+
+
+@dataclass(eq=False)
+class Moment:
+    """Of the inputs x of one or several modules, which the reference's layers give as z, float32 of shape (width, width) each.
+
+    Args:
+        total: sum of x x^T.
+        drift: sum of (z - x) x^T; 0 where they do not differ.
+        tokens: how many inputs there were.
+    """
+
+    total: torch.Tensor
+    drift: torch.Tensor
+    tokens: int = 0
+
+
+class _Left(Exception):  # noqa: N818  (not an error: the rest of the model is not needed)
+    """The layer that was asked for has run."""
+
+
+@contextmanager
+def _until(stop: RemovableHandle) -> Iterator[None]:
+    """Run a model only as far as a hook that raises `_Left`, and take the hook away."""
+    try:
+        yield
+    except _Left:
+        pass
+    finally:
+        stop.remove()
+
+
+@torch.no_grad()
+def embedded(model: torch.nn.Module, layers: Sequence[torch.nn.Module], batches: Sequence[Batch]) -> list[torch.Tensor]:
+    """The hidden states that enter the first layer: of each batch, shape (sequences, length, width)."""
+    found: list[torch.Tensor] = []
+
+    def stop(_layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _Left
+
+    for batch in batches:
+        with _until(layers[0].register_forward_pre_hook(stop, with_kwargs=True)):
+            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return found
+
+
+@torch.no_grad()
+def through(
+    model: torch.nn.Module, layers: Sequence[torch.nn.Module], at: int, entering: Sequence[torch.Tensor], batches: Sequence[Batch]
+) -> list[torch.Tensor]:
+    """The hidden states that leave layer ``at``, where those ``entering`` it are given."""
+    found: list[torch.Tensor] = []
+
+    def stop(_layer: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        found.append(hidden_of(output))
+        raise _Left
+
+    for batch, hidden in zip(batches, entering, strict=True):
+        with _until(layers[at].register_forward_hook(stop)), entered_at(layers, at, hidden):
+            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return found
+
+
+@dataclass(frozen=True)
+class Entering:
+    """The hidden states of every batch that stand before a layer: as the layers before it give them, and as the reference's did."""
+
+    now: list[torch.Tensor]
+    reference: list[torch.Tensor] | None = None
+
+
+def moments_of(
+    model: torch.nn.Module,
+    layers: Sequence[torch.nn.Module],
+    at: int,
+    names: Sequence[str],
+    entering: Entering,
+    batches: Sequence[Batch],
+) -> tuple[dict[str, Moment], Entering]:
+    """The moment of each named module of layer ``at``, and the hidden states that leave the layer, which is as the reference's.
+
+    Padding is left out where a module is given whole sequences. An expert is given the tokens that were sent to it, and padding among them
+    cannot be told apart: give batches without padding then. Such tokens are not paired with those that the reference sent, either.
+
+    Returns:
+        Modules that read the same tensor have the same `Moment`; a module that was never run has none.
+    """
+    found: dict[str, Moment] = {}
+    leaving = Entering([], None if entering.reference is None else [])
+    for number, batch in enumerate(batches):
+        were: dict[str, torch.Tensor] = {}
+        if entering.reference is not None and leaving.reference is not None:
+            with _watching(model, names, were.__setitem__):
+                leaving.reference.extend(through(model, layers, at, [entering.reference[number]], [batch]))
+        with _watching(model, names, _adder(found, were, batch.mask)):
+            leaving.now.extend(through(model, layers, at, [entering.now[number]], [batch]))
+    return found, leaving
+
+
+@contextmanager
+def _watching(model: torch.nn.Module, names: Sequence[str], tell: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Tell the name and the input of each named module whenever it runs."""
+
+    def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
+        return lambda _module, args: tell(name, args[0])
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(watch(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _adder(found: dict[str, Moment], were: Mapping[str, torch.Tensor], mask: torch.Tensor) -> Callable[[str, torch.Tensor], None]:
+    """Adds what modules are given during one pass to their moments, once for each tensor."""
+    seen: dict[tuple[int, int], tuple[torch.Tensor, Moment]] = {}  # the tensors are kept, so that no address is given out twice
+
+    def add(name: str, given: torch.Tensor) -> None:
+        key = (given.data_ptr(), given.numel())
+        if name not in found:
+            found[name] = seen[key][1] if key in seen else _empty(given)
+        if key not in seen or seen[key][1] is not found[name]:
+            _add(found[name], given, were.get(name), mask)
+        seen.setdefault(key, (given, found[name]))
+
+    return add
+
+
+def _empty(given: torch.Tensor) -> Moment:
+    square = (given.shape[-1], given.shape[-1])
+    return Moment(torch.zeros(square, device=given.device), torch.zeros(square, device=given.device))
+
+
+def _add(moment: Moment, given: torch.Tensor, was: torch.Tensor | None, mask: torch.Tensor) -> None:
+    mask = mask.to(given.device)
+    whole = given.shape[:-1] == mask.shape
+    inputs = (given[mask.bool()] if whole else given.flatten(0, -2)).float()
+    moment.total.addmm_(inputs.T, inputs)
+    if was is not None and whole:
+        moment.drift.addmm_((was[mask.bool()].float() - inputs).T, inputs)
+    moment.tokens += len(inputs)
+
+
+def shared(found: Mapping[str, Moment]) -> dict[int, tuple[Moment, list[str]]]:
+    """The modules of each moment."""
+    groups: dict[int, tuple[Moment, list[str]]] = {}
+    for name, moment in found.items():
+        groups.setdefault(id(moment), (moment, []))[1].append(name)
+    return groups

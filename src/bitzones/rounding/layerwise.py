@@ -1,0 +1,175 @@
+"""Calibrated formats: the integers of a model's modules, chosen on calibration sequences and stored as quanto stores its own.
+
+`separately` rounds every module on the activations of the model as it is, which is what a sensitivity means: only that unit is changed.
+`in_sequence` rounds a whole assignment layer after layer on the activations of the layers that are rounded already, so that later layers
+make good what earlier ones did. This module does not know what a variant or a plan is, nor where the sequences come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedModel
+
+from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto.quantizers import Packed
+from bitzones.data.sequences import Batch
+from bitzones.evaluation.swapping import swapped
+from bitzones.models import structure
+from bitzones.rounding.gptq import DAMPING, round_rows, towards
+from bitzones.rounding.hessian import Entering, Moment, embedded, moments_of, shared, through
+from bitzones.schema.errors import NonFiniteError, TaskError
+from bitzones.schema.profile import format_bits, is_calibrated, stock_format
+from bitzones.schema.progress import Progress, silent
+
+__all__ = ["Calibrated", "check_tokens", "in_sequence", "separately"]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Rounded weights, and the modules that could not be calibrated and have the stock format's integers, with the reason."""
+
+    weights: dict[str, Packed] = field(default_factory=dict)
+    fallbacks: dict[str, str] = field(default_factory=dict)
+
+
+def check_tokens(model: PreTrainedModel, tokens: int) -> None:
+    """Refuse sequences that are too few for a module whose inputs they all are.
+
+    Raises:
+        TaskError: the message says how many are needed.
+    """
+    width, name = max((model.get_parameter(f"{name}.weight").shape[1], name) for name in structure.quantizable_modules(model))
+    if tokens < width:
+        raise TaskError(
+            f"rounding.tokens: {name} has {width} input features and {tokens} tokens to be calibrated on: give at least {width}"
+        )
+
+
+@torch.no_grad()
+def separately(
+    model: PreTrainedModel,
+    formats: Sequence[str],
+    batches: Sequence[Batch],
+    dtype: torch.dtype,
+    damping: float = DAMPING,
+    progress: Progress = silent,
+) -> dict[str, Calibrated]:
+    """Every quantizable module in every calibrated format, each on the activations of the model as it is.
+
+    Args:
+        model: as it computes; unchanged.
+        formats: calibrated ones; all are rounded in one walk over the layers.
+        batches: the sequences to calibrate on.
+        dtype: in which scales and shifts are stored.
+        damping: see `gptq.round_rows`.
+        progress: told how far it is.
+
+    Raises:
+        NonFiniteError: an activation or a weight is NaN or infinite; the message names the module.
+    """
+    found = {name: Calibrated() for name in formats}
+    layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
+    entering = Entering(embedded(model, layers, batches))
+    for at in range(len(layers)):
+        names = [name for name, layer in modules.items() if layer == at]
+        moments, entering = moments_of(model, layers, at, names, entering, batches)
+        for moment, together in _groups(moments, names):
+            pairs = [(name, format_) for format_ in formats for name in together]
+            for (name, format_), (weight, why) in zip(pairs, _round(model, pairs, moment, dtype, damping), strict=True):
+                _put(found[format_], name, weight, why)
+        progress((at + 1) / len(layers))
+    return found
+
+
+@torch.no_grad()
+def in_sequence(
+    model: PreTrainedModel,
+    assignment: Mapping[str, str],
+    batches: Sequence[Batch],
+    dtype: torch.dtype,
+    damping: float = DAMPING,
+    progress: Progress = silent,
+) -> Calibrated:
+    """A whole assignment, each layer on the activations of the layers before it as they have been rounded, and towards the reference's.
+
+    Args:
+        model: as it computes; unchanged afterwards.
+        assignment: module name -> format, stock or calibrated; modules that are not named stay as they are.
+        batches: the sequences to calibrate on.
+        dtype: in which scales and shifts are stored.
+        damping: see `gptq.round_rows`.
+        progress: told how far it is.
+
+    Raises:
+        NonFiniteError: as `separately`.
+    """
+    found = Calibrated()
+    layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
+    first = embedded(model, layers, batches)
+    entering = Entering(first, first)
+    with ExitStack() as changed:
+        for at in range(len(layers)):
+            names = [name for name in assignment if modules.get(name) == at]
+            calibrated = [name for name in names if is_calibrated(assignment[name])]
+            moments, leaving = moments_of(model, layers, at, calibrated, entering, batches)
+            for moment, together in _groups(moments, calibrated):
+                pairs = [(name, assignment[name]) for name in together]
+                for name, (weight, why) in zip(together, _round(model, pairs, moment, dtype, damping), strict=True):
+                    _put(found, name, weight, why)
+            for name in set(names) - set(calibrated):
+                _put(found, name, _stock(model, name, assignment[name], dtype), None)
+            if names:
+                changed.enter_context(swapped(model, {name: found.weights[name] for name in names}))
+                leaving = Entering(through(model, layers, at, entering.now, batches), leaving.reference)
+            entering = leaving
+            progress((at + 1) / len(layers))
+    return found
+
+
+def _put(found: Calibrated, name: str, weight: Packed, why: str | None) -> None:
+    found.weights[name] = weight
+    if why is not None:
+        found.fallbacks[name] = why
+
+
+def _groups(moments: Mapping[str, Moment], names: Sequence[str]) -> list[tuple[Moment | None, list[str]]]:
+    """Modules that read the same inputs together, and those that were never run, each alone."""
+    return [*shared(moments).values(), *((None, [name]) for name in names if name not in moments)]
+
+
+def _round(
+    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment | None, dtype: torch.dtype, damping: float
+) -> list[tuple[Packed, str | None]]:
+    """Weights of (module, calibrated format) that read the same inputs, and why where they are the stock format's after all."""
+    weights = [model.get_parameter(f"{name}.weight").detach() for name, _ in pairs]
+    width = weights[0].shape[1]
+    tokens = moment.tokens if moment else 0
+    if moment is None or tokens < width:
+        why = f"{tokens} tokens reached it, and {width} input features need at least as many"
+        return [(_stock(model, name, stock_format(format_), dtype), why) for name, format_ in pairs]
+    bits = [format_bits(format_) for _, format_ in pairs]
+    rows = [len(weight) for weight in weights]
+    home, device = weights[0].device, moment.total.device  # where the modules lie, and where they ran
+    levels = torch.cat([torch.full((count,), 2.0**width_ - 1, device=device) for count, width_ in zip(rows, bits, strict=True)])
+    size = quantizers.planned_group_size(width)
+    try:
+        hessian = moment.total.double()
+        wanted = torch.cat(weights).to(device).float()
+        if moment.drift.any():
+            wanted = towards(wanted, hessian, moment.drift.double(), damping)
+        rounded = round_rows(wanted, hessian, levels, size or width, dtype, damping).to(home)
+    except NonFiniteError as error:
+        raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
+    starts = [sum(rows[:number]) for number in range(len(rows))]
+    return [
+        (quantizers.pack(rounded.rows(start, start + count), width_, size), None)
+        for start, count, width_ in zip(starts, rows, bits, strict=True)
+    ]
+
+
+def _stock(model: PreTrainedModel, name: str, format_: str, dtype: torch.dtype) -> Packed:
+    return quantizers.packed_alone(model.get_parameter(f"{name}.weight").detach().to(dtype), format_, model.device)

@@ -1,0 +1,1 @@
+"""One run: session, journal, runner, and the pytest plugin."""

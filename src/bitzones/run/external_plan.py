@@ -1,0 +1,122 @@
+"""A plan that was made elsewhere, measured as the plans of a run were: on the same held-out sequences and the same items.
+
+Such a plan is a JSON object of module name or pattern to format, or a plan.json. This module receives what the run measured; it does not
+know how a run file is read, nor what follows from a comparison.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from bitzones.evaluation import accuracy
+from bitzones.run.session import Session
+from bitzones.schema.errors import ModelError, PlanError
+from bitzones.schema.profile import variant_formats
+from bitzones.schema.records import AccuracyCell, NamedTrial, PlansCell, Run, SensitivityCell, Unit
+from bitzones.search import local_search
+
+__all__ = ["Verified", "by_module", "by_unit", "measure", "read_formats"]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What one foreign plan measured: beside the run's plans, and on its tasks."""
+
+    trial: NamedTrial
+    accuracy: tuple[AccuracyCell, ...]
+
+
+def read_formats(path: Path) -> dict[str, str]:
+    """Module name or pattern -> format, from a plain JSON object or from the ``assignment`` of a plan.json.
+
+    Raises:
+        PlanError: the file cannot be read, is not JSON, or holds something else.
+    """
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path}: not JSON: {error}") from error
+    if isinstance(data, dict) and data.get("format") == "bitzones-plan":
+        data = data.get("assignment")
+    if not isinstance(data, dict) or not data or not all(isinstance(value, str) for value in data.values()):
+        raise PlanError(f'{path}: not a plan: expected an object of module name or pattern to format, as in {{"*.mlp.down_proj": "qint4"}}')
+    return data
+
+
+def by_module(formats: Mapping[str, str], modules: Sequence[str], allowed: Sequence[str], where: Path) -> dict[str, str]:
+    """The format of every module that the plan names; an exact name goes before patterns, and an earlier pattern before a later one.
+
+    Raises:
+        PlanError: a format that the run did not offer, or a name or pattern that meets no module.
+    """
+    for name, format_ in formats.items():
+        if format_ not in allowed:
+            raise PlanError(f"{where}: {name} asks for {format_!r}; this run measured {', '.join(allowed)}")
+        if not any(fnmatchcase(module, name) for module in modules):
+            raise PlanError(f"{where}: {name!r} meets no module that can be quantized, such as {modules[0]!r}")
+    found = {module: next((formats[name] for name in formats if fnmatchcase(module, name)), None) for module in modules}
+    return {module: formats.get(module, format_) for module, format_ in found.items() if format_ is not None}
+
+
+def by_unit(assignment: Mapping[str, str], units: Sequence[Unit], reference: str, where: Path) -> dict[str, str]:
+    """The format of every unit; modules that the plan does not name stay as they are.
+
+    Raises:
+        PlanError: a unit would get two formats, or a module belongs to no unit.
+    """
+    outside = sorted(set(assignment) - {module for unit in units for module in unit.modules})
+    if outside:
+        raise PlanError(f"{where}: {outside[0]} lies in a layer that this run did not sweep")
+    found = {}
+    for unit in units:
+        mixed = {module: assignment.get(module, reference) for module in unit.modules}
+        if len(set(mixed.values())) > 1:
+            shown = ", ".join(f"{module.rpartition('.')[2]} {format_}" for module, format_ in mixed.items())
+            raise PlanError(
+                f"{where}: {unit.name} would get more than one format ({shown}), and this run decides it as one unit: "
+                'run the profile with sensitivity.granularity = "module"'
+            )
+        found[unit.name] = next(iter(mixed.values()))
+    return found
+
+
+def measure(
+    run: Run, sweep: SensitivityCell, plans: PlansCell, path: Path, notify: Callable[[str], None] = lambda message: None
+) -> Verified:
+    """Measure the plan of a file as the run measured its own.
+
+    Raises:
+        PlanError: the file is no plan for this model, or a name that the run has already.
+        ModelError: the model is not the one that the run measured.
+        MeasureError: the model or the data cannot be had any more, or a measurement came out as NaN.
+    """
+    name = path.stem
+    if name in {plan.name for plan in plans.plans} or name in run.variants:
+        raise PlanError(f"{path}: the run has a plan or variant named {name!r} already; rename the file")
+    reference, *uniform = variant_formats(run.profile).values()
+    modules = [module for unit in sweep.units for module in unit.modules]
+    assignment = by_module(read_formats(path), modules, (*uniform, reference), path)
+    units = by_unit(assignment, sweep.units, reference, path)  # a mistake in the plan is said before a model is loaded
+    session = Session(run.profile, notify)
+    variants = session.variants
+    if run.model is None or variants.loaded.sha256 != run.model.sha256:
+        raise ModelError(f"model {run.profile.model.source!r} is not what the run measured: its weights have another SHA-256")
+    if session.held_out.sha256 != plans.sequences_sha256:
+        raise PlanError(f"{path}: the held-out sequences of this run cannot be made again: the data sets or the tokenizer have changed")
+    notify(f"measuring {name} on {len(session.held_out.sequences)} held-out sequences")
+    bench = local_search.workbench(variants, sweep, session.held_out_batches, len(session.held_out.sequences))
+    variants.define(name, assignment)
+    (trial,) = local_search.as_made(bench, [(bench.choice(units), variants.whole(name))])
+    scored = []
+    for task in run.profile.tasks:
+        notify(f"asking {name} {task.name}")
+        model = variants.model(name)
+        scored.append(accuracy.measure(model, session.tokenizer, session.asked[task.name], name, session.task_batch(task.name)))
+    return Verified(NamedTrial(name=name, origin="foreign", **trial.model_dump()), tuple(scored))

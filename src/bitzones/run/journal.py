@@ -1,0 +1,242 @@
+"""What a run has finished, kept as it goes: its one file is written at the very end, and a run that is killed would leave nothing.
+
+Every finished cell is a line of JSON, flushed to the disk before the next cell begins; so whatever ends a run, at most the cell in flight
+is lost. The first line says what was measured, with what and where, its fingerprint: cells of another run are never mixed in. This module
+does not know how a cell is measured, nor what later cells build on an earlier one (`session.Session.adopt`).
+
+A cell that failed is no finished one: a resumed run tries it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
+
+from bitzones.schema.errors import MeasureError, OutputError
+from bitzones.schema.files import beside
+from bitzones.schema.records import Cell, NonNegative, Record
+
+__all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "difference", "resume", "sole", "start"]
+
+FORMAT = 1
+"""Of the file. History: 1, 2026-11, first."""
+
+HEAD = "bitzones-journal"
+"""Key of the first line, by which a file is known to be a journal."""
+
+PREVIOUS = ".previous"
+"""Ending that an unfinished journal gets when a run starts over: what took hours is not gone because an option was forgotten."""
+
+Fallbacks: TypeAlias = Mapping[str, dict[str, str]]
+"""Variant -> module -> why it has the stock format's integers (`records.Rounding`), of the variants that were built until then."""
+
+
+class Entry(Record):
+    """A finished cell: ``bench`` is file and name of its benchmark, ``rounds_s`` what pytest-benchmark timed, ``cell`` its record."""
+
+    bench: str
+    rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
+    cell: Cell
+    fallbacks: Fallbacks = Field(default_factory=dict)
+
+
+class Journal:
+    """An open journal: ``entries`` by benchmark, and the place where more are appended."""
+
+    def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
+        self.path = path
+        self.entries = dict(entries)
+
+    def finished(self) -> int:
+        """Cells that a resumed run would find, counted on the disk: Ctrl-C may fall between a cell's line and what remembers it here."""
+        return _cells(self.path)
+
+    def add(self, entry: Entry) -> None:
+        """Append a finished cell; it is on the disk when this returns.
+
+        Raises:
+            OutputError: it cannot be written; the lines before it are as they were.
+        """
+        line = (entry.model_dump_json() + "\n").encode()
+        try:
+            with self.path.open("ab", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                try:
+                    _write(file.fileno(), line)
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            raise _unwritable(self.path, error, "; make room and run again with --resume: the cells before it are kept") from error
+        self.entries[entry.bench] = entry
+
+
+def start(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None]) -> Journal:
+    """Begin a journal; an unfinished one in its place is put aside, and that is said.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with beside(path) as place:
+            with place.open("wb") as file:
+                _write(file.fileno(), (json.dumps({HEAD: FORMAT, "fingerprint": fingerprint}) + "\n").encode())
+            _put_aside(path, notify)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    return Journal(path, {})
+
+
+def _put_aside(path: Path, notify: Callable[[str], None]) -> None:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        if HEAD.encode() not in file.readline():
+            raise OutputError(f"{path}: there is another file of this name, and it is no journal: give another place")
+    if finished := _cells(path):
+        aside = path.with_name(path.name + PREVIOUS)
+        path.replace(aside)
+        notify(f"starting over: {finished} cells of an unfinished run, which --resume would have taken up, are kept in {aside}")
+
+
+def _cells(path: Path) -> int:
+    """Whole lines after the first."""
+    with path.open("rb") as file:
+        return max(0, sum(line.endswith(b"\n") for line in file) - 1)
+
+
+def resume(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None]) -> Journal:
+    """Take up a journal where it ended, or begin one where there is none; a last line that was cut off is dropped, and that is said.
+
+    Raises:
+        MeasureError: it is of another run, no journal, or damaged.
+        OutputError: it cannot be read or written.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        notify(f"nothing to resume: there is no {path}, so this run starts at the beginning")
+        return start(path, fingerprint, notify)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
+    whole, _, cut = text.rpartition(b"\n")
+    head, *lines = whole.split(b"\n")
+    _check_head(path, head, fingerprint)
+    entries = [_entry(path, number, line) for number, line in enumerate(lines, start=2)]
+    if cut:
+        notify(f"{path}: its last line is cut off, as a run leaves it that is killed while writing: dropped, to be measured again")
+        try:
+            os.truncate(path, len(whole) + 1)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    notify(f"resuming: {len(entries)} finished cells are taken from {path}")
+    return Journal(path, {entry.bench: entry for entry in entries})
+
+
+def _check_head(path: Path, line: bytes, fingerprint: Mapping[str, Any]) -> None:
+    try:
+        head = json.loads(line)
+        number, there = head[HEAD], head["fingerprint"]
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise MeasureError(f"{path}: not a journal of bitzones: give another place, or run without --resume") from error
+    if number != FORMAT:
+        raise MeasureError(f"{path}: its format is {number}, this bitzones reads {FORMAT}: run without --resume to start over")
+    if found := difference(there, json.loads(json.dumps(fingerprint))):
+        raise MeasureError(
+            f"{path}: of another run, whose cells are not mixed in: {found}; run without --resume to start over, or give another folder"
+        )
+
+
+def _entry(path: Path, number: int, line: bytes) -> Entry:
+    try:
+        return Entry.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise MeasureError(f"{path}: line {number} is damaged ({where} {first['msg']}): run without --resume to start over") from error
+
+
+def difference(there: Any, here: Any, at: str = "") -> str:
+    """What differs between two fingerprints, in words: the first place, both values, and how many more; empty where nothing does.
+
+    >>> difference({"profile": {"seed": 0}, "code": "a"}, {"profile": {"seed": 1}, "code": "b"})
+    'profile.seed is 0 there and 1 here (and 1 more)'
+    """
+    found = list(_differences(there, here, at))
+    if not found:
+        return ""
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return found[0] + more
+
+
+def _differences(there: Any, here: Any, at: str) -> Iterator[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys((*there, *here)):
+            yield from _differences(there.get(key), here.get(key), f"{at}.{key}".lstrip("."))
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for number, (one, other) in enumerate(zip(there, here, strict=True)):
+            yield from _differences(one, other, f"{at}.{number}")
+    elif there != here:
+        yield f"{at} is {_short(there)} there and {_short(here)} here"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def code_sha256() -> str:
+    """Hash of the source of bitzones: whoever changes it while a run is stopped does not get one run out of two programs."""
+    package, digest = Path(__file__).parents[1], hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+@contextmanager
+def sole(place: Path) -> Iterator[None]:
+    """Hold a journal, or the folder that it lies in, for this run alone; the hold ends with the process, however that ends.
+
+    Raises:
+        OutputError: another run holds it, whose process is named; or nothing can be written there.
+    """
+    mark = place.with_name(f".{place.name}.lock")
+    lock = FileLock(mark)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+        mark.write_text(str(os.getpid()), encoding="utf-8")
+    except Timeout:
+        who = mark.read_text(encoding="utf-8", errors="replace").strip()
+        raise OutputError(
+            f"{place.parent}: another run is writing here (process {who or 'unknown'}): wait for it, or give another folder"
+        ) from None
+    except OSError as error:
+        lock.release()
+        raise _unwritable(place.parent, error) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            mark.unlink()
+        lock.release()
+
+
+def _write(handle: int, data: bytes) -> None:
+    """All of it, on the disk."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+    os.fsync(handle)
+
+
+def _unwritable(path: Path, error: OSError, advice: str = "") -> OutputError:
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}{advice}")

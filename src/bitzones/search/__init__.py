@@ -1,0 +1,1 @@
+"""Plans found by measuring, and measured on held-out sequences."""

@@ -1,0 +1,201 @@
+"""What a budget allows, in bytes or in time, and the record of the plan that was searched within it.
+
+A budget in bits is a matter of arithmetic, and is refused before anything is measured where it is impossible; one for a tolerated KL has to
+be measured, and is searched twice: first among the plans of least sum, then around the plan found, where every byte that lower KL sets free
+is taken. How a plan is searched is `search`'s affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from bitzones.allocation.knapsack import Menu, budget_bytes, solve
+from bitzones.allocation.time_cost import budget_ns, timed_menu
+from bitzones.backends.quanto import quantizers
+from bitzones.schema.errors import PlanError
+from bitzones.schema.profile import Budget, is_calibrated
+from bitzones.schema.progress import Progress, silent
+from bitzones.schema.records import SearchCell, SensitivityCell, Trial, Unit, UnitLatencyCell, UnitSensitivity
+from bitzones.search.local_search import Integers, LeastKl, Workbench, proposals, search, summed, total, trials
+
+__all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated", "without_calibration"]
+
+BUDGET_STEPS = 8
+"""Halvings of the range of budgets: of 2 to 16 bits a 256th, a twentieth of a bit, which is finer than what a plan's KL tells apart."""
+
+SHRINKING_STEPS = 6
+"""Halvings in each round of a search for fewer bytes, of the range below the plan at hand: of 2 to 5 bits the same twentieth of a bit."""
+
+
+def expected_menu(model: PreTrainedModel, units: Sequence[Unit], formats: Sequence[str], reference: str) -> Menu:
+    """The menu that a sweep will offer, before anything is quantized: an impossible budget is found in seconds and not at the end."""
+    stored = np.zeros((len(units), len(formats) + 1), dtype=np.int64)
+    for row, unit in enumerate(units):
+        shapes = [model.get_parameter(f"{module}.weight").shape for module in unit.modules]
+        stored[row, :-1] = [sum(quantizers.expected_bytes(*shape, model.dtype, name) for shape in shapes) for name in formats]
+        stored[row, -1] = unit.reference_bytes
+    offered = np.ones(stored.shape, dtype=np.bool_)
+    return Menu(tuple(unit.name for unit in units), (*formats, reference), stored, offered, sum(unit.parameters for unit in units))
+
+
+def check_budget(menu: Menu, budget: Budget, times: UnitLatencyCell | None) -> None:
+    """Refuse a budget below every plan of a menu, before any sensitivity is measured.
+
+    Args:
+        menu: what will be offered.
+        budget: as in the profile; the reference keeps any tolerance.
+        times: needed where the budget is one of time.
+
+    Raises:
+        PlanError: the message gives the range that can be met.
+    """
+    if budget.average_bits is not None:
+        budget_bytes(menu, budget.average_bits)
+    elif budget.latency is not None and times is not None:
+        budget_ns(timed_menu(menu, times), budget.latency)
+
+
+@dataclass(frozen=True)
+class FewestBytes:
+    """The fewest stored bytes with a measured KL of at most ``tolerance`` nats over all sequences, and of these the least KL.
+
+    A `search.Goal`: lower KL at the bytes at hand is slack that the next round can turn into bytes.
+    """
+
+    tolerance: float
+
+    def tried(self, bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], progress: Progress) -> list[Trial]:
+        """As `search.Goal`: plans of the bytes at hand, and of ever fewer as long as one of them keeps the tolerance."""
+        same = LeastKl(at.stored_bytes).tried(bench, at, around, lambda share: progress(share / 2))
+        fewer = smallest(
+            bench,
+            at.stored_bytes,
+            self.tolerance,
+            lambda budget: proposals(bench, at, around, budget),
+            SHRINKING_STEPS,
+            lambda share: progress((1 + share) / 2),
+        )
+        return same + fewer
+
+    def key(self, trial: Trial) -> tuple[float, ...]:
+        """As `search.Goal`."""
+        return (trial.stored_bytes, total(trial)) if total(trial) <= self.tolerance else (float("inf"), total(trial))
+
+
+def smallest(
+    bench: Workbench,
+    most: int,
+    tolerance: float,
+    propose: Callable[[int], Sequence[Integers]],
+    steps: int,
+    progress: Progress = silent,
+) -> list[Trial]:
+    """Whole plans of ever fewer bytes, measured: the range of budgets is halved, downwards where a plan keeps the tolerance.
+
+    Args:
+        bench: on the sensitivity sequences.
+        most: stored bytes of a plan that keeps it.
+        tolerance: nats over all sequences.
+        propose: plans for a budget in bytes, none where there is none.
+        steps: halvings.
+        progress: told how far it is.
+    """
+    low, high, found = bench.menu.least_bytes, most, list[Trial]()
+    for step in range(steps):
+        if high <= low:
+            break
+        middle = (low + high) // 2
+        measured = trials(bench, propose(middle))
+        kept = [trial.stored_bytes for trial in measured if total(trial) <= tolerance]
+        low, high = (low, min(kept)) if kept else (middle + 1, high)
+        found += measured
+        progress((step + 1) / steps)
+    return found
+
+
+def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: Mapping[str, str]) -> tuple[float, list[Trial]]:
+    """The tolerance of a budget, nats over all sequences, and plans that keep it: the reference, and the variant that the budget names.
+
+    Args:
+        bench: on the sensitivity sequences.
+        cell: the separate sensitivities.
+        budget: with a tolerance.
+        uniform: variant id -> format.
+
+    Raises:
+        PlanError: the variant that the tolerance names was not measured everywhere.
+    """
+    stays = np.full(len(bench.units), len(bench.menu.formats) - 1, dtype=np.int64)
+    if budget.like is None:
+        assert isinstance(budget.tolerance, float)
+        return budget.tolerance * sum(cell.sequence_tokens), trials(bench, [stays])
+    column = bench.menu.formats.index(uniform[budget.like])
+    if not bench.menu.offered[:, column].all():
+        raise PlanError(f"budget.tolerance = like:{budget.like}: not every unit could be measured at {uniform[budget.like]}")
+    known = trials(bench, [stays, np.full(len(bench.units), column, dtype=np.int64)])
+    return total(known[1]), known
+
+
+def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, rounds: int, progress: Progress = silent) -> Trial | None:
+    """The plan that `search.search` finds among quanto's own formats: what a budget gives without calibrated ones.
+
+    Args:
+        bench: on the sensitivity sequences.
+        cell: the separate sensitivities.
+        budget: in what the menu counts, stored bytes or nanoseconds.
+        rounds: as for the plan itself.
+        progress: told how far it is.
+
+    Returns:
+        None where the menu does not have both kinds of formats, or the stock ones alone do not reach the budget.
+    """
+    calibrated = np.array([is_calibrated(name) for name in bench.menu.formats])
+    if not calibrated.any() or calibrated[:-1].all():
+        return None
+    menu = replace(bench.menu, offered=bench.menu.offered & ~calibrated)
+    if budget < menu.least_size:
+        return None
+    among = replace(bench, menu=menu)
+    (start,) = trials(among, [solve(menu, summed(among, cell), budget)])
+    return search(among, start, LeastKl(budget), rounds, progress).found
+
+
+def search_cell(
+    bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: Mapping[str, str], rounds: int, progress: Progress = silent
+) -> SearchCell:
+    """The record of `search.search` from a plan of the separate sensitivities: that of least sum, or the smallest within a tolerance.
+
+    Raises:
+        PlanError: no plan is as small as the budget, or as `tolerated`.
+    """
+    separate, tolerance, time = summed(bench, cell), None, None
+    if budget.tolerance is None:
+        if budget.latency is not None:
+            time, most = budget_ns(bench.menu, budget.latency), bench.menu.most_bytes
+        else:
+            most = budget_bytes(bench.menu, budget.average_bits or 0.0)
+        limit = most if time is None else time
+        (start,) = trials(bench, [solve(bench.menu, separate, limit)])
+        made = search(bench, start, LeastKl(limit), rounds, progress)
+    else:
+        tolerance, known = tolerated(bench, cell, budget, uniform)
+        goal = FewestBytes(tolerance)
+        enough = min(known, key=goal.key).stored_bytes
+        known += smallest(bench, enough, tolerance, lambda bytes_: [solve(bench.menu, separate, bytes_)], BUDGET_STEPS)
+        made = search(bench, min(known, key=goal.key), goal, rounds, progress)
+        most = made.found.stored_bytes
+    return SearchCell(
+        variant=cell.variant,
+        sequences_sha256=cell.sequences_sha256,
+        sequence_tokens=cell.sequence_tokens,
+        budget_bytes=most,
+        tolerance_nats=tolerance,
+        budget_ns=time,
+        start=made.start,
+        rounds=made.rounds,
+        around=made.around,
+    )

@@ -1,0 +1,110 @@
+"""The plan beside its rivals on held-out sequences, in one pass over the reference: what it is recommended for, or not.
+
+This module measures; which plan is recommended is for the deciding side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from bitzones.allocation import baselines
+from bitzones.allocation.baselines import Baseline
+from bitzones.allocation.knapsack import budget_bytes, solve
+from bitzones.data.sequences import Calibration
+from bitzones.schema.errors import PlanError
+from bitzones.schema.profile import PLAN, is_calibrated
+from bitzones.schema.profile import Plans as Settings
+from bitzones.schema.progress import Progress, silent
+from bitzones.schema.records import NamedTrial, PlansCell, Rounded, SearchCell, SensitivityCell, Trial
+from bitzones.search import local_search
+from bitzones.search.local_search import Integers, Workbench
+
+__all__ = ["AS_APPLIED", "SEPARATE", "WITHOUT_CALIBRATION", "plans_cell", "rival", "rivals"]
+
+WITHOUT_CALIBRATION = "without calibration"
+"""The best plan found among quanto's own formats, at the same bytes."""
+
+SEPARATE = "plan, modules rounded alone"
+"""The formats of the plan, each module rounded as if it alone were changed: what rivals are compared with that are rounded so too."""
+
+AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier"})
+"""Origins of plans that somebody would apply: calibrated formats in them are rounded layer after layer, which takes a while for each."""
+
+
+def rivals(
+    bench: Workbench, cell: SensitivityCell, searched: SearchCell, settings: Settings, seed: int, stock: Trial | None = None
+) -> list[Baseline]:
+    """The plan, and what it is to be compared with, each different plan once; ``stock`` was searched among quanto's own formats."""
+    menu, budget, separate = bench.menu, searched.limit, local_search.summed(bench, cell)
+    found: list[Baseline] = [
+        (PLAN, "search", bench.choice(searched.found.units)),
+        ("additive", "additive", solve(menu, separate, budget)),
+    ]
+    for column, name in enumerate(menu.formats[:-1]):
+        if (choice := baselines.uniform(menu, column)) is not None:
+            found.append((f"uniform {name}", "uniform", choice))
+    if stock is not None:
+        found.append((WITHOUT_CALIBRATION, "stock", bench.choice(stock.units)))
+    found.append(("contiguous", "contiguous", baselines.contiguous(menu, budget)))
+    rng = np.random.default_rng(seed)
+    found += [(f"random {number + 1}", "random", baselines.random_plan(menu, budget, rng)) for number in range(settings.random)]
+    by_bytes = replace(menu, nanoseconds=None)
+    for bits in settings.frontier:
+        try:
+            found.append((f"{bits:g} bits", "frontier", solve(by_bytes, separate, budget_bytes(menu, bits))))
+        except PlanError:  # a point that no plan reaches is no point of the frontier
+            continue
+    return list(baselines.distinct(found))
+
+
+def plans_cell(
+    bench: Workbench,
+    chosen: Sequence[Baseline],
+    calibration: Calibration,
+    searched: SearchCell,
+    whole: Mapping[str, Mapping[str, torch.Tensor]],
+    progress: Progress = silent,
+) -> PlansCell:
+    """The record of whole plans.
+
+    Args:
+        bench: on the held-out sequences.
+        chosen: what to measure.
+        calibration: the held-out sequences.
+        searched: says within which budget.
+        whole: plan -> weights of the plan as it would be applied, where they are not the workbench's: the plan that was searched is then
+            measured with the workbench's too, to tell what rounding in sequence brings, and to stand beside rivals that are not so rounded.
+        progress: told how far it is.
+    """
+
+    def rounded(name: str, choice: Integers) -> Rounded | None:
+        if not any(is_calibrated(format_) for format_ in bench.named(choice).values()):
+            return None
+        return "in sequence" if name in whole else "alone"
+
+    if PLAN in whole:
+        chosen = [*chosen, *((SEPARATE, "separate", choice) for name, _, choice in chosen if name == PLAN)]
+    measured = local_search.as_made(
+        bench, [(choice, whole.get(name) or local_search.weights_of(bench, choice)) for name, _, choice in chosen], progress
+    )
+    return PlansCell(
+        variant=searched.variant,
+        sequences_sha256=calibration.sha256,
+        sequence_tokens=calibration.sequence_tokens,
+        budget_bytes=searched.budget_bytes,
+        budget_ns=searched.budget_ns,
+        plans=tuple(
+            NamedTrial(name=name, origin=origin, rounded=rounded(name, choice), **trial.model_dump())
+            for (name, origin, choice), trial in zip(chosen, measured, strict=True)
+        ),
+    )
+
+
+def rival(cell: PlansCell, name: str) -> NamedTrial | None:
+    """The plan of an origin, the one of least KL where there are several; None where none was measured, or only under another name."""
+    found = [plan for plan in cell.plans if plan.origin == name and plan.kl_nats is not None]
+    return min(found, key=local_search.total, default=None)

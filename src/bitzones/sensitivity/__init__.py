@@ -1,0 +1,1 @@
+"""How much each unit matters: the exact sweep, the Fisher proxy, activation statistics."""

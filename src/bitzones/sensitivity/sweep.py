@@ -1,0 +1,160 @@
+"""What quantizing one unit does to the whole model, measured end to end: KL(reference || changed), in nats.
+
+Method ``exact``: one pass per batch keeps the hidden states that enter every layer; each (unit, format) then swaps in the values of the
+quantized weights and runs only the layers from the changed one on. Nothing before the change is computed again, and memory is bounded by a
+batch. The sweep can stand on a *base*: a model in which other units are changed already, which is how combined effects are measured. This
+module receives a model and weights; it does not know how they were quantized.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from bitzones.backends.quanto import quantizers
+from bitzones.data.sequences import Batch, Calibration
+from bitzones.evaluation.kl import as_log_probabilities, kl_nats, log_probabilities, logits_of
+from bitzones.evaluation.layer_replay import entered_at, passed
+from bitzones.evaluation.swapping import swapped
+from bitzones.models import structure
+from bitzones.models.units import Granularity
+from bitzones.schema.progress import Progress, silent
+from bitzones.schema.records import SensitivityCell, Unit, UnitSensitivity
+from bitzones.sensitivity.variants import Variants
+
+__all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell"]
+
+NOT_FINITE = "the changed model's logits are NaN or infinite"
+"""Why a candidate has no KL."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A change to measure: ``weights`` of modules none of which lies before ``layer``, quantized or dense, by module name.
+
+    Where ``layer`` is None all of them lie behind the last layer, as the head does.
+    """
+
+    layer: int | None
+    weights: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """KL(reference || model) per sequence, in nats summed over its tokens: of the ``base``, and of each candidate on it.
+
+    None stands for a candidate whose model gave NaN or infinity.
+    """
+
+    base: list[float]
+    candidates: list[list[float] | None]
+
+
+@torch.no_grad()
+def exact(
+    model: torch.nn.Module,
+    layers: Sequence[torch.nn.Module],
+    candidates: Sequence[Candidate],
+    batches: Iterable[Batch],
+    sequences: int,
+    progress: Progress = silent,
+    base: Mapping[str, torch.Tensor] | None = None,
+) -> Sweep:
+    """KL of every candidate to the model as it is, each measured alone on the base.
+
+    Args:
+        model: the reference; unchanged afterwards, bit for bit, also when interrupted.
+        layers: its decoder layers, in order.
+        candidates: what to change.
+        batches: the sequences.
+        sequences: how many the batches hold together.
+        progress: told how far it is.
+        base: weights that are changed for every candidate, which a candidate's own replace; none where None.
+
+    Raises:
+        NonFiniteError: the reference itself, or the base, gives NaN or infinity.
+    """
+    made = Sweep([0.0] * sequences, [[0.0] * sequences for _ in candidates])
+    broken: set[int] = set()
+    based = {name: quantizers.values(weight, model.get_parameter(f"{name}.weight").dtype) for name, weight in (base or {}).items()}
+    for batch in batches:
+        reference = log_probabilities(model, batch) if based else None
+        with swapped(model, based):
+            pass_, logits = passed(model, layers, batch)
+            log_q = as_log_probabilities(logits, batch)
+            del logits  # as large as all that is kept
+            if reference is None:
+                reference = log_q
+            else:
+                _put(made.base, batch, kl_nats(reference, log_q, batch.mask))
+            for number, candidate in enumerate(candidates):
+                start = len(layers) if candidate.layer is None else candidate.layer
+                with swapped(model, candidate.weights), entered_at(layers, start, pass_.entering(start)):
+                    values = kl_nats(reference, logits_of(model, batch), batch.mask)
+                if not torch.isfinite(values).all():
+                    broken.add(number)
+                _put(made.candidates[number] or [], batch, values)
+                progress((min(batch.index) + (number + 1) / len(candidates) * len(batch.index)) / sequences)
+    return Sweep(made.base, [None if number in broken else values for number, values in enumerate(made.candidates)])
+
+
+def _put(results: list[float], batch: Batch, values: torch.Tensor) -> None:
+    for index, value in zip(batch.index, values.tolist(), strict=True):
+        results[index] = value
+
+
+def exact_cell(
+    variants: Variants,
+    units: Sequence[Unit],
+    granularity: Granularity,
+    calibration: Calibration,
+    batches: Iterable[Batch],
+    progress: Progress,
+) -> SensitivityCell:
+    """The record of `exact` for every unit and every format of the run."""
+    pairs = [(unit, variant) for unit in units for variant in variants.uniform]
+    sweep = exact(
+        variants.reference,
+        list(structure.decoder_layers(variants.reference).values()),
+        [Candidate(unit.layer, {name: variants.packed(variant)[name] for name in unit.modules}) for unit, variant in pairs],
+        batches,
+        len(calibration.sequences),
+        progress,
+    )
+    return SensitivityCell(
+        variant=variants.reference_id,
+        method="exact",
+        granularity=granularity,
+        sequences_sha256=calibration.sha256,
+        sequence_tokens=calibration.sequence_tokens,
+        units=tuple(units),
+        measurements=tuple(_measurement(variants, *pair, kl) for pair, kl in zip(pairs, sweep.candidates, strict=True)),
+    )
+
+
+def _measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] | None) -> UnitSensitivity:
+    weights = [variants.packed(variant)[name] for name in unit.modules]
+    return UnitSensitivity(
+        unit=unit.name,
+        format=variants.formats[variant],
+        stored_bytes=sum(map(quantizers.stored_bytes, weights)),
+        group_sizes=tuple(map(quantizers.group_size, weights)),
+        kl_nats=None if kl is None else tuple(kl),
+        weight_error=_weight_error(variants, unit, variant),
+        failure=NOT_FINITE if kl is None else None,
+    )
+
+
+def _weight_error(variants: Variants, unit: Unit, variant: str) -> float | None:
+    """||W - quantized W|| / ||W||, Frobenius, over all weights of the unit; None where a quantized weight overflowed."""
+    lost = total = 0.0
+    for name in unit.modules:
+        weight = variants.reference.get_parameter(f"{name}.weight")
+        values = quantizers.values(variants.packed(variant)[name], weight.dtype)
+        lost += float((weight - values).float().square().sum(dtype=torch.float64))
+        total += float(weight.float().square().sum(dtype=torch.float64))
+    error = (lost / total) ** 0.5 if total else 0.0
+    return error if math.isfinite(error) else None

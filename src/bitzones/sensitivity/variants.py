@@ -1,0 +1,163 @@
+"""Every variant is built from a fresh copy and quantized once, and at most one quantized model is alive beside the reference.
+
+What stays of a variant is its packed weights, a fraction of the reference's size: the sensitivity sweep takes them from here. A calibrated
+format has two sets of them: each module rounded alone, for sensitivities, and the variant as a whole, rounded layer after layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from transformers import PreTrainedModel
+
+from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto.quantizers import Packed
+from bitzones.data.sequences import Batch
+from bitzones.devices import device as devices
+from bitzones.models import loading, structure
+from bitzones.rounding import layerwise
+from bitzones.rounding.gptq import DAMPING
+from bitzones.schema.errors import ModelError
+from bitzones.schema.profile import is_calibrated
+
+__all__ = ["Variants"]
+
+
+def _copied(model: PreTrainedModel, but: Iterable[str]) -> PreTrainedModel:
+    """A copy that has the weights of some modules in common with the model: they are about to be replaced, and would take much room."""
+    shared = [model.get_submodule(name).weight for name in but]
+    return copy.deepcopy(model, {id(weight): weight for weight in shared})
+
+
+def _none() -> Sequence[Batch]:
+    raise ModelError("a calibrated format needs calibration sequences, and none were given")
+
+
+class Variants:
+    """The models of one run, by variant id, ready to run on ``device`` in ``compute_dtype``.
+
+    Args:
+        loaded: the model as stored.
+        formats: variant id -> format; the first is the reference, the others are ``uniform``.
+        batches: gives the sequences that calibrated formats are rounded on.
+        damping: of calibrated formats (`gptq.round_rows`).
+        notify: told, in a line, when modules are rounded: it takes a while.
+        include: modules outside the decoder layers that uniform variants quantize too.
+    """
+
+    def __init__(
+        self,
+        loaded: loading.Loaded,
+        formats: Mapping[str, str],
+        device: torch.device,
+        compute_dtype: torch.dtype,
+        batches: Callable[[], Sequence[Batch]] = _none,
+        damping: float = DAMPING,
+        notify: Callable[[str], None] = lambda message: None,
+        include: Sequence[str] = (),
+    ) -> None:
+        self.loaded = loaded
+        self.formats = dict(formats)
+        self.reference_id = next(iter(formats))
+        self.uniform = {variant: name for variant, name in self.formats.items() if variant != self.reference_id}
+        self._mixed: dict[str, dict[str, str]] = {}
+        self.device = device
+        self.compute_dtype = compute_dtype
+        self.reference = self._ready(loaded.model if loaded.model.dtype == compute_dtype else copy.deepcopy(loaded.model))
+        self.fallbacks: dict[str, dict[str, str]] = {}
+        """Variant -> module -> why it has the stock format's integers in place of calibrated ones."""
+        self._packed: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
+        self._whole: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
+        self._alive: tuple[str, PreTrainedModel] | None = None
+        self._include = include
+        self._batches = batches
+        self._damping = damping
+        self._notify = notify
+
+    def define(self, variant: str, assignment: Mapping[str, str]) -> None:
+        """Add a variant of mixed formats: module name -> format, the reference's for what stays as it is."""
+        self.formats[variant] = variant
+        self._mixed[variant] = {name: format_ for name, format_ in assignment.items() if format_ != self.formats[self.reference_id]}
+
+    def model(self, variant: str) -> PreTrainedModel:
+        """The variant's model; a quantized one is freed when the next is asked for.
+
+        Raises:
+            ModelError: it could not be quantized as asked.
+        """
+        if variant == self.reference_id:
+            return self.reference
+        if self._alive is None or self._alive[0] != variant:
+            self._alive = None
+            devices.free(self.device)
+            self._alive = (variant, self._build(variant))
+        return self._alive[1]
+
+    def packed(self, variant: str) -> Mapping[str, Packed]:
+        """Module name -> packed weight of a variant, as it would be stored; empty for the reference.
+
+        In a calibrated format each module is rounded as if it alone were changed.
+        """
+        if variant not in self._packed:
+            if is_calibrated(self.formats[variant]):
+                self._round_separately()
+            else:
+                self._packed[variant] = self.whole(variant)
+        return self._packed[variant]
+
+    def whole(self, variant: str) -> Mapping[str, Packed]:
+        """Module name -> packed weight of the variant's model: calibrated formats are rounded layer after layer."""
+        if variant not in self._whole:
+            self.model(variant)
+        return self._whole[variant]
+
+    def stored_bytes(self, variant: str) -> int:
+        """Bytes of the whole model as it would be stored: packed weights, and all else in the model's own dtype."""
+        return structure.model_bytes(self.loaded.model, self.whole(variant))
+
+    def _build(self, variant: str) -> PreTrainedModel:
+        everywhere = dict.fromkeys((*structure.quantizable_modules(self.loaded.model), *self._include), self.formats[variant])
+        assignment = self._mixed.get(variant, everywhere)
+        ready = self._round_in_sequence(variant, assignment) or self._packed_from_host(assignment)
+        model = _copied(self.loaded.model, assignment)
+        if assignment:  # a plan may leave everything as it is
+            quantizers.quantize(model, assignment, ready)
+        self._whole[variant] = quantizers.packed_weights(model)
+        return self._ready(model)
+
+    def _packed_from_host(self, assignment: Mapping[str, str]) -> Mapping[str, Packed]:
+        """Weights that lie on the host of a run on a GPU, quantized there as all the others are."""
+        weights = {name: self.loaded.model.get_parameter(f"{name}.weight") for name in assignment}
+        return {
+            name: quantizers.packed_alone(weight.detach(), assignment[name], self.device)
+            for name, weight in weights.items()
+            if weight.device.type != self.device.type
+        }
+
+    def _round_in_sequence(self, variant: str, assignment: Mapping[str, str]) -> Mapping[str, Packed]:
+        if not any(map(is_calibrated, assignment.values())):
+            return {}
+        made = self.in_sequence(variant, assignment)
+        self.fallbacks[variant] = made.fallbacks
+        return made.weights
+
+    def in_sequence(self, name: str, assignment: Mapping[str, str]) -> layerwise.Calibrated:
+        """Weights of a plan that is no variant, rounded layer after layer: module name -> format, without what stays as it is."""
+        self._notify(f"rounding {len(assignment)} modules of {name}, layer after layer")
+        return layerwise.in_sequence(self.reference, assignment, self._batches(), self.loaded.model.dtype, self._damping)
+
+    def _round_separately(self) -> None:
+        """All calibrated formats at once: they share the walk over the layers."""
+        wanted = {variant: name for variant, name in self.uniform.items() if is_calibrated(name)}
+        batches = self._batches()
+        self._notify(f"rounding every module alone in {' and '.join(wanted.values())}")
+        found = layerwise.separately(self.reference, list(wanted.values()), batches, self.loaded.model.dtype, self._damping)
+        for variant, name in wanted.items():
+            self._packed[variant] = found[name].weights
+
+    def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
+        quantizers.set_compute_dtype(model, self.compute_dtype)
+        model.eval()
+        return model

@@ -1,0 +1,96 @@
+"""How alike two orders are, and how sure that is: Spearman's rank correlation of anything with a sensitivity that is itself uncertain.
+
+Two things are uncertain, and both widen the interval: which units there are (a model's layers are taken as a sample of layers like them)
+and what was measured on them (bootstrap resamples of the sensitivity sequences). This module does not know what is being ordered.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.stats.intervals import ALPHA, Interval
+
+__all__ = ["MIN_PAIRS", "mean_ranks", "spearman", "spearman_interval", "spearman_p"]
+
+MIN_PAIRS = 10
+"""Below this many pairs the normal law on Fisher's scale is not to be trusted for ranks (Fieller, Hartley & Pearson 1957): inconclusive."""
+
+Floats = NDArray[np.float64]
+
+
+def spearman(a: Floats, b: Floats) -> Floats:
+    """Spearman's correlation along the last axis, ties at their mean rank; NaN where one side is constant, for it has no order.
+
+    Args:
+        a: shape (..., n).
+        b: shape (..., n); what stands before n is broadcast against that of ``a``.
+
+    >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([[10.0, 20.0, 90.0], [9.0, 8.0, 7.0], [5.0, 5.0, 5.0]])).tolist()
+    [1.0, -1.0, nan]
+    """
+    middle = (a.shape[-1] + 1) / 2
+    x, y = mean_ranks(a) - middle, mean_ranks(b) - middle
+    spread = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    products = (x * y).sum(axis=-1)
+    return np.asarray(np.divide(products, spread, out=np.full(np.shape(products), np.nan), where=spread > 0))
+
+
+def mean_ranks(values: Floats) -> Floats:
+    """Ranks from 1 along the last axis, ties at their mean rank.
+
+    >>> mean_ranks(np.array([30.0, 10.0, 10.0, 20.0])).tolist()
+    [4.0, 1.5, 1.5, 3.0]
+    """
+    values = np.ascontiguousarray(values)
+    order = np.argsort(values, axis=-1)
+    ordered = np.take_along_axis(values, order, axis=-1)
+    places = np.broadcast_to(np.arange(1.0, values.shape[-1] + 1), values.shape)
+    alike = ordered[..., 1:] == ordered[..., :-1]
+    if alike.any():
+        edge = np.zeros((*values.shape[:-1], 1), dtype=np.bool_)
+        first = np.maximum.accumulate(np.where(np.concatenate([edge, alike], axis=-1), 1.0, places), axis=-1)
+        last = np.where(np.concatenate([alike, edge], axis=-1), float(values.shape[-1]), places)
+        places = (first + np.minimum.accumulate(last[..., ::-1], axis=-1)[..., ::-1]) / 2
+    ranks = np.empty(values.shape)
+    np.put_along_axis(ranks, order, places, axis=-1)
+    return ranks
+
+
+def spearman_p(rho: float, n: int) -> float:
+    """One-sided p-value of a correlation as high as this where there is none: Student's t of n - 2 degrees (Kendall & Stuart 1973)."""
+    if rho >= 1:
+        return 0.0
+    from scipy.special import stdtr  # noqa: PLC0415 (scipy.stats takes a second to import)
+
+    return float(stdtr(n - 2, -rho * math.sqrt((n - 2) / (1 - rho * rho)))) if rho > -1 else 1.0
+
+
+def spearman_interval(rho: float, n: int, resampled: Floats | None = None) -> Interval:
+    """A rank correlation of n pairs with its 95% interval.
+
+    On Fisher's scale, z = artanh(rho), two variances add up: (1 + rho^2 / 2) / (n - 3) for the pairs (Bonett & Wright 2000, Psychometrika
+    65:23), and that of z over ``resampled``, the same correlation on bootstrap resamples of what was measured on each. What is random in
+    one pair alone is in both, so the interval errs on the wide side. A perfect order, whose z is infinite, counts as one in which two
+    neighbours have changed places. In simulations of 10 to 80 pairs, rho 0 to 0.9, it covers 93% to 98%. Noise in a measurement also pulls
+    rho itself towards 0; that is not undone.
+
+    Raises:
+        ValueError: fewer than `MIN_PAIRS`.
+
+    >>> interval = spearman_interval(0.8699639, 15)
+    >>> round(interval.low, 3), round(interval.high, 3)
+    (0.584, 0.964)
+    """
+    if n < MIN_PAIRS:
+        raise ValueError(f"{n} pairs are fewer than {MIN_PAIRS}")
+    most = 1 - 12 / (n**3 - n)
+    z = math.atanh(min(max(rho, -most), most))
+    variance = (1 + rho * rho / 2) / (n - 3)
+    if resampled is not None and np.isfinite(resampled).any():
+        variance += float(np.var(np.arctanh(np.clip(resampled[np.isfinite(resampled)], -most, most))))
+    half = NormalDist().inv_cdf(1 - ALPHA / 2) * math.sqrt(variance)
+    return Interval(value=rho, low=min(rho, math.tanh(z - half)), high=max(rho, math.tanh(z + half)))

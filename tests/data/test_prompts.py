@@ -1,0 +1,71 @@
+"""The exact text that a model reads: solved items before a question, and a chat template around it."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_models
+
+from bitzones.data import prompts
+from bitzones.data.tasks import Item, TaskSet
+from bitzones.schema.errors import TaskError
+
+SHOTS = (Item("s1", "Question: One?\nAnswer:", " yes", (" yes", " no")), Item("s2", "Question: Two?\nAnswer:", " no", (" yes", " no")))
+ITEM = Item("a", "Question: Is 12 even?\nAnswer:", " yes", (" yes", " no", "  maybe"), ((13, 15),))
+TOKENIZER = tiny_models.tokenizer()
+CHAT = tiny_models.tokenizer()
+CHAT.chat_template = tiny_models.CHATML
+
+
+def content(item: Item) -> list[str]:
+    return [item.prompt[start:end] for start, end in item.content]
+
+
+def test_nothing_is_added_where_nothing_is_asked_for() -> None:
+    task = TaskSet("some", 1, "choice", (ITEM,))
+    assert prompts.asked(task, TOKENIZER) == task
+
+
+def test_shots_stand_solved_before_the_question() -> None:
+    task = TaskSet("some", 1, "choice", (ITEM,), shots=SHOTS)
+    asked = prompts.asked(task, TOKENIZER)
+    (item,) = asked.items
+    assert item.prompt == (
+        "Question: One?\nAnswer: yes\n\nQuestion: Two?\nAnswer: no\n\nQuestion: Is 12 even?\nAnswer:"  # as in lm-evaluation-harness
+    )
+    assert (item.answer, item.choices, content(item)) == (ITEM.answer, ITEM.choices, ["12"])
+    assert asked.sha256 != task.sha256
+    assert asked.shots == SHOTS
+
+
+def test_a_chat_is_one_turn_of_the_user_and_answers_lose_their_space() -> None:
+    task = TaskSet("some", 1, "choice", (ITEM,), shots=SHOTS[:1], chat_template=True)
+    (item,) = prompts.asked(task, CHAT).items
+    assert item.prompt == (
+        "<|im_start|>user\nQuestion: One?\nAnswer: yes\n\nQuestion: Is 12 even?\nAnswer:<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert (item.answer, item.choices, item.gold, content(item)) == ("yes", ("yes", "no", " maybe"), 0, ["12"])
+
+
+def test_the_hash_is_of_the_template_too() -> None:
+    task = TaskSet("some", 1, "choice", (ITEM,), chat_template=True)
+    other = tiny_models.tokenizer()
+    other.chat_template = tiny_models.CHATML.replace("assistant", "model")
+    assert len({task.sha256, prompts.asked(task, CHAT).sha256, prompts.asked(task, other).sha256}) == 3
+
+
+def test_content_is_forgotten_where_a_template_changes_the_text() -> None:
+    loud = tiny_models.tokenizer()
+    loud.chat_template = "{{ messages[0].content | upper }}"
+    (item,) = prompts.asked(TaskSet("some", 1, "choice", (ITEM,), chat_template=True), loud).items
+    assert (item.prompt, item.content) == (ITEM.prompt.upper(), ())
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no users here') }}", "{% if %}"])
+def test_a_template_that_is_missing_or_fails_is_one_line(template: str) -> None:
+    task = TaskSet("some", 1, "choice", (ITEM,), chat_template=True)
+    with pytest.raises(TaskError, match="the tokenizer of the model has no chat template: leave it out"):
+        prompts.asked(task, TOKENIZER)
+    broken = tiny_models.tokenizer()
+    broken.chat_template = template
+    with pytest.raises(TaskError, match="the tokenizer's chat template fails on item 'a': "):
+        prompts.asked(task, broken)
