@@ -41,6 +41,7 @@ ROOMS = (
     Room("report", "words, tables, charts, pages"),
     Room("export", "a plan into a checkpoint of an engine", measures=True),
     Room("run", "session, journal, runner, pytest plugin", measures=True),
+    Room("api", "the public functions, loaded at first use"),
     Room("cli", "the command line"),
 )
 """From the ground up: a room imports from itself and from those above it in this table, never from those below."""

@@ -10,10 +10,16 @@ Whoever applies a plan needs only this module. It does not know how a plan is fo
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 
+from bitzones.schema.errors import PlanError
+from bitzones.schema.files import write_text
 from bitzones.schema.records import CalibrationSet, PlanOrigin, Record
 from bitzones.stats.intervals import Estimate, Interval, Verdict
 
@@ -27,6 +33,7 @@ __all__ = [
     "Plan",
     "PlanAccuracy",
     "PlanBudget",
+    "PlanKL",
     "PlanLatency",
     "PlannedModel",
     "SplitGroup",
@@ -51,6 +58,10 @@ class Decided(Record):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
     )
+
+    def to_json(self) -> str:
+        """The text of a JSON file of this record, such as plan.json."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class PlanLatency(Decided):
@@ -109,6 +120,24 @@ class PlanAccuracy(Decided):
     """Against the reference on the same items, p-values corrected as in the report; null where the reference was not measured."""
 
 
+@dataclass(frozen=True)
+class PlanKL:
+    """KL(reference || plan) of a plan measured as a whole, nats per token, with its 95% interval over held-out sequences.
+
+    With too few sequences for an interval, ``low`` is 0 and ``high`` is infinity, which is what is known of a KL then: a condition such as
+    ``plan.kl.high < 0.05`` holds only where the data show it.
+    """
+
+    value: float
+    """The estimate from all held-out sequences, nats per token."""
+    low: float
+    """Lower end of the 95% interval, nats per token."""
+    high: float
+    """Upper end of the 95% interval, nats per token."""
+    n: int
+    """Held-out sequences behind it."""
+
+
 class Plan(Decided):
     """A format for every unit: all that applying it needs. plan.json is this record."""
 
@@ -150,6 +179,51 @@ class Plan(Decided):
     profile_sha256: str
     versions: dict[str, str]
     """Of the packages that measured."""
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        model = self.model.source if self.model else "model not recorded"
+        measured = f", KL {self.measured_kl.value:.3g} nats/token on held-out sequences" if self.measured_kl else ""
+        return f"<Plan {self.name!r} for {model!r}: {self.average_bits:.2f} bits per weight, {self.stored_bytes:,} bytes{measured}>"
+
+    @property
+    def kl(self) -> PlanKL:
+        """KL of the plan as a whole on held-out sequences, nats per token.
+
+        Raises:
+            PlanError: it was not measured.
+        """
+        if self.measured_kl is None or self.measured_sequences is None:
+            raise PlanError(f"plan {self.name!r} was not measured as a whole (was bench/test_plan.py deselected?); predicted_kl is a sum")
+        ends = self.measured_kl.interval
+        low, high = (ends.low, ends.high) if ends else (0.0, math.inf)
+        return PlanKL(self.measured_kl.value, low, high, self.measured_sequences)
+
+    @property
+    def formats(self) -> dict[str, str]:
+        """Module to format, for the modules that the plan quantizes."""
+        return {name: format_name for name, format_name in self.assignment.items() if format_name != self.reference}
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that the planned modules take as stored, scales and shifts included."""
+        return self.achieved.stored_bytes
+
+    @property
+    def average_bits(self) -> float:
+        """Stored bits per weight of the planned modules, scales and shifts included."""
+        return self.achieved.average_bits
+
+    def write(self, path: Path | str) -> Path:
+        """Write plan.json, which `bitzones apply` and `bitzones.apply` take; the folder is made if it is not there. Returns its path.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_text(Path(path), self.to_json())
+        return Path(path)
 
 
 class UnitPlan(Decided):

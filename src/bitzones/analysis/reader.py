@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json
 
 from bitzones.analysis.validation import faults
@@ -34,7 +34,7 @@ CellT = TypeVar("CellT")
 
 class RunFile(Record):
     """A run file that passed the door: cells in the order of the file, ``foreign`` benchmarks counted and left out. ``took`` holds the
-    seconds that pytest-benchmark timed of each cell, null where the file does not say."""
+    seconds that pytest-benchmark timed of each cell, null where the file does not say; empty for a run that was made in memory."""
 
     path: str
     measured_at: str | None
@@ -42,6 +42,17 @@ class RunFile(Record):
     cells: tuple[Cell, ...]
     foreign: int = 0
     took: tuple[float | None, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_time_each(self) -> RunFile:
+        if self.took and len(self.took) != len(self.cells):
+            raise ValueError("took and cells differ in length")
+        return self
+
+    @property
+    def times(self) -> tuple[float | None, ...]:
+        """``took``, a null for every cell of a run that no file holds."""
+        return self.took or (None,) * len(self.cells)
 
     @property
     def settings_sha256(self) -> str:
@@ -57,6 +68,13 @@ class RunFile(Record):
             return _index(tasks, task), _index(variants, cell.variant)
 
         return tuple(sorted((cell for cell in self.cells if isinstance(cell, kind)), key=place))
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        model = self.run.model.source if self.run.model else "model not recorded"
+        return f"<RunFile {self.path!r}: {len(self.cells)} cells of {model!r}, measured {self.measured_at or 'at a time not recorded'}>"
 
 
 def _index(names: list[str], name: str | None) -> int:

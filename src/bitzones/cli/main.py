@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +13,7 @@ import typer
 
 from bitzones import __version__
 from bitzones.cli import regression
-from bitzones.schema.errors import BitzonesError, MeasureError, RunFileError
+from bitzones.schema.errors import BitzonesError
 
 __all__ = ["app", "main"]
 
@@ -38,8 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report; made if it is not there.", metavar="FOLDER")]
 
@@ -69,14 +65,15 @@ def run(
     bitzones run smollm2 --data data/ --limit 1000
     bitzones run smollm2 --data data/ --limit 1000 --resume
     """
+    from bitzones.api.requirements import needs
     from bitzones.schema import profile
 
     profile.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
-    with _needs_measuring():
+    with needs("measure"):
         from bitzones.run import runner
     with runner.alone(output):
         measured = runner.measure(name, output, data, limit, resume=resume)
-        _collect(measured.run_file, measured.run_file.parent)
+        _report([measured.run_file], measured.run_file.parent)
         measured.settle()
     if measured.interrupted:
         typer.echo(f"interrupted: {measured.finished} of {measured.cells} cells were finished; --resume goes on from there", err=True)
@@ -99,22 +96,16 @@ def collect(
     bitzones collect arc.json svamp.json -o report/
     """
     gc.disable()  # a run is kept to the end: looking for garbage in it takes a twentieth of the time and finds next to none
-    if len(run_files) == 1:
-        _collect(run_files[0], output)
-    else:
-        _collect_several(run_files, output)
+    _report(run_files, output)
 
 
-def _collect_several(run_files: list[Path], output: Path) -> None:
-    from bitzones.report.charts import drawing
+def _report(run_files: Sequence[Path], output: Path) -> None:
+    from bitzones import write_report
 
-    with drawing.beside() as draw:  # before anything else is imported, so that it is ready when there is something to draw
-        from bitzones.analysis import analyze as decide
-        from bitzones.report import side_by_side, writer
-
-        names = side_by_side.names_of(run_files)
-        runs = [side_by_side.Named(name, decide.analyse(decide.read_run(path))) for name, path in zip(names, run_files, strict=True)]
-        typer.echo(f"report: {writer.write_comparison(runs, output, draw)[0]}")
+    report = write_report(run_files, output)
+    for line in report.analyses[0].headline if len(run_files) == 1 else ():
+        typer.echo(line)
+    typer.echo(f"report: {report.path}")
 
 
 @app.command()
@@ -125,25 +116,9 @@ def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="What
     """
     from rich.console import Console
 
-    from bitzones.analysis import analyze as decide
-    from bitzones.report.terminal import screen
+    from bitzones import analyze
 
-    screen.show(decide.analyse(decide.read_run(run_file)), Console())
-
-
-def _collect(run_file: Path, output: Path) -> None:
-    from bitzones.report.charts import drawing
-
-    with drawing.beside() as draw:  # before anything else is imported, so that it is ready when there is something to draw
-        from bitzones.analysis import analyze as decide
-        from bitzones.report import writer
-        from bitzones.report.markdown import summary
-
-        analysis = decide.analyse(decide.read_run(run_file))
-        written = writer.write_report(analysis, output, draw)
-    for line in summary.headline(analysis):
-        typer.echo(line)
-    typer.echo(f"report: {written[0]}")
+    analyze(run_file).show(Console())
 
 
 @app.command()
@@ -159,17 +134,10 @@ def verify(
 
     Example: bitzones verify report/run.json --plan other.json -o verified/
     """
-    from bitzones.analysis.reader import add_plan, read_run
-    from bitzones.schema.records import PlansCell, SensitivityCell
+    from bitzones import measure_plan
 
-    found = read_run(run_file)
-    swept, whole = found.of(SensitivityCell), found.of(PlansCell)
-    if not swept or not whole:
-        raise RunFileError(f"{run_file}: it has no sweep and no whole plans, beside which another could be measured")
-    with _needs_measuring():
-        from bitzones.run import external_plan
-    verified = external_plan.measure(found.run, swept[0], whole[0], plan, _say)
-    _collect(Path(add_plan(run_file, output / "run.json", verified.trial, verified.accuracy).path), output)
+    measure_plan(run_file, plan, place := output / "run.json", notify=_say)
+    _report([place], output)
 
 
 @app.command()
@@ -190,6 +158,9 @@ def apply(
 
     Example: bitzones apply report/plan.json -o model/
     """
+    from bitzones import export
+    from bitzones.api.planning import DEVICE
+
     if not DEVICE.fullmatch(device):
         raise typer.BadParameter(f"{device!r} is not a device: cpu, cuda, cuda:N or auto", param_hint="--device")
     if check is not None:
@@ -199,31 +170,15 @@ def apply(
     elif plan is None or output is None:
         raise typer.BadParameter("give PLAN.json and -o FOLDER, or --check FOLDER", param_hint="PLAN.json")
     else:
-        from bitzones.export.plan_file import read_plan
-
-        plan_file = read_plan(plan)  # a mistake in the plan is said before torch is loaded
-        with _needs_measuring():
-            from bitzones.devices import device as devices
-            from bitzones.export import quanto_checkpoint as deploy
-        applied = deploy.apply(
-            plan_file,
-            output,
-            devices.resolve(device),
-            source=model,
-            trust_remote_code=trust_remote_code,
-            force=force,
-            notify=_say,
-        )
-        for line in applied.lines():
+        made = export(plan, output, model=model, device=device, trust_remote_code=trust_remote_code, force=force, notify=_say)
+        for line in made.lines():
             typer.echo(line)
 
 
 def _check(folder: Path, device: str) -> None:
-    with _needs_measuring():
-        from bitzones.devices import device as devices
-        from bitzones.export import verify as deployed
+    from bitzones import verify_export
 
-    if (difference := deployed.check(folder, devices.resolve(device), _say)) is not None:
+    if (difference := verify_export(folder, device=device, notify=_say)) is not None:
         typer.echo(f"bitzones: {difference}", err=True)
         raise typer.Exit(EXIT_DIFFERS)
     typer.echo(f"{folder}: as it was made: files, formats, group sizes and what it computes")
@@ -244,24 +199,16 @@ def release(
     """
     import json
 
+    from bitzones.api.requirements import needs
     from bitzones.schema import profile
     from bitzones.schema.files import write_text
 
     chosen = profile.load(name).resolved(None, limit)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the older ones warn of the tokenizer that the newer ones wrote
-    with _needs_measuring():
+    with needs("measure"):
         from bitzones.run import release as measuring
     write_text(output, json.dumps(measuring.measure(chosen, _say), indent=1) + "\n")
     typer.echo(f"wrote {output}")
-
-
-@contextmanager
-def _needs_measuring() -> Iterator[None]:
-    """Imports of the measuring side: what is missing is said in one line."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MeasureError(f"this needs the package {error.name}: pip install 'bitzones[measure]'") from error
 
 
 def _say(message: str) -> None:

@@ -55,15 +55,13 @@ def compare(
     Examples: bitzones compare old.json new.json -o delta.md
     bitzones compare new.json --against .benchmarks
     """
-    from bitzones.analysis.reader import read_run
+    from bitzones import compare as compared
+    from bitzones import read_run
     from bitzones.regression import gate as gates
     from bitzones.regression.baseline_store import newest_like, stored
-    from bitzones.regression.compare import compare as compared
-    from bitzones.regression.drift import drift, timed
-    from bitzones.report.regression.delta import delta, delta_json, delta_lines
     from bitzones.schema.files import write_text
 
-    words = gates.fail_on(fail_on)
+    gates.fail_on(fail_on)  # a mistake in it is reported before a run is read
     if (new is None) == (against is None):
         raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
     past = history if history is not None else against
@@ -81,14 +79,14 @@ def compare(
     for item in kept:
         if item.fault is not None:
             typer.echo(f"left out: {item.fault}", err=True)
-    repeats = drift(timed(judged), (timed(item.run) for item in kept if item.run is not None))
-    comparison = compared(base, judged, gates.tolerances(judged.run.profile.gate, chosen), repeats)
-    code = gates.exit_code(comparison, words)
+    gate = gates.tolerances(judged.run.profile.gate, chosen)
+    comparison = compared(base, judged, gate=gate, history=[item.run for item in kept if item.run is not None])
+    code = comparison.exit_code(fail_on)
     if output is not None:
-        write_text(output, delta(comparison, code))
+        write_text(output, comparison.to_markdown(fail_on))
     if json is not None:
-        write_text(json, delta_json(comparison))
-    for line in delta_lines(comparison, code):
+        write_text(json, comparison.to_json())
+    for line in comparison.lines(fail_on):
         typer.echo(line)
     if code:
         raise typer.Exit(code)

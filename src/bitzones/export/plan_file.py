@@ -16,9 +16,9 @@ from bitzones.schema import migrations
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import REFERENCE_NAMES, FormatName, is_calibrated
 
-__all__ = ["PlanFile", "read_plan"]
+__all__ = ["FORMATS", "PlanFile", "check_plan", "read_plan"]
 
-_FORMATS: TypeAdapter[dict[str, FormatName]] = TypeAdapter(dict[str, FormatName])
+FORMATS: TypeAdapter[dict[str, FormatName]] = TypeAdapter(dict[str, FormatName])
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,15 @@ def read_plan(path: Path) -> PlanFile:
     return _checked(path, text, plan)
 
 
+def check_plan(plan: Plan) -> PlanFile:
+    """Check a plan in memory as `read_plan` checks one in a file.
+
+    Raises:
+        PlanError: the plan contradicts itself, names no model, or quantizes nothing.
+    """
+    return _checked(f"plan {plan.name!r}", plan.to_json(), plan)
+
+
 def _first(error: ValidationError) -> str:
     """The first mistake in one line; names that a stranger chose are quoted, so that they cannot move the cursor."""
     first = error.errors(include_url=False, include_input=False)[0]
@@ -74,7 +83,7 @@ def _first(error: ValidationError) -> str:
     return f"key {key}: {first['msg'][0].lower()}{first['msg'][1:]}{more}"
 
 
-def _checked(path: Path, text: str, plan: Plan) -> PlanFile:
+def _checked(path: Path | str, text: str, plan: Plan) -> PlanFile:
     """What the record alone cannot say: that the units of a plan fit together."""
     if plan.model is None:
         raise PlanError(f"{path}: the plan names no model, so it can be applied to none: collect a run whose model was loaded")
@@ -84,7 +93,7 @@ def _checked(path: Path, text: str, plan: Plan) -> PlanFile:
         raise PlanError(f"{path}: reference = {plan.reference!r}: not one of {', '.join(REFERENCE_NAMES.values())}")
     asked = {name: format_name for name, format_name in plan.assignment.items() if format_name != plan.reference}
     try:
-        formats = _FORMATS.validate_python(asked)
+        formats = FORMATS.validate_python(asked)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         what = first["msg"].removeprefix("Value error, ")

@@ -30,7 +30,7 @@ from bitzones.schema import profile
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import is_calibrated
 
-__all__ = ["Applied", "apply"]
+__all__ = ["Applied", "apply", "calibrated", "check_modules"]
 
 Notify = Callable[[str], None]
 
@@ -98,7 +98,7 @@ def apply(
         bytes_before = structure.model_bytes(model, {})
         tied = structure.tied_embeddings(model) and _head(model) not in plan_file.formats  # a quantized head is a tensor of its own
         notify(f"quantizing {len(plan_file.formats)} modules")
-        quantizers.quantize(model, plan_file.formats, _calibrated(model, plan_file, device))
+        quantizers.quantize(model, plan_file.formats, calibrated(model, plan_file, device))
         verify.verify(model, plan_file)
         notify("saving")
         (folder / verify.PLAN_FILE).write_text(plan_file.text, encoding="utf-8")
@@ -137,7 +137,7 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
         raise PlanError(f"model source {taken!r}: {error.errors(include_url=False)[0]['msg']}") from error
 
 
-def _calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, quantizers.Packed]:
+def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, quantizers.Packed]:
     """All weights of a plan with calibrated formats, which depend on each other; nothing for another plan.
 
     Raises:
@@ -164,10 +164,19 @@ def _check_model(plan_file: PlanFile, source: str, loaded: loading.Loaded) -> No
             f"the plan is for other weights: SHA-256 of those of {source!r} is {loaded.sha256[:12]}..., the plan says "
             f"{planned.sha256[:12]!r}...; give the model that was measured with --model"
         )
-    if type(model).__name__ != planned.architecture:
-        raise PlanError(f"the plan is for {planned.architecture!r}, and {source!r} is {type(model).__name__}")
     if type(model).__module__.partition(".")[0] != "transformers":
         raise ModelError(f"{source!r} is made of code that comes with it, and quanto reloads only what transformers itself has")
+    check_modules(plan_file, model, source)
+
+
+def check_modules(plan_file: PlanFile, model: PreTrainedModel, source: str) -> None:
+    """The model has the plan's architecture and all its modules.
+
+    Raises:
+        PlanError: naming the first difference.
+    """
+    if type(model).__name__ != plan_file.model.architecture:
+        raise PlanError(f"the plan is for {plan_file.model.architecture!r}, and {source!r} is {type(model).__name__}")
     names = dict(model.named_modules())
     if unknown := [name for name in plan_file.plan.assignment if name not in names]:
         raise PlanError(f"the plan names {unknown[0]!r}{_and_more(unknown)}, and {type(model).__name__} has no such module")

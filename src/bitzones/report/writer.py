@@ -7,7 +7,6 @@ what stands in them.
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +21,6 @@ from bitzones.report.markdown.tables import plain
 from bitzones.report.mermaid.flow import overview, technical
 from bitzones.report.side_by_side import Named, compared_page, compared_summary
 from bitzones.schema.errors import OutputError
-from bitzones.schema.records import Record
 
 __all__ = ["OPTIONAL", "write_comparison", "write_report"]
 
@@ -50,10 +48,10 @@ def write_report(analysis: Analysis, folder: Path, draw: vega.Draw = vega.here) 
         "summary.md": summary(analysis),
         "overview_diagram.md": overview(analysis),
         "technical_diagram.md": technical(analysis),
-        "analysis.json": _json(analysis),
+        "analysis.json": analysis.to_json(),
     }
     if analysis.decision is not None:
-        contents[PLAN] = _json(analysis.decision.plan)
+        contents[PLAN] = analysis.decision.plan.to_json()
     return _written(folder, contents | drawn(), OPTIONAL)
 
 
@@ -98,10 +96,6 @@ def _check_free(places: Iterable[Path]) -> None:
     for place in places:
         if place.is_dir():
             raise IsADirectoryError(errno.EISDIR, f"{place.name} is a folder")
-
-
-def _json(record: Record) -> str:
-    return json.dumps(record.model_dump(mode="json", by_alias=True), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -5,6 +5,8 @@
     ├── RunFileError                 a run file that is truncated, foreign, inconsistent or lacks what was asked of it
     ├── PlanError                    no plan can meet the budget, or a plan file that is wrong
     ├── OutputError                  a place that cannot be written
+    ├── ArgumentError                a function was given something else than it takes
+    ├── MissingPackageError          a package of an extra is not installed; the message names the extra
     └── MeasureError                 measuring could not start, or one cell failed
         ├── ModelError               a model that cannot be loaded or quantized
         ├── TaskError                a task that is unknown, empty or malformed
@@ -20,10 +22,12 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "ArgumentError",
     "BitzonesError",
     "BitzonesWarning",
     "DeviceError",
     "MeasureError",
+    "MissingPackageError",
     "ModelError",
     "NonFiniteError",
     "NotMeasuredError",
@@ -61,6 +65,14 @@ class PlanError(BitzonesError):
 
 class OutputError(BitzonesError):
     """A result cannot be written where it was asked for."""
+
+
+class ArgumentError(BitzonesError):
+    """A function was given something else than it takes."""
+
+
+class MissingPackageError(BitzonesError):
+    """A package of an extra is not installed; the message names the extra."""
 
 
 class MeasureError(BitzonesError):
