@@ -19,7 +19,18 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-MEASURING = ("torch", "transformers", "optimum", "datasets", "safetensors", "pytest_benchmark", "bitzones.measure", "bitzones.deploy")
+MEASURING = (
+    "torch",
+    "transformers",
+    "optimum",
+    "datasets",
+    "safetensors",
+    "pytest_benchmark",
+    "bitzones.measure",
+    "bitzones.deploy",
+    "bitzones.data",
+    "bitzones.run",
+)
 HAS_TORCH = find_spec("torch") is not None
 REQUIRED = frozenset(os.environ.get("BITZONES_REQUIRE", "").split())
 

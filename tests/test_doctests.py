@@ -11,8 +11,8 @@ import pytest
 
 import bitzones
 
-MEASURING = ("bitzones.measure", "bitzones.deploy")
-NOT_MODULES = ("bitzones._bench", "bitzones.__main__")
+MEASURING = ("bitzones.measure", "bitzones.deploy", "bitzones.data", "bitzones.run")
+NOT_MODULES = ("bitzones.bench", "bitzones.__main__")
 """Benchmarks are pytest's to import; ``__main__`` runs."""
 
 

@@ -104,7 +104,7 @@ def _failure(cell: FailedCell) -> Failure:
 def _took(run_file: RunFile) -> tuple[Took, ...]:
     """Time by kind of cell; of one that failed, what is timed is not the attempt."""
     found: dict[str, list[float | None]] = {}
-    for cell, seconds in zip(run_file.cells, run_file.took, strict=True):
+    for cell, seconds in zip(run_file.cells, run_file.times, strict=True):
         if not isinstance(cell, FailedCell):
             found.setdefault(cell.kind, []).append(seconds)
     known = {of: [seconds for seconds in all_ if seconds is not None] for of, all_ in found.items()}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json
 
 from bitzones.analysis.validation import faults
@@ -35,7 +35,7 @@ CellT = TypeVar("CellT")
 
 class RunFile(Record):
     """A run file that passed the door: cells in the order of the file, ``foreign`` benchmarks counted and left out. ``took`` holds the
-    seconds that pytest-benchmark timed of each cell, null where the file does not say."""
+    seconds that pytest-benchmark timed of each cell, null where the file does not say; empty for a run that was made in memory."""
 
     path: str
     measured_at: str | None
@@ -43,6 +43,17 @@ class RunFile(Record):
     cells: tuple[Cell, ...]
     foreign: int = 0
     took: tuple[float | None, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_time_each(self) -> RunFile:
+        if self.took and len(self.took) != len(self.cells):
+            raise ValueError("took and cells differ in length")
+        return self
+
+    @property
+    def times(self) -> tuple[float | None, ...]:
+        """``took``, a null for every cell of a run that no file holds."""
+        return self.took or (None,) * len(self.cells)
 
     @property
     def settings_sha256(self) -> str:

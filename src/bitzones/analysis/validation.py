@@ -18,6 +18,7 @@ from bitzones.schema.records import (
     FailedCell,
     FisherCell,
     LatencyCell,
+    OwnCell,
     PlansCell,
     Run,
     SearchCell,
@@ -73,6 +74,8 @@ def _slot(cell: Cell) -> tuple[object, ...]:
             return cell.kind, cell.variant, cell.phase, cell.asked_batch, cell.prompt_tokens, cell.tokens // cell.batch, cell.compiled
         case FailedCell():
             return cell.kind, cell.of, cell.variant, cell.detail
+        case OwnCell():
+            return cell.kind, cell.variant, cell.detail
         case _:
             return cell.kind, cell.variant
 

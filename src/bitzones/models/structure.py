@@ -6,6 +6,7 @@ module receives a model; it does not know where it came from or what is measured
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping
 
@@ -15,7 +16,16 @@ from transformers import PreTrainedModel
 from bitzones.backends.quanto import quantizers
 from bitzones.schema.errors import ModelError
 
-__all__ = ["decoder_layers", "has_experts", "head", "model_bytes", "not_quantizable", "quantizable_modules", "tied_embeddings"]
+__all__ = [
+    "decoder_layers",
+    "has_experts",
+    "head",
+    "model_bytes",
+    "not_quantizable",
+    "quantizable_modules",
+    "tied_embeddings",
+    "weights_sha256",
+]
 
 
 def tied_embeddings(model: PreTrainedModel) -> bool:
@@ -113,3 +123,15 @@ def model_bytes(model: torch.nn.Module, packed: Mapping[str, torch.Tensor]) -> i
     replaced = {f"{name}.weight" for name in packed}
     tensors = {t.data_ptr(): t for name, t in model.state_dict(keep_vars=True).items() if name not in replaced}
     return sum(map(quantizers.stored_bytes, tensors.values())) + sum(map(quantizers.stored_bytes, packed.values()))
+
+
+def weights_sha256(model: torch.nn.Module) -> str:
+    """Hash of the names, dtypes, shapes and bytes of every weight and saved buffer, tied ones under each of their names.
+
+    It is no hash of a file: the same weights saved to disk have another.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -25,6 +25,7 @@ from bitzones.schema.records import (
     LatencyCell,
     MemoryCell,
     NamedTrial,
+    OwnCell,
     PlansCell,
     ReleaseCell,
     SearchCell,
@@ -52,6 +53,8 @@ def _key(cell: Cell) -> Key:
             return cell.kind, cell.variant, cell.phase
         case FailedCell():
             return cell.of, cell.variant, "" if cell.of == "sensitivity" else cell.detail
+        case OwnCell():
+            return cell.kind, cell.variant, cell.detail
         case _:
             return cell.kind, cell.variant, ""
 
