@@ -1,5 +1,9 @@
 """The plan that is searched by measuring, and whole plans side by side on held-out sequences."""
 
+import pytest
+
+pytestmark = pytest.mark.bitzones_plans
+
 
 def test_search(cell, session):
     record = cell("search", session.reference_id)

@@ -126,7 +126,7 @@ def main() -> None:
     settings = settings.model_copy(update={"formats": FORMATS, "calibration": Calibration(tokens=asked.tokens)})
     session = Session(settings, lambda line: print(line, flush=True))
     calibrated = [variant for variant, name in session.variants.uniform.items() if is_calibrated(name)]
-    session.check_calibration()  # reads the sequences, which is not to be timed
+    session.check_sequences()  # reads the sequences, which is not to be timed
     started = perf_counter()
     session.variants.packed(calibrated[0])  # all calibrated formats at once
     took = perf_counter() - started

@@ -27,7 +27,7 @@ _DOCTEST = re.compile(r"\s*# doctest: .*")
 RECORDS = {"Analysis": "analysis", "Comparison": None, "Plan": "plan", "RunFile": None, "CellDelta": None, "Metric": None}
 """Records with fields of a JSON file, and the heading of docs/schema.md that describes these fields, where there is one."""
 
-TYPES = ("api.results.RunLike", "api.planning.PlanLike")
+TYPES = ("api.analyzing.RunLike", "api.planning.PlanLike")
 """Names for what several functions take."""
 
 OPENING = """# Python API

@@ -39,7 +39,7 @@ ROOMS = (
     Room("analysis", "reads a run and decides"),
     Room("regression", "compares runs: deltas, trends, releases, the gate"),
     Room("report", "words, tables, charts, pages"),
-    Room("export", "a plan into a checkpoint of an engine", measures=True),
+    Room("deploy", "a plan into a checkpoint of an engine", measures=True),
     Room("run", "session, journal, runner, pytest plugin", measures=True),
     Room("api", "the public functions, loaded at first use"),
     Room("cli", "the command line"),

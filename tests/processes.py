@@ -50,7 +50,7 @@ def _child(kind: str, arguments: Sequence[str], folder: str, environment: Mappin
     for name in [name for name in os.environ if name.startswith("PYTEST_")]:  # a worker's: pytest-benchmark would time nothing
         del os.environ[name]
     os.environ.update(environment)
-    sys.argv = [kind, *arguments]
+    sys.argv = [kind, *(["-p", "bitzones.plugin"] if kind == "pytest" else []), *arguments]  # also where no entry point is installed
     try:
         if kind == "pytest":
             runpy.run_module("pytest", run_name="__main__", alter_sys=True)

@@ -20,7 +20,7 @@ from imports import MEASURING, within
 
 import bitzones
 
-NOT_MODULES = ("bitzones._bench", "bitzones.__main__")
+NOT_MODULES = ("bitzones.bench", "bitzones.__main__")
 """Benchmarks are pytest's to import; ``__main__`` runs."""
 GOLDEN = Path(__file__).parent / "golden"
 RUNNING = ("apply", "export", "verify_export", "measure_plan")
@@ -78,6 +78,6 @@ def test_examples_are_true(name: str) -> None:
 
 
 def test_examples_of_the_api_are_run_without_torch_too() -> None:
-    found = [test for name in ("results", "comparing", "planning") for test in runnable(f"bitzones.api.{name}")]
+    found = [test for name in ("analyzing", "comparing", "planning") for test in runnable(f"bitzones.api.{name}")]
     names = {test.name.rpartition(".")[2] for test in found if test.examples}
     assert {"analyze", "read_run", "write_report", "compare", "read_plan", "Analysis", "Comparison", "to_dataframe"} <= names

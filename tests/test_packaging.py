@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import subprocess
 import sys
@@ -49,12 +51,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_the_profiles_and_the_benchmarks(wheel: Path) -> None:
     expected = (
-        files(ROOT / "src/bitzones", "bitzones") | files(ROOT / "profiles", "bitzones/_profiles") | files(ROOT / "bench", "bitzones/_bench")
+        files(ROOT / "src/bitzones", "bitzones") | files(ROOT / "profiles", "bitzones/_profiles") | files(ROOT / "bench", "bitzones/bench")
     )
     assert contents(wheel) == expected
 
 
-@pytest.mark.parametrize("name", ["py.typed", "_profiles/tiny.toml", "_bench/conftest.py", "embedded/tiny/model.safetensors"])
+@pytest.mark.parametrize("name", ["py.typed", "_profiles/tiny.toml", "bench/conftest.py", "embedded/tiny/model.safetensors"])
 def test_the_default_run_is_in_the_wheel(wheel: Path, name: str) -> None:
     assert f"bitzones/{name}" in contents(wheel)
 
@@ -63,7 +65,26 @@ def test_the_wheel_starts_the_command_line_and_carries_the_license(wheel: Path) 
     with zipfile.ZipFile(wheel) as archive:
         metadata = {Path(name).name: archive.read(name).decode() for name in archive.namelist() if ".dist-info/" in name}
     assert "bitzones = bitzones.cli.main:main" in metadata["entry_points.txt"]
+    assert "[pytest11]\nbitzones.plugin = bitzones.plugin" in metadata["entry_points.txt"]
     assert "Apache License" in metadata["LICENSE"]
+
+
+def test_the_installed_wheel_measures_from_any_folder(wheel: Path, tmp_path: Path) -> None:
+    """Unpacked, a wheel is what pip installs: its entry point loads the plugin, and its benches are found by their name."""
+    pytest.importorskip("pytest_benchmark", reason="the measuring side is not installed")
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    asked = ["--pyargs", "bitzones.bench", "--benchmark-json=run.json", "-k", "memory and w8", "-q", "-p", "no:cacheprovider"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")} | {"PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *asked], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=150, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    data = json.loads((elsewhere / "run.json").read_text(encoding="utf-8"))
+    assert [benchmark["extra_info"]["bitzones"]["variant"] for benchmark in data["benchmarks"]] == ["w8"]
+    assert data["bitzones"]["model"]["source"] == "embedded:tiny"
 
 
 def test_a_wheel_built_from_the_sdist_is_the_same(wheel: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "Analysis",
     "ArgumentError",
     "BitzonesError",
+    "BitzonesWarning",
     "CellDelta",
     "Comparison",
     "DeviceError",

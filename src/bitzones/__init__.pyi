@@ -10,6 +10,9 @@ from bitzones.api import (
     BitzonesError as BitzonesError,
 )
 from bitzones.api import (
+    BitzonesWarning as BitzonesWarning,
+)
+from bitzones.api import (
     CellDelta as CellDelta,
 )
 from bitzones.api import (
@@ -111,6 +114,7 @@ __all__ = [
     "Analysis",
     "ArgumentError",
     "BitzonesError",
+    "BitzonesWarning",
     "CellDelta",
     "Comparison",
     "DeviceError",

@@ -22,7 +22,7 @@ import bitzones
 from bitzones import api
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.reader import RunFile
-from bitzones.api.tables import columns
+from bitzones.api.dataframes import columns
 from bitzones.schema.profile import Budget
 from bitzones.schema.records import DivergenceCell, PlansCell, SearchCell
 

@@ -14,6 +14,7 @@ from bitzones.allocation.knapsack import budget_bytes
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences as calibration
 from bitzones.data.sequences import Batch
+from bitzones.data.sets import check_tokens
 from bitzones.evaluation import kl, swapping
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
@@ -132,9 +133,9 @@ def test_too_few_tokens_fall_back_to_the_stock_format_and_are_listed(model) -> N
 
 
 def test_too_few_tokens_for_a_module_that_sees_all_of_them_are_refused(model) -> None:
-    layerwise.check_tokens(model, 384)
+    check_tokens(model, 384)
     with pytest.raises(TaskError, match=r"calibration\.tokens: model\.layers\.2\.mlp\.down_proj has 384 input features.*at least 384"):
-        layerwise.check_tokens(model, 383)
+        check_tokens(model, 383)
 
 
 def test_an_activation_that_is_not_finite_names_the_module() -> None:

@@ -13,7 +13,7 @@ import tiny_models
 import torch
 from pydantic import TypeAdapter
 
-from bitzones.run import plugin, runner
+from bitzones.run import recorder, runner
 from bitzones.schema.records import SCHEMA, Cell, Environment, Run
 
 BENCH = str(runner.bench_folder())
@@ -131,11 +131,11 @@ def test_the_run_and_the_machine_are_recorded(data: Any) -> None:
         (torch.OutOfMemoryError("tried to allocate"), "out of memory: tried to allocate"),
         (MemoryError("none left"), "out of memory: none left"),
         (RuntimeError("CPU: can't allocate memory: 5 bytes"), "out of memory: CPU: can't allocate memory: 5 bytes"),
-        (ValueError("x" * 1000), "ValueError: " + "x" * plugin.REASON_LENGTH),
+        (ValueError("x" * 1000), "ValueError: " + "x" * recorder.REASON_LENGTH),
     ],
 )
 def test_a_reason_is_one_line_and_names_memory(error: Exception, said: str) -> None:
-    assert plugin.reason(error) == said
+    assert recorder.reason(error) == said
 
 
 STOPPED = """
@@ -158,25 +158,24 @@ def impossible(_):
     raise NotMeasuredError("this machine cannot")
 
 
-def test_finished(cell):
-    cell("memory", "bf16").measure(lambda: None, cell_of)
+def test_finished(bitzones_cell):
+    bitzones_cell("memory", "bf16").measure(lambda: None, cell_of)
 
 
-def test_impossible(cell):
-    cell("latency", "w4", detail="decode").measure(lambda: None, impossible)
+def test_impossible(bitzones_cell):
+    bitzones_cell("latency", "w4", detail="decode").measure(lambda: None, impossible)
 
 
-def test_in_flight(cell):
-    cell("memory", "w8").measure(lambda: None, interrupted)
+def test_in_flight(bitzones_cell):
+    bitzones_cell("memory", "w8").measure(lambda: None, interrupted)
 
 
-def test_never_reached(cell):
-    cell("memory", "w4").measure(lambda: None, cell_of)
+def test_never_reached(bitzones_cell):
+    bitzones_cell("memory", "w4").measure(lambda: None, cell_of)
 """
 
 
 def test_the_cells_before_an_interruption_are_kept(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["bitzones.run.plugin"]\n')
     (tmp_path / "test_bench.py").write_text(STOPPED)
     done = processes.run("pytest", ["-q", "-p", "no:cacheprovider", "--rootdir=.", "--benchmark-json=run.json", "."], tmp_path)
     assert done.code == 2, done.out + done.err

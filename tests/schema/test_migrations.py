@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bitzones.analysis.analyze import analyse, read_run
-from bitzones.export.plan_file import read_plan
+from bitzones.deploy.plan_file import read_plan
 from bitzones.schema import migrations, profile
 from bitzones.schema.errors import BitzonesWarning, ProfileError
 from bitzones.schema.records import CalibrationSet, SensitivityCell, UnitLatencyCell

@@ -58,7 +58,7 @@ def refused(path: str) -> str:
         ({"formats": 'formats = ["qint8:hqq"]'}, "formats.0 = 'qint8:hqq': not a format"),
         ({"formats": 'formats = ["qint4", "qint4:max"]'}, "formats: qint4 stands twice"),
         ({"tasks": '[[tasks]]\nname = "a"\n[[tasks]]\nname = "a"'}, "tasks: a stands twice"),
-        ({"tasks": "tasks = []", "model": "", "end": GOOD["model"]}, "tasks = []: tuple should have at least 1 item"),
+        ({"tasks": "tasks = []", "model": "", "end": GOOD["model"]}, "give at least one of [[tasks]], or text.sensitivity"),
         ({"model": '[model]\nsource = "x"\ndevice = "gpu"'}, "model.device = 'gpu': string should match pattern"),
         ({"model": '[model]\nsource = "x"\ndtype = "int8"'}, "model.dtype = 'int8': input should be 'bfloat16', 'float16' or 'float32'"),
         ({"model": '[model]\nsource = "pypi:a#b.gguf"'}, "model.source = 'pypi:a#b.gguf': a file of a package is written pypi:PACKAGE=="),

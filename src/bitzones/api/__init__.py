@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from bitzones.analysis.plan import Plan, PlanKL
 from bitzones.analysis.reader import RunFile
+from bitzones.api.analyzing import Analysis, Report, analyze, read_run, write_report
 from bitzones.api.comparing import Comparison, compare
 from bitzones.api.planning import apply, export, measure_plan, read_plan, verify_export
-from bitzones.api.results import Analysis, Report, analyze, read_run, write_report
 from bitzones.regression.comparison import CellDelta, Metric
 from bitzones.schema.errors import (
     ArgumentError,
     BitzonesError,
+    BitzonesWarning,
     DeviceError,
     MeasureError,
     MissingPackageError,
@@ -34,6 +35,7 @@ __all__ = [
     "Analysis",
     "ArgumentError",
     "BitzonesError",
+    "BitzonesWarning",
     "CellDelta",
     "Comparison",
     "DeviceError",

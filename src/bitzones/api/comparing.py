@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from bitzones.analysis.reader import RunFile
-from bitzones.api.results import RunLike, as_run
-from bitzones.api.tables import frame
+from bitzones.api.analyzing import RunLike, as_run
+from bitzones.api.dataframes import frame
 from bitzones.regression import comparison as decided
 from bitzones.regression import gate as gates
 from bitzones.regression.baseline_store import stored
@@ -45,7 +45,7 @@ class Comparison(decided.Comparison):
         >>> found
         <Comparison of 'old.json' and 'new.json': 1 failed, 1 worse, 21 same>
         >>> [(cell.status, cell.kind, cell.variant, cell.detail) for cell in found.regressions]
-        [('worse', 'latency', 'w4', 'decode'), ('failed', 'latency', 'w2', 'prefill')]
+        [('worse', 'latency', 'w4', 'decode-b1-p64-n16'), ('failed', 'latency', 'w2', 'prefill-b1-p64')]
     """
 
     def __str__(self) -> str:
@@ -108,7 +108,7 @@ class Comparison(decided.Comparison):
         Example:
             >>> rows = found.to_dataframe()
             >>> rows[rows.metric_status == "worse"][["kind", "variant", "detail"]].values.tolist()
-            [['latency', 'w4', 'decode']]
+            [['latency', 'w4', 'decode-b1-p64-n16']]
         """
         rows = [
             _Row(kind=cell.kind, variant=cell.variant, detail=cell.detail, metric=metric) for cell in self.cells for metric in cell.metrics
@@ -135,7 +135,7 @@ def compare(old: RunLike, new: RunLike, *, gate: Gate | None = None, history: Pa
 
     Example:
         >>> found = bitzones.compare("old.json", "new.json")
-        >>> found.verdicts["latency", "w4", "decode"], found.verdicts["latency", "w8", "decode"]
+        >>> found.verdicts["latency", "w4", "decode-b1-p64-n16"], found.verdicts["latency", "w8", "decode-b1-p64-n16"]
         ('worse', 'same')
         >>> found.exit_code()
         1

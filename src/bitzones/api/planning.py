@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.reader import RunFile, add_plan, read_run
+from bitzones.api.analyzing import Analysis
 from bitzones.api.requirements import needs
-from bitzones.api.results import Analysis
-from bitzones.export import plan_file
-from bitzones.export.engines import engine as engine_of
-from bitzones.export.plan_file import PlanFile
+from bitzones.deploy import plan_file
+from bitzones.deploy.engines import engine as engine_of
+from bitzones.deploy.plan_file import PlanFile
 from bitzones.schema.errors import ArgumentError, RunFileError
 from bitzones.schema.records import PlansCell, SensitivityCell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from bitzones.export.quanto_checkpoint import Applied
+    from bitzones.deploy.quanto_checkpoint import Applied
 
 __all__ = ["DEVICE", "PlanLike", "apply", "export", "measure_plan", "read_plan", "verify_export"]
 
@@ -108,7 +108,7 @@ def apply(plan: PlanLike | Mapping[str, str], model: PreTrainedModel) -> PreTrai
     """
     planned = dict(plan) if isinstance(plan, Mapping) else _plan_file(plan)  # a mistake in the plan is reported before torch is loaded
     with needs("measure"):
-        from bitzones.export import in_memory  # noqa: PLC0415
+        from bitzones.deploy import in_memory  # noqa: PLC0415
     return in_memory.quantize(model, planned) if isinstance(planned, PlanFile) else in_memory.quantize_named(model, planned)
 
 
@@ -193,8 +193,8 @@ def verify_export(folder: Path | str, *, device: str = "cpu", notify: Notify = _
     """
     _check_device(device)
     with needs("measure"):
+        from bitzones.deploy import verify  # noqa: PLC0415
         from bitzones.devices import device as devices  # noqa: PLC0415
-        from bitzones.export import verify  # noqa: PLC0415
     return verify.check(Path(folder), devices.resolve(device), notify)
 
 

@@ -13,6 +13,7 @@ import typer
 
 from bitzones import __version__
 from bitzones.cli import regression
+from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
 
 __all__ = ["app", "main"]
@@ -252,6 +253,7 @@ def profiles() -> None:
 
 def main() -> None:
     """Entry point: an error that the user can mend is one line on standard error and exit code 2."""
+    make_printable()
     try:
         app()
     except BitzonesError as error:

@@ -1,1 +1,1 @@
-"""Tasks, text, prompts, sequences and batches."""
+"""Data: what a model reads while it is measured."""

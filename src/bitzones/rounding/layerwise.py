@@ -21,11 +21,11 @@ from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.rounding.gptq import DAMPING, round_rows, towards
 from bitzones.rounding.hessian import Entering, Moment, embedded, moments_of, shared, through
-from bitzones.schema.errors import NonFiniteError, TaskError
+from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.formats import Format, format_bits, is_calibrated
 from bitzones.schema.progress import Progress, silent
 
-__all__ = ["Calibrated", "check_tokens", "in_sequence", "separately"]
+__all__ = ["Calibrated", "in_sequence", "separately"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,6 @@ class Calibrated:
 
     weights: dict[str, Packed] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
-
-
-def check_tokens(model: PreTrainedModel, tokens: int) -> None:
-    """Refuse sequences that are too few for a module whose inputs they all are.
-
-    Raises:
-        TaskError: the message says how many are needed.
-    """
-    width, name = max((model.get_parameter(f"{name}.weight").shape[1], name) for name in structure.quantizable_modules(model))
-    if tokens < width:
-        raise TaskError(
-            f"calibration.tokens: {name} has {width} input features and {tokens} tokens to be calibrated on: give at least {width}"
-        )
 
 
 @torch.no_grad()

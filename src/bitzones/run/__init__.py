@@ -1,1 +1,1 @@
-"""One run: session, journal, runner, and the pytest plugin."""
+"""Running: one run from its profile to its run file, inside pytest."""

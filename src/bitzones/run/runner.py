@@ -8,18 +8,20 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bitzones.run import journal
-from bitzones.run.plugin import HELD, JOURNAL, NOTIFY, PROGRESS
+from bitzones.run.given import Given
+from bitzones.run.watching import Asked, watcher
+from bitzones.schema import profile as profiles
 from bitzones.schema.errors import MeasureError, OutputError
+from bitzones.schema.profile import Profile
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -29,6 +31,12 @@ __all__ = ["Outcome", "alone", "bench_folder", "measure"]
 JOURNAL_FILE = "journal.jsonl"
 INTERRUPTED = "interrupted"
 """Folder, inside that of the report, of what an interrupted run has to say."""
+
+_ALONE = (
+    *("-p", "bitzones.plugin", "-p", "pytest_benchmark.plugin"),  # the only plugins beside pytest's own: see _isolated
+    *("-p", "no:cacheprovider", "-p", "no:faulthandler"),  # the latter belongs to the process, which may run another pytest
+    *("-c", os.devnull, "--import-mode=importlib"),
+)
 
 
 @dataclass(frozen=True)
@@ -63,58 +71,10 @@ class _Log(io.FileIO):
             return memoryview(data).nbytes
 
 
-class _Bar:
-    """A pytest plugin that moves a progress bar by cells, and inside long cells by what they say of themselves."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bar = progress.add_task("loading", total=None)
-        self.cells = 0
-        self._done = 0
-        self.failed = 0
-        self.stopped = ""
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_configure(self, config: pytest.Config) -> None:
-        self._config = config
-        config.stash[HELD] = True
-        config.stash[PROGRESS] = self._within
-        config.stash[NOTIFY] = self._progress.console.print
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.cells = len(session.items)
-        self._progress.update(self._bar, total=self.cells)
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._progress.update(self._bar, description=nodeid.rpartition("::test_")[2])
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed += 1
-            self._progress.console.print(
-                f"failed: {report.nodeid.rpartition('::')[2]}: {report.longreprtext.splitlines()[-1]}", markup=False
-            )
-        if report.when == "teardown":
-            self._done += 1
-            self._progress.update(self._bar, completed=self._done)
-
-    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        self.stopped = str(excinfo.value).removeprefix("bitzones: ")
-
-    @property
-    def finished(self) -> int:
-        """Cells that the journal holds, those of an earlier run among them."""
-        kept = self._config.stash.get(JOURNAL, None)
-        return 0 if kept is None else kept.finished()
-
-    def _within(self, share: float) -> None:
-        self._progress.update(self._bar, completed=self._done + share)
-
-
 def bench_folder() -> Path:
     """Where the benches lie: inside an installed package, or at the top of a checkout."""
     package = Path(__file__).parents[1]
-    for folder in (package / "_bench", package.parents[1] / "bench"):
+    for folder in (package / "bench", package.parents[1] / "bench"):
         if folder.is_dir():
             return folder
     raise MeasureError("the benches are missing from this installation; reinstall bitzones")
@@ -131,55 +91,61 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def measure(profile: str, folder: Path, data: Path | None = None, limit: int | None = None, *, resume: bool = False) -> Outcome:
+def measure(
+    profile: str | Profile,
+    folder: Path,
+    data: Path | None = None,
+    limit: int | None = None,
+    *,
+    resume: bool = False,
+    given: Given | None = None,
+    select: str | None = None,
+) -> Outcome:
     """Run every bench of a profile and write ``run.json`` and ``pytest.log`` into ``folder``, which is held (`alone`).
 
     ``data`` and ``limit`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an earlier run here finished
-    are taken from its journal. One that is interrupted leaves what it has in ``interrupted/run.json``.
+    are taken from its journal. ``given`` are objects in memory in place of what the profile names; ``select`` is an expression of
+    pytest's ``-k``. One that is interrupted leaves what it has in ``interrupted/run.json``.
 
     Raises:
         MeasureError: nothing could be measured; the message is the last line that pytest said.
         OutputError: the folder cannot be written; earlier files are as they were.
     """
     run_file, partial, log = folder / "run.json", folder / ".run.json.partial", folder / "pytest.log"
+    chosen = profiles.load(profile) if isinstance(profile, str) else profile
     arguments = [
+        *_ALONE,
         str(bench_folder()),
-        f"--bitzones-profile={profile}",
-        *([f"--bitzones-data={data}"] if data else []),
-        *([f"--bitzones-limit={limit}"] if limit else []),
+        f"--confcutdir={bench_folder()}",
         f"--bitzones-journal={folder / JOURNAL_FILE}",
         *(["--bitzones-resume"] if resume else []),
         f"--benchmark-json={partial}",
         f"--rootdir={folder}",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        os.devnull,
+        *(["-k", select] if select else []),
     ]
-    with _progress() as progress:
-        bar = _Bar(progress)
+    with watcher() as seen:
         try:
             partial.unlink(missing_ok=True)
-            code = _pytest(arguments, log, bar)
-            whole = partial.is_file() and not bar.stopped
+            code = _pytest(arguments, log, [seen, Asked(chosen.resolved(data, limit), given)])
+            whole = partial.is_file() and not seen.stopped
             if whole:
                 interrupted = code == pytest.ExitCode.INTERRUPTED  # the last cell decides the zones: it replaces no earlier report
                 place = folder / INTERRUPTED / run_file.name if interrupted else run_file
                 place.parent.mkdir(exist_ok=True)
                 partial.replace(place)
-                return Outcome(place, log, bar.failed, folder / JOURNAL_FILE, bar.finished, bar.cells, interrupted)
+                return Outcome(place, log, seen.failed, folder / JOURNAL_FILE, seen.finished, seen.cells, interrupted)
         except OSError as error:
             said = f"{folder}: cannot be written: {error.strerror or error}; earlier files are as they were"
-            raise OutputError(bar.stopped or said) from error
+            raise OutputError(seen.stopped or said) from error
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
-    if code == pytest.ExitCode.INTERRUPTED and not bar.stopped:
+    if code == pytest.ExitCode.INTERRUPTED and not seen.stopped:
         raise MeasureError("interrupted before the first cell was finished")
-    raise MeasureError(bar.stopped or f"nothing was measured: {_last_line(log)} (all of pytest's output: {log})")
+    raise MeasureError(seen.stopped or f"nothing was measured: {_last_line(log)} (all of pytest's output: {log})")
 
 
-def _pytest(arguments: list[str], log: Path, bar: _Bar) -> int:
+def _pytest(arguments: list[str], log: Path, plugins: list[object]) -> int:
     """Run pytest with its own output kept in a log.
 
     Raises:
@@ -189,21 +155,29 @@ def _pytest(arguments: list[str], log: Path, bar: _Bar) -> int:
         io.TextIOWrapper(io.BufferedWriter(_Log(log, "wb")), encoding="utf-8", errors="replace") as handle,
         contextlib.redirect_stdout(handle),
         contextlib.redirect_stderr(handle),
+        _isolated(),
     ):
-        return pytest.main(arguments, plugins=[bar])
+        return pytest.main(arguments, plugins=plugins)
 
 
-def _progress() -> Progress:
-    """A bar on the real standard error, which pytest's capture does not reach."""
-    console = Console(file=os.fdopen(os.dup(2), "w"))
-    columns = (
-        TextColumn("{task.description:<28}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
+@contextlib.contextmanager
+def _isolated() -> Iterator[None]:
+    """Keep the caller's pytest out of the run's: its options, its plugins, its warnings filters and the test that is running, if any.
+
+    ``PYTEST_ADDOPTS`` with ``-n 2`` or ``--benchmark-disable`` would have every cell run and none recorded, and a plugin that shuffles,
+    repeats or times out tests would change what is measured. What the run needs it names itself (`_ALONE`).
+    """
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PYTEST_")}
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    try:
+        with warnings.catch_warnings(record=bool(kept)):
+            if kept:  # inside another pytest, which may have made warnings errors, and would count these as its own
+                warnings.simplefilter("default")
+            yield
+    finally:
+        for name in [name for name in os.environ if name.startswith("PYTEST_")]:
+            del os.environ[name]
+        os.environ.update(kept)
 
 
 def _last_line(log: Path) -> str:

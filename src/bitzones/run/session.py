@@ -14,7 +14,8 @@ import bitzones
 from bitzones.allocation.baselines import Baseline
 from bitzones.backends.quanto import quantizers
 from bitzones.data import prompts, sequences, tasks
-from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
+from bitzones.data.sequences import Batch, SequenceSet
+from bitzones.data.sets import SequenceSets, SetName
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
 from bitzones.devices import oom_retry
@@ -22,8 +23,8 @@ from bitzones.models import loading, structure
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency as unit_times
 from bitzones.profiling.hardware import Hardware
-from bitzones.rounding import layerwise
 from bitzones.run import journal
+from bitzones.run.given import Given
 from bitzones.schema import environment, records
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
 from bitzones.schema.formats import is_calibrated
@@ -58,11 +59,13 @@ class Session:
     Args:
         profile: what to run.
         notify: told, in a line, of anything that takes long and is not a measurement.
+        given: objects in memory, in place of what the profile names.
     """
 
-    def __init__(self, profile: Profile, notify: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(self, profile: Profile, notify: Callable[[str], None] = lambda message: None, given: Given | None = None) -> None:
         self.profile = profile
         self._notify = notify
+        self._given = given or Given()
         self._made: dict[str, object] = {}
 
     @cached_property
@@ -73,7 +76,9 @@ class Session:
     def variants(self) -> Variants:
         """All variants. Quanto's extension is compiled here too, once it is known that there is a model, and before anything is timed."""
         devices.seed_everything(self.profile.seed)
-        loaded = loading.load(self.profile.model, self.device, self._notify, self.profile.formats)
+        loaded = self._given.loaded(self.profile.model.source, self.device)
+        if loaded is None:
+            loaded = self._given.with_tokenizer(loading.load(self.profile.model, self.device, self._notify, self.profile.formats))
         if any(task.chat_template for task in self.profile.tasks):
             with suppress(NotMeasuredError):  # random weights have no tokenizer: cells refuse them one by one
                 prompts.check_template(loaded.tokenizer)
@@ -136,36 +141,24 @@ class Session:
         return next(task.batch for task in self.profile.tasks if task.name == name)
 
     @cached_property
-    def _sequences(self) -> Iterator[TokenSequence]:
-        """What is left of the train splits, without what is scored and without what stands before it."""
-        train = [tasks.training(task.name, task.path) for task in self.profile.tasks]
-        seen = {item.prompt for task in self.scored.values() for item in (*task.items, *task.shots)}
-        return sequences.sequences(self.tokenizer, train, seen)
+    def sets(self) -> SequenceSets:
+        """The sequences of the run, by what they are for."""
+        return SequenceSets(self.profile, self.tokenizer, self.scored, self.variants.loaded.model, self._given.texts)
 
-    @cached_property
+    @property
     def sensitivity_set(self) -> SequenceSet:
         """The sequences from which plans are made."""
-        return sequences.take(self._sequences, self.profile.sensitivity.tokens)
+        return self.sets.sensitivity
 
-    @cached_property
+    @property
     def held_out(self) -> SequenceSet:
         """Other sequences, on which whole plans are judged."""
-        _ = self.sensitivity_set  # taken first, so that both are the same whatever is asked for first
-        return sequences.take(self._sequences, self.profile.held_out.tokens, "held_out.tokens")
+        return self.sets.held_out
 
-    @cached_property
+    @property
     def calibration_set(self) -> SequenceSet:
-        """Sequences of their own on which calibrated formats choose their integers.
-
-        Raises:
-            TaskError: there are too few tokens for the widest module, or for the profile.
-        """
-        _ = self.held_out  # taken first, as above
-        taken = sequences.take(self._sequences, self.profile.calibration.tokens, "calibration.tokens")
-        layerwise.check_tokens(self.variants.loaded.model, sum(taken.sequence_tokens))
-        others = {sequence.ids for other in (self.sensitivity_set, self.held_out) for sequence in other.sequences}
-        assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"
-        return taken
+        """Sequences of their own on which calibrated formats choose their integers."""
+        return self.sets.calibration
 
     @property
     def calibration_batch(self) -> int:
@@ -175,14 +168,15 @@ class Session:
     def calibration_batches(self) -> list[Batch]:
         return list(sequences.batches(self.calibration_set, self.calibration_batch, self.device))
 
-    def check_calibration(self) -> None:
-        """Refuse sequences that are too few for calibrated formats, before anything is measured.
+    def check_sequences(self) -> None:
+        """Refuse texts, or sequences for calibrated formats, that are too few, before anything is measured.
 
         Raises:
-            TaskError: as `calibration_set`.
+            TaskError: as `data.sets.SequenceSets.check`.
         """
-        if any(map(is_calibrated, self.profile.formats)):
-            _ = self.calibration_set
+        calibrated = any(map(is_calibrated, self.profile.formats))
+        if calibrated or (self.profile.text is not None and self.variants.loaded.own_tokenizer is not None):
+            self.sets.check()
 
     def sensitivity_batches(self) -> Iterator[Batch]:
         return sequences.batches(self.sensitivity_set, self.profile.sensitivity.batch, self.device)
@@ -335,7 +329,11 @@ class Session:
             variants=self.variants.formats,
             environment=self.environment(),
             calibration=self._calibration(),
+            texts=self._read_texts(),
         )
+
+    def _read_texts(self) -> dict[SetName, records.TextSet]:
+        return {} if self.profile.text is None or self.variants.loaded.own_tokenizer is None else dict(self.sets.texts)
 
     def _calibration(self) -> records.CalibrationSet | None:
         if not any(map(is_calibrated, self.profile.formats)):
@@ -350,7 +348,7 @@ class Session:
 
     def fingerprint(self) -> dict[str, Any]:
         """What every number of a run depends on; its cells may be taken up by a run of which all of it is the same."""
-        run = self.run().model_dump(mode="json", include={"bitzones", "profile", "model", "environment"})
+        run = self.run().model_dump(mode="json", include={"bitzones", "profile", "model", "environment", "texts"})
         run["profile"].pop("gate")  # it measures nothing
         return {**run, "code": journal.code_sha256(), "tasks": {name: task.sha256 for name, task in self.scored.items()}}
 

@@ -14,16 +14,18 @@ import warnings
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -35,6 +37,7 @@ __all__ = [
     "DATA_FOLDERS",
     "HUB_ID",
     "PLAN",
+    "PROFILE_SCHEMA",
     "PYPI_SOURCE",
     "BaselineName",
     "Budget",
@@ -47,9 +50,11 @@ __all__ = [
     "Profile",
     "Sensitivity",
     "Task",
+    "Text",
     "Timing",
     "Zones",
     "available",
+    "explain",
     "load",
     "locate",
     "variant_formats",
@@ -142,6 +147,22 @@ class Task(_Section):
     fewshot: int = Field(default=0, ge=0)
     chat_template: bool = False
     batch: int = Field(default=64, ge=1)
+
+
+class Text(_Section):
+    """Documents from which sequences are cut, in place of the train splits of the tasks.
+
+    ``sensitivity`` is where the sensitivity set and the held-out set come from, ``calibration`` where the set for calibrated formats does
+    (the same place where it is left out). Each is a file (``.txt`` with a blank line between documents, ``.jsonl``, ``.json``, ``.parquet``
+    or ``.csv``), a folder in the hub's layout, or a hub id (``owner/name``, or ``owner/name:config``). ``column`` and ``split`` say what is
+    read of a data set. A document is cut into sequences of at most ``sequence_tokens`` tokens and belongs to one set only.
+    """
+
+    sensitivity: str = Field(min_length=1)
+    calibration: str | None = Field(default=None, min_length=1)
+    column: str = Field(default="text", min_length=1)
+    split: str = Field(default="train", min_length=1)
+    sequence_tokens: int = Field(default=512, ge=16)
 
 
 class Calibration(_Section):
@@ -324,7 +345,8 @@ class Profile(_Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     formats: tuple[FormatName, ...] = Field(min_length=1, strict=False)
     model: Model
-    tasks: tuple[Task, ...] = Field(min_length=1, strict=False)
+    tasks: tuple[Task, ...] = Field(default=(), strict=False)
+    text: Text | None = None
     sensitivity: Sensitivity = Sensitivity()
     calibration: Calibration = Calibration()
     held_out: HeldOut = HeldOut()
@@ -337,6 +359,8 @@ class Profile(_Section):
 
     @model_validator(mode="after")
     def _named_once(self) -> Profile:
+        if not self.tasks and self.text is None:
+            raise ValueError("give at least one of [[tasks]], or text.sensitivity: sequences have to come from somewhere")
         tasks = tuple(task.name for task in self.tasks)
         for key, names in (("formats", self.formats), ("tasks", tasks), ("plans.accuracy", self.plans.accuracy)):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -374,6 +398,12 @@ class Profile(_Section):
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ProfileError(f"tasks: {', '.join(twice)} stands twice, once for another that has no data here")
         return self.model_copy(update={"tasks": tuple(tasks)})
+
+    @model_serializer(mode="wrap")
+    def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A profile without texts is written, and hashed, as before there were any."""
+        found: dict[str, Any] = given(self)
+        return found if self.text is not None else {key: value for key, value in found.items() if key != "text"}
 
     @property
     def sha256(self) -> str:
@@ -460,10 +490,10 @@ def load(name_or_path: str) -> Profile:
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
-        raise ProfileError(f"{path}: {_explain(error)}") from error
+        raise ProfileError(f"{path}: {explain(error)}") from error
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """The first mistake in one line: key, what is wrong, what is allowed."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(step) for step in first["loc"]) or "profile"
@@ -484,6 +514,7 @@ def _explain(error: ValidationError) -> str:
 _SECTIONS: dict[str, type[_Section]] = {
     "model": Model,
     "tasks": Task,
+    "text": Text,
     "sensitivity": Sensitivity,
     "calibration": Calibration,
     "held_out": HeldOut,

@@ -18,10 +18,13 @@ each benchmark. History of ``SCHEMA``:
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
 
+from bitzones.schema import kinds
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.profile import Profile, Timing
 
@@ -46,6 +49,7 @@ __all__ = [
     "MemoryCell",
     "ModelInfo",
     "NamedTrial",
+    "OwnCell",
     "PlanOrigin",
     "PlansCell",
     "Record",
@@ -56,11 +60,13 @@ __all__ = [
     "SensitivityCell",
     "ShapeTimes",
     "Shortage",
+    "TextSet",
     "Trial",
     "Unit",
     "UnitLatencyCell",
     "UnitScores",
     "UnitSensitivity",
+    "UnknownCell",
 ]
 
 SCHEMA = 4
@@ -606,9 +612,7 @@ class FailedCell(Measured):
     """
 
     kind: Literal["failed"] = "failed"
-    of: Literal[
-        "accuracy", "latency", "unit_latency", "memory", "layers", "sensitivity", "fisher", "search", "plans", "divergence", "release"
-    ]
+    of: Annotated[str, AfterValidator(kinds.checked_kind)]
     status: Literal["failed", "not measured"] = "failed"
     detail: str = ""
     reason: str
@@ -616,10 +620,36 @@ class FailedCell(Measured):
     @property
     def key(self) -> CellKey:
         """That of the result which is missing; a detail that no result has (the method of a sweep) is no part of it."""
-        return CellKey(self.of, self.variant, self.detail if self.of in {"accuracy", "latency"} else "")
+        named = self.of in {"accuracy", "latency"} or kinds.is_own(self.of)
+        return CellKey(self.of, self.variant, self.detail if named else "")
 
 
-Cell = Annotated[
+class OwnCell(Measured):
+    """Base of the cells that a user defines. A subclass gives ``kind`` a default, ``Literal["owner.name"]``, adds the fields that it
+    measures, and is registered with `bitzones.schema.kinds.register`. What it measures is identified by kind, ``variant`` and ``detail``.
+    """
+
+    kind: str = Field(pattern=rf"^{kinds.OWN_KIND.pattern}$")
+    detail: str = ""
+
+    @property
+    def _detail(self) -> str:
+        return self.detail
+
+
+class UnknownCell(OwnCell):
+    """A cell of a user-defined kind that this process has not imported: kept as it stands, counted, and not judged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _finite(self) -> UnknownCell:
+        for name, value in (self.model_extra or {}).items():
+            kinds.require_finite(value, name)
+        return self
+
+
+_BuiltIn = Annotated[
     AccuracyCell
     | LatencyCell
     | UnitLatencyCell
@@ -634,6 +664,28 @@ Cell = Annotated[
     | FailedCell,
     Field(discriminator="kind"),
 ]
+
+
+class _Open:
+    """Validates a cell by its kind: built in, registered, or a kind of the form ``owner.name`` that is not known here."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            _by_kind, handler.generate_schema(_BuiltIn), serialization=core_schema.simple_ser_schema("any")
+        )
+
+
+def _by_kind(value: Any, built_in: Callable[[Any], Any]) -> Any:
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    if isinstance(value, OwnCell):
+        return value
+    return (
+        (kinds.registered(kind) or UnknownCell).model_validate(value) if isinstance(kind, str) and kinds.is_own(kind) else built_in(value)
+    )
+
+
+Cell = Annotated[_BuiltIn | OwnCell, _Open]
 
 
 class ModelInfo(Record):
@@ -690,6 +742,22 @@ class CalibrationSet(Record):
         return sum(sequence.count(" ") + 1 for sequence in self.sequences)
 
 
+class TextSet(Record):
+    """Sequences of one set (``sensitivity``, ``held_out`` or ``calibration``) that were cut from documents.
+
+    ``origin`` says where the documents came from; ``sha256`` is of those used, in order. ``passed_over`` counts documents that were read
+    and not used, by reason: no document is in two sets.
+    """
+
+    origin: str
+    documents: Positive
+    sequences: Positive
+    tokens: Positive
+    sequence_tokens: Positive
+    passed_over: dict[str, Count] = {}
+    sha256: str
+
+
 class Run(Record):
     """What all cells of a run share."""
 
@@ -700,4 +768,5 @@ class Run(Record):
     variants: dict[str, str]
     environment: Environment | None
     calibration: CalibrationSet | None = None
+    texts: dict[Literal["sensitivity", "held_out", "calibration"], TextSet] = {}
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

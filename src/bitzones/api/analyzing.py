@@ -15,7 +15,7 @@ from bitzones.analysis import plan_verdicts, reader, task_answers
 from bitzones.analysis import results as decided
 from bitzones.analysis.plan import LayerZone, Plan, UnitPlan, ZoneWord
 from bitzones.analysis.reader import RunFile
-from bitzones.api.tables import chosen, frame
+from bitzones.api.dataframes import chosen, frame
 from bitzones.schema.errors import ArgumentError, PlanError
 
 if TYPE_CHECKING:

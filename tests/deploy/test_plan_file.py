@@ -12,7 +12,7 @@ import make_plan
 import pytest
 
 from bitzones.analysis.plan import PLAN_SCHEMA
-from bitzones.export.plan_file import read_plan
+from bitzones.deploy.plan_file import read_plan
 from bitzones.schema.errors import PlanError
 
 ASSIGNMENT = {"a": "qint4", "b": "bf16", "c": "qint2:hqq", "d": "qint8"}
@@ -109,6 +109,6 @@ def test_nan_is_refused(path: Path) -> None:
 
 
 def test_reading_imports_no_torch() -> None:
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import bitzones.export.plan_file; print('torch' in sys.modules)"
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import bitzones.deploy.plan_file; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "False\n"

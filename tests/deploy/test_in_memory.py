@@ -11,14 +11,14 @@ import make_run
 import pytest
 import tiny_models
 import torch
-from test_apply import ROUNDED_ON, calibrated
+from calibrated_plans import CALIBRATED_ON, calibrated
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import bitzones
 from bitzones.analysis.plan import Plan
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences
-from bitzones.export.engines import ENGINES, engine
+from bitzones.deploy.engines import ENGINES, engine
 from bitzones.models import structure
 from bitzones.rounding import layerwise
 
@@ -102,7 +102,7 @@ def test_what_it_computes_is_near_the_reference_and_not_the_same(source: Path, p
 def test_calibrated_formats_are_rounded_on_the_sequences_of_the_plan(plan: Plan, source: Path) -> None:
     made = Plan.model_validate({**plan.model_dump(by_alias=True), **calibrated(plan)})
     model = bitzones.apply(made, load(source))
-    batches = list(sequences.batches(ROUNDED_ON, 4, CPU))
+    batches = list(sequences.batches(CALIBRATED_ON, 4, CPU))
     wanted = layerwise.in_sequence(load(source).float(), made.formats, batches, torch.bfloat16).weights
     packed = quantizers.packed_weights(model)
     two_bits = [name for name, format_name in made.formats.items() if format_name == "qint2:gptq"]

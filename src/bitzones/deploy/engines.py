@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bitzones.export.plan_file import PlanFile
+from bitzones.deploy.plan_file import PlanFile
 from bitzones.schema.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
 
-    from bitzones.export.quanto_checkpoint import Applied
+    from bitzones.deploy.quanto_checkpoint import Applied
 
 __all__ = ["ENGINES", "Engine", "engine"]
 
@@ -34,7 +34,7 @@ class Engine(Protocol):
 
 
 def _quanto() -> Engine:
-    from bitzones.export.quanto_checkpoint import apply  # noqa: PLC0415  # torch only when something is exported
+    from bitzones.deploy.quanto_checkpoint import apply  # noqa: PLC0415  # torch only when something is exported
 
     return apply
 

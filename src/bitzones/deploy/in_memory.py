@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from bitzones.backends.quanto import quantizers
-from bitzones.export import verify
-from bitzones.export.plan_file import FORMATS, PlanFile
-from bitzones.export.quanto_checkpoint import calibrated, check_modules
+from bitzones.deploy import verify
+from bitzones.deploy.plan_file import FORMATS, PlanFile
+from bitzones.deploy.quanto_checkpoint import calibrated, check_modules
 from bitzones.models import sources, structure
-from bitzones.schema import formats
+from bitzones.schema import profile
 from bitzones.schema.errors import ArgumentError, ModelError, PlanError
+from bitzones.schema.formats import REFERENCE_NAMES, format_bits, is_calibrated
 
 __all__ = ["by_name", "quantize", "quantize_named"]
 
@@ -73,7 +74,7 @@ def by_name(formats: Mapping[str, str], model: PreTrainedModel) -> dict[str, str
     exact = {name: format_name for name, format_name in formats.items() if name in names}
     patterns = {module: next((formats[name] for name in formats if fnmatchcase(module, name)), None) for module in inside}
     asked = {**{name: format_name for name, format_name in patterns.items() if format_name is not None}, **exact}
-    dense = set(formats.REFERENCE_NAMES.values())
+    dense = set(REFERENCE_NAMES.values())
     return _known({name: format_name for name, format_name in asked.items() if format_name not in dense})
 
 
@@ -87,7 +88,7 @@ def _known(asked: dict[str, str]) -> dict[str, str]:
     if not found:
         raise PlanError("it leaves every module as it is: there is nothing to apply")
     for name, format_name in found.items():
-        if formats.is_calibrated(format_name):
+        if is_calibrated(format_name):
             raise PlanError(f"module {name!r} is to be {format_name}, which takes sensitivity sequences: give a plan, which holds them")
     return found
 
@@ -114,7 +115,7 @@ def _check_same(model: PreTrainedModel, plan_file: PlanFile) -> None:
     if size != plan_file.plan.reference_bytes:
         raise PlanError(f"the plan's modules take {plan_file.plan.reference_bytes:,} bytes, and those of {name!r} {size:,}: another model")
     for module, expected in plan_file.group_sizes.items():
-        bits, columns = formats.format_bits(plan_file.formats[module]), weights[module].shape[1]
+        bits, columns = format_bits(plan_file.formats[module]), weights[module].shape[1]
         found = None if bits == 8 else quantizers.planned_group_size(columns)  # 8 bits have one scale per row
         if found != expected:
             raise PlanError(f"the plan has group size {expected} for {module!r}, and with its {columns} input features it would be {found}")

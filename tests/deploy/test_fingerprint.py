@@ -8,7 +8,7 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.export import fingerprint
+from bitzones.deploy import fingerprint
 from bitzones.schema.errors import ModelError, NonFiniteError
 
 

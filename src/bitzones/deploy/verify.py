@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from bitzones import __version__
 from bitzones.backends.quanto import quantizers
-from bitzones.export.fingerprint import Answers, DtypeName, answer
-from bitzones.export.plan_file import PlanFile, read_plan
+from bitzones.deploy.fingerprint import Answers, DtypeName, answer
+from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.models import structure
 from bitzones.schema.environment import versions
 from bitzones.schema.errors import ModelError, PlanError

@@ -15,6 +15,7 @@ import processes
 import pytest
 import tiny_models
 import torch
+from calibrated_plans import CALIBRATED_ON, calibrated
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -22,9 +23,9 @@ from bitzones import embedded
 from bitzones.analysis.plan import Plan
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences
-from bitzones.export import quanto_checkpoint as deploy
-from bitzones.export import verify
-from bitzones.export.plan_file import PlanFile, read_plan
+from bitzones.deploy import quanto_checkpoint as deploy
+from bitzones.deploy import verify
+from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.models import loading, structure
 from bitzones.rounding import layerwise as rounding
 from bitzones.schema.errors import BitzonesError, ModelError, OutputError, PlanError
@@ -377,21 +378,6 @@ def test_a_mistake_on_the_command_line(tmp_path: Path, arguments: list[str], sai
 # --- calibrated formats
 
 
-ROUNDED_ON = sequences.retold([" ".join(str(1 + (17 * row + 31 * place) % 256) for place in range(40)) for row in range(12)])
-
-
-def calibrated(plan: Plan, **changes: Any) -> dict[str, Any]:
-    """The plan with calibrated formats in place of hqq's, and the sequences that they are rounded on."""
-    assignment = {name: format_.replace("qint2:hqq", "qint2:gptq") for name, format_ in plan.assignment.items()}
-    rounding = {
-        "sequences_sha256": ROUNDED_ON.sha256,
-        "sequences": [" ".join(map(str, sequence.ids)) for sequence in ROUNDED_ON.sequences],
-        "batch": 4,
-        "damping": 0.01,
-    }
-    return {"assignment": assignment, "rounding": {**rounding, **changes}}
-
-
 def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: Path) -> None:
     made = deploy.apply(plan_file(tmp_path, plan, **calibrated(plan)), tmp_path / "model", CPU)
     assert made.modules["qint2:gptq"] == sum(name == "qint2:hqq" for name in plan.assignment.values())
@@ -399,7 +385,7 @@ def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: P
     assert plan.model is not None
     reference = loading.load(Model(source=plan.model.source), CPU).model.float()
     formats = {name: format_ for name, format_ in calibrated(plan)["assignment"].items() if format_ != "bf16"}
-    batches = list(sequences.batches(ROUNDED_ON, 4, CPU))
+    batches = list(sequences.batches(CALIBRATED_ON, 4, CPU))
     expected = rounding.in_sequence(reference, formats, batches, torch.bfloat16).weights
     two_bits = [name for name, format_ in formats.items() if format_ == "qint2:gptq"]
     assert two_bits
@@ -410,8 +396,8 @@ def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: P
     ("changes", "says"),
     [
         ({"sequences_sha256": "f" * 64}, "sensitivity sequences are not whole, or not for this model's tokenizer"),
-        ({"sequences": ["1 2 -3"]}, "key 'rounding.sequences.0': string should match pattern"),
-        ({"sequences": []}, "key 'rounding.sequences': tuple should have at least 1 item"),
+        ({"sequences": ["1 2 -3"]}, "key 'calibration.sequences.0': string should match pattern"),
+        ({"sequences": []}, "key 'calibration.sequences': tuple should have at least 1 item"),
     ],
 )
 def test_calibration_sequences_that_were_edited_are_refused(plan: Plan, tmp_path: Path, changes: dict[str, Any], says: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitzones.analysis.plan import Plan, PlanAccuracy
-from bitzones.export.model_card import escaped, layer_table, model_card
+from bitzones.deploy.model_card import escaped, layer_table, model_card
 from bitzones.stats.intervals import Estimate, Interval, Verdict
 
 LAYERS = {"l.0.q": 0, "l.0.k": 0, "l.1.q": 1, "l.1.k": 1}

@@ -14,9 +14,9 @@ import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 
-from bitzones.export import quanto_checkpoint as deploy
-from bitzones.export import verify
-from bitzones.export.plan_file import read_plan
+from bitzones.deploy import quanto_checkpoint as deploy
+from bitzones.deploy import verify
+from bitzones.deploy.plan_file import read_plan
 from bitzones.schema.errors import BitzonesError, ModelError, PlanError
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bitzones.export import folders
+from bitzones.deploy import folders
 from bitzones.schema.errors import OutputError
 
 MARKER = "made.json"

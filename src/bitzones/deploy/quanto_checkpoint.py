@@ -20,10 +20,10 @@ from transformers.utils import logging as transformers_logging
 
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences
+from bitzones.deploy import fingerprint, folders, verify
+from bitzones.deploy.model_card import model_card
+from bitzones.deploy.plan_file import PlanFile
 from bitzones.devices import device as devices
-from bitzones.export import fingerprint, folders, verify
-from bitzones.export.model_card import model_card
-from bitzones.export.plan_file import PlanFile
 from bitzones.models import loading, structure
 from bitzones.rounding import layerwise
 from bitzones.schema import profile

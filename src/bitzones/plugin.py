@@ -1,0 +1,340 @@
+"""The pytest plugin: cells are tests, and a test suite of one's own can ask for a measured run.
+
+Installing bitzones puts this module into every pytest of the environment, so it does nothing until ``--bitzones``, one of its other
+options, or a ``bitzones_*`` fixture asks for it, and imports what it needs only then. Like the command line it stands above every room.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bitzones.run import collection, options
+from bitzones.run.stash import CELLS, GIVEN, HELD, JOURNAL, NOTIFY, PROFILE, PROGRESS, SESSION
+from bitzones.schema.errors import BitzonesError, MeasureError
+
+if TYPE_CHECKING:
+    from pytest_benchmark.fixture import BenchmarkFixture
+
+    from bitzones.run.answer import AnalyzedRun
+    from bitzones.run.journal import Journal
+    from bitzones.run.recorder import Recorder
+    from bitzones.run.session import Session
+    from bitzones.schema.profile import Profile
+
+__all__ = ["ask"]
+
+MARKERS = (
+    "bitzones: added to every test that uses a bitzones_* fixture, so that -m 'not bitzones' leaves them out",
+    "bitzones_plans: the cell needs every uniform variant first, and comes before the cells of single plans",
+)
+
+PLACES = pytest.StashKey[int]()
+"""How many cells are to be run."""
+STARTED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in MARKERS:
+        config.addinivalue_line("markers", line)
+    if any(config.getoption(name, None) for name in options.ACTIVATING):
+        ask(config)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[STARTED] = True
+
+
+def ask(config: pytest.Config) -> None:
+    """Activate the plugin, as its options do: for the ``pytest_configure`` of a ``conftest.py`` whose tests are cells.
+
+    A ``conftest.py`` that pytest finds while it collects comes too late for that; its cells then activate the plugin themselves.
+
+    Raises:
+        pytest.UsageError: the profile cannot be used, the plugin is not loaded, or cells would run in several processes.
+    """
+    try:
+        if not config.pluginmanager.is_registered(sys.modules[__name__]):
+            raise MeasureError("the pytest plugin of bitzones is not loaded: install bitzones, or give -p bitzones.plugin")
+        if STARTED in config.stash:
+            return
+        if config.getoption("bitzones_run") is None:
+            _require_one_process(config)
+        _activate(config)
+    except BitzonesError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _activate(config: pytest.Config) -> Profile:
+    """The profile of this session, loaded when it is first asked for.
+
+    Raises:
+        BitzonesError: the profile, the data folder or the journal cannot be used.
+    """
+    if PROFILE in config.stash:
+        if CELLS not in config.stash:  # handed over by whoever started pytest
+            config.stash[CELLS] = {}
+            _hold_journal(config)
+        return config.stash[PROFILE]
+    from bitzones.schema import profile
+
+    name = config.getoption("bitzones_profile") or os.environ.get("BITZONES_PROFILE") or profile.DEFAULT
+    data = config.getoption("bitzones_data") or os.environ.get("BITZONES_DATA")
+    config.stash[PROFILE] = profile.load(name).resolved(Path(data) if data else None, config.getoption("bitzones_limit"))
+    config.stash[CELLS] = {}
+    _hold_journal(config)
+    return config.stash[PROFILE]
+
+
+def _hold_journal(config: pytest.Config) -> None:
+    """Of two runs with one journal the second ends here, before it loads anything."""
+    place = config.getoption("bitzones_journal")
+    if place is None and config.getoption("bitzones_resume"):
+        raise MeasureError("--bitzones-resume needs --bitzones-journal=FILE, from which finished cells are taken")
+    if place is not None and not config.stash.get(HELD, False):
+        from bitzones.run import journal
+
+        hold = ExitStack()
+        hold.enter_context(journal.sole(place))
+        config.add_cleanup(hold.close)
+
+
+def _measuring(config: pytest.Config) -> Profile:
+    """The profile, where something is to be measured in this process.
+
+    Raises:
+        BitzonesError: it cannot be used, or cells cannot be timed here.
+    """
+    _require_one_process(config)
+    if not config.pluginmanager.hasplugin("pytest-benchmark"):
+        raise MeasureError(
+            "cells are timed by pytest-benchmark, which is not loaded: pip install 'bitzones[measure]', or -p pytest_benchmark.plugin"
+        )
+    return _activate(config)
+
+
+def _require_one_process(config: pytest.Config) -> None:
+    if _distributed(config):
+        raise MeasureError(
+            "cells are timed one after another, and -n of pytest-xdist runs tests in several processes: leave it out, "
+            "or measure first and give --bitzones-run RUN.json"
+        )
+
+
+def _distributed(config: pytest.Config) -> bool:
+    """Whether tests run in several processes at once."""
+    return hasattr(config, "workerinput") or config.getoption("dist", "no") != "no" or bool(config.getoption("numprocesses", None))
+
+
+# --- collection
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if not collection.is_cell(metafunc):
+        return
+    try:
+        chosen = _measuring(metafunc.config)
+    except BitzonesError as error:
+        raise pytest.Collector.CollectError(f"bitzones: {error}") from None
+    collection.parametrize(metafunc, chosen)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    collection.mark(item)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if any(map(collection.is_cell, items)):
+        items[:] = collection.in_order(items, config.stash[PROFILE])
+    config.stash[PLACES] = sum(map(collection.is_cell, items))
+
+
+# --- fixtures
+
+
+@pytest.fixture(scope="session")
+def bitzones_session(pytestconfig: pytest.Config) -> Session:
+    """What the run has loaded (`bitzones.run.session.Session`): the model, its variants, the tasks and the sequences."""
+    from bitzones.run.session import Session
+
+    try:
+        made = Session(_measuring(pytestconfig), _notify(pytestconfig), pytestconfig.stash.get(GIVEN, None))
+        # Loaded now: one line says that there is no task or no model, instead of every cell failing.
+        _ = made.scored, made.variants
+        made.check_sequences()
+        if place := pytestconfig.getoption("bitzones_journal"):  # before a budget is checked, which may take times that are in it
+            pytestconfig.stash[JOURNAL] = _opened(made, place, pytestconfig)
+        made.check_budget()
+    except BitzonesError as error:
+        pytest.exit(f"bitzones: {error}", returncode=2)
+    pytestconfig.stash[SESSION] = made
+    return made
+
+
+def _opened(made: Session, place: Path, config: pytest.Config) -> Journal:
+    from bitzones.run import journal
+
+    opening = journal.resume if config.getoption("bitzones_resume") else journal.start
+    opened = opening(place, made.fingerprint(), _notify(config))
+    made.adopt(opened.entries.values())
+    return opened
+
+
+def _notify(config: pytest.Config) -> Callable[[str], None]:
+    return config.stash.get(NOTIFY, partial(_write_line, config))
+
+
+def _write_line(config: pytest.Config, message: str) -> None:
+    """Say something between the dots that pytest prints."""
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(f"bitzones: {message}")
+
+
+@pytest.fixture
+def bitzones_cell(benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> Callable[..., Recorder]:
+    """``bitzones_cell("accuracy", variant, detail=task)``: the recorder of this test's cell (`bitzones.run.recorder.Recorder`)."""
+    from bitzones.run.recorder import Recorder
+    from bitzones.run.timed import Timed
+    from bitzones.schema.progress import silent
+
+    stash = pytestconfig.stash
+
+    def make(of: str, variant: str, detail: str = "") -> Recorder:
+        made = stash.get(SESSION, None)
+        return Recorder(
+            Timed(benchmark, f"{of} {detail}".strip()),
+            of,
+            variant,
+            detail,
+            stash.get(PROGRESS, silent),
+            stash[CELLS],
+            stash.get(JOURNAL, None),
+            made.variants.fallbacks if made else None,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bitzones_run(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> AnalyzedRun:
+    """A measured run and what was decided from it: ``bitzones_run.plan.kl.high < 0.05``.
+
+    The run of ``--bitzones-run RUN.json``, else the profile, measured once for the session.
+    """
+    from bitzones.run import answer
+
+    place, why = pytestconfig.getoption("bitzones_run"), ""
+    try:
+        return answer.analyzed(place or _measured(pytestconfig, tmp_path_factory.mktemp("bitzones")))
+    except BitzonesError as error:
+        why = str(error)
+    pytest.fail(f"bitzones: {why}", pytrace=False)  # outside, so that it is one line and no chain of exceptions
+
+
+def _measured(config: pytest.Config, folder: Path) -> Path:
+    """The run file of the profile, measured into a folder."""
+    _require_one_process(config)
+    chosen = _activate(config)
+    from bitzones.run import runner
+
+    with runner.alone(folder):
+        return runner.measure(chosen, folder).run_file
+
+
+# --- what pytest-benchmark writes
+
+
+def _is_active(config: pytest.Config) -> bool:
+    return PROFILE in config.stash
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    if made := config.stash.get(SESSION, None):
+        from bitzones.schema.records import KEY
+
+        machine_info[KEY] = made.environment().model_dump(mode="json")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
+    if config.stash.get(CELLS, None):
+        from bitzones.run import timed
+        from bitzones.schema.records import KEY
+
+        output_json["benchmarks"][:] = timed.without_reruns(output_json["benchmarks"])
+        output_json[KEY] = _run(config).model_dump(mode="json")
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: list[dict[str, Any]], group_by: str) -> None:
+    """Give cells the parameters that they are grouped by; the grouping itself is pytest-benchmark's."""
+    if _is_active(config):
+        from bitzones.run import timed
+        from bitzones.schema.records import KEY
+
+        benchmarks[:] = timed.without_reruns(benchmarks)
+        for benchmark in benchmarks:
+            if cell := benchmark["extra_info"].get(KEY):
+                benchmark["params"] = timed.named_params(benchmark["params"], cell, group_by)
+
+
+def _run(config: pytest.Config) -> Any:
+    """What all cells share; of cells that needed no model, what the profile alone says."""
+    if made := config.stash.get(SESSION, None):
+        return made.run()
+    import bitzones
+    from bitzones.schema import profile
+    from bitzones.schema.records import Run
+
+    chosen = config.stash[PROFILE]
+    return Run(bitzones=bitzones.__version__, profile=chosen, model=None, variants=profile.variant_formats(chosen), environment=None)
+
+
+# --- the terminal
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if not _is_active(config):
+        return None
+    chosen = config.stash[PROFILE]
+    return f"bitzones: {chosen.model.source}, {', '.join(chosen.formats)}, {len(chosen.tasks)} tasks"
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    lines = list(_summary(config))
+    if lines:
+        terminalreporter.section("bitzones")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def _summary(config: pytest.Config) -> Iterator[str]:
+    """The cells that failed, and the answer of the run."""
+    cells = config.stash.get(CELLS, {})
+    if not cells:
+        if config.stash.get(PLACES, 0) and config.getoption("benchmark_disable", False):
+            yield "--benchmark-disable: cells ran once each, and nothing was recorded"
+        return
+    from bitzones.run import answer
+
+    failed = answer.failures(cells)
+    yield f"{len(cells) - len(failed)} of {len(cells)} cells measured"
+    yield from failed
+    yield from answer.lines(_run(config), cells.values())
+    if not any(config.getoption(name, None) for name in ("benchmark_json", "benchmark_save", "benchmark_autosave")):
+        yield "nothing is kept: --benchmark-json=run.json writes the run file, 'bitzones collect run.json' the report"

@@ -1,0 +1,86 @@
+"""What a run has decided, for whoever asks from a test: the analysis behind the plugin's fixture and its last lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bitzones
+from bitzones.schema.errors import BitzonesError, PlanError
+
+if TYPE_CHECKING:
+    from bitzones.analysis.reader import RunFile
+    from bitzones.run.stash import Recorded
+    from bitzones.schema.records import Measured, Run
+
+__all__ = ["AnalyzedRun", "analyzed", "failures", "lines"]
+
+
+@dataclass(frozen=True)
+class AnalyzedRun:
+    """A run and its analysis; every attribute of the analysis is one of this too."""
+
+    run: RunFile
+    analysis: Any
+
+    @property
+    def plan(self) -> Any:
+        """The plan to ship.
+
+        Raises:
+            PlanError: the run has none; the message says why.
+        """
+        found = getattr(self.analysis, "plan", None)
+        if found is None and (decision := self.analysis.decision) is not None:
+            found = decision.plan
+        if found is None:
+            raise PlanError(f"{self.run.path}: no plan: {self.analysis.no_decision}")
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.analysis, name)
+
+
+def analyzed(run: RunFile | Path | str) -> AnalyzedRun:
+    """Read a run where it is a path, and decide.
+
+    Raises:
+        RunFileError: it is no run file, or holds no result.
+    """
+    from bitzones.analysis.analyze import analyse
+    from bitzones.analysis.reader import read_run
+
+    found = read_run(run) if isinstance(run, str | Path) else run
+    return AnalyzedRun(found, getattr(bitzones, "analyze", analyse)(found))
+
+
+def failures(cells: Recorded) -> list[str]:
+    """A line for each cell without a result."""
+    from bitzones.analysis.reader import one_line
+    from bitzones.schema.records import FailedCell
+
+    return [
+        one_line(f"{cell.status}: {node.rpartition('::')[2]}: {cell.reason}")
+        for node, (cell, _) in cells.items()
+        if isinstance(cell, FailedCell)
+    ]
+
+
+def lines(run: Run, cells: Iterable[tuple[Measured, float | None]]) -> Iterator[str]:
+    """The answer of the cells that were measured in this process, where they can give one: no file is needed."""
+    from bitzones.analysis.reader import RunFile
+    from bitzones.report.markdown import summary
+    from bitzones.schema.records import AccuracyCell, SensitivityCell
+
+    found = list(cells)
+    if not any(isinstance(cell, AccuracyCell | SensitivityCell) for cell, _ in found):
+        return
+    run_file = RunFile(
+        path="this session", measured_at=None, run=run, cells=tuple(cell for cell, _ in found), took=tuple(took for _, took in found)
+    )
+    try:
+        yield from summary.headline(analyzed(run_file).analysis)
+    except BitzonesError as error:
+        yield str(error)
