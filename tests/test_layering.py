@@ -30,7 +30,12 @@ SHARED = (
 DECIDING = ("bitzones.decide", "bitzones.show")
 MEASURING = ("bitzones.measure", "bitzones.deploy")
 SEARCHING = ("bitzones.search.goals", "bitzones.allocation.baselines", "bitzones.search.local_search", "bitzones.search.held_out")
-QUANTO = ("bitzones.backends.quanto.quantizers", "bitzones.backends.quanto.extensions", "bitzones.backends.quanto.compat")
+QUANTO = (
+    "bitzones.backends.quanto.quantizers",
+    "bitzones.backends.quanto.extensions",
+    "bitzones.backends.quanto.compat",
+    "bitzones.backends.quanto.kernel_probe",
+)
 COMMANDS = ("bitzones.cli", "bitzones.cli.regression", "bitzones.doctor", "bitzones.__main__")
 
 Tree = dict[str, str]
