@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +159,68 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     make(tmp_path / "link", force=True)
     assert (tmp_path / "link").is_symlink()
     assert read(tmp_path / "real") == "new"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bitzones.deploy import folders
+with folders.replacing(Path(sys.argv[1]), marker="made.json", force=True) as place:
+    (place / "made.json").write_text("half", encoding="utf-8")
+    if sys.argv[2] == "between":
+        Path(sys.argv[1]).rename(place.parent / "aside")
+    print("writing", flush=True)
+    if sys.argv[2] == "alive":
+        sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A process that is killed while it writes, or between its two renames, or that goes on."""
+
+
+def started(target: Path, how: str) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(target), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"writing\n"
+    return process
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    kill(started(tmp_path / "a", "writing"))
+    kill(started(tmp_path / "a.b", "writing"))
+    assert len(names(tmp_path)) == 2
+    make(tmp_path / "a")
+    left = names(tmp_path)
+    assert left[-1] == "a"
+    assert [name.startswith(".a.b.") for name in left[:-1]] == [True]  # of another place, whose next process removes it
+    assert read(tmp_path / "a") == "new"
+
+
+def test_a_folder_aside_is_moved_back_where_a_process_was_killed_between_its_renames(tmp_path: Path) -> None:
+    make(tmp_path / "a", "old")
+    kill(started(tmp_path / "a", "between"))
+    assert "a" not in names(tmp_path)
+    with pytest.raises(OutputError, match="not empty"):
+        make(tmp_path / "a")
+    assert read(tmp_path / "a") == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_the_folder_of_a_process_that_goes_on_is_left_alone(tmp_path: Path) -> None:
+    process = started(tmp_path / "a", "alive")
+    make(tmp_path / "a")
+    assert len(names(tmp_path)) == 2
+    kill(process)
+    make(tmp_path / "a", force=True)
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_of_that_name_without_a_lock_is_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / ".a.12345678.unit").mkdir()
+    (tmp_path / ".a.12345678.unit" / "letter.txt").write_text("dear", encoding="utf-8")
+    make(tmp_path / "a")
+    assert names(tmp_path) == [".a.12345678.unit", "a"]

@@ -49,8 +49,8 @@ def _size(menu: Menu, choice: Integers) -> int:
 
 
 def uniform(menu: Menu, column: int) -> Integers | None:
-    """Every unit in one format; None where it is not offered to all."""
-    return np.full(len(menu.units), column, dtype=np.int64) if menu.offered[:, column].all() else None
+    """Every unit in one format (`planner.Menu.everywhere`)."""
+    return menu.everywhere(column)
 
 
 def contiguous(menu: Menu, budget: int) -> Integers:

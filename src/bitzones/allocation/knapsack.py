@@ -45,7 +45,8 @@ Flags = NDArray[np.bool_]
 class Menu:
     """What is offered: ``stored_bytes[p, f]`` of unit p in format f, where ``offered[p, f]``. The last format is the reference.
 
-    With ``nanoseconds[p, f]`` a budget counts time instead of bytes.
+    With ``nanoseconds[p, f]`` a budget counts time instead of bytes. ``stays[p, f]`` where no kernel computes any module of the unit in
+    that format: it is not offered, and a model quantized to it everywhere has the unit in the reference's.
     """
 
     units: tuple[str, ...]
@@ -54,6 +55,15 @@ class Menu:
     offered: Flags
     parameters: int
     nanoseconds: Integers | None = None
+    stays: Flags | None = None
+
+    def everywhere(self, column: int) -> Integers | None:
+        """The format index of every unit of a model quantized to one format; None where that was not measured, or nothing takes it."""
+        offered = self.offered[:, column]
+        stays = np.zeros_like(offered) if self.stays is None else self.stays[:, column]
+        if not offered.any() or not (offered | stays).all():
+            return None
+        return np.where(offered, column, len(self.formats) - 1).astype(np.int64)
 
     @property
     def sizes(self) -> Integers:
@@ -84,11 +94,13 @@ def menu_of(cell: SensitivityCell, formats: tuple[str, ...], reference: str) -> 
     stored[:, -1] = [unit.reference_bytes for unit in cell.units]
     offered = np.zeros(stored.shape, dtype=np.bool_)
     offered[:, -1] = True
+    stays = np.zeros(stored.shape, dtype=np.bool_)
     for measured in cell.measurements:
         at = rows[measured.unit], columns[measured.format]
         stored[at], offered[at] = measured.stored_bytes, measured.kl_nats is not None
+        stays[at] = len(measured.stays) == len(cell.units[at[0]].modules)
     parameters = sum(unit.parameters for unit in cell.units)
-    return Menu(tuple(rows), (*formats, reference), stored, offered, parameters)
+    return Menu(tuple(rows), (*formats, reference), stored, offered, parameters, stays=stays)
 
 
 def budget_bytes(menu: Menu, average_bits: float) -> int:

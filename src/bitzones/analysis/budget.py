@@ -49,6 +49,6 @@ def _tolerance(measured: Measured, menu: Menu, run: Run) -> float:
         return asked.tolerance
     column = menu.formats.index(variant_formats(run.profile)[str(asked.like)])
     total = float(measured.mean[:, column].sum())
-    if not menu.offered[:, column].all() or total <= 0:
+    if menu.everywhere(column) is None or total <= 0:
         raise PlanError(f"budget.tolerance = like:{asked.like}: not every unit could be measured at {menu.formats[column]}")
     return total

@@ -35,6 +35,11 @@ def _named(layers: Iterable[int]) -> str:
     return f"layer {place}" if place.isdigit() else f"layers {place}"
 
 
+def _some(modules: tuple[str, ...]) -> str:
+    """The first module by name, and how many more."""
+    return modules[0] if len(modules) == 1 else f"{modules[0]} and {len(modules) - 1} more"
+
+
 def _plan(analysis: Analysis) -> Iterator[str]:
     if analysis.no_decision is not None:
         yield f"Which layers are safe, and what to store them in: no plan was made, for {analysis.no_decision}."
@@ -48,6 +53,10 @@ def _plan(analysis: Analysis) -> Iterator[str]:
             f"What {kind} would lose: quanto has no quantized counterpart for it, and its {count:,} parameters inside the decoder layers "
             f"stay at {analysis.reference}."
         )
+    for format_, reasons in analysis.model.staying.items() if analysis.model else ():
+        for why, modules in reasons.items():
+            stay = "it stays" if len(modules) == 1 else "they stay"
+            yield f"What {_some(modules)} would lose at {format_}: {stay} at {analysis.reference}; {why}."
 
 
 def _sensitivity(analysis: Analysis) -> Iterator[str]:

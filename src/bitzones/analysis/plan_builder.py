@@ -25,11 +25,16 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
     """The plan as a record, with all that applying it needs."""
     cell, profile = measured.cell, run.profile
     names = [menu.formats[index] for index in choice]
-    sizes = {(item.unit, item.format): item.group_sizes for item in cell.measurements}
+    found = {(item.unit, item.format): item for item in cell.measurements}
     used = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
     groups: dict[str, int | None] = {}
+    assignment: dict[str, str] = {}
     for unit, name in zip(cell.units, names, strict=True):
-        groups |= dict(zip(unit.modules, sizes.get((unit.name, name), ()), strict=False))
+        item = found.get((unit.name, name))
+        stays = item.stays if item else ()
+        taken = [module for module in unit.modules if module not in stays]
+        groups |= dict(zip(taken, item.group_sizes if item else (), strict=False))
+        assignment |= {module: menu.formats[-1] if module in stays else name for module in unit.modules}
     model = run.model and PlannedModel(
         source=run.model.source,
         revision=run.model.revision,
@@ -53,7 +58,7 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
         measured_sequences=chosen.sequences if chosen else None,
         held_out_sha256=chosen.held_out_sha256 if chosen else None,
         units=dict(zip(menu.units, names, strict=True)),
-        assignment={module: name for unit, name in zip(cell.units, names, strict=True) for module in unit.modules},
+        assignment=assignment,
         group_sizes=groups,
         calibration=_calibration(run, names),
         sequences_sha256=cell.sequences_sha256,

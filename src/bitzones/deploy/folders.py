@@ -1,20 +1,27 @@
 """A folder that is there as a whole or not at all: written beside its place, and moved there when done.
 
-It does not know what is written.
+A process that is killed leaves the folder that it wrote into. Each such folder holds a lock, which ends with its process however that ends:
+the next one that writes to the same place removes what nobody holds, and moves back what was moved aside and never replaced.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from bitzones.schema.errors import OutputError
 
 __all__ = ["replacing"]
+
+_FRESH, _ASIDE, _LOCK = "fresh", "aside", "lock"
+"""What lies in a private folder: the new folder, the one that it replaces, and the lock of the process that owns both."""
 
 
 @contextmanager
@@ -34,22 +41,24 @@ def replacing(folder: Path, *, marker: str, force: bool) -> Iterator[Path]:
         OutputError: the place is taken, or cannot be written.
     """
     target = folder.resolve()
+    _clean(target)
     _check_free(folder, target, marker, force=force)
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         private = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-        try:
-            fresh, aside = private / "fresh", private / "aside"
-            fresh.mkdir()
-            yield fresh
-            _settle(fresh)
-            _check_free(folder, target, marker, force=force)
-            _swap(fresh, target, aside if force else None)
-        except BaseException:
-            _remove(private)
-            raise
-        shutil.rmtree(private, ignore_errors=True)
+        with FileLock(private / _LOCK, timeout=0):
+            try:
+                fresh, aside = private / _FRESH, private / _ASIDE
+                fresh.mkdir()
+                yield fresh
+                _settle(fresh)
+                _check_free(folder, target, marker, force=force)
+                _swap(fresh, target, aside if force else None)
+            except BaseException:
+                _remove(private)
+                raise
+            shutil.rmtree(private, ignore_errors=True)
     except BaseException as error:
         with suppress(OSError):
             for parent in missing:  # the innermost first; what has become of use meanwhile is not empty, and stays
@@ -57,6 +66,18 @@ def replacing(folder: Path, *, marker: str, force: bool) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; nothing was changed there") from error
         raise
+
+
+def _clean(target: Path) -> None:
+    """Remove what killed processes left beside a place; where one was killed between its two renames, the folder aside is moved back."""
+    made_here = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}\.part")  # as `tempfile.mkdtemp` draws names
+    with suppress(OSError):
+        for private in list(target.parent.iterdir()):
+            if made_here.fullmatch(private.name) and not private.is_symlink() and (private / _LOCK).is_file():
+                with suppress(OSError, Timeout), FileLock(private / _LOCK, timeout=0):
+                    if (private / _ASIDE).exists() and not target.exists():
+                        (private / _ASIDE).rename(target)
+                    shutil.rmtree(private, ignore_errors=True)
 
 
 def _check_free(folder: Path, target: Path, marker: str, *, force: bool) -> None:
@@ -105,6 +126,6 @@ def _swap(fresh: Path, target: Path, aside: Path | None) -> None:
 
 def _remove(private: Path) -> None:
     """Everything but a folder that was moved aside and could not be moved back: that is somebody's only copy."""
-    shutil.rmtree(private / "fresh", ignore_errors=True)
-    with suppress(OSError):
-        private.rmdir()
+    shutil.rmtree(private / _FRESH, ignore_errors=True)
+    if not (private / _ASIDE).exists():
+        shutil.rmtree(private, ignore_errors=True)

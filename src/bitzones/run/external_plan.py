@@ -7,7 +7,7 @@ know how a run file is read, nor what follows from a comparison.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -65,8 +65,16 @@ def by_module(formats: Mapping[str, str], modules: Sequence[str], allowed: Seque
     return {module: formats.get(module, format_) for module, format_ in found.items() if format_ is not None}
 
 
-def by_unit(assignment: Mapping[str, str], units: Sequence[Unit], reference: str, where: Path) -> dict[str, str]:
+def by_unit(
+    assignment: Mapping[str, str],
+    units: Sequence[Unit],
+    reference: str,
+    where: Path,
+    staying: Mapping[str, Collection[str]] | None = None,
+) -> dict[str, str]:
     """The format of every unit; modules that the plan does not name stay as they are.
+
+    ``staying`` is format to the modules that stay in the reference's format in that one: a unit is in it without them.
 
     Raises:
         PlanError: a unit would get two formats, or a module belongs to no unit.
@@ -77,6 +85,9 @@ def by_unit(assignment: Mapping[str, str], units: Sequence[Unit], reference: str
     found = {}
     for unit in units:
         mixed = {module: assignment.get(module, reference) for module in unit.modules}
+        if len(others := set(mixed.values()) - {reference}) == 1:
+            (other,) = others
+            mixed |= dict.fromkeys(set(unit.modules).intersection((staying or {}).get(other, ())), other)
         if len(set(mixed.values())) > 1:
             shown = ", ".join(f"{module.rpartition('.')[2]} {format_}" for module, format_ in mixed.items())
             raise PlanError(
@@ -103,7 +114,8 @@ def measure(
     reference, *uniform = variant_formats(run.profile).values()
     modules = [module for unit in sweep.units for module in unit.modules]
     assignment = by_module(read_formats(path), modules, (*uniform, reference), path)
-    units = by_unit(assignment, sweep.units, reference, path)  # a mistake in the plan is said before a model is loaded
+    staying = {name: {module for item in sweep.measurements if item.format == name for module in item.stays} for name in uniform}
+    units = by_unit(assignment, sweep.units, reference, path, staying)  # a mistake in the plan is said before a model is loaded
     session = Session(run.profile, notify)
     variants = session.variants
     if run.model is None or variants.loaded.sha256 != run.model.sha256:

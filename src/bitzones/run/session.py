@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from itertools import product
 from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import bitzones
 from bitzones.allocation.baselines import Baseline
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import quantizers, supported
 from bitzones.data import prompts, sequences, tasks
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.data.sets import SequenceSets, SetName
@@ -86,7 +87,9 @@ class Session:
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
         formats, damping = variant_formats(self.profile), self.profile.calibration.damping
         include = [structure.head(loaded.model) for _ in self.profile.sensitivity.include]
-        return Variants(loaded, formats, self.device, dtype, self.calibration_batches, damping, self._notify, include)
+        wanted = product((*structure.quantizable_modules(loaded.model), *include), self.profile.formats)
+        stays = supported.staying(loaded.model, wanted, dtype, self.device, self._notify)
+        return Variants(loaded, formats, self.device, dtype, self.calibration_batches, damping, self._notify, include, stays)
 
     @cached_property
     def hardware(self) -> Hardware:
@@ -199,7 +202,7 @@ class Session:
         if self.profile.budget.tolerance is not None:
             return  # the reference keeps any tolerance
         reference = self.variants.formats[self.reference_id]
-        menu = goals.expected_menu(self.variants.loaded.model, self.units, self.profile.formats, reference)
+        menu = goals.expected_menu(self.variants.loaded.model, self.units, self.profile.formats, reference, self.variants.staying)
         goals.check_budget(menu, self.profile.budget, self.times)
 
     def unit_times(self) -> records.UnitLatencyCell:
@@ -325,7 +328,7 @@ class Session:
         return records.Run(
             bitzones=bitzones.__version__,
             profile=self.profile,
-            model=self.variants.loaded.info(self.variants.compute_dtype),
+            model=self.variants.info(),
             variants=self.variants.formats,
             environment=self.environment(),
             calibration=self._calibration(),

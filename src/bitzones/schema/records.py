@@ -170,6 +170,8 @@ class UnitSensitivity(Record):
 
     ``kl_nats`` is the sum over the scored tokens of each sensitivity sequence, in the order of `SensitivityCell.sequence_tokens`; null with
     a ``failure`` where it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the unit's weights.
+    ``stays`` names modules of the unit that stay in the reference's format, since no kernel computes them in this one
+    (`ModelInfo.staying`); ``group_sizes`` are those of the others, in order.
     """
 
     unit: str
@@ -179,6 +181,7 @@ class UnitSensitivity(Record):
     kl_nats: tuple[NonNegative, ...] | None
     weight_error: NonNegative | None = None
     failure: str | None = None
+    stays: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _measured_or_failed(self) -> UnitSensitivity:
@@ -693,7 +696,8 @@ class ModelInfo(Record):
 
     ``revision`` is the resolved commit of a model from the hub; ``sha256`` is of the weights, or of the configuration where
     ``random_weights`` says that they were drawn. ``placement`` says which layers lie where, such as ``{"0-17": "cuda:0", "18-31": "cpu"}``,
-    of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass.
+    of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass. ``staying`` is
+    format to reason to the modules that stay in the reference's format in that one, since quanto has no kernel for them on this machine.
     """
 
     source: str
@@ -708,6 +712,7 @@ class ModelInfo(Record):
     tied_embeddings: bool
     not_quantizable: dict[str, Count] = {}
     placement: dict[str, str] = {}
+    staying: dict[str, dict[str, tuple[str, ...]]] = {}
 
 
 class Environment(Record):

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from bitzones.allocation.knapsack import Menu, budget_bytes, solve
 from bitzones.allocation.time_cost import budget_ns, timed_menu
 from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto.supported import Staying
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.profile import Budget
@@ -32,15 +33,25 @@ SHRINKING_STEPS = 6
 """Halvings in each round of a search for fewer bytes, of the range below the plan at hand: of 2 to 5 bits the same twentieth of a bit."""
 
 
-def expected_menu(model: PreTrainedModel, units: Sequence[Unit], formats: Sequence[str], reference: str) -> Menu:
+def expected_menu(
+    model: PreTrainedModel, units: Sequence[Unit], formats: Sequence[str], reference: str, staying: Staying | None = None
+) -> Menu:
     """The menu that a sweep will offer, before anything is quantized: an impossible budget is found in seconds and not at the end."""
-    stored = np.zeros((len(units), len(formats) + 1), dtype=np.int64)
+    stays = np.array([[set(unit.modules) <= set((staying or {}).get(name, {})) for name in (*formats, reference)] for unit in units])
+    stored = np.zeros(stays.shape, dtype=np.int64)
     for row, unit in enumerate(units):
-        shapes = [model.get_parameter(f"{module}.weight").shape for module in unit.modules]
-        stored[row, :-1] = [sum(quantizers.expected_bytes(*shape, model.dtype, name) for shape in shapes) for name in formats]
+        stored[row, :-1] = [_expected_bytes(model, unit, name, (staying or {}).get(name, {})) for name in formats]
         stored[row, -1] = unit.reference_bytes
-    offered = np.ones(stored.shape, dtype=np.bool_)
-    return Menu(tuple(unit.name for unit in units), (*formats, reference), stored, offered, sum(unit.parameters for unit in units))
+    names = tuple(unit.name for unit in units)
+    return Menu(names, (*formats, reference), stored, ~stays, sum(unit.parameters for unit in units), stays=stays)
+
+
+def _expected_bytes(model: PreTrainedModel, unit: Unit, format_name: str, staying: Mapping[str, str]) -> int:
+    weights = {module: model.get_parameter(f"{module}.weight") for module in unit.modules}
+    return sum(
+        quantizers.stored_bytes(weight) if module in staying else quantizers.expected_bytes(*weight.shape, model.dtype, format_name)
+        for module, weight in weights.items()
+    )
 
 
 def check_budget(menu: Menu, budget: Budget, times: UnitLatencyCell | None) -> None:
@@ -135,9 +146,9 @@ def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: 
         assert isinstance(budget.tolerance, float)
         return budget.tolerance * sum(cell.sequence_tokens), trials(bench, [stays])
     column = bench.menu.formats.index(uniform[budget.like])
-    if not bench.menu.offered[:, column].all():
+    if (everywhere := bench.menu.everywhere(column)) is None:
         raise PlanError(f"budget.tolerance = like:{budget.like}: not every unit could be measured at {uniform[budget.like]}")
-    known = trials(bench, [stays, np.full(len(bench.units), column, dtype=np.int64)])
+    known = trials(bench, [stays, everywhere])
     return total(known[1]), known
 
 

@@ -122,6 +122,7 @@ def weights_of(bench: Workbench, choice: Integers) -> dict[str, torch.Tensor]:
         for unit in bench.units
         if formats[unit.name] in bench.weights
         for module in unit.modules
+        if module in bench.weights[formats[unit.name]]  # else it stays in the reference's format in this one
     }
 
 
@@ -221,10 +222,7 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensiti
         for column in range(len(bench.menu.formats) - 1)
         if column != now and bench.menu.offered[row, column]
     ]
-    candidates = [
-        Candidate(bench.units[row].layer, {name: bench.weights[bench.menu.formats[column]][name] for name in bench.units[row].modules})
-        for row, column in swaps
-    ]
+    candidates = [Candidate(bench.units[row].layer, _weights(bench, row, column)) for row, column in swaps]
     base = weights_of(bench, choice)
     found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base).candidates
     return [
@@ -238,6 +236,17 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensiti
         )
         for (row, column), kl in zip(swaps, found, strict=True)
     ]
+
+
+def _weights(bench: Workbench, row: int, column: int) -> dict[str, torch.Tensor]:
+    """Module -> quantized weight of a unit that changes to a format, dense where it stays in the reference's in that one.
+
+    A swap around a plan has to undo what the plan made of a module.
+    """
+    found = bench.weights[bench.menu.formats[column]]
+    return {
+        name: found[name] if name in found else bench.model.get_parameter(f"{name}.weight").detach() for name in bench.units[row].modules
+    }
 
 
 def proposals(bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], budget: int) -> list[Integers]:

@@ -230,8 +230,9 @@ def fisher_cell(
     Raises:
         NonFiniteError: the reference, or what a format makes of a weight, is NaN or infinite.
     """
-    pairs = [(unit, variant) for unit in units for variant in variants.uniform]
-    changes = [{name: variants.packed(variant)[name] for name in unit.modules} for unit, variant in pairs]
+    every = [(unit, variant) for unit in units for variant in variants.uniform]
+    pairs = [(unit, variant) for unit, variant in every if variants.taken_by(unit, variants.formats[variant])]
+    changes = [variants.weights(unit, variant) for unit, variant in pairs]
     found = scores(variants.reference, changes, batches, len(sequence_set.sequences), samples, seed, progress)
     for (unit, variant), row in zip(pairs, found, strict=True):
         if not torch.isfinite(row).all():

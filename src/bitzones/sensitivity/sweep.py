@@ -116,14 +116,16 @@ def exact_cell(
 ) -> SensitivityCell:
     """The record of `exact` for every unit and every format of the run."""
     pairs = [(unit, variant) for unit in units for variant in variants.uniform]
+    measured = [(unit, variant) for unit, variant in pairs if variants.taken_by(unit, variants.formats[variant])]
     sweep = exact(
         variants.reference,
         list(structure.decoder_layers(variants.reference).values()),
-        [Candidate(unit.layer, {name: variants.packed(variant)[name] for name in unit.modules}) for unit, variant in pairs],
+        [Candidate(unit.layer, variants.weights(unit, variant)) for unit, variant in measured],
         batches,
         len(sequence_set.sequences),
         progress,
     )
+    found = {(unit.name, variant): kl for (unit, variant), kl in zip(measured, sweep.candidates, strict=True)}
     return SensitivityCell(
         variant=variants.reference_id,
         method="exact",
@@ -131,29 +133,33 @@ def exact_cell(
         sequences_sha256=sequence_set.sha256,
         sequence_tokens=sequence_set.sequence_tokens,
         units=tuple(units),
-        measurements=tuple(_measurement(variants, *pair, kl) for pair, kl in zip(pairs, sweep.candidates, strict=True)),
+        measurements=tuple(_measurement(variants, unit, variant, found.get((unit.name, variant))) for unit, variant in pairs),
     )
 
 
 def _measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] | None) -> UnitSensitivity:
-    weights = [variants.packed(variant)[name] for name in unit.modules]
+    name = variants.formats[variant]
+    weights = variants.weights(unit, variant)
+    stays = [module for module in unit.modules if module not in weights]
+    dense = [variants.loaded.model.get_parameter(f"{module}.weight") for module in stays]
     return UnitSensitivity(
         unit=unit.name,
-        format=variants.formats[variant],
-        stored_bytes=sum(map(quantizers.stored_bytes, weights)),
-        group_sizes=tuple(map(quantizers.group_size, weights)),
+        format=name,
+        stored_bytes=sum(map(quantizers.stored_bytes, (*weights.values(), *dense))),
+        group_sizes=tuple(map(quantizers.group_size, weights.values())),
         kl_nats=None if kl is None else tuple(kl),
-        weight_error=_weight_error(variants, unit, variant),
-        failure=NOT_FINITE if kl is None else None,
+        weight_error=_weight_error(variants, unit, weights) if weights else None,
+        failure=None if kl is not None else NOT_FINITE if weights else variants.staying[name][unit.modules[0]],
+        stays=tuple(stays),
     )
 
 
-def _weight_error(variants: Variants, unit: Unit, variant: str) -> float | None:
+def _weight_error(variants: Variants, unit: Unit, weights: Mapping[str, torch.Tensor]) -> float | None:
     """||W - quantized W|| / ||W||, Frobenius, over all weights of the unit; None where a quantized weight overflowed."""
     lost = total = 0.0
     for name in unit.modules:
         weight = variants.reference.get_parameter(f"{name}.weight")
-        values = quantizers.values(variants.packed(variant)[name], weight.dtype)
+        values = quantizers.values(weights.get(name, weight), weight.dtype)
         lost += float((weight - values).float().square().sum(dtype=torch.float64))
         total += float(weight.float().square().sum(dtype=torch.float64))
     error = (lost / total) ** 0.5 if total else 0.0

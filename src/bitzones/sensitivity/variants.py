@@ -7,6 +7,7 @@ format has two sets of them: each module rounded alone, for sensitivities, and t
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -14,13 +15,15 @@ from transformers import PreTrainedModel
 
 from bitzones.backends.quanto import quantizers
 from bitzones.backends.quanto.quantizers import Packed
+from bitzones.backends.quanto.supported import Staying
 from bitzones.data.sequences import Batch
 from bitzones.devices import device as devices
 from bitzones.models import loading, structure
 from bitzones.rounding import layerwise
 from bitzones.rounding.gptq import DAMPING
-from bitzones.schema.errors import ModelError
+from bitzones.schema.errors import ModelError, NotMeasuredError
 from bitzones.schema.formats import is_calibrated
+from bitzones.schema.records import ModelInfo, Unit
 
 __all__ = ["Variants"]
 
@@ -45,6 +48,7 @@ class Variants:
         damping: of calibrated formats (`gptq.round_rows`).
         notify: told, in a line, when modules are rounded: it takes a while.
         include: modules outside the decoder layers that uniform variants quantize too.
+        staying: modules that stay in the reference's format in some format (`supported.staying`).
     """
 
     def __init__(
@@ -57,8 +61,10 @@ class Variants:
         damping: float = DAMPING,
         notify: Callable[[str], None] = lambda message: None,
         include: Sequence[str] = (),
+        staying: Staying | None = None,
     ) -> None:
         self.loaded = loaded
+        self.staying = staying or {}
         self.formats = dict(formats)
         self.reference_id = next(iter(formats))
         self.uniform = {variant: name for variant, name in self.formats.items() if variant != self.reference_id}
@@ -79,7 +85,30 @@ class Variants:
     def define(self, variant: str, assignment: Mapping[str, str]) -> None:
         """Add a variant of mixed formats: module name -> format, the reference's for what stays as it is."""
         self.formats[variant] = variant
-        self._mixed[variant] = {name: format_ for name, format_ in assignment.items() if format_ != self.formats[self.reference_id]}
+        self._mixed[variant] = self._taken({name: form for name, form in assignment.items() if form != self.formats[self.reference_id]})
+
+    def _taken(self, assignment: Mapping[str, str]) -> dict[str, str]:
+        """Without the modules that stay in the reference's format after all."""
+        return {name: format_ for name, format_ in assignment.items() if name not in self.staying.get(format_, {})}
+
+    def taken_by(self, unit: Unit, format_: str) -> list[str]:
+        """Modules of a unit that are quantized where it takes a format: without those that stay in the reference's."""
+        return list(self._taken(dict.fromkeys(unit.modules, format_)))
+
+    def weights(self, unit: Unit, variant: str) -> dict[str, Packed]:
+        """Module -> packed weight (`packed`) of a unit's modules that are quantized; empty where all of them stay."""
+        taken = self.taken_by(unit, self.formats[variant])
+        return {name: self.packed(variant)[name] for name in taken}
+
+    def info(self) -> ModelInfo:
+        """What the run file says about the model."""
+        said: dict[str, dict[str, tuple[str, ...]]] = {}
+        for format_, modules in self.staying.items():
+            alike = defaultdict[str, list[str]](list)
+            for name, why in modules.items():
+                alike[why].append(name)
+            said[format_] = {why: tuple(names) for why, names in alike.items()}
+        return self.loaded.info(self.compute_dtype).model_copy(update={"staying": said})
 
     def model(self, variant: str) -> PreTrainedModel:
         """The variant's model; a quantized one is freed when the next is asked for.
@@ -101,7 +130,9 @@ class Variants:
         In a calibrated format each module is rounded as if it alone were changed.
         """
         if variant not in self._packed:
-            if is_calibrated(self.formats[variant]):
+            if variant not in self._mixed and not self._everywhere(variant):
+                self._packed[variant] = {}
+            elif is_calibrated(self.formats[variant]):
                 self._round_separately()
             else:
                 self._packed[variant] = self.whole(variant)
@@ -118,14 +149,21 @@ class Variants:
         return structure.model_bytes(self.loaded.model, self.whole(variant))
 
     def _build(self, variant: str) -> PreTrainedModel:
-        everywhere = dict.fromkeys((*structure.quantizable_modules(self.loaded.model), *self._include), self.formats[variant])
-        assignment = self._mixed.get(variant, everywhere)
+        assignment = self._mixed[variant] if variant in self._mixed else self._everywhere(variant)
+        if variant not in self._mixed and not assignment:  # it would be the reference under another name
+            why = next(iter(self.staying[self.formats[variant]].values()))
+            raise NotMeasuredError(f"{variant}: no module can be {self.formats[variant]}; {why}")
         ready = self._round_in_sequence(variant, assignment) or self._packed_from_host(assignment)
         model = _copied(self.loaded.model, assignment)
         if assignment:  # a plan may leave everything as it is
             quantizers.quantize(model, assignment, ready)
         self._whole[variant] = quantizers.packed_weights(model)
         return self._ready(model)
+
+    def _everywhere(self, variant: str) -> dict[str, str]:
+        """What a uniform variant quantizes."""
+        modules = (*structure.quantizable_modules(self.loaded.model), *self._include)
+        return self._taken(dict.fromkeys(modules, self.formats[variant]))
 
     def _packed_from_host(self, assignment: Mapping[str, str]) -> Mapping[str, Packed]:
         """Weights that lie on the host of a run on a GPU, quantized there as all the others are."""
@@ -153,7 +191,9 @@ class Variants:
         wanted = {variant: name for variant, name in self.uniform.items() if is_calibrated(name)}
         batches = self._batches()
         self._notify(f"rounding every module alone in {' and '.join(wanted.values())}")
-        found = layerwise.separately(self.reference, list(wanted.values()), batches, self.loaded.model.dtype, self._damping)
+        found = layerwise.separately(
+            self.reference, list(wanted.values()), batches, self.loaded.model.dtype, self._damping, staying=self.staying
+        )
         for variant, name in wanted.items():
             self._packed[variant] = found[name].weights
 

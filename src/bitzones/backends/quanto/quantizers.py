@@ -23,6 +23,7 @@ from optimum.quanto.tensor.packed import PackedTensor
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from bitzones.backends import checkpoint_files
 from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto.extensions import extension_failure, unpack
 from bitzones.schema.errors import ModelError
@@ -296,12 +297,17 @@ def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write a quantized model as quanto does: safetensors, ``config.json`` and ``quanto_qmap.json``, and a README.md where there is none.
 
+    Tensors keep the names that the model's modules have: quanto's loader does not translate those of an original checkpoint.
+
     Raises:
         ModelError: no module of the model is quantized.
         OSError: the folder cannot be written.
     """
     try:
-        quanto.QuantizedModelForCausalLM(model).save_pretrained(folder)
+        with checkpoint_files.own_names(model):
+            quanto.QuantizedModelForCausalLM(model).save_pretrained(folder)
+        for file in sorted(folder.glob("*.safetensors")):
+            checkpoint_files.align(file)
     except ValueError as error:
         raise ModelError(f"quanto cannot save the model: {str(error)[:300]}") from error
 
@@ -309,11 +315,11 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 def reload(folder: Path) -> PreTrainedModel:
     """The model that ``QuantizedModelForCausalLM.from_pretrained(folder)`` gives anybody, on the CPU; no code in the folder is run.
 
-    quanto loads with ``strict=False``: a tensor that no file holds is left with whatever was in memory. So what comes back has to be
-    compared, with `verify` and by what it computes.
+    quanto loads with ``strict=False``: a tensor that no file holds is left with whatever was in memory. So every tensor of the model has to
+    be in a file, and what comes back has to be compared, with `verify` and by what it computes.
 
     Raises:
-        ModelError: quanto cannot load it.
+        ModelError: quanto cannot load it, or no file holds one of the model's tensors.
     """
     extension_failure()
     try:
@@ -321,6 +327,12 @@ def reload(folder: Path) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: quanto cannot load this: {str(error)[:300]}") from error
     assert isinstance(model, PreTrainedModel)
+    if absent := checkpoint_files.not_in_files(model, folder):
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ModelError(f"{folder}: no file holds the model's tensor {absent[0]!r}{more}: quanto would leave it with arbitrary values")
+    for weight in (m.weight for m in model.modules() if isinstance(m, QModuleMixin) and isinstance(m.weight, WeightQBytesTensor)):
+        if weight._data.data_ptr() % checkpoint_files.ALIGNMENT:  # files that were not aligned are read as they lie
+            weight._data = weight._data.clone()
     return model.requires_grad_(requires_grad=False)
 
 

@@ -195,6 +195,9 @@ def about(analysis: Analysis) -> str:
         if model.not_quantizable:
             kinds = ", ".join(f"{markdown(kind)} ({count:,} parameters)" for kind, count in model.not_quantizable.items())
             rows.append(("not quantizable", f"{kinds}: inside the decoder layers, left as they are"))
+        if model.staying:
+            counts = ", ".join(f"{sum(map(len, reasons.values()))} at {markdown(name)}" for name, reasons in model.staying.items())
+            rows.append(("modules without a kernel", f"{counts}: left as they are in that format, for the reasons given below"))
     if env:
         versions = ", ".join(f"{markdown(name)} {markdown(version)}" for name, version in env.versions.items())
         rows += [
