@@ -24,7 +24,7 @@ from tabulate import tabulate
 from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences
-from bitzones.data.sequences import Calibration, TokenSequence
+from bitzones.data.sequences import Calibration, Sequences, TokenSequence
 from bitzones.run.session import Session
 from bitzones.schema import environment, profile
 from bitzones.schema.profile import Budget, Rounding, is_calibrated
@@ -59,7 +59,7 @@ def described(session: Session) -> Calibration:
             if len(ids) == OTHER_LENGTH:
                 yield TokenSequence(tuple(ids), OTHER_LENGTH - 2, ())
 
-    return sequences.take(pieces(), OTHER_TOKENS)
+    return sequences.take(Sequences(pieces()), OTHER_TOKENS)
 
 
 def measured(session: Session, made: Sequence[Made], on: Calibration) -> list[Estimate]:

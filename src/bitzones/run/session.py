@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import bitzones
 from bitzones.allocation.baselines import Baseline
 from bitzones.backends.quanto import quantizers
-from bitzones.data import prompts, tasks
+from bitzones.data import encoding, prompts, tasks
 from bitzones.data import sequences as calibration
-from bitzones.data.sequences import Batch, Calibration, TokenSequence
+from bitzones.data.sequences import Batch, Calibration, Sequences
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
 from bitzones.devices import oom_retry
@@ -130,29 +130,40 @@ class Session:
     @cached_property
     def asked(self) -> dict[str, TaskSet]:
         """Task name -> the items that are scored, as the model reads them."""
-        return {name: prompts.asked(task, self.tokenizer) for name, task in self.scored.items()}
+        found = {name: prompts.asked(task, self.tokenizer) for name, task in self.scored.items()}
+        for name, task in found.items():
+            if over := task.passed_over:
+                self._notify(f"task {name}: items passed over: {len(over)}, such as {over[0]!r}, whose answer merges with its prompt's end")
+        return found
 
     def task_batch(self, name: str) -> int:
         """Items of a task that are scored at a time."""
         return next(task.batch for task in self.profile.tasks if task.name == name)
 
     @cached_property
-    def _sequences(self) -> Iterator[TokenSequence]:
+    def _sequences(self) -> Sequences:
         """What is left of the train splits, without what is scored and without what stands before it."""
         train = [tasks.training(task.name, task.path) for task in self.profile.tasks]
         seen = {item.prompt for task in self.scored.values() for item in (*task.items, *task.shots)}
-        return calibration.sequences(self.tokenizer, train, seen)
+        return calibration.sequences(self.tokenizer, train, seen, encoding.positions(self.variants.loaded.model))
+
+    def _take(self, tokens: int, key: str) -> Calibration:
+        taken = calibration.take(self._sequences, tokens, key)
+        if taken.passed_over:
+            room = self._sequences.room
+            self._notify(f"{key}: train items passed over: {taken.passed_over}, longer than the model's {room} positions")
+        return taken
 
     @cached_property
     def calibration(self) -> Calibration:
         """The sequences from which plans are made."""
-        return calibration.take(self._sequences, self.profile.sensitivity.tokens)
+        return self._take(self.profile.sensitivity.tokens, "calibration.tokens")
 
     @cached_property
     def held_out(self) -> Calibration:
         """Other sequences, on which whole plans are judged."""
         _ = self.calibration  # taken first, so that both are the same whatever is asked for first
-        return calibration.take(self._sequences, self.profile.held_out.tokens, "held_out.tokens")
+        return self._take(self.profile.held_out.tokens, "held_out.tokens")
 
     @cached_property
     def calibration_set(self) -> Calibration:
@@ -162,7 +173,7 @@ class Session:
             TaskError: there are too few tokens for the widest module, or for the profile.
         """
         _ = self.held_out  # taken first, as above
-        taken = calibration.take(self._sequences, self.profile.calibration.tokens, "rounding.tokens")
+        taken = self._take(self.profile.calibration.tokens, "rounding.tokens")
         layerwise.check_tokens(self.variants.loaded.model, sum(taken.sequence_tokens))
         others = {sequence.ids for other in (self.calibration, self.held_out) for sequence in other.sequences}
         assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"

@@ -95,6 +95,7 @@ def plans_cell(
         variant=searched.variant,
         sequences_sha256=calibration.sha256,
         sequence_tokens=calibration.sequence_tokens,
+        passed_over=calibration.passed_over,
         budget_bytes=searched.budget_bytes,
         budget_ns=searched.budget_ns,
         plans=tuple(

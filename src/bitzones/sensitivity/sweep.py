@@ -130,6 +130,7 @@ def exact_cell(
         granularity=granularity,
         sequences_sha256=calibration.sha256,
         sequence_tokens=calibration.sequence_tokens,
+        passed_over=calibration.passed_over,
         units=tuple(units),
         measurements=tuple(_measurement(variants, *pair, kl) for pair, kl in zip(pairs, sweep.candidates, strict=True)),
     )
