@@ -24,7 +24,7 @@ from tabulate import tabulate
 from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences
-from bitzones.data.sequences import SequenceSet, TokenSequence
+from bitzones.data.sequences import Sequences, SequenceSet, TokenSequence
 from bitzones.run.session import Session
 from bitzones.schema import environment, profile
 from bitzones.schema.formats import is_calibrated
@@ -60,7 +60,7 @@ def described(session: Session) -> SequenceSet:
             if len(ids) == OTHER_LENGTH:
                 yield TokenSequence(tuple(ids), OTHER_LENGTH - 2, ())
 
-    return sequences.take(pieces(), OTHER_TOKENS)
+    return sequences.take(Sequences(pieces()), OTHER_TOKENS)
 
 
 def measured(session: Session, made: Sequence[Made], on: SequenceSet) -> list[Estimate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import copy
 import json
 import math
@@ -85,6 +86,12 @@ def test_what_only_python_s_parser_reads_is_read(tmp_path: Path, data: Data) -> 
     """Half a surrogate pair and a nesting of 300 are JSON to Python; neither concerns a cell."""
     data["commit_info"] = {"author": "\ud800", "deep": json.loads("[" * 300 + "]" * 300)}
     assert read_run(write(tmp_path, data)).cells
+
+
+def test_a_mark_of_the_byte_order_is_no_content(tmp_path: Path, data: Data) -> None:
+    path = Path(write(tmp_path, data))
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert read_run(path).cells
 
 
 def nan_in_kl(data: Data) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, MptConfig, OPTConfig, PreTrainedConfig
 
-from bitzones.data.encoding import PASS_TOKENS, runs
+from bitzones.data.encoding import PASS_TOKENS, positions, runs
 
 
 def cost(lengths: list[int], found: list[list[int]]) -> int:
@@ -24,3 +27,17 @@ def test_runs_hold_every_place_once_in_order_and_cost_the_least(lengths: list[in
     every = ([places[a:b] for a, b in zip((0, *cut), (*cut, len(places)), strict=True)] for cut in cuts)
     least = min((cost(lengths, way) for way in every if all(len(run) <= (most or len(run)) for run in way)), default=0)
     assert cost(lengths, found) == least
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (OPTConfig(max_position_embeddings=128, num_hidden_layers=1), 128),
+        (GPT2Config(n_positions=64, n_layer=1), 64),
+        (MptConfig(max_seq_len=96, n_layers=1), 96),
+        (BloomConfig(n_layer=1), None),
+    ],
+)
+def test_how_many_tokens_a_model_can_read(config: PreTrainedConfig, limit: int | None) -> None:
+    with torch.device("meta"):
+        assert positions(AutoModelForCausalLM.from_config(config)) == limit

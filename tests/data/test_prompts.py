@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny_models
 
@@ -22,7 +24,21 @@ def content(item: Item) -> list[str]:
 
 def test_nothing_is_added_where_nothing_is_asked_for() -> None:
     task = TaskSet("some", 1, "choice", (ITEM,))
-    assert prompts.asked(task, TOKENIZER) == task
+    assert replace(prompts.asked(task, TOKENIZER), special_tokens=None) == task
+
+
+def test_an_item_whose_answer_merges_with_its_prompt_is_passed_over_alone() -> None:
+    """The colon and " a" are one token, and nothing is left of the choice after the prompt."""
+    merging = tiny_models.tokenizer()
+    merging.add_tokens([": a"])
+    items = tuple(Item(f"i{n}", "Which?\nAnswer:", f" {right}", (f" {right}", " z")) for n, right in enumerate("abac"))
+    task = prompts.asked(TaskSet("letters", 1, "choice", items), merging)
+    assert ([item.id for item in task.items], task.passed_over) == (["i1", "i3"], ("i0", "i2"))
+    assert task.sha256 == TaskSet("letters", 1, "choice", items[1::2]).sha256
+    every = "task 'letters': in all of its 2 items an answer has no token of its own after its prompt in this model's tokenizer"
+    with pytest.raises(TaskError, match=every):
+        prompts.asked(TaskSet("letters", 1, "choice", items[::2]), merging)
+    assert prompts.asked(task, TOKENIZER).passed_over == ()
 
 
 def test_shots_stand_solved_before_the_question() -> None:

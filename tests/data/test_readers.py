@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,36 @@ def test_every_kind_of_file_gives_all_its_items_whatever_the_split(tmp_path: Pat
         ("Question: What\nis it?\nAnswer:", " z", (" x", " y", " z")),
     ]
     assert (found.dropped, found.origin) == (0, str(path))
+
+
+NAMES = ("own[1]", "own*", "own?", "own{1,2}", "own::1", "own[!1]", "own#1%20", " own ")
+
+
+@pytest.mark.parametrize("kind", readers.READERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_a_name_and_no_pattern(tmp_path: Path, kind: str, name: str) -> None:
+    """Beside it lie files that the name would match as a pattern."""
+    as_file(tmp_path, kind).rename(tmp_path / f"{name}{kind}")
+    for other in ("own1", "own2", "own"):
+        (tmp_path / f"{other}{kind}").write_bytes(b"another file")
+    found = tasks.load("mine", path=tmp_path / f"{name}{kind}")
+    assert [item.id for item in found.items] == ["001", "two"]
+    assert found.origin == str(tmp_path / f"{name}{kind}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_s_name_is_no_pattern_either(tmp_path: Path, name: str) -> None:
+    for folder, one in ((name, "right"), ("own1", "wrong"), ("own", "wrong")):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist([{"id": one}]), tmp_path / folder / "data" / "test-00000-of-00001.parquet")
+    assert list(readers.local(tmp_path / name).rows("test")) == [{"id": "right"}]
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv"])
+def test_a_mark_of_the_byte_order_is_no_content(tmp_path: Path, kind: str) -> None:
+    path = as_file(tmp_path, kind)
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert [item.id for item in tasks.load("mine", path=path).items] == ["001", "two"]
 
 
 def test_a_folder_may_name_its_configurations_in_its_card(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 
 import pytest
 import tiny_models
@@ -129,3 +130,23 @@ def test_what_is_taken_next_has_no_item_in_common() -> None:
     assert texts(second) == ["Q1: yes", "Q2: yes", *(f"{PROMPTS[n]} {n}7" for n in range(3))]
     with pytest.raises(TaskError, match=r"held_out\.tokens asks for 1000 tokens"):
         sequences.take(found, 1000, "held_out.tokens")
+
+
+def test_an_item_that_is_longer_than_the_model_is_passed_over_and_counted() -> None:
+    long = Item("long", "Q" * 40 + ":", " yes", (" yes", " no"))
+    found = sequences.sequences(TOKENIZER, [(WORDS[0], long, WORDS[1], replace(long, prompt="P" * 40), WORDS[2])], room=20)
+    first, rest = sequences.take(found, 16), sequences.take(found, 8)
+    assert (texts(first), first.passed_over) == (["Q0: yes", "Q1: yes"], 1)
+    assert (texts(rest), rest.passed_over) == (["Q2: yes"], 1)
+    with pytest.raises(TaskError, match=r"hold 0 that are neither scored nor used \(2 items are longer than the model's 20 positions\)"):
+        sequences.take(found, 1)
+    exactly = 1 + len(long.prompt) + len(long.answer)
+    assert [len(sequences.take(sequences.sequences(TOKENIZER, [[long]], room=exactly), 1).sequences[0].ids)] == [exactly]
+
+
+def test_where_prompt_and_answer_merge_the_last_token_is_still_predicted() -> None:
+    merging = tiny_models.tokenizer()
+    merging.add_tokens([": a"])
+    (sequence,) = sequences.sequences(merging, [[Item("a", "Q:", " a", (" a", " b"))]])
+    assert len(sequence.ids) == 3
+    assert sequence.answer_position == 1

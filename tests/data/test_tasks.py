@@ -108,6 +108,48 @@ def test_a_right_answer_is_right_by_the_rule(answer: float) -> None:
     assert tasks.first_number(item.answer) == answer
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1,200", 1200.0), ("1,200.50", 1200.5), ("12,00,000", 1_200_000.0), ("$1,200", 1200.0), ("-3", -3.0), ("50%", 50.0),
+     ("7 apples", 7.0), ("1e3", 1000.0), (" 7 ", 7.0)],
+)  # fmt: skip
+def test_an_answer_is_read_as_what_is_written_is(text: str, number: float) -> None:
+    assert tasks.first_number(tasks._number_item({**PROBLEM, "Answer": text}).answer) == number
+
+
+@pytest.mark.parametrize("text", ["1,5", "1.200,50", "3 or 4", "1/2", "12:30", "seven", "1,2345"])
+def test_an_answer_that_may_be_another_number_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^Answer '{text}' is not one number$"):
+        tasks._number_item({**PROBLEM, "Answer": text})
+
+
+def test_an_empty_choice_is_left_out_and_the_item_kept() -> None:
+    for texts, labels in ((["a", "b", "c", "d", ""], "ABCDE"), (["a", None, "b", "c", " ", "d"], "ABCDEF")):
+        item = tasks._choice_item({**CHOICE, "choices": {"text": texts, "label": list(labels)}, "answerKey": "A"})
+        assert (item.choices, item.answer) == ((" a", " b", " c", " d"), " a")
+    with pytest.raises(ValueError, match="answerKey 'E' is none of the labels A, B, C, D"):
+        tasks._choice_item({**CHOICE, "choices": {"text": ["a", "b", "c", "d", ""], "label": list("ABCDE")}, "answerKey": "E"})
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ({**CHOICE, "question": None}, "question is empty"),
+        ({**CHOICE, "choices": {"text": ["x", "x"], "label": ["A", "B"]}}, "two of the choices have the same label or text"),
+        ({**CHOICE, "choices": {"text": ["x", "", ""], "label": ["A", "B", "C"]}}, "fewer than two choices that are not empty"),
+        ({**CHOICE, "choices": {"text": ["x", "y"], "label": ["A"]}}, "choices has 1 labels and 2 texts"),
+        ({**CHOICE, "choices": "x or y"}, "choices is no JSON: Expecting value: line 1 column 1 (char 0)"),
+        ({**CHOICE, "choices": {"text": ["x", "y"]}}, "it has no 'label'"),
+        ({**CHOICE, "choices": None}, "a column holds another kind of value than id, question, choices, answerKey should"),
+        ({**PROBLEM, "Answer": "many"}, "Answer 'many' is not one number"),
+        ({**PROBLEM, "Answer": "inf"}, "Answer 'inf' is not a finite number"),
+    ],
+)
+def test_why_a_row_is_not_asked_is_said(tmp_path: Path, bad: dict[str, Any], why: str) -> None:
+    path = lines(tmp_path / "own.jsonl", [bad, bad])
+    assert refused("mine", path) == f"task 'mine' has no usable item in {path} (2 dropped, the first because {why})"
+
+
 def without(row: dict[str, Any], column: str) -> dict[str, Any]:
     return {**row, column: None}
 
@@ -262,7 +304,8 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
 def test_an_empty_task_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, [{**CHOICE, "answerKey": "E"}])
     assert refused("arc_easy", lines(tmp_path / "own.jsonl", [{**CHOICE, "answerKey": "E"}])) == (
-        f"task 'arc_easy' has no usable item in {tmp_path / 'own.jsonl'} (1 dropped)"
+        f"task 'arc_easy' has no usable item in {tmp_path / 'own.jsonl'} "
+        "(1 dropped, the first because answerKey 'E' is none of the labels A, B)"
     )
     assert refused("arc_easy", lines(tmp_path / "none.jsonl", [])).endswith("none.jsonl (0 dropped)")
     assert refused("mine", tmp_path / "none.jsonl").endswith("it has no row")

@@ -213,12 +213,15 @@ def test_no_more_than_a_window_of_items_is_tokens_at_a_time(monkeypatch: pytest.
     monkeypatch.setattr("bitzones.data.encoding.WINDOW_BATCHES", 2)
     sizes: list[int] = []
 
-    def counted(texts: list[str], **options: bool) -> object:
-        sizes.append(len(texts))
-        return TOKENIZER(texts, **options)
+    class Counted:
+        bos_token_id = TOKENIZER.bos_token_id
+
+        def __call__(self, texts: str | list[str], **options: bool) -> object:
+            sizes.extend([len(texts)] if isinstance(texts, list) else [])
+            return TOKENIZER(texts, **options)
 
     items = [replace(ITEMS[n % 5], id=str(n)) for n in range(9)]
-    found = likelihood.choice_log_likelihoods(model, counted, items, 2)  # type: ignore[arg-type]
+    found = likelihood.choice_log_likelihoods(model, Counted(), items, 2)  # type: ignore[arg-type]
     assert sizes[::2] == [4, 4, 1]
     for n, item in enumerate(found):
         assert item.log_likelihoods == pytest.approx(found[n % 5].log_likelihoods, abs=1e-3), "items are not in their places"
@@ -236,14 +239,12 @@ def test_white_space_that_ends_a_prompt_is_scored_with_the_choices(model: LlamaF
 def test_special_tokens_are_left_out_where_the_prompt_brings_its_own(model: LlamaForCausalLM) -> None:
     item = Item("a", "<|end|>which?", "fish", ("fish", "bird"))
     (plain,) = likelihood.choice_log_likelihoods(model, TOKENIZER, [replace(item, prompt="which?")], 1)
-    (found,) = likelihood.choice_log_likelihoods(model, TOKENIZER, [item], 1, special_tokens=False)
+    (found,) = likelihood.choice_log_likelihoods(model, TOKENIZER, [item], 1)
     assert found == plain
-    (twice,) = likelihood.choice_log_likelihoods(model, TOKENIZER, [item], 1)
-    assert twice.tokens == plain.tokens + 1
     chat = accuracy.measure(model, TOKENIZER, TaskSet("some", 1, "choice", (item,), chat_template=True), "bf16", 1)
     assert (chat.tokens, chat.chat_template) == (plain.tokens, True)
     number = replace(item, choices=())
-    (written,) = generation.answers(model, TOKENIZER, [number], 1, special_tokens=False)
+    (written,) = generation.answers(model, TOKENIZER, [number], 1)
     assert written == generation.answers(model, TOKENIZER, [replace(number, prompt="which?")], 1)[0]
 
 

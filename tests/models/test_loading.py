@@ -13,7 +13,7 @@ import tiny_models
 import tiny_wheel
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from bitzones.models import loading, packages
 from bitzones.schema import profile
@@ -107,6 +107,84 @@ def test_what_the_files_lack_is_not_made_up(folder: Path, tmp_path: Path) -> Non
     tiny_models.save(tmp_path)
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert f"its files lack 1 weights of LlamaForCausalLM, such as {name}; they would be random" in refused(tmp_path)
+
+
+def changed(folder: Path, weights: dict[str, torch.Tensor], **config: object) -> Path:
+    """A model folder with more in its weights file, and with other settings."""
+    tiny_models.save(folder)
+    stored = load_file(folder / "model.safetensors")
+    save_file({**stored, **weights}, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **config}))
+    return folder
+
+
+BIASES = {f"model.layers.{n}.self_attn.{unit}_proj.bias": torch.ones(8) for n in range(tiny_models.LAYERS) for unit in "qk"}
+SURPLUS = {f"model.layers.{tiny_models.LAYERS}.{name}.weight": torch.ones(4, dtype=torch.bfloat16) for name in ("norm", "up")}
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (BIASES, "6 weights (192 bytes): model.layers.*.self_attn.k_proj.bias (3), model.layers.*.self_attn.q_proj.bias (3)"),
+        (SURPLUS, "2 weights (16 bytes): model.layers.3.norm.weight, model.layers.3.up.weight"),
+    ],
+    ids=["biases", "a layer too many"],
+)
+def test_weights_without_a_place_are_named_and_refused_unless_allowed(tmp_path: Path, weights: dict[str, torch.Tensor], said: str) -> None:
+    folder = changed(tmp_path, weights)
+    named = f"its files hold what LlamaForCausalLM has no place for: {said}"
+    assert refused(folder) == (
+        f"model '{folder}': {named}; is its config.json that of these weights? "
+        "model.allow_unexpected_weights = true measures it without them"
+    )
+    told: list[str] = []
+    loaded = loading.load(profile.Model(source=str(folder), allow_unexpected_weights=True), CPU, told.append)
+    assert told == [f"{named}; left out"]
+    info = loaded.info(torch.float32)
+    size = sum(tensor.nbytes for tensor in weights.values())
+    assert (info.unexpected_weights, info.unexpected_bytes) == (len(weights), size)
+
+
+def test_what_the_architecture_says_it_does_not_need_is_told_with_its_bytes(tmp_path: Path) -> None:
+    """The masks of old GPT-2 checkpoints."""
+    config = GPT2Config(vocab_size=257, n_positions=32, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    save_file({**load_file(file), **{f"h.{n}.attn.bias": torch.ones(1, 1, 4, 4) for n in range(2)}}, file, metadata={"format": "pt"})
+    told: list[str] = []
+    loaded = loading.load(settings(tmp_path), CPU, told.append)
+    assert told == ["left out, as GPT2LMHeadModel says of itself: 2 weights (128 bytes): h.*.attn.bias (2)"]
+    assert loaded.info(torch.float32).unexpected_weights == 0
+
+
+def test_a_tied_head_with_a_tensor_of_its_own_is_refused_unless_allowed(folder: Path, tmp_path: Path) -> None:
+    embeddings = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    assert (
+        loading.load(settings(changed(tmp_path / "same", {"lm_head.weight": embeddings.clone()})), CPU).info(torch.float32).tied_embeddings
+    )
+    other = changed(tmp_path / "other", {"lm_head.weight": embeddings * 2})
+    tensor = f"another tensor for lm_head.weight ({embeddings.nbytes:,} bytes)"
+    said = f"its config.json ties the head to the embeddings, and its files hold {tensor}"
+    assert said in refused(other)
+    told: list[str] = []
+    loaded = loading.load(profile.Model(source=str(other), allow_unexpected_weights=True), CPU, told.append)
+    used = loaded.model.lm_head.weight
+    assert told == [f"{said}; {'the embeddings are' if torch.equal(used, embeddings) else 'that tensor is'} used"]
+    assert loaded.info(torch.float32).tied_embeddings == torch.equal(used, embeddings)
+
+
+@pytest.mark.parametrize(
+    ("key", "method"),
+    [("quantization_config", name) for name in ("gptq", "awq", "bitsandbytes", "compressed-tensors", "hqq", "of-tomorrow")]
+    + [("compression_config", "compressed-tensors")],
+)
+def test_a_model_that_is_quantized_already_is_refused_whatever_did_it(tmp_path: Path, key: str, method: str) -> None:
+    folder = changed(tmp_path, {}, **{key: {"quant_method": method, "bits": 4}})
+    assert refused(folder).startswith(
+        f"model '{folder}': it is quantized already, by {method}: give the model as it was before quantization (where "
+    )
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model": {"type": "BPE", "vocab": {}, "merges": ["a b"]}}'])

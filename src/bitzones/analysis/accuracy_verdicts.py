@@ -62,6 +62,8 @@ def asked(cells: Iterable[AccuracyCell]) -> tuple[Asked, ...]:
             chat_template=cell.chat_template,
             n=len(cell.item_ids),
             dropped=cell.dropped,
+            passed_over=len(cell.passed_over),
+            special_tokens=cell.special_tokens,
             least_chance=min(cell.chance),
             most_chance=max(cell.chance),
         )

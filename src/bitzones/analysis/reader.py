@@ -174,7 +174,7 @@ def _parsed(text: bytes) -> Any:
     try:
         return from_json(text)
     except ValueError:
-        return json.loads(text.decode("utf-8"))
+        return json.loads(text.decode("utf-8-sig"))
 
 
 def _run(path: Path | str, data: dict[str, Any]) -> Run:

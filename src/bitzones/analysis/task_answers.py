@@ -6,6 +6,7 @@ Unit of `analysis.Analysis`. This module does not know how anything is decided o
 from __future__ import annotations
 
 from bitzones.analysis.plan import Decided
+from bitzones.schema.records import SpecialTokens
 from bitzones.stats.intervals import Estimate, Interval, Verdict
 
 __all__ = ["NORMALIZED", "Accuracy", "Asked", "Likelihood", "Paired", "PairedLikelihood"]
@@ -30,6 +31,10 @@ class Asked(Decided):
     """Items asked."""
     dropped: int
     """Items of the data set that were not asked because they are malformed."""
+    passed_over: int = 0
+    """Items that were not asked because this tokenizer merges one of their answers with the end of the prompt."""
+    special_tokens: SpecialTokens | None = None
+    """What the tokenizer puts around a text, and what of it the prompts were given; null of older run files."""
     least_chance: float
     """Of an item being right by guessing, the least over the items; 0 where answers are generated."""
     most_chance: float

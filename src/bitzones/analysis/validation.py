@@ -89,7 +89,8 @@ def _manner(cell: AccuracyCell) -> tuple[object, ...]:
     """What the variants of a task must have in common to be compared: how it was asked, and the tokens of every answer."""
     answers = sorted(zip(cell.item_ids, cell.gold_tokens, cell.chance, strict=True))
     normalized = cell.correct_normalized is not None and cell.predictions_normalized is not None
-    return cell.task_version, cell.origin, cell.fewshot, cell.chat_template, cell.metric, cell.dropped, normalized, answers
+    asked = cell.task_version, cell.origin, cell.fewshot, cell.chat_template, cell.metric, cell.dropped, cell.passed_over
+    return *asked, cell.special_tokens, normalized, answers
 
 
 def _sweep(run: Run, cell: SensitivityCell) -> Iterator[str]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bitzones.data.special_tokens import tokens
 from bitzones.data.tasks import Item
 from bitzones.schema.errors import TaskError
 
-__all__ = ["Encoded", "Text", "encoded", "runs", "text_of"]
+__all__ = ["Encoded", "Text", "encoded", "positions", "runs", "text_of", "unanswerable"]
 
 WINDOW_BATCHES = 16
 """Batches whose texts are tokens at a time: enough to sort them by length."""
@@ -48,29 +49,44 @@ def text_of(item: Item) -> Text:
     return Text(item.id, context, tuple(item.prompt[len(context) :] + choice for choice in item.choices))
 
 
+def positions(model: PreTrainedModel) -> int | None:
+    """How many tokens the model can read at most; None where its configuration sets no limit.
+
+    Read off ``max_position_embeddings``, which transformers gives most configurations under whatever name they have; MPT keeps its own.
+    """
+    settings = model.config.get_text_config()
+    found = (getattr(settings, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+    return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
+
+
+def unanswerable(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[str]:
+    """Ids of the items of which an answer has no token of its own after its prompt, because the two merge: it cannot be scored."""
+    return [items[row.place].id for row in _encode(tokenizer, [text_of(item) for item in items], 0) if not all(row.answers)]
+
+
 def encoded(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], batch: int, *, special_tokens: bool, spare: int = 0
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], batch: int, *, spare: int = 0
 ) -> Iterator[list[Encoded]]:
     """All texts, in batches of about one length.
 
     An answer's tokens are those of context and answer together beyond as many as the context has by itself, as lm-evaluation-harness takes
-    them: where the two would merge into one token, the model is asked what it would be asked there.
+    them: where the two would merge into one token, the model is asked what it would be asked there. Unlike there, tokens that the tokenizer
+    closes a text with are no unit of either (`special_tokens`).
 
     Args:
         model: says how many positions it has.
         tokenizer: the model's own.
         texts: what is read.
         batch: how many at most at a time.
-        special_tokens: whether the tokenizer adds those that it opens a text with.
         spare: positions that are needed after a context, whatever its answers.
 
     Raises:
         TaskError: a text is longer than the model has positions, or an answer has no token of its own.
     """
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = positions(model)
     for start in range(0, len(texts), batch * WINDOW_BATCHES):
         window = texts[start : start + batch * WINDOW_BATCHES]
-        rows = _encode(tokenizer, window, start, special_tokens)
+        rows = _encode(tokenizer, window, start)
         for row in rows:
             _require(row, texts[row.place].item, room, spare)
         yield from ([rows[n] for n in run] for run in runs([len(row.context) for row in rows], batch))
@@ -97,12 +113,11 @@ def runs(lengths: Sequence[int], most: int | None = None) -> list[list[int]]:
     return found
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], first: int, special_tokens: bool) -> list[Encoded]:
-    contexts = tokenizer([text.context for text in texts], add_special_tokens=special_tokens)["input_ids"]
-    joined = [text.context + answer for text in texts for answer in text.answers]
-    wholes = iter(tokenizer(joined, add_special_tokens=special_tokens)["input_ids"])
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], first: int) -> list[Encoded]:
+    contexts = tokens(tokenizer, [text.context for text in texts])
+    wholes = iter(tokens(tokenizer, [text.context + answer for text in texts for answer in text.answers]))
     return [
-        Encoded(place, context, [next(wholes)[len(context) :] for _ in text.answers])
+        Encoded(place, context.ids, [next(wholes).ids[len(context.ids) :] for _ in text.answers])
         for place, (text, context) in enumerate(zip(texts, contexts, strict=True), first)
     ]
 

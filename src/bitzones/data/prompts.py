@@ -1,6 +1,6 @@
 """How an item is put to a model: the solved items before it, and the chat template around it, in the text of lm-evaluation-harness.
 
-This module gives text and does not know how it is scored.
+This module gives text, leaves out what cannot be scored, and does not know how the rest is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from bitzones.data.encoding import text_of, unanswerable
+from bitzones.data.special_tokens import described
 from bitzones.data.tasks import Item, TaskSet
 from bitzones.schema.errors import TaskError
 
@@ -23,10 +25,11 @@ SEPARATOR = "\n\n"
 def asked(task: TaskSet, tokenizer: PreTrainedTokenizerBase) -> TaskSet:
     """The task as the model reads it: ``shots`` before every prompt, and all of it as one user turn where the task asks for a chat.
 
-    After a chat template an answer has no space before it, as in lm-evaluation-harness, and prompts bring their own special tokens.
+    After a chat template an answer has no space before it, as in lm-evaluation-harness. Items of which an answer merges with the end of its
+    prompt are passed over: with no token of its own it has no likelihood.
 
     Raises:
-        TaskError: the task asks for a chat and the tokenizer has no template, or one that fails.
+        TaskError: the task asks for a chat and the tokenizer has no template, or one that fails; or every item is passed over.
     """
     shots = "".join(f"{shot.prompt}{shot.answer}{SEPARATOR}" for shot in task.shots)
     items = task.items
@@ -35,7 +38,17 @@ def asked(task: TaskSet, tokenizer: PreTrainedTokenizerBase) -> TaskSet:
     if task.chat_template:
         check_template(tokenizer)
         items = tuple(_turn(item, tokenizer) for item in items)
-    return replace(task, items=items)
+    return _scorable(replace(task, items=items), tokenizer)
+
+
+def _scorable(task: TaskSet, tokenizer: PreTrainedTokenizerBase) -> TaskSet:
+    merged = set(unanswerable(tokenizer, task.items))
+    kept = tuple(item for item in task.items if item.id not in merged)
+    if not kept:
+        of = f"task {task.name!r}: in all of its {len(merged)} items"
+        raise TaskError(f"{of} an answer has no token of its own after its prompt in this model's tokenizer")
+    used = described(tokenizer, (text_of(item).context for item in kept))
+    return replace(task, items=kept, passed_over=tuple(item.id for item in task.items if item.id in merged), special_tokens=used)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -8,6 +8,7 @@ and written atomically, and what is there is used where there is no network. No 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import copytree, ignore_patterns, rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 import datasets
@@ -57,11 +59,17 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError, RuntimeError, DatasetsE
 
 @dataclass(frozen=True)
 class Source:
-    """One data set. ``origin`` is what a run file says of it, ``where`` what an error says; ``only`` is the one split of a single file."""
+    """One data set. ``origin`` is what a run file says of it, ``where`` what an error says; ``only`` is the one split of a single file.
+
+    ``path`` is a file, read by ``reader`` with ``options``, or a folder in the hub's layout, of which ``config`` is read.
+    """
 
     origin: str
     where: str
-    arguments: Mapping[str, Any] = field(repr=False)
+    path: Path = field(repr=False)
+    reader: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    config: str | None = None
     only: str | None = None
 
     def rows(self, split: str) -> Iterator[Mapping[str, Any]]:
@@ -70,16 +78,27 @@ class Source:
         Raises:
             TaskError: there is no such split or configuration, or a file cannot be read.
         """
-        rows = self._stream(self.only or split)
-        while piece := self._next(rows):
-            yield from piece
+        # datasets takes a path for a pattern, of which [, *, ? and :: are units: it is given links that have plain names.
+        scratch = mkdtemp(prefix="bitzones-")  # a TemporaryDirectory warns where an iterator that was begun is left behind in a traceback
+        try:
+            link = Path(scratch, f"data{self.path.suffix.lower()}" if self.reader else "data")
+            rows = self._stream(link, self.only or split)
+            while piece := self._next(rows, link):
+                yield from piece
+        finally:
+            rmtree(scratch)
 
-    def _stream(self, split: str) -> Iterator[Mapping[str, Any]]:
-        with TemporaryDirectory(prefix="bitzones-") as scratch:  # datasets takes a lock there, and writes nothing
-            stream = datasets.load_dataset(**self.arguments, split=split, streaming=True, cache_dir=scratch)
-        yield from stream
+    def _stream(self, link: Path, split: str) -> Iterator[Mapping[str, Any]]:
+        if self.reader:
+            link.symlink_to(self.path.resolve())
+            options = {"path": self.reader, "data_files": {self.only: str(link)}, **self.options}
+        else:  # a link to the folder itself would be followed
+            copytree(self.path.resolve(), link, ignore=ignore_patterns(".*"), copy_function=os.symlink)
+            options = {"path": str(link), "name": self.config}
+        # It takes a lock in its cache folder, and writes nothing.
+        yield from datasets.load_dataset(**options, split=split, streaming=True, cache_dir=str(link.with_name("cache")))
 
-    def _next(self, rows: Iterator[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def _next(self, rows: Iterator[Mapping[str, Any]], link: Path) -> list[Mapping[str, Any]]:
         """The next rows, none at the end."""
         try:
             with _quiet():
@@ -87,7 +106,8 @@ class Source:
         except _UNREADABLE as error:
             if isinstance(error.__cause__, StopIteration):  # how datasets meets an empty file of JSON lines
                 return []
-            raise TaskError(f"{self.where}: not readable as a data set: {str(error)[:MESSAGE_LENGTH]}") from error
+            said = str(error).replace(str(link), str(self.path))[:MESSAGE_LENGTH]
+            raise TaskError(f"{self.where}: not readable as a data set: {said}") from error
 
 
 def local(path: Path, config: str | None = None, origin: str | None = None) -> Source:
@@ -97,14 +117,13 @@ def local(path: Path, config: str | None = None, origin: str | None = None) -> S
         TaskError: there is nothing, or a file of another kind.
     """
     if path.is_dir():
-        arguments = {"path": str(path), "name": config}
-        return Source(origin or " ".join(filter(None, (str(path), config))), str(path), arguments)
+        return Source(origin or " ".join(filter(None, (str(path), config))), str(path), path, config=config)
     if not path.exists():
         raise TaskError(f"{path}: no such file or folder; a task's path is a folder in the hub's layout or a file ({', '.join(READERS)})")
     if path.suffix.lower() not in READERS:
         raise TaskError(f"{path}: not a kind of file that holds a task; these are: {', '.join(READERS)}")
     reader, options = READERS[path.suffix.lower()]
-    return Source(origin or str(path), str(path), {"path": reader, "data_files": {"all": str(path)}, **options}, only="all")
+    return Source(origin or str(path), str(path), path, reader, options, only="all")
 
 
 @cache

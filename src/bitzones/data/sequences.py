@@ -14,11 +14,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from bitzones.data.padding import padded
+from bitzones.data.special_tokens import tokens
 from bitzones.data.tasks import Item
 from bitzones.devices import device as devices
 from bitzones.schema.errors import TaskError
 
-__all__ = ["Batch", "SequenceSet", "TokenSequence", "batches", "retold", "sequences", "take"]
+__all__ = ["Batch", "SequenceSet", "Sequences", "TokenSequence", "batches", "retold", "sequences", "take"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,10 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class SequenceSet:
-    """All sequences, in a fixed order, and the hash of their tokens."""
+    """All sequences, in a fixed order, and the hash of their tokens; ``passed_over`` items among them were too long for the model."""
 
     sequences: tuple[TokenSequence, ...]
+    passed_over: int = 0
 
     @property
     def sequence_tokens(self) -> tuple[int, ...]:
@@ -56,40 +58,70 @@ class Batch:
     sequences: tuple[TokenSequence, ...]
 
 
+class Sequences(Iterator[TokenSequence]):
+    """Sequences as they are asked for. ``passed_over`` counts the items so far that are longer than ``room``; None is room for any."""
+
+    def __init__(self, found: Iterator[TokenSequence], room: int | None = None) -> None:
+        self._found = found
+        self.room = room
+        self.passed_over = 0
+
+    def __next__(self) -> TokenSequence:
+        for sequence in self._found:
+            if self.room is None or len(sequence.ids) <= self.room:
+                return sequence
+            self.passed_over += 1
+        raise StopIteration
+
+
 def sequences(
-    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item]], seen: Collection[str] = frozenset()
-) -> Iterator[TokenSequence]:
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Iterable[Item]],
+    seen: Collection[str] = frozenset(),
+    room: int | None = None,
+) -> Sequences:
     """Whole items of the given tasks, in turn from each, no prompt twice; no more items are read than are asked for.
 
-    Items are read as they stand in the train split: without other items before them, and without a chat template. Those whose prompt is
-    among ``seen`` are passed over: what is scored, as a plan is never judged on what it is made from, and what stands solved before it.
+    Items are read as they stand in the train split: without other items before them, and without a chat template. Special tokens open a
+    sequence and do not close it (`special_tokens`), as in what is scored.
+
+    Args:
+        tokenizer: the model's own.
+        tasks: items of the train splits.
+        seen: prompts that are passed over: what is scored, since a plan is never judged on what it is made from, and solved examples.
+        room: how many tokens the model can read (`encoding.positions`). A longer item is passed over and counted, not cut off.
     """
-    given = set(seen)
+    return Sequences(_sequences(tokenizer, tasks, set(seen)), room)
+
+
+def _sequences(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item]], given: set[str]) -> Iterator[TokenSequence]:
     for item in chain.from_iterable(zip_longest(*tasks)):
         if item is None or item.prompt in given:
             continue
         given.add(item.prompt)
-        prompt = tokenizer(item.prompt)["input_ids"]
-        whole = tokenizer(item.prompt + item.answer, return_offsets_mapping=True)
-        content = [n for n, span in enumerate(whole["offset_mapping"]) if any(_overlap(span, piece) for piece in item.content)]
-        yield TokenSequence(tuple(whole["input_ids"]), len(prompt) - 1, tuple(content))
+        prompt, whole = tokens(tokenizer, [item.prompt, item.prompt + item.answer])
+        content = [n for n, span in enumerate(whole.spans, whole.opening) if any(_overlap(span, piece) for piece in item.content)]
+        # Where prompt and answer merge, the prompt by itself may be as long as both together.
+        last = min(len(prompt.ids), len(whole.ids) - 1) - 1
+        yield TokenSequence(tuple(whole.ids), max(last, 0), tuple(content))
 
 
-def take(found: Iterator[TokenSequence], tokens: int, key: str = "sensitivity.tokens") -> SequenceSet:
+def take(found: Sequences, tokens: int, key: str = "sensitivity.tokens") -> SequenceSet:
     """The next whole sequences, until at least ``tokens`` tokens: two that are taken one after another have no item in common.
 
     Raises:
         TaskError: fewer tokens are left; the message names the profile's ``key``.
     """
     taken: list[TokenSequence] = []
-    total = 0
+    total, before = 0, found.passed_over
     for sequence in found:
         taken.append(sequence)
         total += len(sequence.ids)
         if total >= tokens:
-            return SequenceSet(tuple(taken))
+            return SequenceSet(tuple(taken), found.passed_over - before)
+    longer = f" ({found.passed_over} items are longer than the model's {found.room} positions)" if found.passed_over else ""
     raise TaskError(
-        f"{key} asks for {tokens} tokens and the train splits hold {total} that are neither scored nor used: lower {key}, "
+        f"{key} asks for {tokens} tokens and the train splits hold {total} that are neither scored nor used{longer}: lower {key}, "
         "or limit where a task is one file, or add a task"
     )
 

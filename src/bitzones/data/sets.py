@@ -6,14 +6,14 @@ set is asked for first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Literal, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bitzones.data import sequences, tasks, text
-from bitzones.data.sequences import SequenceSet, TokenSequence
+from bitzones.data import encoding, sequences, tasks, text
+from bitzones.data.sequences import Sequences, SequenceSet
 from bitzones.data.tasks import TaskSet
 from bitzones.models import structure
 from bitzones.schema.errors import TaskError
@@ -35,6 +35,7 @@ class SequenceSets:
         scored: the items that accuracy is measured on, which are in no set.
         model: says how long a sequence may be, and how many tokens calibrated formats need.
         given: texts in memory by the set that the profile names them for, in place of what the profile names.
+        notify: told, in a line, how many items were too long for the model.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class SequenceSets:
         scored: Mapping[str, TaskSet],
         model: PreTrainedModel,
         given: Mapping[str, text.Texts],
+        notify: Callable[[str], None] = lambda message: None,
     ) -> None:
+        self._notify = notify
         self._profile = profile
         self._tokenizer = tokenizer
         self._model = model
@@ -91,16 +94,23 @@ class SequenceSets:
 
     def _take(self, name: SetName, tokens: int, key: str) -> SequenceSet:
         if self._profile.text is None:
-            return sequences.take(self._from_tasks, tokens, key)
+            return self._take_items(tokens, key)
         source = self._calibration_text if name == "calibration" else self._sensitivity_text
         taken, self.texts[name] = self._dealer.take(source, tokens, key)
         return taken
 
+    def _take_items(self, tokens: int, key: str) -> SequenceSet:
+        taken = sequences.take(self._from_tasks, tokens, key)
+        if taken.passed_over:
+            room = self._from_tasks.room
+            self._notify(f"{key}: train items passed over: {taken.passed_over}, longer than the model's {room} positions")
+        return taken
+
     @cached_property
-    def _from_tasks(self) -> Iterator[TokenSequence]:
+    def _from_tasks(self) -> Sequences:
         """What is left of the train splits, without what is scored and without what stands before it."""
         train = [tasks.training(task.name, task.path) for task in self._profile.tasks]
-        return sequences.sequences(self._tokenizer, train, self._prompts)
+        return sequences.sequences(self._tokenizer, train, self._prompts, encoding.positions(self._model))
 
     @cached_property
     def _dealer(self) -> text.Dealer:

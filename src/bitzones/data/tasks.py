@@ -27,6 +27,7 @@ from bitzones.data import readers
 from bitzones.data.readers import Source
 from bitzones.schema.errors import TaskError
 from bitzones.schema.profile import Profile
+from bitzones.schema.records import SpecialTokens
 
 __all__ = ["NUMBER_RULE", "TASK_NAMES", "Item", "TaskSet", "first_number", "load", "of_profile", "training"]
 
@@ -37,6 +38,8 @@ NUMBER_RULE = 1
 """Which rule `first_number` follows. It is part of the hash of every task of numbers: raise it when the rule changes."""
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
+_GROUPED = re.compile(r"-?\d{1,3}(?:,\d{2,3})*(?:,\d{3})(?:\.\d+)?")
+"""Commas that group thousands, the Indian way too: "1,5" is one and a half in most of Europe, and rule 1 would read fifteen."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class TaskSet:
 
     ``dropped`` counts the rows of the whole split that lack what their schema asks for, whether or not ``limit`` reaches them. ``shots``
     are solved items that stand before every question, ``chat_template`` says that prompts are turns of a chat, special tokens included:
-    `prompts.asked` puts both into the prompts. ``sha256`` is of everything that a model reads or is judged by.
+    `prompts.asked` puts both into the prompts, leaves out the items ``passed_over``, which the tokenizer at hand cannot score, and says
+    which ``special_tokens`` the prompts get. ``sha256`` is of everything that a model reads or is judged by.
     """
 
     name: str
@@ -73,6 +77,8 @@ class TaskSet:
     origin: str = ""
     shots: tuple[Item, ...] = ()
     chat_template: bool = False
+    passed_over: tuple[str, ...] = ()
+    special_tokens: SpecialTokens | None = None
     sha256: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -102,23 +108,51 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     return text
 
 
-def _choice_item(row: Mapping[str, Any]) -> Item:
+def _choices(row: Mapping[str, Any]) -> dict[str, str]:
+    """Label -> text of the choices that are not empty: tables fill short rows up with empty ones."""
     choices = json.loads(row["choices"]) if isinstance(row["choices"], str) else row["choices"]  # a CSV holds it as JSON
-    pairs = zip(choices["label"], choices["text"], strict=True)
-    texts = {str(label): _text({"text": text}, "text") for label, text in pairs}
-    if len(set(texts.values())) < max(2, len(choices["text"])):
-        raise ValueError("fewer than two different choices")
-    answer = texts[str(row["answerKey"])]
+    labels, texts = list(choices["label"]), list(choices["text"])
+    if len(labels) != len(texts):
+        raise ValueError(f"choices has {len(labels)} labels and {len(texts)} texts")
+    pairs = [(str(label), str(text)) for label, text in zip(labels, texts, strict=True) if text is not None and str(text).strip()]
+    if len({label for label, _ in pairs}) < len(pairs) or len({text for _, text in pairs}) < len(pairs):
+        raise ValueError("two of the choices have the same label or text")
+    if len(pairs) < 2:
+        raise ValueError("fewer than two choices that are not empty")
+    return dict(pairs)
+
+
+def _choice_item(row: Mapping[str, Any]) -> Item:
+    texts, key = _choices(row), str(row["answerKey"])
+    if key not in texts:
+        raise ValueError(f"answerKey {key!r} is none of the labels {', '.join(texts)}")
+    answer = texts[key]
     return Item(
         _text(row, "id"), f"Question: {_text(row, 'question')}\nAnswer:", f" {answer}", tuple(f" {text}" for text in texts.values())
     )
 
 
+def _number(text: str) -> float:
+    """The number that an answer is: in Python's spelling, or the only one that rule 1 finds in it, as in "$1,200" and "12 apples".
+
+    >>> [_number(text) for text in ("1e3", "1,200", "$7", "50%")]
+    [1000.0, 1200.0, 7.0, 50.0]
+    """
+    found = _NUMBER.findall(text)
+    try:
+        number = float(text)
+    except ValueError:
+        if len(found) != 1 or ("," in found[0] and not _GROUPED.fullmatch(found[0])):
+            raise ValueError(f"Answer {text[:40]!r} is not one number") from None
+        number = float(found[0].replace(",", ""))
+    if not math.isfinite(number):
+        raise ValueError(f"Answer {text[:40]!r} is not a finite number")
+    return number
+
+
 def _number_item(row: Mapping[str, Any]) -> Item:
     prompt = f"Question: {_text(row, 'Body').strip()} {_text(row, 'Question').strip()}\nAnswer:"
-    answer = float(row["Answer"])
-    if not math.isfinite(answer):
-        raise ValueError("the answer is not a number")
+    answer = _number(_text(row, "Answer"))
     content = tuple(match.span() for match in _NUMBER.finditer(prompt))
     return Item(_text(row, "ID"), prompt, f" {np.format_float_positional(answer, trim='-')}", content=content)
 
@@ -188,9 +222,10 @@ def load(
             too few items for ``fewshot``.
     """
     opened = _open(name, path, split)
-    items, dropped = _taken(opened.items, limit, random.Random(seed) if take == "sample" else None)
+    items, dropped, reason = _taken(opened.items, limit, random.Random(seed) if take == "sample" else None)
     if not items:
-        raise TaskError(f"task {name!r} has no usable item in {opened.source.where} ({dropped} dropped)")
+        why = f", the first because {reason}" if reason else ""
+        raise TaskError(f"task {name!r} has no usable item in {opened.source.where} ({dropped} dropped{why})")
     if twice := [item for item, count in Counter(item.id for item in items).items() if count > 1]:
         raise TaskError(f"task {name!r}: {opened.source.where} has the id {twice[0]!r} twice; ids tell items apart when runs are compared")
     shots = _shots(name, path, fewshot, {item.prompt for item in items})
@@ -223,7 +258,7 @@ def training(name: str, path: str | Path | None = None) -> Iterator[Item]:
     Raises:
         TaskError: as `load`.
     """
-    return (item for item in _open(name, path, "train").items if item is not None)
+    return (item for item in _open(name, path, "train").items if isinstance(item, Item))
 
 
 def _shots(name: str, path: str | Path | None, count: int, scored: set[str]) -> tuple[Item, ...]:
@@ -240,12 +275,12 @@ def _shots(name: str, path: str | Path | None, count: int, scored: set[str]) -> 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A split whose schema is known; ``items`` holds None for a row that lacks what the schema asks for."""
+    """A split whose schema is known; ``items`` holds the reason instead of an item where a row lacks what the schema asks for."""
 
     source: Source
     schema: _Schema
     version: int
-    items: Iterator[Item | None]
+    items: Iterator[Item | str]
 
 
 def _open(name: str, path: str | Path | None, split: Split) -> _Opened:
@@ -283,24 +318,33 @@ def _schema_of(source: Source, first: Mapping[str, Any] | None) -> _Schema:
     raise TaskError(f"{source.where}: expected the columns {expected}; it has {', '.join(first or ['no row'])}")
 
 
-def _item(schema: _Schema, row: Mapping[str, Any]) -> Item | None:
+def _item(schema: _Schema, row: Mapping[str, Any]) -> Item | str:
     try:
         return schema.item(row)
-    except (ValueError, KeyError, TypeError):
-        return None
+    except json.JSONDecodeError as error:
+        return f"choices is no JSON: {error}"
+    except KeyError as error:
+        return f"it has no {error}"
+    except TypeError:
+        return f"a column holds another kind of value than {', '.join(schema.columns)} should"
+    except ValueError as error:
+        return str(error)
 
 
-def _taken(items: Iterable[Item | None], limit: int | None, rng: random.Random | None) -> tuple[list[Item], int]:
-    """Items up to the limit, and how many rows were dropped in all; with ``rng`` a sample (Algorithm R, Vitter 1985), else the first."""
+def _taken(items: Iterable[Item | str], limit: int | None, rng: random.Random | None) -> tuple[list[Item], int, str]:
+    """Items up to the limit, how many rows were dropped in all, and why the first of them was.
+
+    With ``rng`` the items are a sample (Algorithm R, Vitter 1985), else the first.
+    """
     kept: list[tuple[int, Item]] = []
-    dropped = usable = 0
+    dropped, usable, reason = 0, 0, ""
     for item in items:
-        if item is None:
-            dropped += 1
+        if isinstance(item, str):
+            dropped, reason = dropped + 1, reason or item
             continue
         if limit is None or usable < limit:
             kept.append((usable, item))
         elif rng is not None and (place := rng.randrange(usable + 1)) < limit:
             kept[place] = (usable, item)
         usable += 1
-    return [item for _, item in sorted(kept, key=lambda pair: pair[0])], dropped
+    return [item for _, item in sorted(kept, key=lambda pair: pair[0])], dropped, reason

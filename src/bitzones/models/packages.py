@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
-from bitzones.schema.cache import cache_folder
+from bitzones.schema.cache import CACHE_VARIABLE, cache_folder
 from bitzones.schema.errors import ModelError
 
 __all__ = ["cache_folder", "fetch"]

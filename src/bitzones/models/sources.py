@@ -29,7 +29,7 @@ from bitzones.models import packages
 from bitzones.schema import profile
 from bitzones.schema.errors import ModelError
 
-__all__ = ["Files", "locate", "silent"]
+__all__ = ["Files", "locate", "shards", "silent"]
 
 EMBEDDED = {"embedded:tiny": embedded.TINY}
 
@@ -120,16 +120,20 @@ def _find(settings: profile.Model, notify: Callable[[str], None]) -> Files | Non
 
 
 def _folder(folder: Path, revision: str | None = None) -> Files:
-    return Files("safetensors", folder, _sha256(_shards(folder)), revision)
+    return Files("safetensors", folder, _sha256(shards(folder)), revision)
 
 
-def _shards(folder: Path) -> list[Path]:
-    """The safetensors that transformers reads: one file, or those that an index names, all of them there."""
+def shards(folder: Path) -> list[Path]:
+    """The safetensors that transformers reads: one file, or those that an index names, all of them there.
+
+    Raises:
+        ModelError: there are none, or one that the index names is missing.
+    """
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     weights = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if not single.is_file() and index.is_file():
         try:
-            weights = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+            weights = sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index} is no index of safetensors ({type(error).__name__}: {error})") from error
     if not weights:
@@ -160,7 +164,7 @@ def _config(place: str, settings: profile.Model, notify: Callable[[str], None]) 
         path = _snapshot(place, settings, ("config.json",), notify) / "config.json"
         revision = path.parent.name
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ModelError(f"there is no {path}; random: stands before a hub id or a config.json") from error
     except (OSError, ValueError) as error:

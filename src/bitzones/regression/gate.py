@@ -53,7 +53,7 @@ def tolerances(profile_gate: Gate, project: Path | None) -> Gate:
     if project is None:
         return profile_gate
     try:
-        data: Any = tomllib.loads(project.read_text(encoding="utf-8"))
+        data: Any = tomllib.loads(project.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{project}: not valid TOML: {error}") from error
     except OSError as error:

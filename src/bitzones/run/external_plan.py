@@ -38,7 +38,7 @@ def read_formats(path: Path) -> dict[str, str]:
         PlanError: the file cannot be read, is not JSON, or holds something else.
     """
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

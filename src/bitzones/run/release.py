@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 import bitzones
 from bitzones.backends.quanto import compat
 from bitzones.data import prompts, sequences, tasks
-from bitzones.data.encoding import Encoded, encoded, text_of
+from bitzones.data.encoding import Encoded, encoded, positions, text_of
 from bitzones.data.padding import padded
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.data.tasks import TaskSet
@@ -112,7 +112,7 @@ def _bench(profile: Profile, notify: Callable[[str], None]) -> _Bench:
     found = tasks.of_profile(profile).values()
     seen = {item.prompt for task in found for item in (*task.items, *task.shots)}
     train = [tasks.training(task.name, task.path) for task in profile.tasks]
-    chosen = sequences.take(sequences.sequences(tokenizer, train, seen), profile.sensitivity.tokens)
+    chosen = sequences.take(sequences.sequences(tokenizer, train, seen, positions(model)), profile.sensitivity.tokens)
     return _Bench(profile, files, model, tokenizer, tuple(prompts.asked(task, tokenizer) for task in found), chosen)
 
 
@@ -172,7 +172,7 @@ class _Variant:
     def _accuracy(self, task: TaskSet, batch: int) -> AccuracyCell:
         started = perf_counter()
         texts, found = [text_of(item) for item in task.items], dict[int, Scored]()
-        for rows in encoded(self.model, self.bench.tokenizer, texts, batch, special_tokens=not task.chat_template, spare=MAX_NEW_TOKENS):
+        for rows in encoded(self.model, self.bench.tokenizer, texts, batch, spare=MAX_NEW_TOKENS):
             answers = self._chosen(task, rows) if task.kind == "choice" else self._numbers(task, rows)
             found |= zip((row.place for row in rows), answers, strict=True)
         return scoring.cell(task, self.name, [found[place] for place in range(len(texts))], perf_counter() - started)

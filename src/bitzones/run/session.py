@@ -137,7 +137,11 @@ class Session:
     @cached_property
     def asked(self) -> dict[str, TaskSet]:
         """Task name -> the items that are scored, as the model reads them."""
-        return {name: prompts.asked(task, self.tokenizer) for name, task in self.scored.items()}
+        found = {name: prompts.asked(task, self.tokenizer) for name, task in self.scored.items()}
+        for name, task in found.items():
+            if over := task.passed_over:
+                self._notify(f"task {name}: items passed over: {len(over)}, such as {over[0]!r}, whose answer merges with its prompt's end")
+        return found
 
     def task_batch(self, name: str) -> int:
         """Items of a task that are scored at a time."""
@@ -146,7 +150,7 @@ class Session:
     @cached_property
     def sets(self) -> SequenceSets:
         """The sequences of the run, by what they are for."""
-        return SequenceSets(self.profile, self.tokenizer, self.scored, self.variants.loaded.model, self._given.texts)
+        return SequenceSets(self.profile, self.tokenizer, self.scored, self.variants.loaded.model, self._given.texts, self._notify)
 
     @property
     def sensitivity_set(self) -> SequenceSet:

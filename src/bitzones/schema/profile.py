@@ -98,6 +98,7 @@ class Model(_Section):
     ``device`` is ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto``: the first CUDA device, else the CPU. Where a model is too large for
     it in all its formats at once, ``auto`` puts the layers that do not fit on the other GPUs and then in the host's memory, which has to
     hold the whole model while it is read; run file and report say where they lie. A device that is named takes the model or refuses it.
+    ``allow_unexpected_weights`` takes a model without the weights in its files that its architecture has no place for.
     """
 
     source: str = Field(min_length=1)
@@ -107,6 +108,7 @@ class Model(_Section):
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     trust_remote_code: bool = False
+    allow_unexpected_weights: bool = False
 
     @field_validator("source")
     @classmethod
@@ -479,7 +481,7 @@ def load(name_or_path: str) -> Profile:
     """
     path = locate(name_or_path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows begins a file with a mark
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:

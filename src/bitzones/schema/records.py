@@ -60,6 +60,7 @@ __all__ = [
     "SensitivityCell",
     "ShapeTimes",
     "Shortage",
+    "SpecialTokens",
     "TextSet",
     "Trial",
     "Unit",
@@ -209,13 +210,27 @@ class Measured(Record):
         return ""
 
 
+class SpecialTokens(Record):
+    """What a tokenizer puts around a text, and what of it the prompts of a task were given.
+
+    ``opening`` are the tokens that it opens a text with: a prompt that begins with them itself (a chat template's) gets no second ones, and
+    ``opened`` says whose they are. ``closing`` are those that it closes a text with: they are left out, and not scored with an answer.
+    """
+
+    opening: tuple[str, ...] = ()
+    opened: Literal["by the tokenizer", "by the prompt", "by either", "not at all"]
+    closing: tuple[str, ...] = ()
+
+
 class AccuracyCell(Measured):
     """Right and wrong, item by item, so that two variants or two runs can be paired later.
 
     For multiple choice, ``correct`` and ``predictions`` are those of lm-evaluation-harness's ``acc`` (the most likely choice), the
     ``_normalized`` ones those of its ``acc_norm`` (log-likelihood by characters of the choice); null for generated answers.
     ``gold_nll_nats`` is the negative log-likelihood of the right answer after the prompt, summed over its ``gold_tokens``. ``origin``
-    says where the items came from, with a revision where there is one.
+    says where the items came from, with a revision where there is one. ``dropped`` counts malformed rows of the data set, ``passed_over``
+    are the ids of items that this tokenizer cannot score, because an answer merges with the end of its prompt; ``special_tokens`` is null
+    in older run files.
     """
 
     kind: Literal["accuracy"] = "accuracy"
@@ -235,6 +250,8 @@ class AccuracyCell(Measured):
     gold_tokens: tuple[Count, ...]
     chance: tuple[Share, ...]
     dropped: Count = 0
+    passed_over: tuple[str, ...] = ()
+    special_tokens: SpecialTokens | None = None
     tokens: Count
     seconds_s: NonNegative
 
@@ -417,13 +434,17 @@ class LayersCell(Measured):
 
 
 class SensitivityCell(Measured):
-    """KL(reference || model with only that unit quantized) for every unit and format; ``variant`` is the reference."""
+    """KL(reference || model with only that unit quantized) for every unit and format; ``variant`` is the reference.
+
+    ``passed_over`` counts the train items that were longer than the model has positions while its sequences were taken.
+    """
 
     kind: Literal["sensitivity"] = "sensitivity"
     method: Literal["exact"]
     granularity: Literal["layer", "group", "module"] = "layer"
     sequences_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    passed_over: Count = 0
     units: tuple[Unit, ...] = Field(min_length=1)
     measurements: tuple[UnitSensitivity, ...]
 
@@ -563,6 +584,7 @@ class PlansCell(Measured):
     kind: Literal["plans"] = "plans"
     sequences_sha256: str
     sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    passed_over: Count = 0
     budget_bytes: Count
     budget_ns: Count | None = None
     plans: tuple[NamedTrial, ...] = Field(min_length=1)
@@ -698,6 +720,9 @@ class ModelInfo(Record):
     ``random_weights`` says that they were drawn. ``placement`` says which layers lie where, such as ``{"0-17": "cuda:0", "18-31": "cpu"}``,
     of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass. ``staying`` is
     format to reason to the modules that stay in the reference's format in that one, since quanto has no kernel for them on this machine.
+    of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass. ``staying`` is
+    format to reason to the modules that stay in the reference's format in that one, since quanto has no kernel for them on this machine.
+    ``unexpected_weights`` were in its files without a place in the architecture, and left out because the profile allows it.
     """
 
     source: str
@@ -713,6 +738,8 @@ class ModelInfo(Record):
     not_quantizable: dict[str, Count] = {}
     placement: dict[str, str] = {}
     staying: dict[str, dict[str, tuple[str, ...]]] = {}
+    unexpected_weights: Count = 0
+    unexpected_bytes: Count = 0
 
 
 class Environment(Record):

@@ -96,6 +96,7 @@ def plans_cell(
         variant=searched.variant,
         sequences_sha256=sequence_set.sha256,
         sequence_tokens=sequence_set.sequence_tokens,
+        passed_over=sequence_set.passed_over,
         budget_bytes=searched.budget_bytes,
         budget_ns=searched.budget_ns,
         plans=tuple(

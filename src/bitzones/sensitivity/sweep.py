@@ -132,6 +132,7 @@ def exact_cell(
         granularity=granularity,
         sequences_sha256=sequence_set.sha256,
         sequence_tokens=sequence_set.sequence_tokens,
+        passed_over=sequence_set.passed_over,
         units=tuple(units),
         measurements=tuple(_measurement(variants, unit, variant, found.get((unit.name, variant))) for unit, variant in pairs),
     )

@@ -30,7 +30,20 @@ def accuracy(analysis: Analysis) -> str:
 
 def _asked(analysis: Analysis) -> str:
     head = ("task", "items", "not asked, malformed", "from", "solved examples", "chat template", "version", "sha256")
-    return table(head, map(_asked_row, analysis.tasks), text=(0, 3))
+    said = [line for item in analysis.tasks for line in _said(item)]
+    return "\n\n".join((table(head, map(_asked_row, analysis.tasks), text=(0, 3)), *(["\n".join(said)] if said else [])))
+
+
+def _said(item: Asked) -> Iterator[str]:
+    """What a tokenizer makes of a task, where it is not what is usual: it opens a text, does not close it, and merges nothing."""
+    used, name = item.special_tokens, markdown(item.task)
+    if item.passed_over:
+        yield f"- {name}: not asked besides: {item.passed_over}, of which this tokenizer merges an answer with the end of the prompt."
+    if used is not None and used.closing:
+        yield f"- {name}: the tokenizer closes a text with {markdown(' '.join(used.closing))}, which is left out and not scored."
+    if used is not None and used.opened in {"by the prompt", "by either"}:
+        opening = markdown(" ".join(used.opening))
+        yield f"- {name}: prompts begin with {opening}, put there {used.opened.replace('either', 'the prompt or the tokenizer')}, once."
 
 
 def _asked_row(item: Asked) -> tuple[str, ...]:
