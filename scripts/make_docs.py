@@ -26,15 +26,26 @@ from bitzones.schema.profile import Profile
 
 DOCS = Path(__file__).parents[1] / "docs"
 
-MARK = re.compile(r"<!-- =(?P<name>[\w.]+)(?: (?P<form>\w+))? -->.*?<!-- / -->")
-"""A value in a page: a constant (``stats.intervals.POWER``) or a profile's default (``profile.zones.agreement``), and how it is written."""
+MARK = re.compile(r"<!-- =(?P<name>[\w.]+)(?: (?P<form>\w+))? -->.*?<!-- / -->", re.DOTALL)
+"""A value in a page: a constant (``stats.intervals.POWER``), a profile's default (``profile.zones.agreement``) or a whole section of one
+(``profile.gate toml``), and how it is written."""
+
+
+def toml(section: type[BaseModel]) -> str:
+    """A section's defaults as TOML, each with the first clause of its meaning."""
+    _, meaning = meanings(section)
+    lines = [f"{key} = {field.default}" for key, field in section.model_fields.items()]
+    clauses = [re.split(r"[:.;](?=\s|$)", _without(key, meaning[key]))[0] for key in section.model_fields]
+    width = max(map(len, lines))
+    return "\n```toml\n" + "\n".join(f"{line:<{width}}  # {clause}" for line, clause in zip(lines, clauses, strict=True)) + "\n```\n"
+
 
 FORMS: dict[str | None, Callable[[Any], str]] = {
     None: lambda value: f"{value:,}" if isinstance(value, int) else f"{value:g}",
     "percent": lambda value: f"{100 * value:g}%",
     "points": lambda value: f"{100 * value:g} points",
     "next": lambda value: f"{value + 1:,}",
-    "words": ", ".join,
+    "toml": toml,
 }
 
 THRESHOLDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -91,6 +102,8 @@ def value_of(name: str) -> Any:
     (0.9, 0.8)
     """
     module, _, attribute = name.rpartition(".")
+    if module == "profile":
+        return _section(Profile.model_fields[attribute])
     if module.startswith("profile."):
         return _section(Profile.model_fields[module.removeprefix("profile.")]).model_fields[attribute].default
     return constants(module)[attribute][0]
