@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from bitzones.schema.profile import Profile
 
 ROOT = Path(__file__).parents[1]
 MAKE = runpy.run_path(str(ROOT / "scripts" / "make_docs.py"))
@@ -33,6 +36,21 @@ def test_every_key_of_a_profile_has_a_row_with_its_default() -> None:
     text = (ROOT / "docs" / "profile.md").read_text(encoding="utf-8")
     assert re.search(r"^## \[zones\]\n.*?^\| `agreement` \| number, > 0.5, ≤ 1.0 \| `0.9` \| ", text, re.MULTILINE | re.DOTALL)
     assert re.search(r"^## \[\[tasks\]\]\n.*?^\| `name` \| string \| required \| ", text, re.MULTILINE | re.DOTALL)
+
+
+def test_no_marked_value_opens_a_line() -> None:
+    opening = re.compile(r"^ *<!-- =[\w.]+(?: \w+)? -->\S", re.MULTILINE)
+    split = [path.name for path in sorted((ROOT / "docs").glob("*.md")) if opening.search(path.read_text(encoding="utf-8"))]
+    assert split == [], "a comment that opens a line ends the paragraph"
+
+
+def test_the_profile_in_the_readme_is_complete() -> None:
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert Profile.model_validate(tomllib.loads(text)).budget.average_bits == 3.0
+
+
+def test_the_readme_fits_its_limit() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
