@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from imports import ROOMS
 
 from bitzones.schema.profile import Profile
 
@@ -47,6 +48,11 @@ def test_no_marked_value_opens_a_line() -> None:
 def test_the_profile_in_the_readme_is_complete() -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert Profile.model_validate(tomllib.loads(text)).budget.average_bits == 3.0
+
+
+def test_contributing_lists_the_rooms_in_their_order() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == [(room.name, "yes" if room.measures else "no") for room in ROOMS]
 
 
 def test_the_readme_fits_its_limit() -> None:
