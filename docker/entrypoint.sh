@@ -1,5 +1,5 @@
 #!/bin/sh
-# A bitzones command by default; pytest, python and a shell by name.
+# Runs a bitzones command by default, or pytest, python or a shell by name.
 set -eu
 case "${1:-}" in
     pytest | python | python3 | sh | bash) exec "$@" ;;

@@ -33,7 +33,7 @@ def test_help_names_every_command_and_where_to_begin() -> None:
     assert done.exit_code == 0
     for name in COMMANDS:
         assert f"\n  {name} " in done.output
-    assert "First time: 'bitzones doctor', then 'bitzones run'" in " ".join(done.output.split())
+    assert "Start with 'bitzones doctor', then 'bitzones run'" in " ".join(done.output.split())
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -349,7 +349,7 @@ def test_the_command_makes_checks_and_says_so_in_its_exit_code(tmp_path: Path, p
     assert [line.partition(":")[0] for line in done.out.splitlines()] == ["Weights", "Modules", "Folder", "Load it"]
     done = processes.run("bitzones", ["apply", "--check", "model"], tmp_path)
     assert (done.code, done.err) == (0, "")
-    assert done.out == "model: as it was made: files, formats, group sizes and what it computes\n"
+    assert done.out == "model: verified: hashes, formats, group sizes and outputs match the export\n"
     (tmp_path / "model" / "quanto_qmap.json").write_text("{}", encoding="utf-8")
     done = processes.run("bitzones", ["apply", "--check", "model"], tmp_path)
     assert (done.code, done.out) == (1, "")

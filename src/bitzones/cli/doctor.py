@@ -1,4 +1,4 @@
-"""What this machine can measure, and what to do where it cannot: the first thing to run, and the first thing to paste into an issue."""
+"""What this machine can measure, and how to fix what it cannot. Run it first; paste it into an issue."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bitzones.schema import environment
 __all__ = ["Finding", "build", "examine"]
 
 NEEDED = ("torch", "transformers", "optimum.quanto", "pytest_benchmark")
-"""Modules without which nothing is measured."""
+"""Modules that every measurement needs."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination; ``advice`` is empty where nothing is wrong."""
+    """One line of the examination; ``advice`` is empty if nothing is wrong."""
 
     what: str
     found: str
@@ -26,7 +26,7 @@ class Finding:
 
 
 def build() -> Iterator[Finding]:
-    """Build quanto's extensions for this installation, one finding each; in an image for the GPUs of ``TORCH_CUDA_ARCH_LIST``."""
+    """Build quanto's extensions, one finding each; without a GPU, for the architectures in ``TORCH_CUDA_ARCH_LIST``."""
     missing = [name for name in NEEDED if not _is_there(name)]
     if missing:
         yield Finding("extensions", f"not built: {', '.join(missing)} missing", "pip install 'bitzones[measure]'")
@@ -34,17 +34,19 @@ def build() -> Iterator[Finding]:
     from bitzones.backends.quanto import extensions
 
     for name, failure in extensions.build().items():
-        yield Finding(name, failure or "built", "" if failure is None else "build it before anything is timed")
+        yield Finding(name, failure or "built", "" if failure is None else "must build before anything can be timed")
 
 
 def examine() -> Iterator[Finding]:
-    """Look at versions, processor, devices and quanto's extension (compiling it if it is not there), one finding at a time."""
+    """Report versions, processor, devices and quanto's extension (built if missing), one finding at a time."""
     for name, version in environment.versions().items():
         yield Finding(name, version)
     yield Finding("processor", f"{environment.cpu_name()}, {os.cpu_count()} logical cores")
     missing = [name for name in NEEDED if not _is_there(name)]
     if missing:
-        yield Finding("measuring", f"not possible: {', '.join(missing)} missing", "pip install 'bitzones[measure]'; a report needs none")
+        yield Finding(
+            "measuring", f"not possible: {', '.join(missing)} missing", "pip install 'bitzones[measure]' to measure; reports work without"
+        )
         return
     yield from _devices()
     yield from _compiler()
@@ -66,24 +68,26 @@ def _devices() -> Iterator[Finding]:
         yield Finding(f"cuda:{number}", name)
         yield _driver(number)
     if not names:
-        yield Finding("CUDA", "no device", "none is needed; for a GPU, a CUDA build of torch where nvidia-smi lists one")
+        yield Finding("CUDA", "no device", "not required; if nvidia-smi lists a GPU, install a CUDA build of torch")
 
 
 def _driver(number: int) -> Finding:
-    """Whether the driver tells memory, processes and energy of a GPU."""
+    """Whether the driver reports memory, processes and energy of a GPU."""
     from bitzones.devices import device, nvml
 
     gpu = nvml.open_gpu(device.uuid_of(device.resolve(f"cuda:{number}")))
     figures = {"memory": gpu.used_bytes(), "this process": gpu.process_bytes(os.getpid()), "energy": gpu.energy_joules()}
     told = ", ".join(f"{name} {figure.status}" for name, figure in figures.items())
     wrong = any(figure.status == "no-library" for figure in figures.values())
-    return Finding(f"NVML of cuda:{number}", told, "pip install 'bitzones[gpu]', beside the driver's libnvidia-ml.so.1" if wrong else "")
+    return Finding(
+        f"NVML of cuda:{number}", told, "pip install 'bitzones[gpu]'; the driver must provide libnvidia-ml.so.1" if wrong else ""
+    )
 
 
 def _compiler() -> Iterator[Finding]:
     for tool, package in ((os.environ.get("CXX", "g++"), "g++"), ("ninja", "ninja")):
         path = shutil.which(tool)
-        yield Finding(tool, path or "not found", "" if path else f"install {package}: quanto compiles with it")
+        yield Finding(tool, path or "not found", "" if path else f"install {package}: quanto needs it to compile")
 
 
 def _extension() -> Iterator[Finding]:
@@ -93,4 +97,4 @@ def _extension() -> Iterator[Finding]:
     if failure is None:
         yield Finding("quanto's extension", "built")
     else:
-        yield Finding("quanto's extension", failure, "all but the latency of 4- and 2-bit weights is measured without it")
+        yield Finding("quanto's extension", failure, "without it, everything but the latency of 4- and 2-bit weights can be measured")

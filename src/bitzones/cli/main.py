@@ -1,4 +1,4 @@
-"""The command line: measure, decide, show. Commands import what they need when they run, so that ``--help`` answers at once."""
+"""The command line. Commands import what they need when they run, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from bitzones.schema.errors import BitzonesError
 __all__ = ["app", "main"]
 
 EXIT_FAILED_CELLS = 1
-"""The report is there, but some cells did not come out."""
+"""The report was written, but some cells failed."""
 EXIT_DIFFERS = 1
-"""A deployed folder is not what it was when it was made."""
+"""An export differs from what was written."""
 EXIT_USER_ERROR = 2
-"""Something the user can mend, said in one line."""
+"""A user's mistake, explained in one line."""
 EXIT_INTERRUPTED = 130
-"""Ctrl-C, as shells have it: 128 and the number of the signal."""
+"""Ctrl-C, as in shells: 128 plus the number of the signal."""
 
 app = typer.Typer(
     name="bitzones",
-    help="Which layers of a causal language model survive 2 bits? Measured, not guessed.",
-    epilog="First time: 'bitzones doctor', then 'bitzones run'. The same in two steps: "
+    help="Which layers of a causal language model survive 2 bits? Quantize, measure, plan and compare.",
+    epilog="Start with 'bitzones doctor', then 'bitzones run'. The same in two steps: "
     "'pytest bench/ --benchmark-json=run.json', then 'bitzones collect run.json -o report/'.",
     no_args_is_help=True,
     add_completion=False,
@@ -38,11 +38,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report; made if it is not there.", metavar="FOLDER")]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder of the report; created if missing.", metavar="FOLDER")]
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False) -> None:
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     if version:
         typer.echo(f"bitzones {__version__}")
         raise typer.Exit
@@ -50,17 +50,17 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 @app.command()
 def run(
-    name: Annotated[str, typer.Argument(metavar="PROFILE", help="A profile that comes with bitzones, or a TOML file.")] = "tiny",
+    name: Annotated[str, typer.Argument(metavar="PROFILE", help="An installed profile, or a TOML file.")] = "tiny",
     output: Output = Path("report"),
-    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Published data sets in the hub's layouts: ai2_arc/, svamp/.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items of every task, instead of the profile's limits.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run into FOLDER ended, however it ended.")] = False,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Data sets in the hub's layout: ai2_arc/, svamp/.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items per task; overrides the profile.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted or failed run in FOLDER.")] = False,
 ) -> None:
-    """Measure a profile, decide, and write the report: the whole chain.
+    """Measure a profile, analyze it and write the report.
 
-    Writes FOLDER/run.json (every measurement), FOLDER/summary.md (read this first), two diagrams, analysis.json and, where there is a plan,
-    plan.json. Exits with 1 where cells failed: the report is written and names them; --resume tries them again. Ctrl-C leaves what there is
-    in FOLDER/interrupted/ and exits with 130.
+    Writes FOLDER/run.json (every measurement), report.html and summary.md (read one of these first), two diagrams, analysis.json and, if
+    there is a plan, plan.json. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C writes a partial
+    report to FOLDER/interrupted/ and exits with 130.
 
     Examples: bitzones run tiny -o report/
     bitzones run smollm2 --data data/ --limit 1000
@@ -86,12 +86,14 @@ def run(
 
 @app.command()
 def collect(
-    run_files: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="What 'pytest bench/ --benchmark-json=RUN.json' wrote.")],
+    run_files: Annotated[
+        list[Path], typer.Argument(metavar="RUN.json...", help="Written by 'bitzones run' or 'pytest bench/ --benchmark-json=RUN.json'.")
+    ],
     output: Output = Path("report"),
 ) -> None:
-    """Decide and show: turn a run file into a page, a summary, two diagrams, a plan and analysis.json. Needs no torch.
+    """Analyze a run file and write the report. Needs no torch.
 
-    Several run files, of models or of tasks, become one report that sets them side by side, and one folder each inside it.
+    Several run files, of different models or tasks, become one side-by-side report with a folder for each inside.
 
     Example: bitzones collect run.json -o report/
     bitzones collect arc.json svamp.json -o report/
@@ -110,8 +112,10 @@ def _report(run_files: Sequence[Path], output: Path) -> None:
 
 
 @app.command()
-def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="What a run wrote.")]) -> None:
-    """Show a run in the terminal: the answer, the layer map, the plan, the verdicts. Plain text when piped; writes nothing, needs no torch.
+def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run file.")]) -> None:
+    """Show a run in the terminal: answer, layer map, plan and verdicts.
+
+    Plain text when piped. Writes no files and needs no torch.
 
     Example: bitzones show report/run.json
     """
@@ -125,13 +129,15 @@ def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="What
 @app.command()
 def verify(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that measured whole plans.")],
-    plan: Annotated[Path, typer.Option("--plan", metavar="OTHER.json", help="Module name or pattern to format, or a plan.json.")],
+    plan: Annotated[
+        Path, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
+    ],
     output: Output = Path("report"),
 ) -> None:
-    """Measure a plan that was made elsewhere beside those of a run: same held-out sequences, same items.
+    """Measure a plan from another tool beside a run's own plans, on the same held-out sequences and items.
 
-    Writes FOLDER/run.json, a copy of the run with that plan in it, and the report on it. The run's own file stays as it is, unless it is
-    FOLDER/run.json. The plan is named by its file.
+    Writes FOLDER/run.json, a copy of the run with the plan added, and its report. The plan is named after its file. RUN.json is not
+    changed, unless it is FOLDER/run.json.
 
     Example: bitzones verify report/run.json --plan other.json -o verified/
     """
@@ -143,19 +149,18 @@ def verify(
 
 @app.command()
 def apply(
-    plan: Annotated[Path | None, typer.Argument(metavar="PLAN.json", help="What 'bitzones collect' or 'bitzones run' wrote.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to make.", metavar="FOLDER")] = None,
-    check: Annotated[
-        Path | None, typer.Option("--check", help="Make nothing: is this folder what it was when it was made?", metavar="FOLDER")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Where the plan's model is now, if not where the plan says.", metavar="SOURCE")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto: where to quantize and to compare.")] = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="Replace the folder of an earlier 'bitzones apply'.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Let the model's own code run, if the plan asks.")] = False,
+    plan: Annotated[Path | None, typer.Argument(metavar="PLAN.json", help="Written by 'bitzones run' or 'bitzones collect'.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")] = None,
+    check: Annotated[Path | None, typer.Option("--check", help="Verify an existing export.", metavar="FOLDER")] = None,
+    model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
+    device: Annotated[str, typer.Option(help="Where to quantize and compare: cpu, cuda, cuda:N or auto.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if the plan needs it.")] = False,
 ) -> None:
-    """Deploy: quantize the plan's model and write a folder that any user of quanto can load, reloaded and compared before it is there.
+    """Quantize the plan's model and write a checkpoint that optimum-quanto loads.
 
-    With --check: exits with 1 where the folder is not what it was, or computes something else, and with 2 where that cannot be told.
+    The folder is reloaded and its logits compared before it appears. --check exits with 1 if the export differs from what was written, and
+    with 2 if that cannot be checked here.
 
     Example: bitzones apply report/plan.json -o model/
     """
@@ -166,7 +171,7 @@ def apply(
         raise typer.BadParameter(f"{device!r} is not a device: cpu, cuda, cuda:N or auto", param_hint="--device")
     if check is not None:
         if plan is not None or output is not None:
-            raise typer.BadParameter("--check makes nothing: it goes without PLAN.json and -o", param_hint="--check")
+            raise typer.BadParameter("--check takes neither PLAN.json nor -o", param_hint="--check")
         _check(check, device)
     elif plan is None or output is None:
         raise typer.BadParameter("give PLAN.json and -o FOLDER, or --check FOLDER", param_hint="PLAN.json")
@@ -182,19 +187,19 @@ def _check(folder: Path, device: str) -> None:
     if (difference := verify_export(folder, device=device, notify=_say)) is not None:
         typer.echo(f"bitzones: {difference}", err=True)
         raise typer.Exit(EXIT_DIFFERS)
-    typer.echo(f"{folder}: as it was made: files, formats, group sizes and what it computes")
+    typer.echo(f"{folder}: verified: hashes, formats, group sizes and outputs match the export")
 
 
 @app.command()
 def release(
-    name: Annotated[str, typer.Argument(metavar="PROFILE", help="Its model, tasks and formats are measured, on the CPU.")] = "releases",
+    name: Annotated[str, typer.Argument(metavar="PROFILE", help="The model, tasks and formats to measure, on the CPU.")] = "releases",
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write.", metavar="RUN.json")] = Path("release.json"),
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items of every task, instead of the profile's limits.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items per task; overrides the profile.")] = None,
 ) -> None:
-    """Measure what the releases of quanto and transformers that are installed make of a model; older ones too, back to quanto 0.2.1.
+    """Measure the installed releases of quanto (0.2.1 and later) and transformers.
 
-    Writes a run file: answers, KL and stored bytes of every format, what was quantized, and whether a saved model comes back the same.
-    'bitzones compare' sets two of them side by side, 'bitzones matrix' any number.
+    Writes a run file: answers, KL and stored bytes of every format, which modules were quantized, and whether a saved model reloads
+    unchanged. 'bitzones compare' compares two such files, 'bitzones matrix' any number.
 
     Example: bitzones release -o releases/quanto-0.2.7.json
     """
@@ -213,7 +218,7 @@ def release(
 
 
 def _say(message: str) -> None:
-    """How far it is, where somebody is looking."""
+    """Progress, if a terminal is attached."""
     if sys.stderr.isatty():
         typer.echo(message, err=True)
 
@@ -223,12 +228,12 @@ regression.register(app)
 
 @app.command()
 def doctor(
-    build: Annotated[bool, typer.Option("--build", help="Only build quanto's extensions; exit 1 where one cannot be built.")] = False,
+    build: Annotated[bool, typer.Option("--build", help="Only build quanto's extensions; exit 1 if one fails.")] = False,
 ) -> None:
-    """Say what this machine can measure, and what to do where it cannot.
+    """Report what this machine can measure, and how to fix what it cannot.
 
-    Prints versions, devices and whether quanto's C++ extension can be built, building it if need be (about a minute, once). With
-    --build, as in the making of an image, the CUDA extension too: without a GPU for those of TORCH_CUDA_ARCH_LIST.
+    Prints versions, devices and the state of quanto's C++ extension, which is built if missing (about a minute, once). --build also builds
+    the CUDA extension, for use in an image; without a GPU, for the architectures in TORCH_CUDA_ARCH_LIST.
     """
     from bitzones.cli import doctor as examination
 
@@ -244,7 +249,7 @@ def doctor(
 
 @app.command()
 def profiles() -> None:
-    """List the profiles that come with bitzones."""
+    """List the installed profiles."""
     from bitzones.schema import profile
 
     for name in profile.available():
@@ -252,7 +257,7 @@ def profiles() -> None:
 
 
 def main() -> None:
-    """Entry point: an error that the user can mend is one line on standard error and exit code 2."""
+    """Entry point: a user's mistake is one line on standard error and exit code 2."""
     make_printable()
     try:
         app()

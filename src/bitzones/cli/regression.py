@@ -1,6 +1,6 @@
-"""The commands that guard a release: they read run files, decide, and say it. None of them needs torch.
+"""The commands that compare runs. They only read run files; none needs torch.
 
-`cli` puts them on its command line. Commands import what they need when they run, so that ``--help`` answers at once.
+Commands import what they need when they run, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ STORAGE = Path(".benchmarks")
 """pytest-benchmark's own folder."""
 
 PROJECT = Path("pyproject.toml")
-"""Whose ``[tool.bitzones.gate]`` is read where there is one and no other is named."""
+"""Its ``[tool.bitzones.gate]`` is read by default, if it exists."""
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The baseline; with --against, the run that is judged.")],
-    new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", help="The run that is judged.")] = None,
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The baseline run; with --against, the run to judge.")],
+    new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", help="The run to judge.")] = None,
     against: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Instead of OLD.json: the newest run in FOLDER of the same profile, model and machine."),
+        typer.Option(metavar="FOLDER", help="Compare with the newest run in FOLDER of the same profile, model and machine."),
     ] = None,
     history: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where runs of one release lie, four or more: where times differ more between them than within the two runs, "
-            "that is what a change is judged by. With --against, that folder.",
+            help="Earlier runs, four or more of one release: they show how far times drift between runs of this machine, and changes of "
+            "time are judged by that drift. Default: the folder of --against.",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DELTA.md", help="Markdown for a pull request.")] = None,
-    json: Annotated[Path | None, typer.Option("--json", metavar="DELTA.json", help="The same for machines.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DELTA.md", help="Write Markdown for a pull request.")] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="DELTA.json", help="Write the same as JSON.")] = None,
     fail_on: Annotated[
         str | None,
         typer.Option(
-            metavar="WORDS", help="Exit 1 on any of: worse,missing,failed (the default), inconclusive, incomparable, new, moved; or none."
+            metavar="WORDS", help="Exit 1 on any of worse,missing,failed (the default), inconclusive, incomparable, new, moved; or none."
         ),
     ] = None,
     project: Annotated[
-        Path | None, typer.Option(metavar="PYPROJECT.toml", help="Tolerances of [tool.bitzones.gate], instead of ./pyproject.toml's.")
+        Path | None, typer.Option(metavar="PYPROJECT.toml", help="Read [tool.bitzones.gate] from this file instead of ./pyproject.toml.")
     ] = None,
 ) -> None:
-    """Guard: say for every cell whether it is worse, same, better, missing, new or incomparable. Needs no torch.
+    """Compare two runs cell by cell: worse, same, better, inconclusive, missing, new or incomparable.
 
-    Exits with 0 where nothing is worse or gone, with 1 where something is, with 2 where the runs cannot be compared.
+    Exits with 0 if nothing is worse, missing or failed, with 1 if something is, and with 2 if nothing can be compared. Needs no torch.
 
     Examples: bitzones compare old.json new.json -o delta.md
     bitzones compare new.json --against .benchmarks
@@ -92,18 +92,18 @@ def compare(
         raise typer.Exit(code)
 
 
-baselines = typer.Typer(help="Keep runs that later ones are compared with.", no_args_is_help=True, rich_markup_mode=None)
+baselines = typer.Typer(help="Keep runs to compare later ones with.", no_args_is_help=True, rich_markup_mode=None)
 
-Storage = Annotated[Path, typer.Option("--storage", metavar="FOLDER", help="Where runs are kept.")]
+Storage = Annotated[Path, typer.Option("--storage", metavar="FOLDER", help="Folder of kept runs.")]
 
 
 @baselines.command()
 def save(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run to keep.")],
-    name: Annotated[str | None, typer.Option(help="Stands in the file's name; else the time it was measured.")] = None,
+    name: Annotated[str | None, typer.Option(help="Part of the file name; default: the time of the measurement.")] = None,
     storage: Storage = STORAGE,
 ) -> None:
-    """Keep a run, as it is, where 'bitzones compare --against' finds it."""
+    """Copy a run to where 'bitzones compare --against' finds it."""
     from bitzones.regression import baseline_store as history
 
     typer.echo(f"kept: {history.save(run_file, storage, name)}")
@@ -111,7 +111,7 @@ def save(
 
 @baselines.command("list")
 def list_(storage: Storage = STORAGE) -> None:
-    """List the runs of a storage, oldest first."""
+    """List the kept runs, oldest first."""
     from bitzones.regression import baseline_store as history
     from bitzones.report.regression.baseline_list import baseline_lines
 
@@ -121,10 +121,10 @@ def list_(storage: Storage = STORAGE) -> None:
 
 @baselines.command()
 def show(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run that is to be judged.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run to judge.")],
     storage: Storage = STORAGE,
 ) -> None:
-    """Say which run of a storage this one would be compared with: the newest of the same profile, model and machine."""
+    """Show which kept run this one would be compared with: the newest of the same profile, model and machine."""
     from bitzones.analysis.reader import read_run
     from bitzones.regression import baseline_store as history
 
@@ -132,10 +132,10 @@ def show(
 
 
 def trend(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Run files, or pytest-benchmark's storage.")] = STORAGE,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="TREND.html", help="The page to write.")] = Path("trend.html"),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of run files, such as pytest-benchmark's storage.")] = STORAGE,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="TREND.html", help="File to write.")] = Path("trend.html"),
 ) -> None:
-    """Show every figure over releases on one page, with intervals, and where it became worse or better.
+    """Plot every figure over releases on one page, with intervals and change points.
 
     Example: bitzones trend .benchmarks -o trend.html
     """
@@ -154,13 +154,13 @@ def trend(
 
 
 def export_metrics(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run file.")],
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="github-action-benchmark or bencher.")
     ] = "github-action-benchmark",
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Where the files are put.")] = Path("metrics"),
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FOLDER", help="Folder to write to.")] = Path("metrics"),
 ) -> None:
-    """Write a run's figures for tools that plot benchmarks, since those see pytest-benchmark's times and nothing else.
+    """Write a run's figures for benchmark-plotting tools, which read only times from pytest-benchmark files.
 
     Writes customSmallerIsBetter.json and customBiggerIsBetter.json, or bencher.json, into FOLDER.
 
@@ -180,15 +180,13 @@ def export_metrics(
 
 
 def matrix(
-    run_files: Annotated[
-        list[Path], typer.Argument(metavar="RUN.json...", help="What 'bitzones release' wrote, each named for its releases.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.md", help="The page to write.")] = Path("releases.md"),
+    run_files: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="Written by 'bitzones release', one file per release.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.md", help="File to write.")] = Path("releases.md"),
     baseline: Annotated[
-        str | None, typer.Option(metavar="NAME", help="File that the others are judged against, without its ending; else the last.")
+        str | None, typer.Option(metavar="NAME", help="File to judge the others against, without .json; default: the last.")
     ] = None,
 ) -> None:
-    """Show what releases of quanto and transformers do, one row each: worse, same, better or inconclusive, against one of them.
+    """Tabulate releases of quanto and transformers against one of them: worse, same, better or inconclusive.
 
     Example: bitzones matrix releases/*.json -o docs/releases.md
     """
@@ -204,7 +202,7 @@ def matrix(
 
 
 def register(app: typer.Typer) -> None:
-    """Put the commands on a command line."""
+    """Add the commands to an application."""
     app.command()(compare)
     app.command()(trend)
     app.command()(matrix)

