@@ -70,7 +70,7 @@ THRESHOLDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Comparing runs", "regression.drift", ("MIN_FREEDOM",)),
     ("Comparing runs", "regression.paired", ("LEAST_SHARED", "RESAMPLES")),
     ("Comparing runs", "regression.time_changes", ("RESAMPLES",)),
-    ("Exports", "export.verify", ("TOP", "TOLERANCE_NATS", "KERNEL_TOLERANCE_NATS")),
+    ("Exports", "deploy.verify", ("TOP", "TOLERANCE_NATS", "KERNEL_TOLERANCE_NATS")),
     ("Tasks", "evaluation.scoring", ("MAX_NEW_TOKENS",)),
 )
 """Heading, module, names: what decides a verdict, a zone, a plan or a warning. Sizes of buffers and pictures are left out."""
