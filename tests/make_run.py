@@ -152,6 +152,7 @@ def latency(variant: str, phase: Any, scale: float) -> LatencyCell:
         warmup_rounds=3,
         rounds_s=tuple(rounds.tolist()),
         kernels={} if variant == "bf16" else {"python": 84},
+        kernel_kinds={} if variant == "bf16" else {"python": "unpacked"},
     )
 
 
@@ -338,7 +339,7 @@ def hostile() -> dict[str, Any]:
         if cell["variant"] == "w4":
             cell["variant"] = "w4" + NASTY
         if cell["kind"] == "latency":
-            cell["kernels"] = {NASTY: 3}
+            cell |= {"kernels": {NASTY: 3}, "kernel_kinds": {NASTY: "unpacked"}}
         if cell["kind"] == "memory":
             cell["device_used"]["status"] = NASTY
         if cell["kind"] == "sensitivity":
@@ -378,11 +379,11 @@ def small() -> list[Record]:
 
 
 GOLDEN = ("summary.md", "overview_diagram.md", "technical_diagram.md", "analysis.json", "plan.json")
-"""What of a report is kept as golden: the texts. The page and the pictures hold megabytes of a library, and are looked at otherwise."""
+"""Files of a report that are kept as goldens: the texts. The page and the images hold megabytes of a library."""
 
 
 def golden() -> None:
-    """Rewrite tests/golden: look at the difference before it is committed."""
+    """Rewrite tests/golden, as ``pytest --update-goldens`` does."""
     from bitzones.report.writer import write_report
 
     folder = Path(__file__).parent / "golden"
@@ -392,7 +393,3 @@ def golden() -> None:
         for path in write_report(analysis, Path(scratch)):
             if path.name in GOLDEN:
                 shutil.copyfile(path, folder / path.name)
-
-
-if __name__ == "__main__":
-    golden()

@@ -455,7 +455,7 @@ def close(ours: Any, theirs: Any) -> bool:
 
 
 def test_golden_analysis() -> None:
-    """To change it on purpose: ``python tests/make_run.py``, and read the difference."""
+    """To change it on purpose: ``pytest --update-goldens``, and read the difference."""
     found = analyse(read_run(GOLDEN / "run.json")).model_dump(mode="json", by_alias=True)
     assert close(found, json.loads((GOLDEN / "analysis.json").read_text(encoding="utf-8")))
 

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from make_run import analysed, cells, decided, small, without
 
 from bitzones.analysis.results import Analysis
-from bitzones.report.charts.layer_map import INKS, NOT_MEASURED, SHADES, SIGNS, ink, layer_map, places, shade, views
+from bitzones.report.charts.layer_map import NOT_MEASURED, layer_map, views
+from bitzones.report.charts.places import SIGNS, places
+from bitzones.report.charts.shades import INKS, SHADES, ink, shade
 from bitzones.schema.records import LayersCell, SensitivityCell
 
 alt = pytest.importorskip("altair", reason="altair holds the schema of Vega-Lite")

@@ -28,6 +28,7 @@ from bitzones.models import loading, structure
 from bitzones.rounding import layerwise
 from bitzones.schema import profile
 from bitzones.schema.errors import ModelError, PlanError
+from bitzones.schema.validation_errors import first_error
 
 __all__ = ["Applied", "apply"]
 
@@ -133,7 +134,7 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
             {"source": taken, "dtype": planned.dtype, "trust_remote_code": planned.trust_remote_code and trust_remote_code, **pinned}
         )
     except ValidationError as error:
-        raise PlanError(f"model source {taken!r}: {error.errors(include_url=False)[0]['msg']}") from error
+        raise PlanError(f"model source {taken!r}: {first_error(error).message}") from error
 
 
 def _calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, quantizers.Packed]:
