@@ -18,7 +18,7 @@ import numpy as np
 from make_search import fisher, held_out, searched
 
 from bitzones.analysis.analyze import analyse, read_run
-from bitzones.analysis.results import Analysis, Decision
+from bitzones.analysis.results import Analysis, Caveat, Decision
 from bitzones.schema.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
 from bitzones.schema.records import (
     AccuracyCell,
@@ -257,6 +257,11 @@ def decided(analysis: Analysis) -> Decision:
     return analysis.decision
 
 
+def caveats(analysis: Analysis) -> dict[str, Caveat]:
+    """The caveats by code; of several with one code, the last."""
+    return {item.code: item for item in analysis.inconclusive}
+
+
 def without(kind: type[Record], found: Iterable[Record] | None = None) -> list[Record]:
     """A partial run: the cells of a run but those of one kind."""
     return [cell for cell in (cells() if found is None else found) if not isinstance(cell, kind)]
@@ -373,7 +378,7 @@ def small() -> list[Record]:
     found: list[Record] = []
     for variant, right in (("bf16", 34), ("w8", 34), ("w4", 31), ("w2", 12)):
         found += [accuracy("science_mini", variant, right, items=40), latency(variant, "decode", 1.0), memory(variant, 4)]
-    found.append(FailedCell(variant="w2", of="latency", detail="prefill", reason="out of memory"))
+    found.append(FailedCell(variant="w2", of="latency", detail="prefill-b1-p64", reason="out of memory"))
     found.append(accuracy("science_mini", PLAN, 33, items=40))
     return [*found, divergence(sensitivity(4, 24), "w4", 1.2), layers_cell(4), sweep, *plan_cells(sweep, 4)]
 

@@ -136,12 +136,12 @@ def test_a_layer_s_units_are_summed_and_its_formats_listed(analyses: dict[str, A
 
 def test_what_failed_is_said_and_not_drawn_as_measured(tmp_path: Path) -> None:
     text = technical(analyse(read_run(write(tmp_path, run_dict(small())))))
-    assert "Not measured at qint2:hqq, or not in all units, and drawn as 0 or too low: layers 1." in text
+    assert "Not or not fully measured at qint2:hqq, and drawn too low: layers 1." in text
 
 
 def test_the_recommendation_asks_for_a_measurement(analyses: dict[str, Analysis]) -> None:
     flow = blocks(overview(analyses["12"]))[1]
-    assert "measure the plan<br/>before it is shipped" in flow
+    assert "measure the plan<br/>before you ship it" in flow
     assert "layers 3, 7-8<br/>store in qint2:hqq" in flow
 
 

@@ -149,7 +149,7 @@ def _load(path: Path | str) -> dict[str, Any]:
 
 
 def _parsed(text: bytes) -> Any:
-    """JSON by pydantic's parser, which takes a fifth of the time; what it rejects goes to Python's, for its wider grammar and its errors."""
+    """JSON by pydantic's parser, which takes a fifth of the time; what it rejects goes to Python's, for its grammar and its errors."""
     try:
         return from_json(text)
     except ValueError:

@@ -20,6 +20,9 @@ from bitzones.stats.intervals import Estimate
 __all__ = ["about", "headline", "inconclusive", "summary"]
 
 
+_LINKS = "[Report with charts](report.html) · [overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md)"
+
+
 def headline(analysis: Analysis) -> tuple[str, ...]:
     """The headline as plain text for a terminal: zones and plan, or why there are none, and the accuracy on each task."""
     decision = analysis.decision
@@ -138,8 +141,7 @@ def summary(analysis: Analysis) -> str:
     sections = (
         f"# bitzones: {name}",
         "\n".join(f"- {markdown(line, 10**4)}" for line in headline(analysis)),
-        "[Report with charts](report.html) · "
-        f"[overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md) · {files}",
+        f"{_LINKS} · {files}",
         about(analysis),
         text_map.markdown_map(analysis),
         decisions.zones(analysis),
