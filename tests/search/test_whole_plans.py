@@ -273,7 +273,7 @@ def test_the_headline_names_the_rivals(analysis: Analysis) -> None:
     assert lines[1].startswith("Plan (searched): 0.220 MB instead of 0.885 MB")
     assert "measured on n = 30 held-out sequences, predicted 1.16 (" in lines[1]
     assert lines[2].startswith(
-        "The searched plan wins: every other plan within the budget measured higher. KL beside it: best baseline additive "
+        "The searched plan wins: every other plan within the budget measured higher. KL of others: best baseline additive "
     )
     assert "uniform qint4 1.03 (0.897 to 1.17) at 4.33 bits, over the budget" in lines[2]
 
@@ -337,8 +337,8 @@ def test_a_search_for_fewer_bytes_says_what_it_kept(cells: list[Record], tmp_pat
     assert found.search is not None
     assert found.search.tolerance == pytest.approx(nats)
     text = summary(found)
-    assert f"{kept.start.stored_bytes:,} stored bytes became {kept.found.stored_bytes:,}" in text
-    assert f"The tolerance is {nats:.3g}: each round looks for fewer bytes within it" in text
+    assert f"stored bytes from {kept.start.stored_bytes:,} to {kept.found.stored_bytes:,}" in text
+    assert f"The tolerance is {nats:.3g} nats per token: each round looks for fewer bytes within it" in text
     assert f"Zones of 12 layers at a tolerance of {nats:.3g} nats per token, " in headline(found)[0]
 
 
@@ -417,4 +417,4 @@ def test_the_method_says_what_was_rounded_on_and_what_could_not_be(analysis: Ana
     rounding = CalibratedFormats(sequences_sha256="e" * 64, sequences=2, tokens=5, damping=0.01, fallbacks={PLAN: why})
     text = methodology(analysis.model_copy(update={"formats": ("qint4:gptq",), "calibration": rounding}))
     assert "on 5 tokens of 2 sequences" in text
-    assert "Modules with too few tokens, which have quanto's own integers: plan 1." in text
+    assert "Modules with too few tokens, rounded by quanto: plan 1." in text

@@ -109,7 +109,7 @@ class PlanTime(Decided):
 
 
 class UnitLatencyFigures(Decided):
-    """What formats change of a decode step, on the device of the run."""
+    """Decode time by format, on the device of the run."""
 
     batch: int
     shapes: tuple[ShapeFigures, ...]

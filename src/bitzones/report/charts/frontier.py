@@ -47,7 +47,7 @@ KINDS: Mapping[Kind, Sign] = {
 X: Spec = {
     "field": "mb",
     "type": "quantitative",
-    "title": "stored bytes of the quantized units, MB",
+    "title": "stored size of the quantized units, MB",
     "scale": {"zero": False, "padding": 24},
 }
 

@@ -93,7 +93,7 @@ def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
     few = f" {plans.sequences} sequences are too few for a bootstrap: inconclusive." if plans.sequences < MIN_SEQUENCES else ""
     return (
         f"KL({analysis.reference} || plan) in nats per token on n = {plans.sequences} held-out sequences ({plans.tokens:,} tokens), "
-        f"that no plan was made from; the budget is {_budget(plans)}. Sum: the sum of separate sensitivities, on the sensitivity set. "
+        f"which no plan has seen; the budget is {_budget(plans)}. Sum: the sum of separate sensitivities, on the sensitivity set. "
         "Second order: the estimate from Fisher scores, with all interactions. The last three columns compare the searched plan with each "
         f"other plan, paired over sequences: a difference below 0 and a ratio below 1 mean that it is better.{_alike(plans)}{few}"
     )

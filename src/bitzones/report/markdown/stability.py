@@ -34,8 +34,8 @@ def basis(decision: Decision) -> str:
     """What the resampled plans are solved from."""
     if decision.around == "plan":
         return (
-            "The resampled plans are solved around the searched plan: the cost of a change is what changing that one unit does to the "
-            "plan's KL, plus a fixed price per change at which the search itself would have stopped."
+            "The resampled plans are solved around the searched plan. A change costs its effect on the plan's KL, with all other units "
+            "unchanged, plus a fixed price: the one at which the search itself would have stopped."
         )
     return (
         "The resampled plans minimize the sum of separate sensitivities. There was no sweep around a plan, so zones ignore interactions "
