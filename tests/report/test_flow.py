@@ -1,4 +1,4 @@
-"""The diagrams are read by Mermaid itself, at three depths and with hostile names, and tell zones by more than colour."""
+"""The diagrams are read by Mermaid itself, at three depths and with hostile names, and tell zones by more than color."""
 
 from __future__ import annotations
 
@@ -173,14 +173,14 @@ def test_a_fence_cannot_be_closed_from_inside(analyses: dict[str, Analysis], nam
         assert "<script" not in text
 
 
-def luminance(colour: str) -> float:
-    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+def luminance(color: str) -> float:
+    channels = [int(color[index : index + 2], 16) / 255 for index in (1, 3, 5)]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("zone", STYLES)
-def test_colours_have_the_contrast_of_wcag_aaa(zone: str) -> None:
+def test_colors_have_the_contrast_of_wcag_aaa(zone: str) -> None:
     style = dict(step.split(":", 1) for step in STYLES[zone].split(","))  # type: ignore[index]
     ground, text, border = (luminance(style[key]) for key in ("fill", "color", "stroke"))
     assert (ground + 0.05) / (text + 0.05) >= 7

@@ -1,7 +1,7 @@
 """How alike two orders are, and how sure that is: Spearman's rank correlation of anything with a sensitivity that is itself uncertain.
 
 Two things are uncertain, and both widen the interval: which units there are (a model's layers are taken as a sample of layers like them)
-and what was measured on them (bootstrap resamples of the sensitivity sequences). This module does not know what is being ordered.
+and what was measured on them (bootstrap resamples of the sensitivity sequences).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ CHART_LAYERS = 24
 SMALLEST_TOP = 1e-9
 """Keeps the axis from having no length when every value is 0."""
 
-CHART_COLOUR = "#1f6feb"
+CHART_COLOR = "#1f6feb"
 
 
 def block(lines: Iterator[str]) -> str:
@@ -31,7 +31,7 @@ def block(lines: Iterator[str]) -> str:
 
 def chart(title: str, axis: str, label: str, values: list[float], top: float, mark: str = "bar") -> Iterator[str]:
     """A chart whose value axis starts at 0."""
-    yield f'%%{{init: {{"themeVariables": {{"xyChart": {{"plotColorPalette": "{CHART_COLOUR}"}}}}}}}}%%'
+    yield f'%%{{init: {{"themeVariables": {{"xyChart": {{"plotColorPalette": "{CHART_COLOR}"}}}}}}}}%%'
     yield "xychart-beta"
     yield f'  title "{title}"'
     yield f"  x-axis {axis}"

@@ -1,6 +1,6 @@
 """The frontier chart: KL and accuracy by stored bytes, with intervals.
 
-Uniform formats, baselines and the recommended plan differ in shape as well as in colour.
+Uniform formats, baselines and the recommended plan differ in shape as well as in color.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ PANEL_HEIGHT = 150
 
 @dataclass(frozen=True)
 class Sign:
-    """Shape, colour and size of a kind of point."""
+    """Shape, color and size of a kind of point."""
 
     shape: str
-    colour: str
+    color: str
     size: int
 
 
@@ -42,7 +42,7 @@ KINDS: Mapping[Kind, Sign] = {
     "other budget": Sign("circle", "#0f766e", 50),
     "reference": Sign("cross", "#64748b", 80),
 }
-"""Each colour has a contrast of at least 3:1 against white and against the dark page (WCAG 2.2, 1.4.11)."""
+"""Each color has a contrast of at least 3:1 against white and against the dark page (WCAG 2.2, 1.4.11)."""
 
 X: Spec = {
     "field": "mb",
@@ -144,12 +144,12 @@ def _kl_panel(analysis: Analysis, rows: list[Spec]) -> Spec:
     predicted = {
         "transform": [{"filter": "isValid(datum.predicted)"}],
         "mark": {"type": "point", "filled": False, "opacity": 0.9, "strokeWidth": 1.2, "aria": False, "tooltip": {"expr": "datum.tip"}},
-        "encoding": {"x": X, "y": y | {"field": "predicted"}, "color": _colour(), "shape": _shape(), "size": {"value": 40}},
+        "encoding": {"x": X, "y": y | {"field": "predicted"}, "color": _color(), "shape": _shape(), "size": {"value": 40}},
     }
     gap = {
         "transform": [{"filter": "isValid(datum.predicted)"}],
         "mark": {"type": "rule", "strokeDash": [2, 2], "opacity": 0.6, "aria": False},
-        "encoding": {"x": X, "y": y, "y2": {"field": "predicted"}, "color": _colour()},
+        "encoding": {"x": X, "y": y, "y2": {"field": "predicted"}, "color": _color()},
     }
     title = [f"KL on n = {n} sequences, 95% intervals", "filled: measured, hollow: predicted (sum of the units)"]
     return _panel(title, rows, y, [gap, predicted, *_budget(analysis)])
@@ -174,7 +174,7 @@ def _budget(analysis: Analysis) -> Iterator[Spec]:
 def _panel(title: list[str], rows: list[Spec], y: Spec, besides: list[Spec]) -> Spec:
     """Points with intervals, and labels of the main ones; the recommended plan is drawn on top."""
     tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
-    interval = {"x": X, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": _colour()}
+    interval = {"x": X, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": _color()}
     label = {"type": "text", "align": "left", "dx": 8, "dy": -7, "fontSize": 9, "aria": False}
     return {
         "title": {"text": title, "anchor": "start", "fontSize": 10, "fontWeight": "normal"},
@@ -186,15 +186,15 @@ def _panel(title: list[str], rows: list[Spec], y: Spec, besides: list[Spec]) -> 
             {"mark": {"type": "rule", "strokeWidth": 2, **tip}, "encoding": interval},
             {
                 "mark": {"type": "point", "filled": True, "opacity": 1, **tip},
-                "encoding": {"x": X, "y": y, "color": _colour(), "shape": _shape(), "size": _size()},
+                "encoding": {"x": X, "y": y, "color": _color(), "shape": _shape(), "size": _size()},
             },
             {"mark": label, "encoding": {"x": X, "y": y, "text": {"field": "label"}}},
         ],
     }
 
 
-def _colour() -> Spec:
-    return {"field": "kind", "type": "nominal", "scale": {"domain": list(KINDS), "range": [sign.colour for sign in KINDS.values()]}}
+def _color() -> Spec:
+    return {"field": "kind", "type": "nominal", "scale": {"domain": list(KINDS), "range": [sign.color for sign in KINDS.values()]}}
 
 
 def _shape() -> Spec:

@@ -1,7 +1,7 @@
-"""The layer map as a Vega-Lite chart: layers by groups, coloured by a measurement, with the plan's bits in the cells and zones on top.
+"""The layer map as a Vega-Lite chart: layers by groups, colored by a measurement, with the plan's bits in the cells and zones on top.
 
 Views: the KL at each format, activation statistics, attention statistics. Bits and zone signs are written out, and tooltips and tables hold
-every number, so that no information is in colour alone.
+every number, so that no information is in color alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOT_MEASURED = "#8c959f"
 GRID = "#ffffff"
 
 STEPS = 32
-"""Colour steps of the legend."""
+"""Color steps of the legend."""
 
 LEGEND_WIDTH = 200
 
@@ -44,7 +44,7 @@ NUMBERS = "layer"
 
 @dataclass(frozen=True)
 class View:
-    """One way to colour the map."""
+    """One way to color the map."""
 
     title: str
     chart: Spec
@@ -162,7 +162,7 @@ def _positions(values: dict[int, float], log: bool) -> dict[int, float]:
 
 
 def _legend(title: str, stops: Sequence[float]) -> Spec:
-    """A colour bar with an axis of values."""
+    """A color bar with an axis of values."""
     steps = [{"from": a, "to": b, "fill": shade((at + 0.5) / STEPS)} for at, (a, b) in enumerate(itertools.pairwise(stops))]
     return {
         "data": {"values": steps},

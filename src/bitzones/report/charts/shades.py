@@ -1,20 +1,20 @@
-"""The colours of the layer map, and the text colour that is legible on each."""
+"""The colors of the layer map, and the text color that is legible on each."""
 
 from __future__ import annotations
 
 __all__ = ["INKS", "SHADES", "ink", "shade"]
 
 SHADES = ("#fdf3d8", "#f6b65f", "#d9622b", "#6d1020")
-"""From least to most sensitive, light to dark: the order survives grayscale print and colour blindness."""
+"""From least to most sensitive, light to dark: the order survives grayscale print and color blindness."""
 
 INKS = ("#000000", "#ffffff")
-"""Text colours; `ink` picks the one with more contrast. One of black and white always has 4.5:1 (WCAG 2.2, 1.4.3)."""
+"""Text colors; `ink` picks the one with more contrast. One of black and white always has 4.5:1 (WCAG 2.2, 1.4.3)."""
 
 Shade = tuple[int, int, int]
 
 
 def shade(position: float) -> str:
-    """The colour at a position from 0 to 1, between its two neighbours in `SHADES` in RGB, as Vega interpolates."""
+    """The color at a position from 0 to 1, between its two neighbours in `SHADES` in RGB, as Vega interpolates."""
     return "#" + "".join(f"{channel:02x}" for channel in _shade(position))
 
 

@@ -1,6 +1,6 @@
 """overview_diagram.md and technical_diagram.md: the model as a flow of layers, the recommendation, and the numbers behind it.
 
-GitHub renders their Mermaid. A zone is marked by word, sign and colour, never by colour alone.
+GitHub renders their Mermaid. A zone is marked by word, sign and color, never by color alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STYLES: dict[ZoneWord, str] = {
     "CRITICAL": "fill:#ffdcd7,stroke:#a4161a,stroke-width:4px,color:#4a0a0c",
     "INCONCLUSIVE": "fill:#e9ecef,stroke:#495057,stroke-width:2px,stroke-dasharray:2 2,color:#212529",
 }
-"""Dark text on light fills, at least 7:1; border width and dashes differ too, for print without colour."""
+"""Dark text on light fills, at least 7:1; border width and dashes differ too, for print without color."""
 
 PLAIN = "fill:#f6f8fa,stroke:#57606a,color:#24292f"
 

@@ -31,8 +31,8 @@ CHOSEN = "#c2410c"
 FLAGGED = "#b45309"
 
 
-def _colour(condition: str) -> Spec:
-    """The plan has its own colour; its name is on the axis too."""
+def _color(condition: str) -> Spec:
+    """The plan has its own color; its name is on the axis too."""
     return {"condition": {"test": condition, "value": CHOSEN}, "value": BAR}
 
 
@@ -76,11 +76,11 @@ def _accuracy_panel(analysis: Analysis, task: str, items: list[Accuracy]) -> Spe
             *({"data": {"values": [line]}, "mark": {**rule, "strokeDash": line["dash"]}, "encoding": {"x": x}} for line in lines),
             {
                 "mark": {"type": "rule", "strokeWidth": 3, **tip},
-                "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _colour("datum.chosen")},
+                "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _color("datum.chosen")},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1, **tip},
-                "encoding": {"y": y, "x": x, "color": _colour("datum.chosen")},
+                "encoding": {"y": y, "x": x, "color": _color("datum.chosen")},
             },
             {
                 "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
@@ -138,7 +138,7 @@ def _latency_panel(reference: str, phase: tuple[str, int, int], items: list[Late
         "data": {"values": rows},
         "encoding": {"y": y},
         "layer": [
-            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _colour("datum.chosen")}},
+            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _color("datum.chosen")}},
             {"mark": {"type": "rule", "strokeWidth": 3, **tip}, "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}}},
             {"mark": {"type": "tick", "thickness": 2, "size": 12, **tip}, "encoding": {"x": x | {"field": "p95"}}},
             *([_floor(x)] if floored else []),
@@ -214,7 +214,7 @@ def memory(analysis: Analysis) -> Spec | None:
         "data": {"values": rows},
         "encoding": {"y": {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}},
         "layer": [
-            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _colour("datum.chosen")}},
+            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _color("datum.chosen")}},
             {
                 "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
                 "encoding": {"x": {"value": PANEL_WIDTH + 8}, "text": {"field": "label"}},

@@ -22,9 +22,9 @@ TITLES: dict[MeasureUnit, tuple[str, str, float]] = {
 }
 """Title of the section, title of the axis, and factor of a value."""
 
-COLOURS = {"worse": "#c2410c", "better": "#0f766e", "": "#2563eb"}
+COLORS = {"worse": "#c2410c", "better": "#0f766e", "": "#2563eb"}
 SHAPES = {"worse": "triangle-up", "better": "triangle-down", "": "circle"}
-"""Change points differ in shape as well as in colour."""
+"""Change points differ in shape as well as in color."""
 
 PANEL_WIDTH, PANEL_HEIGHT = 270, 110
 
@@ -80,7 +80,7 @@ def _panel(found: Trend, name: str, points: list[Point]) -> vega.Spec:
     y = {"type": "quantitative", "title": axis, "scale": {"zero": False}}
     words = [WORDS.get(change, change) for change in SHAPES]
     told = {"field": "change", "type": "nominal", "title": None}
-    colour, shape = ({**told, "scale": {"domain": words, "range": list(chosen.values())}} for chosen in (COLOURS, SHAPES))
+    color, shape = ({**told, "scale": {"domain": words, "range": list(chosen.values())}} for chosen in (COLORS, SHAPES))
     tooltip = [{"field": field, "type": "nominal"} for field in ("figure", "run", "when", "shown", "change", "released")]
     return {
         "title": {"text": plain(name, 48), "fontSize": 11},
@@ -92,7 +92,7 @@ def _panel(found: Trend, name: str, points: list[Point]) -> vega.Spec:
             {"mark": "rule", "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
             {
                 "mark": {"type": "point", "filled": True, "size": 70},
-                "encoding": {"x": x, "y": {**y, "field": "value"}, "color": colour, "shape": shape, "tooltip": tooltip},
+                "encoding": {"x": x, "y": {**y, "field": "value"}, "color": color, "shape": shape, "tooltip": tooltip},
             },
         ],
     }

@@ -1,4 +1,4 @@
-"""A run in a terminal: the answer, the layer map in colour, the plan by zone, and the verdicts; plain lines where it is no terminal."""
+"""A run in a terminal: the answer, the layer map in color, the plan by zone, and the verdicts; plain lines where it is no terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ INK = "#000000"
 
 
 def show(analysis: Analysis, console: Console) -> None:
-    """Print the run: in colour to a terminal, else as lines of plain text."""
+    """Print the run: in color to a terminal, else as lines of plain text."""
     if not console.is_terminal:
         for line in _plain(analysis):
             console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
-"""The layer map in characters: as tables for summary.md, and as plain text for a terminal without colours.
+"""The layer map in characters: as tables for summary.md, and as plain text for a terminal without colors.
 
-A block character shows the sensitivity, a number the bits, a sign the zone; no information is in colour alone.
+A block character shows the sensitivity, a number the bits, a sign the zone; no information is in color alone.
 """
 
 from __future__ import annotations
