@@ -16,6 +16,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+import make_run
 import pytest
 from hypothesis import settings
 from imports import MEASURING, within
@@ -38,10 +39,17 @@ settings.load_profile("bitzones")
 """No test is timed, and a gate does not depend on luck: the search for new examples goes on where people work."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--update-goldens`` rewrites tests/golden before the tests run: read the diff before you commit it."""
+    parser.addoption("--update-goldens", action="store_true", help="rewrite tests/golden with what the code gives now")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make warnings errors here and not in pyproject.toml, which a run of bench/ reads too."""
     for line in FILTER_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+    if config.getoption("--update-goldens") and not hasattr(config, "workerinput"):  # under xdist: by the controller only
+        make_run.golden()
 
 
 @cache

@@ -18,7 +18,7 @@ import numpy as np
 from make_search import fisher, held_out, searched
 
 from bitzones.analysis.analyze import analyse, read_run
-from bitzones.analysis.results import Analysis, Decision
+from bitzones.analysis.results import Analysis, Caveat, Decision
 from bitzones.schema.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
 from bitzones.schema.records import (
     AccuracyCell,
@@ -152,6 +152,7 @@ def latency(variant: str, phase: Any, scale: float) -> LatencyCell:
         warmup_rounds=3,
         rounds_s=tuple(rounds.tolist()),
         kernels={} if variant == "bf16" else {"python": 84},
+        kernel_kinds={} if variant == "bf16" else {"python": "unpacked"},
     )
 
 
@@ -256,6 +257,11 @@ def decided(analysis: Analysis) -> Decision:
     return analysis.decision
 
 
+def caveats(analysis: Analysis) -> dict[str, Caveat]:
+    """The caveats by code; of several with one code, the last."""
+    return {item.code: item for item in analysis.inconclusive}
+
+
 def without(kind: type[Record], found: Iterable[Record] | None = None) -> list[Record]:
     """A partial run: the cells of a run but those of one kind."""
     return [cell for cell in (cells() if found is None else found) if not isinstance(cell, kind)]
@@ -338,7 +344,7 @@ def hostile() -> dict[str, Any]:
         if cell["variant"] == "w4":
             cell["variant"] = "w4" + NASTY
         if cell["kind"] == "latency":
-            cell["kernels"] = {NASTY: 3}
+            cell |= {"kernels": {NASTY: 3}, "kernel_kinds": {NASTY: "unpacked"}}
         if cell["kind"] == "memory":
             cell["device_used"]["status"] = NASTY
         if cell["kind"] == "sensitivity":
@@ -372,17 +378,17 @@ def small() -> list[Record]:
     found: list[Record] = []
     for variant, right in (("bf16", 34), ("w8", 34), ("w4", 31), ("w2", 12)):
         found += [accuracy("science_mini", variant, right, items=40), latency(variant, "decode", 1.0), memory(variant, 4)]
-    found.append(FailedCell(variant="w2", of="latency", detail="prefill", reason="out of memory"))
+    found.append(FailedCell(variant="w2", of="latency", detail="prefill-b1-p64", reason="out of memory"))
     found.append(accuracy("science_mini", PLAN, 33, items=40))
     return [*found, divergence(sensitivity(4, 24), "w4", 1.2), layers_cell(4), sweep, *plan_cells(sweep, 4)]
 
 
 GOLDEN = ("summary.md", "overview_diagram.md", "technical_diagram.md", "analysis.json", "plan.json")
-"""What of a report is kept as golden: the texts. The page and the pictures hold megabytes of a library, and are looked at otherwise."""
+"""Files of a report that are kept as goldens: the texts. The page and the images hold megabytes of a library."""
 
 
 def golden() -> None:
-    """Rewrite tests/golden: look at the difference before it is committed."""
+    """Rewrite tests/golden, as ``pytest --update-goldens`` does."""
     from bitzones.report.writer import write_report
 
     folder = Path(__file__).parent / "golden"
@@ -392,7 +398,3 @@ def golden() -> None:
         for path in write_report(analysis, Path(scratch)):
             if path.name in GOLDEN:
                 shutil.copyfile(path, folder / path.name)
-
-
-if __name__ == "__main__":
-    golden()

@@ -124,7 +124,7 @@ def test_a_run_with_a_budget_of_time_has_a_plan_within_it(shown: tuple[str, floa
 def test_the_report_says_where_bits_do_not_buy_time(tmp_path: Path) -> None:
     analysis = analyse(read_run(write(tmp_path, run_dict([*cells(), unit_latency(sensitivity())]))))
     said = measurements.unit_latency(analysis)
-    assert "**On this device qint8, qint4, qint2:hqq take more time than bf16: fewer bits do not buy time.**" in said
+    assert "**On this device qint8, qint4, qint2:hqq take more time than bf16: fewer bits do not save time.**" in said
     assert "| qint4     |" in said
     assert "n = 20 rounds" in said
 

@@ -188,17 +188,17 @@ def test_p_values_are_corrected_over_the_rules_that_are_tested() -> None:
 def test_a_statistic_without_order_is_nothing_to_test() -> None:
     item = read("weight kurtosis", measured(RISING, kurtosis=[3.0] * 30), None, TOP)
     assert (item.spearman, item.p, item.flagged, item.precision, item.recall) == (None, None, (), None, None)
-    assert (item.verdict, item.reason) == ("nothing to test", "weight kurtosis is the same in every layer")
+    assert (item.verdict, item.reason) == ("nothing to test", "constant_statistic")
 
 
 def test_sensitivity_without_order_cannot_tell() -> None:
     item = read("weight kurtosis", measured([1.0] * 30, kurtosis=RISING), None, TOP)
-    assert (item.spearman, item.verdict, item.reason) == (None, "inconclusive", "all layers are equally sensitive")
+    assert (item.spearman, item.verdict, item.reason) == (None, "inconclusive", "equal_sensitivity")
 
 
 @pytest.mark.parametrize(
     ("seed", "width", "reason"),
-    [(9, 30, "the correlation is not told from none (adjusted p = "), (8, 20, "the interval of the correlation reaches down to 0.1")],
+    [(9, 30, "correlation_not_told"), (8, 20, "correlation_may_be_slight")],
 )
 def test_a_middling_order_cannot_tell(seed: int, width: float, reason: str) -> None:
     """Correlations of 0.25, no wonder by chance, and of 0.43, which chance does not explain but which may be next to none."""
@@ -207,7 +207,7 @@ def test_a_middling_order_cannot_tell(seed: int, width: float, reason: str) -> N
     assert item.spearman is not None
     assert item.spearman.low < 0.1 < 0.5 < item.spearman.high
     assert item.verdict == "inconclusive"
-    assert item.reason.startswith(reason)
+    assert item.reason == reason
 
 
 def test_weight_error_is_that_of_the_lowest_format() -> None:
@@ -227,7 +227,7 @@ def test_a_right_order_that_misses_the_critical_layers_is_not_said_to_hold() -> 
     score = [*RISING[:24], *[0.5] * 6]
     item = read("weight kurtosis", measured([*RISING[:24], *[0.6] * 6], kurtosis=score), None, TOP)
     assert item.precision == wilson_interval(0, 6)
-    assert (item.verdict, item.reason) == ("inconclusive", "it orders layers, but its top ones are critical no more often than random ones")
+    assert (item.verdict, item.reason) == ("inconclusive", "top_layers_at_random")
 
 
 @pytest.mark.parametrize(
@@ -247,12 +247,12 @@ def test_thresholds_are_those_of_the_claim(rule: str, statistic: str, above: flo
     assert item.p == pytest.approx(hypergeom.sf(5, 30, 6, 6))
     assert item.verdict == "holds"
     wrong = read(rule, source, layers(30, **{statistic: values}), frozenset(range(6)))
-    assert (wrong.verdict, wrong.reason) == ("does not hold", "most layers that it flags are not critical")
+    assert (wrong.verdict, wrong.reason) == ("does not hold", "mostly_not_critical")
     nobody = read(rule, source, layers(30, **{statistic: [below] * 30}), TOP)
-    assert (nobody.verdict, nobody.reason, nobody.p, nobody.precision) == ("nothing to test", "flags no layer", None, None)
+    assert (nobody.verdict, nobody.reason, nobody.p, nobody.precision) == ("nothing to test", "flags_none", None, None)
     assert nobody.recall == wilson_interval(0, 6)
     everybody = read(rule, source, layers(30, **{statistic: [above] * 30}), TOP)
-    assert (everybody.verdict, everybody.reason) == ("nothing to test", "flags every layer")
+    assert (everybody.verdict, everybody.reason) == ("nothing to test", "flags_all")
 
 
 def test_better_than_chance_and_yet_mostly_wrong_is_not_said_to_hold() -> None:
@@ -271,7 +271,7 @@ def test_flags_at_base_rate_are_not_told_from_chance() -> None:
     item = read("sparsity above 15%", measured(range(1, 33)), layers(32, sparsity=values), frozenset(range(6, 14)))
     assert item.precision is not None
     assert (item.precision.value, item.base_rate, item.verdict) == (0.25, 0.25, "inconclusive")
-    assert item.reason.startswith("not told from a random set")
+    assert item.reason == "not_told_from_random"
 
 
 def test_flags_below_base_rate_do_not_hold() -> None:
@@ -279,7 +279,7 @@ def test_flags_below_base_rate_do_not_hold() -> None:
     values = [0.2 if layer < 40 else 0.1 for layer in range(80)]
     item = read("sparsity above 15%", measured(range(1, 81)), layers(80, sparsity=values), frozenset(range(8, 80)))
     assert item.precision == wilson_interval(32, 40)
-    assert (item.verdict, item.reason) == ("does not hold", "a random set of equal size does better")
+    assert (item.verdict, item.reason) == ("does not hold", "worse_than_random")
 
 
 def test_first_half_safe_is_about_where_critical_layers_lie() -> None:
@@ -289,7 +289,7 @@ def test_first_half_safe_is_about_where_critical_layers_lie() -> None:
     assert right.p == pytest.approx(hypergeom.sf(5, 30, 6, 15))
     assert right.verdict == "holds"
     wrong = read("first half safe", measured(RISING), None, frozenset(range(6)))
-    assert (wrong.verdict, wrong.reason) == ("does not hold", "most critical layers lie where it sees none")
+    assert (wrong.verdict, wrong.reason) == ("does not hold", "mostly_missed")
 
 
 @pytest.mark.parametrize(("total", "half", "quarter"), [(12, 6, 9), (30, 15, 22), (15, 7, 11)])
@@ -305,7 +305,7 @@ def test_a_sweep_over_some_layers_keeps_their_place() -> None:
     assert read("first half safe", source, layers(60), frozenset()).flagged == ()
 
 
-@pytest.mark.parametrize(("critical", "reason"), [(frozenset(), "no layer is critical"), (frozenset(range(30)), "every layer is critical")])
+@pytest.mark.parametrize(("critical", "reason"), [(frozenset(), "none_critical"), (frozenset(range(30)), "all_critical")])
 def test_without_a_difference_rules_that_name_layers_have_nothing_to_test(critical: frozenset[int], reason: str) -> None:
     readings = {item.rule: item for item in audit(measured(RISING, kurtosis=RISING), None, critical)}
     named, ordered = readings["last quarter critical"], readings["weight kurtosis"]
@@ -323,11 +323,9 @@ def test_what_was_not_measured_is_said() -> None:
         "last quarter critical",
     }
     item = readings["entropy below 1.0"]
-    assert (item.reason, item.layers, item.base_rate) == ("no layer has a value of entropy", 0, None)
+    assert (item.reason, item.layers, item.base_rate) == ("no_statistic", 0, None)
     nothing = audit(measured([None] * 30, kurtosis=RISING), layers(30), TOP)
-    assert {(item.verdict, item.reason) for item in nothing} == {
-        ("not measured", "no layer has a sensitivity at the format with the fewest bits")
-    }
+    assert {(item.verdict, item.reason) for item in nothing} == {("not measured", "no_sensitivity")}
 
 
 def test_layers_without_attention_are_left_out_of_rules_about_it() -> None:
@@ -347,7 +345,7 @@ def test_layers_without_sensitivity_are_left_out() -> None:
     assert read("last quarter critical", measured(values), None, TOP).flagged == tuple(range(22, 29))
 
 
-@pytest.mark.parametrize(("n", "sequences", "reason"), [(9, 24, "fewer than 10 layers"), (30, 19, "fewer than 20 sensitivity sequences")])
+@pytest.mark.parametrize(("n", "sequences", "reason"), [(9, 24, "few_layers"), (30, 19, "few_sequences")])
 def test_too_little_cannot_tell(n: int, sequences: int, reason: str) -> None:
     assert MIN_SEQUENCES == 20
     source = measured(RISING[:n], kurtosis=RISING[:n], sequences=sequences)

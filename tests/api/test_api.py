@@ -106,7 +106,7 @@ def test_every_committed_run_is_analyzed(path: Path) -> None:
     assert bitzones.analyze(bitzones.read_run(path)).to_json() == found.to_json()
     if found.decision is None:
         assert found.model.random_weights
-        with pytest.raises(bitzones.PlanError, match="there is no plan: the model's weights are random"):
+        with pytest.raises(bitzones.PlanError, match="there is no plan: the model has random weights"):
             _ = found.plan
 
 

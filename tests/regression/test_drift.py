@@ -186,8 +186,8 @@ def test_the_command_takes_a_history_and_says_what_it_does_not_know(tmp_path: Pa
     old, new, page = (str(tmp_path / name) for name in ("old.json", "new.json", "delta.md"))
     alone = CliRunner().invoke(app, ["compare", old, new, "-o", page])
     assert alone.exit_code == 1
-    assert "is not known: it takes a --history folder with 4 runs" in alone.output
-    assert "is not known: it takes a `--history` folder" in Path(page).read_text(encoding="utf-8")
+    assert "is unknown: it needs a --history folder with 4 runs" in alone.output
+    assert "is unknown: it needs a `--history` folder" in Path(page).read_text(encoding="utf-8")
     for arguments in ([old, new, "--history", str(kept)], [new, "--against", str(kept)]):
         known = CliRunner().invoke(app, ["compare", *arguments, "-o", page, "--json", f"{page}.json"])
         assert known.exit_code == 0, known.output

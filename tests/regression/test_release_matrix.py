@@ -50,7 +50,7 @@ def test_the_same_release_twice_is_the_same_in_everything(tmp_path: Path) -> Non
     assert matrix_lines(found) == [
         "first: accuracy same; KL to the reference same; stored bytes same; quantized as asked, saved and loaded same"
     ]
-    assert "All 25 figures are the same." in matrix_page(found)
+    assert "All 25 metrics are the same." in matrix_page(found)
 
 
 def test_what_a_release_makes_worse_is_said_in_its_column(tmp_path: Path) -> None:

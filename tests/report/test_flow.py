@@ -1,4 +1,4 @@
-"""The diagrams are read by Mermaid itself, at three depths and with hostile names, and tell zones by more than colour."""
+"""The diagrams are read by Mermaid itself, at three depths and with hostile names, and tell zones by more than color."""
 
 from __future__ import annotations
 
@@ -136,12 +136,12 @@ def test_a_layer_s_units_are_summed_and_its_formats_listed(analyses: dict[str, A
 
 def test_what_failed_is_said_and_not_drawn_as_measured(tmp_path: Path) -> None:
     text = technical(analyse(read_run(write(tmp_path, run_dict(small())))))
-    assert "Not measured at qint2:hqq, or not in all units, and drawn as 0 or too low: layers 1." in text
+    assert "Not or not fully measured at qint2:hqq, and drawn too low: layers 1." in text
 
 
 def test_the_recommendation_asks_for_a_measurement(analyses: dict[str, Analysis]) -> None:
     flow = blocks(overview(analyses["12"]))[1]
-    assert "measure the plan<br/>before it is shipped" in flow
+    assert "measure the plan<br/>before you ship it" in flow
     assert "layers 3, 7-8<br/>store in qint2:hqq" in flow
 
 
@@ -173,14 +173,14 @@ def test_a_fence_cannot_be_closed_from_inside(analyses: dict[str, Analysis], nam
         assert "<script" not in text
 
 
-def luminance(colour: str) -> float:
-    channels = [int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5)]
+def luminance(color: str) -> float:
+    channels = [int(color[index : index + 2], 16) / 255 for index in (1, 3, 5)]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("zone", STYLES)
-def test_colours_have_the_contrast_of_wcag_aaa(zone: str) -> None:
+def test_colors_have_the_contrast_of_wcag_aaa(zone: str) -> None:
     style = dict(step.split(":", 1) for step in STYLES[zone].split(","))  # type: ignore[index]
     ground, text, border = (luminance(style[key]) for key in ("fill", "color", "stroke"))
     assert (ground + 0.05) / (text + 0.05) >= 7

@@ -62,7 +62,7 @@ def test_bytes_of_the_quantized_units(analysis: Analysis) -> None:
 
 
 def test_kinds_are_told_apart_by_shape_too() -> None:
-    assert len({sign.shape for sign in KINDS.values()}) == len(KINDS) == len({sign.colour for sign in KINDS.values()})
+    assert len({sign.shape for sign in KINDS.values()}) == len(KINDS) == len({sign.color for sign in KINDS.values()})
 
 
 def test_kinds(analysis: Analysis) -> None:

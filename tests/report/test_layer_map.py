@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from make_run import analysed, cells, decided, small, without
 
 from bitzones.analysis.results import Analysis
-from bitzones.report.charts.layer_map import INKS, NOT_MEASURED, SHADES, SIGNS, ink, layer_map, places, shade, views
+from bitzones.report.charts.layer_map import NOT_MEASURED, layer_map, views
+from bitzones.report.charts.places import SIGNS, places
+from bitzones.report.charts.shades import INKS, SHADES, ink, shade
 from bitzones.schema.records import LayersCell, SensitivityCell
 
 alt = pytest.importorskip("altair", reason="altair holds the schema of Vega-Lite")
@@ -77,8 +79,8 @@ def test_nothing_to_map(tmp_path: Path) -> None:
 def contrast(a: str, b: str) -> float:
     """WCAG 2.2, from its definition."""
 
-    def luminance(colour: str) -> float:
-        channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        channels = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 

@@ -9,7 +9,7 @@ import pytest
 from make_run import SENSITIVE, planned, run_dict, sensitivity, write
 
 from bitzones.analysis.analyze import analyse, read_run
-from bitzones.analysis.results import Analysis
+from bitzones.analysis.results import Analysis, SlowPath
 from bitzones.report.charts.vega import Spec
 from bitzones.report.mermaid import metric_charts
 
@@ -51,7 +51,7 @@ def test_slow_paths_disturbances_and_the_floor_are_said(analysis: Analysis) -> N
     first, second, third, *rest = (item.model_copy(update={"roofline_s": None, "slow_path": None}) for item in analysis.latency)
     told = (
         first.model_copy(update={"roofline_s": first.median_s / 2, "times_roofline": 2.0}),
-        second.model_copy(update={"slow_path": "decoding is slower"}),
+        second.model_copy(update={"slow_path": SlowPath(code="unpacked", times=3.0, modules=8, of=8, kernels=("plain",))}),
         third.model_copy(update={"contended": ("hot",)}),
     )
     made = metric_charts.latency(analysis.model_copy(update={"latency": (*told, *rest)}))

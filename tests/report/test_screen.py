@@ -1,4 +1,4 @@
-"""A terminal shows what the page shows: in colour where somebody looks, as plain lines in a pipe."""
+"""A terminal shows what the page shows: in color where somebody looks, as plain lines in a pipe."""
 
 from __future__ import annotations
 

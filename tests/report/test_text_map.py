@@ -1,4 +1,4 @@
-"""The map in characters says by sign, block and number what the coloured one says, and folds deep models."""
+"""The map in characters says by sign, block and number what the colored one says, and folds deep models."""
 
 from __future__ import annotations
 

@@ -137,3 +137,12 @@ def test_nothing_that_was_given_is_changed() -> None:
     assert found["start"] == {"units": {"a": "qint4"}}
     assert found["rounds"] == [{"around": [{"unit": "a"}], "trials": []}]
     assert UnitLatencyCell.model_fields["kind"].default == migrations.cell({"schema": 3, "kind": "part_latency"})["kind"]
+
+
+def test_kinds_of_kernels_of_older_files_are_read_off_their_names() -> None:
+    """Quanto's plain packing and what an interpreter computes are unpacked at every product; its other classes are fused."""
+    kernels = {"dense": 1, "WeightQBitsTensor": 2, "python": 3, "AWQWeightQBitsTensor": 4, "WeightQBytesTensor": 5}
+    found = migrations.cell({"schema": 3, "kind": "latency", "kernels": kernels})
+    kinds = dict(zip(kernels, ("dense", "unpacked", "unpacked", "fused", "fused"), strict=True))
+    assert (found["kernel_kinds"], found["kernels"]) == (kinds, kernels)
+    assert "kernel_kinds" not in migrations.cell({"schema": 3, "kind": "memory"})

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bitzones.allocation.relaxation import Floats, Integers, improve, pick, relax, undominated
 from bitzones.schema.errors import PlanError
+from bitzones.schema.index import index_of
 from bitzones.schema.records import SensitivityCell
 
 __all__ = ["Menu", "budget_bytes", "cheapest", "cheapest_many", "menu_of", "solve", "solve_many"]
@@ -88,8 +89,7 @@ class Menu:
 
 def menu_of(cell: SensitivityCell, formats: tuple[str, ...], reference: str) -> Menu:
     """What the measurements offer: every format that was measured on a unit, and the reference, whose KL is 0 by definition."""
-    columns = {name: index for index, name in enumerate(formats)}
-    rows = {unit.name: index for index, unit in enumerate(cell.units)}
+    columns, rows = index_of(formats), index_of(unit.name for unit in cell.units)
     stored = np.zeros((len(rows), len(formats) + 1), dtype=np.int64)
     stored[:, -1] = [unit.reference_bytes for unit in cell.units]
     offered = np.zeros(stored.shape, dtype=np.bool_)

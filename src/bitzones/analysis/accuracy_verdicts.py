@@ -1,7 +1,6 @@
-"""What each variant still gets right, how sure that is, and whether it is worse than the reference on the same items.
+"""Accuracy of every variant, and whether it is worse than the reference on the same items.
 
-Several variants are compared with one reference, so their p-values are corrected together: one family per task and metric. This module
-does not know how an item was asked.
+P-values of the variants of one task and metric are corrected together.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["accuracies", "asked"]
 
 @dataclass(frozen=True)
 class _Answers:
-    """One cell read by one metric."""
+    """The answers of one cell under one metric."""
 
     cell: AccuracyCell
     metric: str
@@ -38,7 +37,7 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Flips:
-    """Items by what became of them: ``right`` is what the reference has right, ``changed`` are wrong before and after, but otherwise."""
+    """Numbers of items: ``right`` in the reference, ``lost``, ``gained``, and ``changed`` from one wrong answer to another."""
 
     n: int
     right: int
@@ -48,7 +47,7 @@ class _Flips:
 
 
 def asked(cells: Iterable[AccuracyCell]) -> tuple[Asked, ...]:
-    """How every task was asked, read off the first of its cells: the others agree with it."""
+    """Settings of every task, read off its first cell, with which the others agree."""
     first: dict[str, AccuracyCell] = {}
     for cell in cells:
         first.setdefault(cell.task, cell)
@@ -72,9 +71,9 @@ def asked(cells: Iterable[AccuracyCell]) -> tuple[Asked, ...]:
 
 
 def accuracies(cells: Iterable[AccuracyCell], variants: dict[str, str], reference: str) -> tuple[Accuracy, ...]:
-    """Every accuracy cell decided, paired with the reference's cell of the same task where there is one.
+    """Accuracy of every cell, paired with the reference's cell of the same task where there is one.
 
-    A family stands together: all variants of a task by one metric, then all by the other.
+    Ordered by task, metric and variant.
     """
     families: dict[tuple[str, str], list[_Answers]] = {}
     tasks: dict[str, int] = {}
@@ -129,7 +128,7 @@ def _paired(flips: _Flips, p_value: float, p_adjusted: float, tests: int) -> Pai
         difference=paired_difference(flips.lost, flips.gained, flips.n),
         minimum_detectable_effect=drop
         if drop is not None and drop <= flips.right / flips.n
-        else None,  # nobody can lose more than they have
+        else None,  # a loss cannot exceed the reference's accuracy
         verdict=verdict(flips.lost, flips.gained, flips.n, p_value=p_adjusted),
     )
 

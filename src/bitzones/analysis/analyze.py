@@ -1,8 +1,4 @@
-"""Where a run becomes an analysis: every question that a run can answer is asked once, in one place.
-
-Nothing is decided here: the modules of this folder are asked in the order in which one needs another. It does not know how anything was
-measured, nor how an analysis is shown.
-"""
+"""Turns a run into an analysis by calling the modules of this package in order of dependency."""
 
 from __future__ import annotations
 
@@ -61,20 +57,17 @@ class _Found:
 
     @property
     def planned(self) -> dict[str, str] | None:
-        """The searched plan, unit to format, where the run holds it: what variant `PLAN` is."""
+        """The searched plan, unit to format, which variant `PLAN` is quantized by; None where the run has none."""
         if self.search is not None:
             return self.search.found.units
         return next((plan.units for plan in self.plans.plans if plan.origin == "search"), None) if self.plans else None
 
     def answered_as(self, units: dict[str, str], baselines: Iterable[str]) -> str | None:
-        """The variant that is a plan: the searched one, or the best of its origin among the baselines that answer the tasks; else None."""
+        """The variant that is quantized by a plan: the searched one, or the best plan of a baseline origin; None if there is none."""
         if self.planned == units:
             return PLAN
-        for name in baselines:
-            made = [plan for plan in self.plans.plans if plan.origin == name and plan.kl_nats is not None] if self.plans else []
-            if made and min(made, key=lambda plan: sum(plan.kl_nats or ())).units == units:
-                return name
-        return None
+        made = ((name, self.plans.best_of(name)) for name in baselines) if self.plans else ()
+        return next((name for name, plan in made if plan is not None and plan.units == units), None)
 
 
 def _found(run_file: RunFile, reference: str) -> _Found:
@@ -89,12 +82,12 @@ def _found(run_file: RunFile, reference: str) -> _Found:
 
 
 def _without_sweep(run_file: RunFile) -> str:
-    """Why there is no plan in a run without a sensitivity cell."""
+    """Why a run without a sensitivity cell has no plan."""
     for cell in run_file.of(FailedCell):
         if cell.of == "sensitivity":
             return one_line(f"sensitivity {cell.status}: {cell.reason}")
     if run_file.run.model is not None and run_file.run.model.random_weights:
-        return "the model's weights are random, and the sensitivity of such says nothing"
+        return "the model has random weights, whose sensitivity is meaningless"
     return "no sensitivity was measured (was bench/test_sensitivity.py deselected?)"
 
 
@@ -103,7 +96,7 @@ def _failure(cell: FailedCell) -> Failure:
 
 
 def _took(run_file: RunFile) -> tuple[Took, ...]:
-    """Time by kind of cell; of one that failed, what is timed is not the attempt."""
+    """Time by kind of cell, without failed cells, whose recorded time is not that of the attempt."""
     found: dict[str, list[float | None]] = {}
     for cell, seconds in zip(run_file.cells, run_file.times, strict=True):
         if not isinstance(cell, FailedCell):
@@ -120,7 +113,7 @@ def _decided(
     chosen: plans.Chosen | None,
     found: _Found,
 ) -> tuple[Decision | None, str | None]:
-    """The decision, or why there is none."""
+    """The decision, or the reason why there is none."""
     if measured is None:
         return None, _without_sweep(run_file)
     try:
@@ -133,7 +126,7 @@ def _decided(
 
 
 def _with_accuracy(decision: Decision, found: _Found, answered: Iterable[Accuracy], baselines: Iterable[str]) -> Decision:
-    """The decision, its plan with the accuracy of the variant that is that plan; as it was where the plan answered no task."""
+    """The decision with the accuracy of the variant quantized by its plan; unchanged where there is no such variant."""
     variant = found.answered_as(decision.plan.units, baselines)
     if variant is None:
         return decision
@@ -152,8 +145,7 @@ def _rules(run: Run, measured: layer_sensitivity.Measured | None, layers: Layers
     critical = zones.never_lowest(decision.layer_zones, agreement)
     return RuleAudit(
         format=measured.formats[-1],
-        average_bits=decision.plan.budget.average_bits,
-        within=decision.plan.budget.words,
+        budget=decision.plan.budget,
         agreement=agreement,
         critical=critical,
         rules=heuristics.audit(measured, layers, frozenset(critical), run.model.layers if run.model else None),
@@ -174,16 +166,16 @@ def _calibration(run: Run) -> CalibratedFormats | None:
 
 
 def _unswept(run: Run, sweep: SensitivityCell | None) -> tuple[int, ...]:
-    """Layers of the model that the sweep left out."""
+    """Layers of the model that were not swept."""
     if sweep is None or run.model is None:
         return ()
     return tuple(sorted(set(range(run.model.layers)) - {unit.layer for unit in sweep.units}))
 
 
 def analyse(run_file: RunFile) -> Analysis:
-    """Decide everything that the run can carry. The same run file gives the same analysis, to the last digit.
+    """The analysis of a run: deterministic to the last digit.
 
-    A run without sensitivities, or with a budget that no plan meets, gives an analysis without a decision, which says why.
+    A run without sensitivities, or with a budget that no plan meets, gives an analysis without a decision and the reason in `no_decision`.
 
     Raises:
         RunFileError: no cell has a result.

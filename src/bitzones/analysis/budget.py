@@ -1,7 +1,4 @@
-"""What the profile's budget is in bytes, where it gives bits and where it gives a tolerance.
-
-This module does not know how a plan within it is found.
-"""
+"""The profile's budget in bytes or nanoseconds, whether it is given in bits, as a tolerance, or as a share of time."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ __all__ = ["budget_of"]
 
 
 def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | None = None) -> PlanBudget:
-    """What the profile allows: bits as they are, a tolerance as the bytes that the search found for it, or else that its sum needs.
+    """The budget. A tolerance becomes the bytes that the search found for it, or else those of the additive plan that keeps it.
 
     Raises:
         PlanError: no plan meets it; the message gives the feasible range.
@@ -43,7 +40,7 @@ def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | Non
 
 
 def _tolerance(measured: Measured, menu: Menu, run: Run) -> float:
-    """Nats per token: as given, or the sum of the separate sensitivities at the format of the variant that it names."""
+    """Nats per token: as given, or the sum of separate sensitivities at the format of the variant that it names."""
     asked = run.profile.budget
     if isinstance(asked.tolerance, float):
         return asked.tolerance

@@ -1,6 +1,6 @@
-"""Several runs beside each other: do the same layers matter for another task or another model, and which do not?
+"""Several runs side by side: do the same layers matter on another task or in another model, and which do not?
 
-Layers are matched by number, so two models are compared only where they have as many. This module does not know how a ranking came about.
+Layers are matched by number, so models of different depth are not compared.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,7 @@ __all__ = ["Pair", "Shift", "pairs"]
 
 @dataclass(frozen=True)
 class Shift:
-    """A layer whose rank is told to differ between two runs: the 95% intervals of the two ranks are disjoint."""
+    """A layer whose rank differs between two runs: the 95% intervals of its two ranks are disjoint."""
 
     layer: int
     first: LayerRank
@@ -29,10 +30,11 @@ class Shift:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs, by their place in the list.
+    """Two runs, by their index in the list.
 
     ``spearman`` correlates the layers' KLs, with an interval that takes layers as a sample and the KLs as known; None where fewer than
-    `MIN_PAIRS` layers have both or one run orders none. ``reason`` says why there is no comparison at all; empty where there is one.
+    `MIN_PAIRS` layers have both or one run orders none. ``reason`` is why there is no comparison, else None: the models differ in
+    ``depths``, their numbers of layers (None where not recorded), or no layer was measured in both.
     """
 
     first: int
@@ -40,11 +42,12 @@ class Pair:
     layers: int
     spearman: Interval | None
     shifts: tuple[Shift, ...]
-    reason: str = ""
+    depths: tuple[int | None, int | None]
+    reason: Literal["depths", "no_shared_layer"] | None = None
 
 
 def pairs(analyses: tuple[Analysis, ...]) -> tuple[Pair, ...]:
-    """Every two runs against each other, in the order given."""
+    """Every pair of runs, in the order given."""
     return tuple(_pair(analyses, first, second) for first, second in combinations(range(len(analyses)), 2))
 
 
@@ -52,15 +55,17 @@ def _pair(analyses: tuple[Analysis, ...], first: int, second: int) -> Pair:
     a, b = analyses[first], analyses[second]
     ranks = [{item.layer: item for item in side.ranking} for side in (a, b)]
     shared = sorted(ranks[0].keys() & ranks[1].keys())
-    depths = [side.model.layers if side.model else None for side in (a, b)]
+    depths = _depth(a), _depth(b)
     if depths[0] != depths[1]:
-        return Pair(
-            first, second, 0, None, (), f"the models have {depths[0]} and {depths[1]} layers: which would be the same one is not known"
-        )
+        return Pair(first, second, 0, None, (), depths, "depths")
     if not shared:
-        return Pair(first, second, 0, None, (), "no layer was measured in both")
+        return Pair(first, second, 0, None, (), depths, "no_shared_layer")
     shifts = (Shift(layer, ranks[0][layer], ranks[1][layer]) for layer in shared)
-    return Pair(first, second, len(shared), _spearman(ranks, shared), tuple(item for item in shifts if _apart(item)))
+    return Pair(first, second, len(shared), _spearman(ranks, shared), tuple(item for item in shifts if _apart(item)), depths)
+
+
+def _depth(analysis: Analysis) -> int | None:
+    return analysis.model.layers if analysis.model else None
 
 
 def _spearman(ranks: list[dict[int, LayerRank]], shared: list[int]) -> Interval | None:

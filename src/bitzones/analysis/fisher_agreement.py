@@ -1,7 +1,7 @@
-"""The Fisher proxy beside what was measured: whether it puts the units in the same order, and where it does not.
+"""The Fisher proxy against the sweep: whether both rank the units alike, and where they differ.
 
-The proxy costs a few backward passes where the sweep costs hundreds of forward ones; whether it can stand in for the sweep is a question
-to each model and format. This module does not know how a score was computed: a unit's KL is about mean(a^2) / 2 (`records.UnitScores`).
+The proxy costs a few backward passes, the sweep hundreds of forward passes; whether the proxy can replace the sweep depends on model and
+format. A unit's KL is about mean(a^2) / 2 over its scores a (`records.UnitScores`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bitzones.stats.intervals import MIN_SEQUENCES, Estimate, Interval, bootstra
 __all__ = ["MOST_DISAGREEMENTS", "ProxyScores", "agreement", "proxy_scores"]
 
 MOST_DISAGREEMENTS = 3
-"""Units that are named: the worst are what somebody would look at, and more hide them."""
+"""Most units listed per format."""
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ class ProxyScores:
     scores: Mapping[tuple[str, str], Floats]
 
     def of_plan(self, units: Mapping[str, str], reference: str) -> Estimate | None:
-        """The KL of a whole plan to second order, interactions included, nats per token; None where a score is missing."""
+        """Second-order estimate of a plan's KL, interactions included, nats per token; None where a score is missing."""
         changed = [(unit, name) for unit, name in units.items() if name != reference]
         if any(pair not in self.scores for pair in changed):
             return None
@@ -61,7 +61,7 @@ def proxy_scores(cell: FisherCell, resamples: int, seed: int) -> ProxyScores:
 
 
 def agreement(found: ProxyScores, measured: Measured) -> tuple[FisherReading, ...]:
-    """The proxy against the sweep, format by format from most to fewest bits; a format without a unit that has both is left out."""
+    """The proxy against the sweep, by format from most to fewest bits; formats without a common unit are left out."""
     readings = []
     for column, name in enumerate(measured.formats):
         done = {item.unit for item in measured.cell.measurements if item.format == name and item.kl_nats is not None}

@@ -1,7 +1,6 @@
-"""Whether a plan can be served by engines that fuse modules: those of one group must then be stored alike.
+"""Whether engines that fuse modules can serve a plan: all modules of a fused group must have one format.
 
-Only a plan of single modules can break a group. This module does not know which engine fuses what: the run says which modules read the same
-tensor.
+Only a plan of single modules can split a group. The run file records which modules read the same tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ __all__ = ["fused"]
 
 
 def fused(units: Iterable[Unit], formats: Mapping[str, str]) -> Fused | None:
-    """How many groups of several modules a plan splits, and which; None where no unit says what it is fused into.
+    """How many fused groups a plan splits, and which; None where no unit belongs to such a group.
 
     Args:
         units: of the run.

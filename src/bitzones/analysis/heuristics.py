@@ -1,23 +1,22 @@
-"""Do the rules of thumb hold on this model? What people guess sensitivity from, tested against sensitivity as it was measured.
+"""Rules of thumb for layer sensitivity, tested against measured sensitivity.
 
 A rule either names layers ("sparsity above 15%") or orders them ("the higher the weight kurtosis, the more sensitive"). Sensitivity of a
-layer is the sum of its units' KL at the format with the fewest bits; critical are the layers that the caller says so of: this module does
-not know how a plan comes about, and a layer that is critical at one budget need not be at another. A statistic is read as a layer's own;
-layers are taken as a sample of layers like them, which is what Wilson's interval and the tests below are about.
+layer is the sum of its units' KL at the lowest format; the caller says which layers are critical, which depends on the budget. Layers are
+taken as a random sample, as Wilson's interval and the tests below assume.
 
-A verdict is one of five fixed words:
+The verdicts:
 
     not measured      no layer has both the statistic and a sensitivity
-    nothing to test   the rule tells no layers apart, or no layer (or every one) is critical, so that any rule is as right
-    holds             p, Holm-corrected over all rules tested, is below 5%, and the rule is of use:
-                      for a rule that names layers, the share that it claims is at least `MOSTLY`;
+    nothing to test   the rule does not separate layers, or no layer or every layer is critical
+    holds             p, Holm-corrected over all rules tested, is below 5%, and the rule is useful:
+                      for a rule that names layers, its precision or recall is at least `MOSTLY`;
                       for one that orders them, the interval of Spearman's correlation lies above `SLIGHT` and reaches `USEFUL`, and its
                       top layers, as many as are critical, are critical more often than random ones
-    does not hold     the 95% interval excludes that it is of use: the claimed share lies below `MOSTLY` or below what a random set of
-                      equal size gets, or the correlation below `USEFUL`
+    does not hold     the 95% interval excludes usefulness: precision or recall below `MOSTLY` or below that of a random set of the same
+                      size, or a correlation below `USEFUL`
     inconclusive      anything else; always below `MIN_SEQUENCES` sequences or `MIN_PAIRS` layers
 
-Only "holds" is corrected for the number of rules: it is the answer that somebody would act on.
+Only "holds" is corrected for the number of rules, because it is the verdict that users act on.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitzones.analysis.layer_sensitivity import Measured, layers_of
-from bitzones.analysis.plan_verdicts import RuleReading, RuleVerdict
+from bitzones.analysis.plan_verdicts import RuleReading, RuleReason, RuleVerdict
 from bitzones.analysis.rules_of_thumb import RULES, Rule, statistics
 from bitzones.schema.records import LayersCell
 from bitzones.stats.correlation import MIN_PAIRS, spearman, spearman_interval, spearman_p
@@ -38,21 +37,21 @@ from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Interval, holm, wilso
 __all__ = ["MOSTLY", "SLIGHT", "USEFUL", "audit"]
 
 MOSTLY = 0.5
-"""A claim about layers is right where it is right more often than wrong; what it says of fewer is the exception, not the rule."""
+"""Least precision or recall of a rule that holds: right more often than wrong."""
 
 SLIGHT = 0.1
-"""A correlation that may be this low is none to speak of: Cohen's small effect (1988)."""
+"""A correlation no stronger than this is negligible: Cohen's small effect (1988)."""
 
 USEFUL = 0.5
-"""A correlation below it explains less than a quarter of the order's variance: Cohen's large effect (1988), too little to choose by."""
+"""A correlation below this explains less than a quarter of the variance of ranks: Cohen's large effect (1988)."""
 
 Floats = NDArray[np.float64]
-Answer = tuple[RuleVerdict, str]
+Answer = tuple[RuleVerdict, RuleReason]
 
 
 @dataclass(frozen=True)
 class _Sensitivity:
-    """Of whole layers at the format with the fewest bits, nats per token: ``values[n]``, ``resampled[r, n]``."""
+    """Sensitivity of whole layers at the lowest format, nats per token: ``values[n]``, ``resampled[r, n]``."""
 
     layers: tuple[int, ...]
     values: Floats
@@ -62,7 +61,7 @@ class _Sensitivity:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What a verdict on a rule is made of; everything is about the layers that have both the statistic and a sensitivity."""
+    """The inputs of a verdict, over the layers that have both the statistic and a sensitivity."""
 
     rule: Rule
     layers: tuple[int, ...]
@@ -74,7 +73,7 @@ class _Facts:
 
     @property
     def names(self) -> bool:
-        """Whether the rule names layers; otherwise it orders them."""
+        """Whether the rule names layers rather than ordering them."""
         return self.rule.threshold is not None
 
     @property
@@ -101,8 +100,8 @@ def audit(measured: Measured, layers: LayersCell | None, critical: frozenset[int
     Args:
         measured: sensitivity with its resamples; a layer with a unit that was not measured at the format with the fewest bits is left out.
         layers: activation and attention statistics; None where they were not measured.
-        critical: the layers that have to be kept above the lowest format.
-        total: layers of the model, for the rules about position; without it, up to the last one that is named anywhere.
+        critical: the layers that must stay above the lowest format.
+        total: number of layers of the model, for rules about position; by default, up to the last layer in the data.
     """
     sensitivity, values = _layer_sensitivity(measured), statistics(measured, layers, total)
     facts = [_facts(rule, values[rule.statistic], sensitivity, critical) for rule in RULES]
@@ -133,7 +132,7 @@ def _facts(rule: Rule, statistic: dict[int, float], sensitivity: _Sensitivity, c
 
 
 def _top(score: Floats, count: int) -> NDArray[np.bool_]:
-    """The ``count`` highest scores, with all that tie with the last of them; none where all are alike, for then none is high."""
+    """The ``count`` highest scores and ties with the last of them; none where all scores are equal."""
     if not count or score.min() == score.max():
         return np.zeros(len(score), dtype=np.bool_)
     return np.asarray(score >= np.sort(score)[-count])
@@ -158,26 +157,26 @@ def _p(facts: _Facts, sensitivity: _Sensitivity) -> float:
 
 
 def _at_random(hits: int, layers: int, critical: int, flagged: int) -> float:
-    """The chance that a random set of ``flagged`` layers holds ``hits`` critical ones or more: the hypergeometric law, in whole numbers."""
+    """The probability that a random set of ``flagged`` layers has at least ``hits`` critical ones: the hypergeometric distribution."""
     ways = sum(math.comb(critical, k) * math.comb(layers - critical, flagged - k) for k in range(hits, min(critical, flagged) + 1))
     return ways / math.comb(layers, flagged)
 
 
 def _stop(facts: _Facts, sensitivity: _Sensitivity) -> Answer | None:
-    """The answer where there is nothing to test or too little to test it on: the first that applies."""
-    n, what = len(facts.layers), facts.rule.statistic
+    """The verdict where nothing can be tested or data are too few: the first that applies; else None."""
+    n = len(facts.layers)
     alike = n > 0 and bool(facts.score.min() == facts.score.max())
-    answers: tuple[tuple[bool, RuleVerdict, str], ...] = (
-        (not sensitivity.layers, "not measured", "no layer has a sensitivity at the format with the fewest bits"),
-        (n == 0, "not measured", f"no layer has a value of {what}"),
-        (facts.names and not facts.flagged, "nothing to test", "flags no layer"),
-        (facts.names and len(facts.flagged) == n, "nothing to test", "flags every layer"),
-        (alike, "nothing to test", f"{what} is the same in every layer"),
-        (sensitivity.sequences < MIN_SEQUENCES, "inconclusive", f"fewer than {MIN_SEQUENCES} sensitivity sequences"),
-        (n < MIN_PAIRS, "inconclusive", f"fewer than {MIN_PAIRS} layers"),
-        (facts.names and not facts.critical, "nothing to test", "no layer is critical"),
-        (facts.names and len(facts.critical) == n, "nothing to test", "every layer is critical"),
-        (facts.spearman is None, "inconclusive", "all layers are equally sensitive"),
+    answers: tuple[tuple[bool, RuleVerdict, RuleReason], ...] = (
+        (not sensitivity.layers, "not measured", "no_sensitivity"),
+        (n == 0, "not measured", "no_statistic"),
+        (facts.names and not facts.flagged, "nothing to test", "flags_none"),
+        (facts.names and len(facts.flagged) == n, "nothing to test", "flags_all"),
+        (alike, "nothing to test", "constant_statistic"),
+        (sensitivity.sequences < MIN_SEQUENCES, "inconclusive", "few_sequences"),
+        (n < MIN_PAIRS, "inconclusive", "few_layers"),
+        (facts.names and not facts.critical, "nothing to test", "none_critical"),
+        (facts.names and len(facts.critical) == n, "nothing to test", "all_critical"),
+        (facts.spearman is None, "inconclusive", "equal_sensitivity"),
     )
     return next(((verdict, reason) for applies, verdict, reason in answers if applies), None)
 
@@ -205,33 +204,33 @@ def _reading(facts: _Facts, stop: Answer | None, p_adjusted: float | None) -> Ru
 
 
 def _named(facts: _Facts, p_adjusted: float | None) -> Answer:
-    """Of a rule that names layers."""
-    share, chance, fault = facts.precision, len(facts.critical) / len(facts.layers), "most layers that it flags are not critical"
-    if facts.rule.claims == "recall":
-        share, chance, fault = facts.recall, len(facts.flagged) / len(facts.layers), "most critical layers lie where it sees none"
+    """The verdict on a rule that names layers."""
+    by_recall = facts.rule.claims == "recall"
+    share = facts.recall if by_recall else facts.precision
+    chance = len(facts.flagged if by_recall else facts.critical) / len(facts.layers)
     assert share is not None
     assert p_adjusted is not None
     if share.high < MOSTLY:
-        return "does not hold", fault
+        return "does not hold", "mostly_missed" if by_recall else "mostly_not_critical"
     if share.high < chance:
-        return "does not hold", "a random set of equal size does better"
+        return "does not hold", "worse_than_random"
     if p_adjusted >= ALPHA:
-        return "inconclusive", f"not told from a random set of equal size (adjusted p = {p_adjusted:.2g})"
+        return "inconclusive", "not_told_from_random"
     if share.value < MOSTLY:
-        return "inconclusive", f"better than a random set of equal size, but {fault} in this sample"
-    return "holds", f"better than a random set of equal size (adjusted p = {p_adjusted:.2g})"
+        return "inconclusive", "mostly_missed_here" if by_recall else "mostly_not_critical_here"
+    return "holds", "better_than_random"
 
 
 def _ordered(facts: _Facts, p_adjusted: float | None) -> Answer:
-    """Of a rule that orders layers."""
+    """The verdict on a rule that orders layers."""
     assert facts.spearman is not None
     assert p_adjusted is not None
     if facts.spearman.high < USEFUL:
-        return "does not hold", f"the interval of the correlation lies below {USEFUL:g}"
+        return "does not hold", "correlation_too_low"
     if p_adjusted >= ALPHA:
-        return "inconclusive", f"the correlation is not told from none (adjusted p = {p_adjusted:.2g})"
+        return "inconclusive", "correlation_not_told"
     if facts.spearman.low <= SLIGHT:
-        return "inconclusive", f"the interval of the correlation reaches down to {SLIGHT:g}"
+        return "inconclusive", "correlation_may_be_slight"
     if facts.precision is not None and facts.hits * len(facts.layers) <= len(facts.critical) * len(facts.flagged) < len(facts.layers) ** 2:
-        return "inconclusive", "it orders layers, but its top ones are critical no more often than random ones"
-    return "holds", f"the interval of the correlation lies above {SLIGHT:g} and reaches {USEFUL:g} (adjusted p = {p_adjusted:.2g})"
+        return "inconclusive", "top_layers_at_random"
+    return "holds", "correlation_useful"

@@ -1,21 +1,19 @@
-"""What each variant costs: time per round with its spread, and bytes.
-
-This module does not know how a round was timed, nor what a byte count means on which device: it carries every figure with its status.
-"""
+"""What each variant costs: seconds per round with their spread, and bytes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
 from bitzones.allocation import time_cost
 from bitzones.analysis.contention import contended_by
+from bitzones.analysis.cost_figures import LatencyFigures, MemoryFigures, PlanTime, ShapeFigures, SlowPath, UnitLatencyFigures
 from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.plan import Plan
-from bitzones.analysis.results import LatencyFigures, MemoryFigures, PlanTime, ShapeFigures, UnitLatencyFigures
 from bitzones.schema.profile import PLAN
 from bitzones.schema.records import LatencyCell, MemoryCell, ShapeTimes, UnitLatencyCell
 from bitzones.stats.intervals import ratio_of_medians
@@ -23,44 +21,43 @@ from bitzones.stats.intervals import ratio_of_medians
 __all__ = ["latencies", "memories", "roofline_s", "slow_path", "unit_latency"]
 
 
-UNPACKED = "WeightQBitsTensor"
-"""Quanto's plain packing: every product unpacks the weight first. Its other classes (AWQ, Marlin, TinyGemm) have a kernel of their own."""
-
 SLOW = 1.5
-"""A kernel of quanto's own that takes half as long again as the dense product is one that its user would want to know of."""
-
-DENSE = "dense"
-"""What a weight that is not quantized is called among kernels."""
-
-PYTHON = "python"
-"""What stands in for a kernel that is missing is called after the language it is written in."""
+"""A quantized kernel that takes half as long again as the dense product is worth a warning."""
 
 
-def slow_path(cell: LatencyCell, slower: float | None, reference: str) -> str | None:
-    """What a variant pays for its kernels, in words: for having no fused one, or one that is much slower than the reference's; else None.
+def slow_path(cell: LatencyCell, slower: float | None) -> SlowPath | None:
+    """Why a variant is slower than the reference, where its kernels are a likely reason: no fused one, or slow ones; else None.
+
+    Args:
+        cell: the variant's.
+        slower: its median time by the reference's; None where the interval does not lie above 1.
 
     >>> from bitzones.schema.records import LatencyCell
     >>> cell = LatencyCell(
-    ...     variant="w2", phase="decode", batch=1, prompt_tokens=8, tokens=4, warmup_rounds=3, rounds_s=[1.0], kernels={UNPACKED: 84}
+    ...     variant="w2", phase="decode", batch=1, prompt_tokens=8, tokens=4, warmup_rounds=3, rounds_s=[1.0], kernels={"plain": 84},
+    ...     kernel_kinds={"plain": "unpacked"},
     ... )
-    >>> slow_path(cell, 3.1, "bf16")
-    'no fused kernel (84 of 84 modules are unpacked at every product): 3.1x slower per token than bf16'
-    >>> slow_path(cell.model_copy(update={"kernels": {"TinyGemmWeightQBitsTensor": 84}, "phase": "prefill"}), 17.3, "bf16")
-    'slow kernel (TinyGemmWeightQBitsTensor): 17.3x slower per token than bf16'
+    >>> slow_path(cell, 3.1)
+    SlowPath(code='unpacked', times=3.1, modules=84, of=84, kernels=('plain',))
     """
     if slower is None or slower <= 1:
         return None
-    so_much = f"{slower:.1f}x slower per token than {reference}"
-    unpacked = sum(count for name, count in cell.kernels.items() if name == UNPACKED or PYTHON in name.lower())
+    unpacked = sorted(name for name in cell.kernels if cell.kernel_kinds.get(name) == "unpacked")
     if unpacked and cell.phase == "decode":  # a prompt is long enough to make unpacking cheap
-        return f"no fused kernel ({unpacked} of {sum(cell.kernels.values())} modules are unpacked at every product): {so_much}"
-    own = sorted(name for name in cell.kernels if name != DENSE)
-    return f"slow kernel ({', '.join(own)}): {so_much}" if own and slower >= SLOW else None
+        return _slow_path("unpacked", cell, slower, unpacked)
+    quantized = sorted(name for name in cell.kernels if cell.kernel_kinds.get(name) in ("fused", "unpacked"))
+    return _slow_path("slow_kernel", cell, slower, quantized) if quantized and slower >= SLOW else None
+
+
+def _slow_path(code: Literal["unpacked", "slow_kernel"], cell: LatencyCell, slower: float, names: list[str]) -> SlowPath:
+    modules = sum(cell.kernels[name] for name in names)
+    return SlowPath(code=code, times=slower, modules=modules, of=sum(cell.kernels.values()), kernels=tuple(names))
 
 
 def roofline_s(cell: LatencyCell) -> float | None:
-    """Seconds that a round of decoding takes at least: what each step has to read, by the bandwidth of memory; None for prefill, which
-    computes more than it reads, and where the run did not measure one of the two.
+    """The least seconds that a round of decoding takes: the bytes that its steps read, by memory bandwidth.
+
+    None for prefill, which is compute-bound, and where bytes or bandwidth were not measured.
     """
     if cell.phase != "decode" or cell.weight_bytes is None or cell.bandwidth is None or not cell.bandwidth.value:
         return None
@@ -69,12 +66,12 @@ def roofline_s(cell: LatencyCell) -> float | None:
 
 
 def latencies(cells: Iterable[LatencyCell], variants: dict[str, str], reference: str, seed: int) -> tuple[LatencyFigures, ...]:
-    """Median, spread and ratio to the reference at the same shape, of every latency cell; one shape after the other."""
+    """Median, spread and ratio to the reference at the same shape, for every latency cell, shape by shape."""
     cells = tuple(cells)
     shapes = [cell.timing for cell in cells]
     cells = tuple(sorted(cells, key=lambda cell: shapes.index(cell.timing)))
     of_reference = sorted((cell for cell in cells if cell.variant == reference), key=lambda cell: len(cell.shortages), reverse=True)
-    references = {cell.timing: cell for cell in of_reference}  # of two at one shape that which was asked for stays
+    references = {cell.timing: cell for cell in of_reference}  # of two cells at one shape, the one whose batch was asked for wins
     compiled = {(cell.variant, cell.timing): cell for cell in cells if cell.compiled}
     return tuple(
         _latency(cell, references.get(cell.timing), compiled.get((cell.variant, replace(cell.timing, compiled=True))), variants, seed)
@@ -110,9 +107,7 @@ def _latency(
         device_median_s=None if cell.device_rounds_s is None else float(np.median(cell.device_rounds_s)),
         roofline_s=roofline,
         times_roofline=float(median) / roofline if roofline else None,
-        slow_path=slow_path(
-            cell, ratio.value if ratio and ratio.low is not None and ratio.low > 1 else None, reference.variant if reference else ""
-        ),
+        slow_path=slow_path(cell, ratio.value if ratio and ratio.low is not None and ratio.low > 1 else None),
         joules_per_token=cell.energy.per_token if cell.energy else None,
         warmup_stable=cell.warmup_stable,
         contended=contended_by(cell),
@@ -121,7 +116,7 @@ def _latency(
 
 
 def unit_latency(cell: UnitLatencyCell, plan: Plan | None, formats: Iterable[str], reference: str, seed: int) -> UnitLatencyFigures:
-    """Every sort of unit in every format, what they add up to, and the formats that are slower than the reference."""
+    """Times of every sort of unit in every format, their sums over the model, and the formats that are slower than the reference."""
     timed = {item.format for item in cell.times}
     uniform = [name for name in (reference, *formats) if name in timed]
     chosen = {name: dict.fromkeys(cell.units, name) for name in uniform}
@@ -160,7 +155,7 @@ def _shape_figures(item: ShapeTimes, reference: ShapeTimes | None, units: int, s
 
 
 def memories(cells: Iterable[MemoryCell], variants: dict[str, str], reference: str) -> tuple[MemoryFigures, ...]:
-    """Stored bytes of every variant beside the reference's, and what the machine said of the process."""
+    """Stored bytes of every variant with their share of the reference's, and memory figures of the process."""
     cells = tuple(cells)
     whole = next((cell.stored_bytes for cell in cells if cell.variant == reference), None)
     return tuple(

@@ -1,7 +1,6 @@
-"""How much each unit matters, and how sure that is: bootstrap intervals, a ranking of layers, and what the separate values add up to.
+"""Sensitivity of units and layers: bootstrap intervals, the ranking of layers, and sums of separate sensitivities.
 
-Everything is resampled over sensitivity sequences with one matrix of weights, so that units, plans and whole variants are compared on the
-same draws. This module does not know what a plan or a zone is.
+One matrix of weights resamples the sensitivity sequences, so that units, plans and whole variants are compared on the same resamples.
 """
 
 from __future__ import annotations
@@ -13,22 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitzones.analysis.results import LayerRank, UnitReading, WholeVariant
+from bitzones.schema.index import index_of
 from bitzones.schema.records import DivergenceCell, SensitivityCell, Unit
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, bootstrap_ratio, estimate, estimates, resample_weights, weighted_ratio
 
 __all__ = ["INTERVAL_RESAMPLES", "Measured", "Sample", "layers_of", "measured_of", "ranking", "readings", "sample_of", "whole_variants"]
 
 INTERVAL_RESAMPLES = 2000
-"""Bootstrap resamples behind an interval: 50 of them lie beyond each end, enough for the two digits that are printed."""
+"""Bootstrap resamples of an interval: 50 lie beyond each end, enough for the digits that are printed."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The sensitivity sequences that have scored tokens, and how often each is drawn: ``weights[r, s]``.
+    """Sequences with scored tokens, and how often each resample draws each: ``weights[r, s]``.
 
-    ``kept`` says which of the cell's sequences these are. A resample drawn only from them has tokens, so that no ratio is 0/0.
+    ``kept`` marks them among the cell's sequences; without the others, no resample is empty.
     """
 
     kept: NDArray[np.bool_]
@@ -37,12 +37,12 @@ class Sample:
 
     @property
     def sequences(self) -> int:
-        """How many units the bootstrap draws from."""
+        """Number of sequences that the bootstrap draws from."""
         return len(self.tokens)
 
 
 def sample_of(sequence_tokens: Iterable[int], resamples: int, seed: int) -> Sample:
-    """The sequences of a cell, with at least ``resamples`` bootstrap resamples of them: the same for the same numbers.
+    """The sequences of a cell with at least ``resamples`` bootstrap resamples; deterministic.
 
     Raises:
         ValueError: no sequence has a scored token.
@@ -58,7 +58,7 @@ def sample_of(sequence_tokens: Iterable[int], resamples: int, seed: int) -> Samp
 class Measured:
     """A sensitivity cell as arrays: ``kl[p, f, s]`` in nats, the reference last; ``resampled[r, p, f]`` in nats per token.
 
-    An option that was not measured is 0 here: `planner.Menu` says what is offered.
+    An option that was not measured is 0 here: `knapsack.Menu` says what is offered.
     """
 
     cell: SensitivityCell
@@ -69,7 +69,7 @@ class Measured:
 
     @property
     def sequences(self) -> int:
-        """How many units the bootstrap draws from."""
+        """Number of sequences that the bootstrap draws from."""
         return self.sample.sequences
 
     @property
@@ -88,8 +88,8 @@ class Measured:
         return np.asarray(self.kl.sum(axis=2) / self.tokens.sum())
 
     def choice(self, units: Mapping[str, str]) -> tuple[int, ...] | None:
-        """Format index of every unit of a plan; None where one was not measured at its format. Any name that is no format of the run is
-        the reference's."""
+        """Format index of every unit of a plan; None where one was not measured at its format. A name that is no format of the run stands
+        for the reference."""
         done = {(item.unit, item.format) for item in self.cell.measurements if item.kl_nats is not None}
         picked = [(unit.name, units.get(unit.name)) for unit in self.cell.units]
         if any(name in self.formats and (unit, name) not in done for unit, name in picked):
@@ -110,7 +110,7 @@ def measured_of(cell: SensitivityCell, formats: tuple[str, ...], resamples: int,
     """
     sample = sample_of(cell.sequence_tokens, resamples, seed)
     kl = np.zeros((len(cell.units), len(formats) + 1, sample.sequences))
-    rows, columns = {unit.name: p for p, unit in enumerate(cell.units)}, {name: f for f, name in enumerate(formats)}
+    rows, columns = index_of(unit.name for unit in cell.units), index_of(formats)
     for measured in cell.measurements:
         if measured.kl_nats is not None:
             kl[rows[measured.unit], columns[measured.format]] = np.asarray(measured.kl_nats)[sample.kept]
@@ -119,7 +119,7 @@ def measured_of(cell: SensitivityCell, formats: tuple[str, ...], resamples: int,
 
 def readings(measured: Measured) -> tuple[UnitReading, ...]:
     """Every measurement with its interval, units in the model's order and formats from most to fewest bits."""
-    units, mean = {unit.name: index for index, unit in enumerate(measured.cell.units)}, measured.mean
+    units, mean = index_of(unit.name for unit in measured.cell.units), measured.mean
     intervals = estimates(mean.ravel(), measured.resampled.reshape(len(measured.resampled), -1), measured.sequences)
     found = []
     for item in measured.cell.measurements:
@@ -143,7 +143,7 @@ def readings(measured: Measured) -> tuple[UnitReading, ...]:
 
 
 def layers_of(units: Iterable[Unit]) -> dict[int, list[int]]:
-    """Layer to the indices of its units, layers in ascending order; what lies behind all layers is left out."""
+    """Layer to the indices of its units, in ascending order, without units after the last layer."""
     layers: dict[int, list[int]] = {}
     for index, unit in enumerate(units):
         if unit.layer is not None:
@@ -154,7 +154,7 @@ def layers_of(units: Iterable[Unit]) -> dict[int, list[int]]:
 def ranking(measured: Measured) -> tuple[LayerRank, ...]:
     """Layers from most to least sensitive at the format with the fewest bits; a layer with an unmeasured unit is left out.
 
-    Two neighbours are told apart where the paired bootstrap interval of their difference excludes 0, and never below `MIN_SEQUENCES`.
+    Neighbours are told apart if the paired bootstrap interval of their difference excludes 0, and never below `MIN_SEQUENCES`.
     """
     lowest = len(measured.formats) - 1
     done = {item.unit for item in measured.cell.measurements if item.format == measured.formats[lowest] and item.kl_nats is not None}
@@ -194,10 +194,10 @@ def whole_variants(
     *,
     everywhere: bool = True,
 ) -> tuple[WholeVariant, ...]:
-    """The measured divergence of every variant beside the sum of the separate sensitivities of its units, where there is one.
+    """The measured KL of every variant beside the sum of its units' separate sensitivities, where there is one.
 
-    Every cell was measured on the sequences of ``sample``, and so was the sweep. ``plans`` says, of a variant that is not of one format,
-    which format each unit has. A uniform variant changes every layer: where the sweep was not ``everywhere`` there is no sum to set beside.
+    Cells and sweep were measured on the sequences of ``sample``. ``plans`` gives the format of each unit for variants of mixed formats. A
+    uniform variant changes every layer, so it has a sum only if the sweep was ``everywhere``.
     """
     found = []
     for cell in cells:

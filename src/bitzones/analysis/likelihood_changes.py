@@ -1,7 +1,6 @@
-"""How likely each variant finds the right answers: a finer figure than accuracy, for it moves before an answer flips.
+"""Likelihood of the right answers under each variant: finer than accuracy, because it moves before an answer flips.
 
-Nats per answer token, resampled over items; all variants of a task on the same draws, so that differences are paired. This module does not
-know what a likelihood was conditioned on.
+Nats per answer token, resampled over items; all variants of a task share the resamples, so differences are paired.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def likelihoods(cells: Iterable[AccuracyCell], variants: dict[str, str], referen
 
 
 def _family(cells: list[AccuracyCell], variants: dict[str, str], reference: str, seed: int) -> Iterator[Likelihood]:
-    """The variants of one task. Items whose answer has no token say nothing and are left out."""
+    """The variants of one task, without items whose answer has no token."""
     answers = [dict(zip(cell.item_ids, cell.gold_nll_nats, strict=True)) for cell in cells]
     tokens = {item: count for item, count in zip(cells[0].item_ids, cells[0].gold_tokens, strict=True) if count}
     rows = np.array([[found[item] for item in tokens] for found in answers] + [list(tokens.values())], dtype=np.float64)

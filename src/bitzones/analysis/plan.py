@@ -1,11 +1,9 @@
-"""What a plan is: a format for every unit, and which layers its choice is sure about. plan.json holds a `Plan` and nothing else.
+"""Records of a plan: a format for every unit, and zones of layers. plan.json is a `Plan`. History of ``PLAN_SCHEMA``:
 
-Whoever applies a plan needs only this module. It does not know how a plan is found. History of ``PLAN_SCHEMA``:
-
-    1   2026-11   first
-    2   2026-11   an interval may be null: too few sequences to give one; how the plan was made, its KL on held-out sequences, its accuracy
-    3   2026-11   calibrated formats name the sequences that their integers came from
-    4   2026-11   renamed as in run files: units, calibration, sequences_sha256; the zone INCONCLUSIVE (CANNOT TELL)
+1   2026-11   first
+2   2026-11   an interval may be null: too few sequences to give one; how the plan was made, its KL on held-out sequences, its accuracy
+3   2026-11   calibrated formats name the sequences that their integers came from
+4   2026-11   renamed as in run files: units, calibration, sequences_sha256; the zone INCONCLUSIVE (CANNOT TELL)
 """
 
 from __future__ import annotations
@@ -49,11 +47,11 @@ PLAN_FORMAT: Literal["bitzones-plan"] = "bitzones-plan"
 ZoneWord = Literal["SAFE", "TRANSITION", "CRITICAL", "INCONCLUSIVE"]
 
 Around = Literal["reference", "plan"]
-"""What a format's cost is relative to: the reference (separate sensitivities), or the plan that a search found."""
+"""What costs are relative to: the reference (separate sensitivities) or the searched plan."""
 
 
 class Decided(Record):
-    """A decided value; the description of each field stands in its JSON schema."""
+    """A record of the analysis; the descriptions of its fields go into the JSON schema."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, populate_by_name=True, serialize_by_alias=True
@@ -65,37 +63,32 @@ class Decided(Record):
 
 
 class PlanLatency(Decided):
-    """Time of the products of a plan's units in one decode step, as sums of medians measured on the device of the run."""
+    """Time of the matrix products of a plan's units in one decode step: a sum of medians on the run's device."""
 
     nanoseconds: int
     share: float
-    """Of what the reference takes."""
+    """Share of the reference's time."""
 
 
 class PlanBudget(Decided):
-    """What the plan may cost, or does."""
+    """The limit on a plan, or what the plan uses of it."""
 
     average_bits: float
     """Stored bits per weight of the units, scales and shifts counted."""
     stored_bytes: int
     tolerance: float | None = None
-    """The KL for which these bytes were found, nats per token on the sensitivity sequences; null where bits were given."""
+    """The KL tolerance that these bytes were found for, nats per token on the sensitivity set; null where the budget is in bits."""
     latency: PlanLatency | None = None
-    """Where time is what the budget counts; the bytes are then the most that any plan takes. Null elsewhere."""
+    """The time limit, where the budget is one of time; the bytes are then those of the largest plan. Null elsewhere."""
 
     @property
     def limit(self) -> int:
-        """What is allowed, in what the budget counts: nanoseconds or bytes."""
+        """The limit in the budget's own unit: nanoseconds or bytes."""
         return self.stored_bytes if self.latency is None else self.latency.nanoseconds
-
-    @property
-    def words(self) -> str:
-        """What is allowed, in words."""
-        return f"{self.average_bits:.4g} average bits" if self.latency is None else f"{self.latency.share:.3g} of the reference's time"
 
 
 class PlannedModel(Decided):
-    """The model that a plan is for: it fits no other."""
+    """The model that a plan applies to."""
 
     source: str
     revision: str | None = None
@@ -108,16 +101,16 @@ class PlannedModel(Decided):
 
 
 class PlanAccuracy(Decided):
-    """What a model quantized by the plan gets right on one task."""
+    """Accuracy of the model quantized by the plan on one task."""
 
     task: str
     metric: str
     n: int
-    """Items asked."""
+    """Number of items."""
     share: Interval
-    """Share right with its Wilson interval."""
+    """Accuracy with its Wilson interval."""
     verdict: Verdict | None
-    """Against the reference on the same items, p-values corrected as in the report; null where the reference was not measured."""
+    """Against the reference on the same items, with corrected p-values; null where the reference was not measured."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +132,7 @@ class PlanKL:
 
 
 class Plan(Decided):
-    """A format for every unit: all that applying it needs. plan.json is this record."""
+    """A format for every unit, and everything needed to apply it. plan.json is this record."""
 
     format: Literal["bitzones-plan"] = PLAN_FORMAT
     schema_number: Literal[4] = Field(default=PLAN_SCHEMA, alias="schema")
@@ -147,38 +140,38 @@ class Plan(Decided):
     """Version of bitzones that measured."""
     model: PlannedModel | None
     reference: str
-    """The name, in this plan, of what stays as it is."""
+    """The name that stands for "not quantized"."""
     budget: PlanBudget
     achieved: PlanBudget
     """Never above the budget."""
     reference_bytes: int
     """Stored bytes of the same units in the reference."""
     predicted_kl: Estimate
-    """Sum of separate sensitivities, nats per token. A prediction: separate sensitivities do not add up at 2 bits."""
+    """Sum of separate sensitivities, nats per token. A prediction, and a poor one at 2 bits."""
     name: str = "additive"
-    """The plan's name among those that the run compared."""
+    """The plan's name in the run's comparison of plans."""
     origin: PlanOrigin = "additive"
-    """How it was made: ``additive`` is least sum of separate sensitivities, ``search`` improved by measuring whole plans."""
+    """How it was made: ``additive`` has the lowest sum of separate sensitivities, ``search`` improves on it by measuring whole plans."""
     measured_kl: Estimate | None = None
-    """Of the plan as a whole, on held-out sequences, nats per token; null until it is measured."""
+    """Measured KL on held-out sequences, nats per token; null where not measured."""
     measured_sequences: int | None = None
     """Held-out sequences behind ``measured_kl``."""
     held_out_sha256: str | None = None
-    """Of those sequences."""
+    """Hash of those sequences."""
     accuracy: tuple[PlanAccuracy, ...] = ()
-    """Of the plan as a whole; empty where it was not measured."""
+    """Measured accuracy; empty where not measured."""
     units: dict[str, str]
     """Unit to format."""
     assignment: dict[str, str]
-    """Module to format, the reference's name for modules that stay."""
+    """Module to format; the reference's name for modules that are not quantized."""
     group_sizes: dict[str, int | None]
-    """Module to the group size its scales were measured with, null for one scale per row; modules that stay are absent."""
+    """Module to the group size of its scales, null for one scale per row; modules that are not quantized are absent."""
     calibration: CalibrationSet | None = None
     """The calibration set; null where no format is calibrated. ``fallbacks`` are the plan's."""
     sequences_sha256: str
     profile_sha256: str
     versions: dict[str, str]
-    """Of the packages that measured."""
+    """Versions of the packages that measured."""
 
     def __str__(self) -> str:
         return repr(self)
@@ -227,18 +220,18 @@ class Plan(Decided):
 
 
 class UnitPlan(Decided):
-    """What the plan does to one unit and how sure that is."""
+    """The plan's format for one unit, and how stable that choice is."""
 
     unit: str
     layer: int | None
-    """Null where it lies behind all layers: it has no zone."""
+    """Null for a unit after the last layer, which has no zone."""
     group: str | None
-    """Which of its layer's units it is; null where a unit is a whole layer."""
+    """Its group within the layer; null where a unit is a whole layer."""
     format: str
     stored_bytes: int
     reference_bytes: int
     shares: dict[str, float]
-    """Share of the bootstrap plans that put this unit at each format offered to it."""
+    """Share of the resampled plans that choose each format for this unit."""
 
 
 class LayerZone(Decided):
@@ -247,15 +240,15 @@ class LayerZone(Decided):
     layer: int
     zone: ZoneWord
     formats: dict[str, int]
-    """How many of the layer's units the plan puts at each format, from most to fewest bits and the reference last."""
+    """Number of the layer's units at each format in the plan, most bits first, the reference last."""
     lowest_share: float
-    """Share of the bootstrap plans in which all of the layer's units are at the lowest format."""
+    """Share of the resampled plans in which all units of the layer are at the lowest format."""
     highest_share: float
-    """Share in which all are at the highest format below the reference, or at the reference."""
+    """Share in which all are at the highest format or at the reference."""
 
 
 class Zone(Decided):
-    """All layers of one zone and what the plan does to them."""
+    """All layers of one zone with their bytes."""
 
     zone: ZoneWord
     layers: tuple[int, ...]
@@ -265,32 +258,32 @@ class Zone(Decided):
 
 
 class SplitHalf(Decided):
-    """The zones of two disjoint halves of the sensitivity sequences, every other one each, decided alike."""
+    """The zones of two disjoint halves of the sensitivity sequences: the even and the odd ones."""
 
     around: Around
-    """What the costs are relative to. Around the plan that a search found, both halves share that plan, which all sequences chose."""
+    """What costs are relative to. Around the searched plan, both halves share that plan, which was found on all sequences."""
     sequences: tuple[int, int]
     """Sequences of each half."""
     layers: tuple[int, ...]
     zones: tuple[tuple[ZoneWord, ...], tuple[ZoneWord, ...]]
     """Of each half, in the order of ``layers``."""
     agree: tuple[int, ...] | None
-    """Layers whose zone is the same in both; null where a half has too few sequences to tell any."""
+    """Layers with the same zone in both; null where a half has too few sequences."""
     holds: bool | None
-    """Whether enough of the layers agree; null where that cannot be told."""
+    """Whether enough layers agree; null where ``agree`` is."""
 
 
 class SplitGroup(Decided):
-    """A group of modules that serving engines fuse, stored in more than one format."""
+    """A group of modules that serving engines fuse, and that the plan stores in more than one format."""
 
     layer: int
     group: str
 
 
 class Fused(Decided):
-    """Whether a plan of single modules can be served by engines that fuse some of them."""
+    """Whether engines that fuse modules can serve a plan of single modules."""
 
     groups: int
     """Groups of more than one module."""
     split: tuple[SplitGroup, ...]
-    """Those that the plan stores in more than one format: none of them can be served fused."""
+    """Groups with more than one format, which cannot be served fused."""

@@ -1,7 +1,4 @@
-"""The plan as it is handed on: every module's format, with all that applying it needs.
-
-This module does not know how the plan was found, nor what a zone is.
-"""
+"""Builds the plan record: every module's format and everything needed to apply it."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ Integers = NDArray[np.int64]
 
 
 def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: PlanBudget, chosen: Chosen | None = None) -> Plan:
-    """The plan as a record, with all that applying it needs."""
+    """The plan as a record."""
     cell, profile = measured.cell, run.profile
     names = [menu.formats[index] for index in choice]
     found = {(item.unit, item.format): item for item in cell.measurements}
@@ -74,7 +71,7 @@ def _calibration(run: Run, formats: list[str]) -> CalibrationSet | None:
 
 
 def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:
-    """What the plan takes beside the reference; None where the menu counts bytes."""
+    """Time of the plan; None where the menu counts bytes."""
     if menu.nanoseconds is None:
         return None
     taken = int(menu.nanoseconds[np.arange(len(choice)), choice].sum())
@@ -82,7 +79,7 @@ def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:
 
 
 def unit_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[UnitPlan, ...]:
-    """What the plan does to every unit, with the share of resamples at each format."""
+    """The plan's format for every unit, with the share of resampled plans at each format."""
     shares = np.stack([(choices == column).mean(axis=0) for column in range(len(menu.formats))], axis=1)
     return tuple(
         UnitPlan(

@@ -1,9 +1,7 @@
-"""Whole plans as they were measured: how each fares on held-out sequences, what was predicted, and which one to recommend.
+"""Whole plans: their measured KL on held-out sequences, the predictions, and which plan to recommend.
 
-The plan that was searched is compared with every other on the same held-out sequences, resampled alike, and like with like: one whose
-modules were rounded alone with the searched plan's formats rounded alone. Another counts as better only where the paired 95% interval says
-so: the search is not thrown away for noise, nor kept where it lost. This module does not know how a plan was made or measured, nor what a
-layer is.
+The searched plan is compared with every other on the same held-out sequences and resamples. Plans rounded module by module are compared
+with the searched plan rounded the same way. Another plan counts as better only if the paired 95% interval of the difference excludes 0.
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from bitzones.allocation.time_cost import plan_ns
 from bitzones.analysis.fisher_agreement import ProxyScores
 from bitzones.analysis.layer_sensitivity import Measured, Sample, sample_of
-from bitzones.analysis.plan_verdicts import Compared, PlanReading, PlansReading, SearchReading, SearchStep
+from bitzones.analysis.plan_verdicts import Compared, PlanReading, PlansReading, SearchEnd, SearchReading, SearchStep
 from bitzones.schema.profile import PLAN
 from bitzones.schema.records import NamedTrial, PlanOrigin, PlansCell, SearchCell, Trial, UnitLatencyCell
 from bitzones.stats.intervals import Estimate, bootstrap_ratio, estimate, weighted_ratio
@@ -26,20 +24,20 @@ from bitzones.stats.intervals import Estimate, bootstrap_ratio, estimate, weight
 __all__ = ["HELD_OUT_SEED", "NO_BASELINES", "Chosen", "chosen", "history", "judge"]
 
 NO_BASELINES = ("search", "frontier", "separate")
-"""Origins of what is no alternative to the plan: itself, plans for other budgets, and its formats rounded in another way."""
+"""Origins that are no alternative to the searched plan: itself, plans at other budgets, and its formats rounded another way."""
 
 HELD_OUT_SEED = 1
-"""Added to the seed for the held-out sequences, so that they are not drawn in step with as many sensitivity sequences."""
+"""Added to the seed for held-out sequences, so that their resamples are independent of those of the sensitivity set."""
 
 TINY = np.finfo(np.float64).tiny
-"""Stands for 0 where something is divided and the quotient is not used."""
+"""Avoids a division by 0 where the quotient is not used."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The plan to recommend: unit to format, how it was made, and its KL on held-out sequences, None where it was not measured there."""
+    """The recommended plan: unit to format, origin, and its KL on held-out sequences, None where not measured."""
 
     name: str
     origin: PlanOrigin
@@ -50,9 +48,9 @@ class Chosen:
 
 
 def chosen(cell: PlansCell | None, reading: PlansReading | None, searched: SearchCell | None) -> Chosen | None:
-    """What the measurements recommend; None where they recommend nothing: the plan of the separate sensitivities is then all there is.
+    """The plan that the measurements recommend; None without whole plans, where only the additive plan is left.
 
-    A plan that was found, and not measured on held-out sequences, is still the one of least KL on those that it was found on.
+    A searched plan that was not measured on held-out sequences is recommended for its KL on the sensitivity set.
     """
     if cell is not None and reading is not None and reading.recommended is not None:
         trial = next(item for item in cell.plans if item.name == reading.recommended)
@@ -72,10 +70,10 @@ def judge(
     seed: int,
     times: UnitLatencyCell | None = None,
 ) -> PlansReading:
-    """Every plan of the cell with its intervals, and the one to recommend.
+    """Every plan of the cell with its intervals, and the recommended one.
 
     Args:
-        cell: the plans; exactly one of them is of the search.
+        cell: the plans; exactly one has the origin "search".
         measured: the separate sensitivities, for predictions, with at least ``resamples`` resamples.
         fisher: scores, for predictions to second order.
         reference: the format that stays.
@@ -114,7 +112,7 @@ def judge(
 
 
 def _alike(item: NamedTrial, searched: NamedTrial, twin: NamedTrial | None) -> NamedTrial:
-    """The searched plan, rounded as the other one is."""
+    """The searched plan, rounded the same way as the other."""
     return twin if twin is not None and item.rounded == "alone" and item is not twin else searched
 
 
@@ -126,7 +124,7 @@ def _within(cell: PlansCell, item: NamedTrial, times: UnitLatencyCell | None) ->
 
 
 def _baselines(plans: tuple[PlanReading, ...]) -> list[PlanReading]:
-    """What could be recommended instead: within the budget, and made for it; from the least KL up."""
+    """Plans that could be recommended instead, lowest KL first."""
     found = [item for item in plans if item.within_budget and item.origin not in NO_BASELINES and item.measured is not None]
     return sorted(found, key=_kl)
 
@@ -148,7 +146,7 @@ def _compared(sample: Sample, plan: Floats, other: Floats) -> Compared:
     tokens, n = sample.tokens, sample.sequences
     ours, theirs = (weighted_ratio(sample.weights, nats, tokens) for nats in (plan, other))
     difference = estimate((plan.sum() - other.sum()) / tokens.sum(), ours - theirs, n)
-    with np.errstate(over="ignore"):  # by nearly nothing
+    with np.errstate(over="ignore"):  # a divisor near 0
         value, resampled = plan.sum() / max(other.sum(), TINY), ours / np.maximum(theirs, TINY)
     shown = min(other.sum(), theirs.min()) > 0 and math.isfinite(value) and np.isfinite(resampled).all()
     ratio = estimate(value, resampled, n) if shown else None
@@ -185,7 +183,7 @@ def _reading(
 
 
 def _ratio(sample: Sample, nats: Floats, measured: Measured, choice: tuple[int, ...]) -> Estimate | None:
-    """Measured by predicted; of two samples drawn apart the smaller one says whether there is an interval."""
+    """Measured by predicted KL; the smaller of the two independent samples decides whether there is an interval."""
     rows = np.arange(len(choice))
     predicted, sums = measured.mean[rows, choice].sum(), measured.resampled[:, rows, choice].sum(axis=1)
     if not (sums > 0).all() or predicted <= 0:
@@ -238,15 +236,12 @@ def history(cell: SearchCell, resamples: int, seed: int, allowed: int) -> Search
     )
 
 
-def _ended(cell: SearchCell, allowed: int) -> str:
+def _ended(cell: SearchCell, allowed: int) -> SearchEnd:
     if not cell.rounds:
-        return "no round was asked for"
+        return "no_rounds"
     if cell.rounds[-1].accepted is not None:
-        return f"the {len(cell.rounds)} rounds allowed are done" if len(cell.rounds) >= allowed else "no round followed the last one"
-    if not cell.rounds[-1].trials:
-        return "the last round had nothing to propose"
-    better = "measured lower" if cell.tolerance_nats is None else "kept the tolerance with fewer bytes, or with as many and a lower KL"
-    return f"no proposal of the last round {better}"
+        return "rounds_done" if len(cell.rounds) >= allowed else "stopped"
+    return "no_improvement" if cell.rounds[-1].trials else "nothing_proposed"
 
 
 def _kept(sample: Sample, trial: Trial) -> Floats | None:

@@ -1,7 +1,4 @@
-"""What measuring whole plans, the search, the Fisher proxy and the rules of thumb came to: the records of it.
-
-Unit of `analysis.Analysis`. This module does not know how anything is decided or shown.
-"""
+"""Whole plans, the search, the Fisher proxy and the rules of thumb: records of `bitzones.analysis.results.Analysis`."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bitzones.analysis.plan import Decided
+from bitzones.analysis.plan import Decided, PlanBudget
 from bitzones.schema.records import PlanOrigin, Rounded
 from bitzones.stats.intervals import Estimate, Interval
 
@@ -21,12 +18,43 @@ __all__ = [
     "PlansReading",
     "RuleAudit",
     "RuleReading",
+    "RuleReason",
     "RuleVerdict",
+    "SearchEnd",
     "SearchReading",
     "SearchStep",
 ]
 
 RuleVerdict = Literal["holds", "does not hold", "inconclusive", "nothing to test", "not measured"]
+
+RuleReason = Literal[
+    "no_sensitivity",
+    "no_statistic",
+    "flags_none",
+    "flags_all",
+    "constant_statistic",
+    "few_sequences",
+    "few_layers",
+    "none_critical",
+    "all_critical",
+    "equal_sensitivity",
+    "mostly_not_critical",
+    "mostly_missed",
+    "worse_than_random",
+    "not_told_from_random",
+    "mostly_not_critical_here",
+    "mostly_missed_here",
+    "better_than_random",
+    "correlation_too_low",
+    "correlation_not_told",
+    "correlation_may_be_slight",
+    "top_layers_at_random",
+    "correlation_useful",
+]
+"""Why a rule has its verdict (`bitzones.analysis.heuristics`)."""
+
+SearchEnd = Literal["no_rounds", "rounds_done", "stopped", "nothing_proposed", "no_improvement"]
+"""Why a search ended: none was asked for, all allowed rounds ran, it stopped before that, a round proposed nothing, or nothing better."""
 
 
 class Compared(Decided):
@@ -37,7 +65,7 @@ class Compared(Decided):
     ratio: Estimate | None
     """KL of the searched plan by that of the other: below 1 the searched plan is better; null where the other's is 0."""
     word: Literal["better", "worse", "inconclusive"]
-    """What the searched plan is: told where the paired 95% interval of the difference excludes 0."""
+    """Verdict on the searched plan; not inconclusive only if the paired 95% interval of the difference excludes 0."""
 
 
 class PlanReading(Decided):
@@ -45,7 +73,7 @@ class PlanReading(Decided):
 
     name: str
     origin: PlanOrigin
-    """How it was made; a ``frontier`` plan is that of the separate sensitivities at another budget."""
+    """How it was made; a ``frontier`` plan is the additive plan at another budget."""
     stored_bytes: int
     average_bits: float | None
     """Stored bits per weight; null where the units' sizes were not recorded."""
@@ -60,14 +88,14 @@ class PlanReading(Decided):
     ratio: Estimate | None
     """Measured by predicted; two sets of sequences, resampled apart. Null where either is missing or a prediction is 0."""
     searched: Compared | None
-    """The searched plan against this one; null for itself and where one of them is not measured. Where this one is ``rounded`` alone, it is
-    the searched plan's formats rounded alone that stand against it."""
+    """The searched plan against this one; null for itself and where one of them was not measured. If this plan is ``rounded`` alone, it
+    is compared with the searched plan rounded alone."""
     rounded: Rounded | None = None
-    """How its calibrated formats came by their integers; null where it has none."""
+    """How its calibrated formats were rounded; null where it has none."""
 
 
 class PlansReading(Decided):
-    """Whole plans side by side on sequences that none of them was made from."""
+    """Whole plans compared on held-out sequences."""
 
     sequences_sha256: str
     """Of the held-out sequences."""
@@ -76,17 +104,17 @@ class PlansReading(Decided):
     tokens: int
     budget_bytes: int
     latency_budget_ns: int | None = None
-    """Where time is what the budget counts: nanoseconds of the units' products in a decode step."""
+    """For a budget of time: nanoseconds of the units' matrix products in a decode step; else null."""
     plans: tuple[PlanReading, ...]
     searched: str
     """Name of the plan that the search found."""
     beaten_by: tuple[str, ...]
-    """Plans within the budget whose KL is told to be lower than the searched plan's."""
+    """Plans within the budget that are better than the searched one."""
     not_told: tuple[str, ...]
     """Plans within the budget that cannot be told from the searched one."""
     recommended: str | None
-    """The searched plan, where no plan within the budget is told to be better; else the one of least KL of those that are. Null where no
-    plan within the budget has a KL."""
+    """The searched plan, unless a plan within the budget is better; then the one with the lowest KL. Null where no plan within the budget
+    was measured."""
 
     def named(self, name: str) -> PlanReading:
         """The plan of a name.
@@ -101,7 +129,7 @@ class SearchStep(Decided):
     """One round of the search, on sensitivity sequences."""
 
     swaps: int
-    """Single changes of the plan at hand that were measured."""
+    """Single changes of the current plan that were measured."""
     proposals: int
     """Whole plans that were measured."""
     least: Estimate | None
@@ -110,27 +138,27 @@ class SearchStep(Decided):
     changed: int
     """Units whose format the accepted plan changes; 0 where none was accepted."""
     kl: Estimate | None
-    """KL of the plan at hand after the round, nats per token."""
+    """KL of the current plan after the round, nats per token."""
     stored_bytes: int = 0
-    """Of the plan at hand after the round."""
+    """Stored bytes of the current plan after the round."""
 
 
 class SearchReading(Decided):
-    """From the plan of separate sensitivities to the plan found, on sensitivity sequences."""
+    """The search from the additive plan to the plan found, on the sensitivity set."""
 
     sequences: int
     budget_bytes: int
     start: Estimate | None
     """KL of the plan that the search started from, nats per token; null where the model gave NaN or infinity."""
     found: Estimate | None
-    """KL of the plan found, nats per token: least of what was tried on these very sequences, so lower than on others."""
+    """KL of the plan found, nats per token; optimistic, because it was selected on these sequences."""
     ratio: Estimate | None
     """Found by start, paired."""
     changed: int
     """Units whose format differs between the two."""
     steps: tuple[SearchStep, ...]
-    ended: str
-    """Why it ended, as a clause."""
+    ended: SearchEnd
+    """Why it ended."""
     tolerance: float | None = None
     """The KL that every accepted plan keeps, nats per token; null where the budget was given in bits."""
     start_bytes: int = 0
@@ -140,7 +168,7 @@ class SearchReading(Decided):
 
 
 class Disagreement(Decided):
-    """One unit that the proxy ranks otherwise than the measurement; rank 1 is the most sensitive."""
+    """A unit that proxy and measurement rank differently; rank 1 is the most sensitive."""
 
     unit: str
     exact_rank: float
@@ -153,7 +181,7 @@ class FisherReading(Decided):
     format: str
     units: int
     spearman: Interval | None
-    """Rank correlation of proxy and measurement; null with too few units or sequences, or where all values are alike."""
+    """Rank correlation of proxy and measurement; null with too few units or sequences, or where all values are equal."""
     median_ratio: float | None
     """Median over units of proxy over measurement; null where no unit has a measured KL above 0."""
     disagreements: tuple[Disagreement, ...]
@@ -161,16 +189,16 @@ class FisherReading(Decided):
 
 
 class RuleReading(Decided):
-    """What this run says of one rule of thumb."""
+    """The test of one rule of thumb."""
 
     rule: str
     """Short name."""
     claim: str
     """What the rule says, in plain words."""
     source: str
-    """Where it comes from."""
+    """Its source."""
     statistic: str = ""
-    """What it looks at."""
+    """The statistic it uses."""
     values: dict[int, float] = Field(default_factory=dict)
     """Layer to that statistic, where it was measured and the layer has a sensitivity."""
     layers: int
@@ -195,21 +223,19 @@ class RuleReading(Decided):
     base_rate: float | None
     """Share of all layers that are critical: the precision of a random set; null without layers."""
     verdict: RuleVerdict
-    """What follows, in fixed words."""
-    reason: str
-    """Why, as a clause."""
+    """The verdict, one of a fixed set."""
+    reason: RuleReason
+    """Why."""
 
 
 class RuleAudit(Decided):
-    """The rules of thumb against this run, and what they were tested on."""
+    """The rules of thumb, tested on this run."""
 
     format: str
     """Sensitivity is that of whole layers at this format, the one with the fewest bits."""
-    average_bits: float
+    budget: PlanBudget
     """The budget of the resampled plans."""
-    within: str = ""
-    """The budget in words, where it is not one of bits too."""
     agreement: float
-    """Critical is a layer that at least this share of the resampled plans do not store wholly at that format."""
+    """A layer is critical if at least this share of the resampled plans do not store it wholly at that format."""
     critical: tuple[int, ...]
     rules: tuple[RuleReading, ...]

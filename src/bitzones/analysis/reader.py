@@ -1,8 +1,4 @@
-"""The door: the only module that knows what a run file looks like.
-
-Everything is checked here, once, so that nothing behind it has to ask whether a file was truncated, foreign, doubled or holds NaN. It does
-not know how anything was measured, nor what is made of it.
-"""
+"""Reads run files and checks them once, so that no other module has to handle truncated, foreign, duplicate or NaN data."""
 
 from __future__ import annotations
 
@@ -21,13 +17,14 @@ from bitzones.schema.errors import OutputError, RunFileError
 from bitzones.schema.files import beside
 from bitzones.schema.profile import Timing
 from bitzones.schema.records import KEY, AccuracyCell, Cell, FailedCell, NamedTrial, Record, Run
+from bitzones.schema.validation_errors import first_error
 
 __all__ = ["RunFile", "add_plan", "one_line", "read_run"]
 
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
 
 MOST_SECONDS = 1e9
-"""Thirty years: no cell took longer, whatever a file says."""
+"""Thirty years: a longer duration in a file is ignored."""
 
 CellT = TypeVar("CellT")
 
@@ -56,11 +53,11 @@ class RunFile(Record):
 
     @property
     def settings_sha256(self) -> str:
-        """Of the profile but its gate and its description: two runs that measured the same have the same."""
+        """Hash of the profile without gate and description: equal for two runs of the same measurement."""
         return self.run.profile.model_copy(update={"description": ""}).sha256
 
     def of(self, kind: type[CellT]) -> tuple[CellT, ...]:
-        """All cells of one kind, by task as the profile lists them and by variant as the run does."""
+        """All cells of one kind, by task in the profile's order, then by variant in the run's."""
         tasks, variants = [task.name for task in self.run.profile.tasks], list(self.run.variants)
 
         def place(cell: Any) -> tuple[int, int]:
@@ -85,8 +82,8 @@ def read_run(path: Path | str) -> RunFile:
     """Read and check a run file.
 
     Raises:
-        RunFileError: the file is missing, unreadable, truncated, no pytest-benchmark JSON, not of bitzones, of another schema, empty, or
-            holds a cell that is wrong, doubled, or contradicts another.
+        RunFileError: the file is missing, unreadable, truncated, not pytest-benchmark JSON, not from bitzones, of an unknown schema, or
+            empty; or a cell is invalid, a duplicate, or contradicts another.
     """
     data = _load(path)
     run = _run(path, data)
@@ -104,17 +101,17 @@ def read_run(path: Path | str) -> RunFile:
 
 
 def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable[AccuracyCell]) -> RunFile:
-    """Write a copy of a run file to which a plan made elsewhere, measured later, is added; checked before it takes its place.
+    """Write a copy of a run file with an external plan that was measured later; the copy is checked before it is moved into place.
 
     Raises:
-        RunFileError: as `read_run`, or the run has no cell of whole plans.
+        RunFileError: as `read_run`, or the run has no plans cell.
         OutputError: the copy cannot be written.
     """
     data = _load(path)
     cells = [benchmark["extra_info"][KEY] for benchmark in data["benchmarks"] if KEY in benchmark.get("extra_info", {})]
     whole = next((cell for cell in cells if cell.get("kind") == "plans"), None)
     if whole is None:
-        raise _error(path, "no cell of whole plans, beside which another could stand (was bench/test_plan.py deselected?)")
+        raise _error(path, "no plans cell to add a plan to (was bench/test_plan.py deselected?)")
     whole["plans"].append(trial.model_dump(mode="json"))
     data[KEY]["variants"][trial.name] = trial.name
     data["benchmarks"] += [_benchmark(cell) for cell in answers]
@@ -128,7 +125,7 @@ def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable
 
 
 def _benchmark(cell: AccuracyCell) -> dict[str, Any]:
-    """A cell as pytest-benchmark would have written it, with its one round."""
+    """A cell as pytest-benchmark writes it, with one round."""
     name, took = f"test_accuracy[{cell.variant}-{cell.task}]", cell.seconds_s
     once = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr", "total"), took)
     spread = {"stddev": 0, "iqr": 0, "iqr_outliers": 0, "stddev_outliers": 0, "outliers": "0;0", "rounds": 1, "iterations": 1}
@@ -145,7 +142,7 @@ def _benchmark(cell: AccuracyCell) -> dict[str, Any]:
 
 
 def one_line(text: str) -> str:
-    """Text for one line of a terminal: nothing that moves the cursor or cannot be encoded."""
+    """Text for one terminal line, without control characters or surrogates."""
     return "".join("\ufffd" if unicodedata.category(letter) in {"Cc", "Cf", "Cs"} else letter for letter in " ".join(text.split()))
 
 
@@ -170,7 +167,7 @@ def _load(path: Path | str) -> dict[str, Any]:
 
 
 def _parsed(text: bytes) -> Any:
-    """JSON as Python reads it, by a parser that takes a fifth of the time; what that one does not read, Python's says why."""
+    """JSON by pydantic's parser, which takes a fifth of the time; what it rejects goes to Python's, for its grammar and its errors."""
     try:
         return from_json(text)
     except ValueError:
@@ -193,14 +190,14 @@ def _numbers() -> str:
 
 
 def _took(benchmark: Mapping[str, Any]) -> float | None:
-    """Seconds of all rounds together. pytest-benchmark wrote them, not a cell: a file that lacks them is as good as any."""
+    """Seconds of all rounds together, as pytest-benchmark recorded them; None where the file lacks them."""
     stats = benchmark.get("stats")
     total = stats.get("total") if isinstance(stats, dict) else None
     return float(total) if isinstance(total, int | float) and not isinstance(total, bool) and 0 <= total <= MOST_SECONDS else None
 
 
 def _cell(path: Path | str, benchmark: Any, timings: Mapping[str, Timing]) -> Cell | None:
-    """The cell of one benchmark; None for a benchmark that is not of bitzones."""
+    """The cell of one benchmark; None for a foreign benchmark."""
     extra = benchmark.get("extra_info") if isinstance(benchmark, dict) else None
     if not isinstance(extra, dict) or KEY not in extra:
         return None
@@ -216,18 +213,16 @@ def _cell(path: Path | str, benchmark: Any, timings: Mapping[str, Timing]) -> Ce
 
 
 def _named(cell: Cell, timings: Mapping[str, Timing]) -> Cell:
-    """A failed cell of latency names its timing as a result would, whatever the profile called it."""
+    """A failed latency cell with its timing named as in a result."""
     if isinstance(cell, FailedCell) and cell.of == "latency" and cell.detail in timings:
         return cell.model_copy(update={"detail": timings[cell.detail].name})
     return cell
 
 
 def _first(error: ValidationError, tags: tuple[Any, ...]) -> str:
-    """The first mistake: the path to it in the cell, and what is wrong."""
-    first = error.errors(include_url=False)[0]
-    steps = first["loc"][1:] if first["loc"][:1] == tags else first["loc"]
-    where = ".".join(str(step) for step in steps) or "the cell"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "finite_number":
-        return f"{where} is {first['input']}, not a finite number{more}"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')}{more}"
+    """The first mistake: its path in the cell, and what is wrong."""
+    first = first_error(error, tags)
+    where = first.path or "the cell"
+    if first.kind == "finite_number":
+        return f"{where} is {first.value}, not a finite number{first.more}"
+    return f"{where}: {first.message}{first.more}"

@@ -1,7 +1,7 @@
-"""What was decided about a run: the frozen values that every report is printed from, and that analysis.json holds whole.
+"""The analysis of a run: the frozen record that every report is printed from, written whole as analysis.json.
 
-One record per question, units in the names or in the field's description; `Analysis.model_json_schema()` is the schema of analysis.json
-with these descriptions in it. This module does not know how anything is decided or shown. History of ``ANALYSIS_SCHEMA``:
+It holds codes and numbers; `bitzones.report` words them. Units are in the names or in the field's description;
+`Analysis.model_json_schema()` is the schema of analysis.json, with these descriptions. History of ``ANALYSIS_SCHEMA``:
 
     1   2026-11   first
     2   2026-11   what the budget decides is one `Decision`, absent where none could be made; acc_norm, likelihoods, Holm's correction, how
@@ -9,7 +9,7 @@ with these descriptions in it. This module does not know how anything is decided
                   Fisher proxy, the rules of thumb
     3   2026-11   what the schema 3 of run files added
     4   2026-11   renamed: units, fisher_proxy (screen), calibration (rounding), split_half (halves), roofline_s (floor_s), contended,
-                  inconclusive
+                  inconclusive; caveats, interpretations of layers, slow paths, reasons and ends are codes with numbers, not sentences
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from bitzones.analysis.caveat_records import Caveat
+from bitzones.analysis.cost_figures import LatencyFigures, MemoryFigures, PlanTime, ShapeFigures, SlowPath, UnitLatencyFigures
 from bitzones.analysis.plan import Around, Decided, Fused, LayerZone, Plan, SplitHalf, UnitPlan, Zone, ZoneWord
 from bitzones.analysis.plan_verdicts import FisherReading, PlansReading, RuleAudit, SearchReading
+from bitzones.analysis.sensitivity_figures import LayerRank, LayerReading, UnitReading, WholeVariant
 from bitzones.analysis.task_answers import Accuracy, Asked, Likelihood
 from bitzones.schema.profile import Profile
-from bitzones.schema.records import AttentionStatistics, Environment, Figure, ModelInfo
-from bitzones.stats.intervals import Estimate
+from bitzones.schema.records import Environment, ModelInfo
 
 __all__ = [
     "ANALYSIS_SCHEMA",
@@ -31,6 +33,7 @@ __all__ = [
     "TIME_KEYS",
     "Analysis",
     "CalibratedFormats",
+    "Caveat",
     "Decision",
     "Failure",
     "LatencyFigures",
@@ -39,6 +42,7 @@ __all__ = [
     "MemoryFigures",
     "PlanTime",
     "ShapeFigures",
+    "SlowPath",
     "Took",
     "UnitLatencyFigures",
     "UnitReading",
@@ -49,14 +53,14 @@ __all__ = [
 ANALYSIS_SCHEMA: Literal[4] = 4
 
 TIME_KEYS = frozenset({"latency", "latency_budget_ns", "measured_at", "unit_latency", "seconds_s", "tokens_per_s"})
-"""Keys of analysis.json, at any depth, under which everything is a time or comes from one: two runs differ there and nowhere else."""
+"""Keys of analysis.json, at any depth, that hold times or what is computed from them: all that may differ between two identical runs."""
 
 PROCESS_KEYS = frozenset({"process"})
-"""Keys that hold what the operating system or a driver says of the running process: not times, and as little repeatable."""
+"""Keys that hold what the operating system or a driver reports about the process: no times, and no more repeatable."""
 
 
 def repeatable(data: Any) -> Any:
-    """A copy of analysis.json's data without `TIME_KEYS` and `PROCESS_KEYS`: equal for two runs of one profile on one machine.
+    """A copy of analysis.json's data without `TIME_KEYS` and `PROCESS_KEYS`: equal for two runs of the same profile on the same machine.
 
     >>> repeatable({"accuracy": [{"k": 3, "seconds_s": 1.5}], "latency": [1]})
     {'accuracy': [{'k': 3}]}
@@ -64,168 +68,6 @@ def repeatable(data: Any) -> Any:
     if isinstance(data, dict):
         return {key: repeatable(value) for key, value in data.items() if key not in TIME_KEYS | PROCESS_KEYS}
     return [repeatable(item) for item in data] if isinstance(data, list) else data
-
-
-class LatencyFigures(Decided):
-    """One phase at one shape by one variant, over its raw rounds."""
-
-    variant: str
-    format: str
-    phase: str
-    batch: int
-    prompt_tokens: int
-    tokens: int
-    """Tokens that one round processes (prefill) or produces (decode)."""
-    rounds: int
-    median_s: float
-    """Seconds per round."""
-    p95_s: float
-    """95th percentile of the rounds, seconds; of 20 rounds that is nearly the slowest."""
-    low_quartile_s: float
-    high_quartile_s: float
-    ratio: Estimate | None
-    """Median by the reference's median at the same shape, bootstrap interval over rounds; null for the reference."""
-    kernels: dict[str, int]
-    """What computed the quantized products: name to number of modules."""
-    kernels_by_group: dict[str, dict[str, int]] = Field(default_factory=dict)
-    """The same for each group of modules, over all layers."""
-    compiled: bool = False
-    """Decoded through torch.compile."""
-    device_median_s: float | None = None
-    """Median of the rounds by the device's own clock; null where it has none."""
-    roofline_s: float | None = None
-    """Decode: the least that a round can take: bytes that its steps have to read, by the bandwidth of a large copy in the same run."""
-    times_roofline: float | None = None
-    """Median over roofline."""
-    slow_path: str | None = None
-    """In words, where a variant is measured to be slower than the reference and its kernels, or the lack of them, are where to look."""
-    times_compiled: float | None = None
-    """Median by that of the same decoding through torch.compile; null where one of the two was not timed."""
-    joules_per_token: Figure | None = None
-    """Energy of the GPU above idle; null where nothing was decoded for it."""
-    warmup_stable: bool | None = None
-    """Whether rounds had become alike before timing began; false where warming up ended at its bound."""
-    contended: tuple[str, ...] = ()
-    """What makes these times doubtful, as the GPU's driver saw it."""
-    asked_batch: int | None = None
-    """The profile's batch, where memory was enough for a smaller one only."""
-
-
-class ShapeFigures(Decided):
-    """The products of one sort of unit in one format, over its raw rounds."""
-
-    shapes: tuple[tuple[int, int], ...]
-    """Output and input features of its modules."""
-    units: int
-    """How many units of the model are of this sort."""
-    format: str
-    rounds: int
-    median_s: float
-    """Seconds of one unit in one decode step."""
-    low_quartile_s: float
-    high_quartile_s: float
-    ratio: Estimate | None
-    """Median by the reference's, bootstrap interval over rounds; null for the reference."""
-
-
-class PlanTime(Decided):
-    """The products of all units in one decode step, by one assignment of formats."""
-
-    name: str
-    """A format for all, or ``plan``."""
-    seconds: Estimate
-    ratio: Estimate | None
-    """By the reference's; null for the reference."""
-
-
-class UnitLatencyFigures(Decided):
-    """What formats change of a decode step, on the device of the run."""
-
-    batch: int
-    shapes: tuple[ShapeFigures, ...]
-    totals: tuple[PlanTime, ...]
-    """The reference, each format for all units, and the plan where there is one."""
-    slower: tuple[str, ...]
-    """Formats whose products are told to take longer than the reference's: there bits do not buy time."""
-
-
-class MemoryFigures(Decided):
-    """Bytes of one variant."""
-
-    variant: str
-    format: str
-    stored_bytes: int
-    """The whole model as stored: packed data, scales, shifts and what is not quantized, read off the tensors."""
-    stored_bytes_by_format: dict[str, int]
-    share_of_reference: float | None
-    """Stored bytes by the reference's; null where the reference was not measured."""
-    weight_bytes: int | None = None
-    """All weights as they lie in memory to be computed with; null in an older run."""
-    cache_bytes: int | None = None
-    """Keys and values of the largest decoding of the latency grid."""
-    process: dict[str, Figure]
-    """What the operating system and the device say of the process; null with a status where they could not."""
-
-
-class UnitReading(Decided):
-    """How much the whole model changes when only this unit is stored in this format."""
-
-    unit: str
-    layer: int | None
-    """Null where it lies behind all layers."""
-    group: str | None
-    format: str
-    parameters: int
-    stored_bytes: int
-    bits: float | None
-    """Stored bits per weight, scales and shifts counted; null for a unit without weights."""
-    kl: Estimate | None
-    """KL(reference || changed model), nats per token, bootstrap interval over sequences; null where it failed."""
-    failure: str | None
-
-
-class LayerRank(Decided):
-    """Layers in the order of their sensitivity at the lowest format: the sum over a layer's units."""
-
-    rank: int
-    """1 is the most sensitive."""
-    layer: int
-    kl: Estimate
-    """Nats per token."""
-    best_rank: int | None
-    """Lower end of the rank's bootstrap 95% interval; null with too few sequences."""
-    worst_rank: int | None
-    """Upper end of the rank's bootstrap 95% interval; null with too few sequences."""
-    told_from_next: bool | None
-    """Whether the paired 95% interval of the difference to the next layer excludes 0; null for the last layer."""
-
-
-class WholeVariant(Decided):
-    """What the separate sensitivities add up to, beside the measured divergence of the whole variant."""
-
-    variant: str
-    format: str
-    added: Estimate | None
-    """Sum of the separate sensitivities, nats per token; null where a unit was not measured in this format."""
-    measured: Estimate
-    """KL(reference || variant), nats per token."""
-    ratio: Estimate | None
-    """Measured by added, paired over sequences; null where the sum is missing or 0."""
-
-
-class LayerReading(Decided):
-    """Activation and attention statistics of one layer of the reference, with an interpretation in words."""
-
-    layer: int
-    mean: float
-    std: float
-    magnitude: float
-    peak: float
-    sparsity: float
-    kurtosis: float
-    attention: AttentionStatistics | None
-    interpretation: str
-    """Descriptive, by named thresholds; says nothing about causes."""
 
 
 class Failure(Decided):
@@ -301,13 +143,13 @@ class Analysis(Decided):
     calibration: CalibratedFormats | None
     """Null where no format is calibrated."""
     sequences: int
-    """Calibration sequences with at least one scored token: the unit of every bootstrap over sensitivity; 0 where none were used."""
+    """Sensitivity sequences with at least one scored token, which every bootstrap of sensitivities resamples; 0 where none were used."""
     tokens: int
     """Scored sensitivity tokens."""
     granularity: Literal["layer", "group", "module"] | None
-    """What one decision covers; null where no sensitivity was measured."""
+    """What one unit of the plan covers; null where no sensitivity was measured."""
     unswept: tuple[int, ...]
-    """Layers whose sensitivity was not measured, while that of others was: they stay as they are."""
+    """Layers left out of the sweep: the plan keeps them at the reference."""
     tasks: tuple[Asked, ...]
     accuracy: tuple[Accuracy, ...]
     likelihood: tuple[Likelihood, ...]
@@ -322,11 +164,11 @@ class Analysis(Decided):
     plans: PlansReading | None
     """Whole plans on held-out sequences; null where none were measured."""
     search: SearchReading | None
-    """How the searched plan came about; null where none was searched."""
+    """The search, round by round; null where none was run."""
     fisher_proxy: tuple[FisherReading, ...]
-    """The Fisher proxy beside the sweep, by format; empty where one of them is missing."""
+    """The Fisher proxy against the sweep, by format; empty where either is missing."""
     rules: RuleAudit | None
-    """Whether the rules of thumb hold; null without a plan, for what is critical is then not known."""
+    """Whether the rules of thumb hold; null without a plan, which defines the critical layers."""
     decision: Decision | None
     """The plan and the zones; null where none could be made."""
     no_decision: str | None
@@ -337,12 +179,12 @@ class Analysis(Decided):
     layer_tokens: int
     """Tokens behind `layers`."""
     took: tuple[Took, ...] = ()
-    """By kind of cell, in the order of the run; failed cells left out."""
+    """By kind of cell, in the order of the run; failed cells excluded."""
     failures: tuple[Failure, ...]
     foreign_benchmarks: int
-    """Benchmarks of the file that are not of bitzones and were not read."""
-    inconclusive: tuple[str, ...]
-    """What these data leave inconclusive, one sentence each."""
+    """Benchmarks in the file that bitzones did not write, and ignores."""
+    inconclusive: tuple[Caveat, ...]
+    """What these data do not show, in the order of the report."""
 
     @model_validator(mode="after")
     def _decided_or_not(self) -> Analysis:

@@ -1,7 +1,4 @@
-"""The rules of thumb as a table: what each says of which layers, from which number, and who says so.
-
-This module reads numbers off a run. It does not know whether a rule is right: `heuristics` tests that.
-"""
+"""The rules of thumb as a table: claim, statistic, threshold and source. `bitzones.analysis.heuristics` tests them."""
 
 from __future__ import annotations
 
@@ -22,8 +19,8 @@ Statistic = Literal["sparsity", "entropy", "focus", "magnitude", "depth", "weigh
 class Rule:
     """One rule. With a threshold it names the layers whose statistic, times ``sign``, is above it; without one it orders them.
 
-    ``sign`` is -1 where less means more sensitive. ``claims`` is what has to be high for a rule that names layers: the share of those that
-    are critical, or, for one that calls the others safe, the share of critical layers that it names.
+    ``sign`` is -1 if less means more sensitive. ``claims`` is the measure by which a rule that names layers is judged: precision, or
+    recall for a rule that calls the other layers safe.
     """
 
     name: str
@@ -101,14 +98,14 @@ RULES = (
         statistic="magnitude",
     ),
 )
-"""In the order of reports: rules that name layers, then rules that order them."""
+"""In report order: rules that name layers, then rules that order them."""
 
 
 def statistics(measured: Measured, layers: LayersCell | None, total: int | None = None) -> dict[Statistic, dict[int, float]]:
-    """Every statistic by layer; a layer where it was not measured is absent.
+    """Every statistic by layer; layers without a value are absent.
 
-    ``depth`` is the share of the model's layers up to and with this one, so that a layer is above 0.5 where it reaches into the second
-    half. ``total`` is their number; without it, the last layer that is named anywhere counts as the model's last.
+    ``depth`` is the share of the model's layers up to and including this one. ``total`` is the number of layers; by default, up to the last
+    layer in the data.
     """
     found = layers.layers if layers else ()
     named = {unit.layer for unit in measured.cell.units if unit.layer is not None} | {item.layer for item in found}
@@ -135,15 +132,15 @@ def _focus(attention: Mapping[int, AttentionStatistics]) -> dict[int, float]:
 
 
 def _errors(measured: Measured) -> dict[str, float | None]:
-    """Relative error of every unit's weights at the format with the fewest bits."""
+    """Relative error of every unit's weights at the lowest format."""
     return {item.unit: item.weight_error for item in measured.cell.measurements if item.format == measured.formats[-1]}
 
 
 def _mean(measured: Measured, values: Mapping[str, float | None], power: int) -> dict[int, float]:
-    """The power mean over a layer's units, weighted by their parameters; a layer with a unit without a value is absent.
+    """The power mean over a layer's units, weighted by parameters; a layer with a unit without a value is absent.
 
-    For relative errors (power 2) that is the layer's own where its units' weights have one root mean square; for kurtosis (power 1) where
-    they also have one mean. Neither is known here, and a mean of units is what tools print.
+    For relative errors (power 2) it is exact if the units' weights have the same root mean square, for kurtosis (power 1) if they also have
+    the same mean.
     """
     units, means = measured.cell.units, {}
     for layer, rows in layers_of(units).items():

@@ -1,7 +1,4 @@
-"""What the variants answered, as it was decided: how tasks were asked, accuracy, and the likelihood of right answers.
-
-Unit of `analysis.Analysis`. This module does not know how anything is decided or shown.
-"""
+"""Task settings, accuracy and the likelihood of right answers: records of `bitzones.analysis.results.Analysis`."""
 
 from __future__ import annotations
 
@@ -12,23 +9,23 @@ from bitzones.stats.intervals import Estimate, Interval, Verdict
 __all__ = ["NORMALIZED", "Accuracy", "Asked", "Likelihood", "Paired", "PairedLikelihood"]
 
 NORMALIZED = "acc_norm"
-"""The metric that stands beside ``acc``: the same items answered by log-likelihood per character. A headline leaves it out."""
+"""The second multiple-choice metric: answers by log-likelihood per character. Headlines show ``acc`` only."""
 
 
 class Asked(Decided):
-    """How one task was asked: of all variants alike."""
+    """Settings of one task, the same for all variants."""
 
     task: str
     version: int
     sha256: str
-    """Of the items."""
+    """Hash of the items."""
     origin: str
-    """Where the items came from."""
+    """Source of the items."""
     fewshot: int
-    """Solved items before every question."""
+    """Few-shot examples before every question."""
     chat_template: bool
     n: int
-    """Items asked."""
+    """Number of items."""
     dropped: int
     """Items of the data set that were not asked because they are malformed."""
     passed_over: int = 0
@@ -36,7 +33,7 @@ class Asked(Decided):
     special_tokens: SpecialTokens | None = None
     """What the tokenizer puts around a text, and what of it the prompts were given; null of older run files."""
     least_chance: float
-    """Of an item being right by guessing, the least over the items; 0 where answers are generated."""
+    """Chance of guessing right, the least over the items; 0 where answers are generated."""
     most_chance: float
 
 
@@ -48,20 +45,20 @@ class Paired(Decided):
     gained: int
     """Items that the reference has wrong and the variant right."""
     changed: int
-    """Items that both have wrong, with another answer: what accuracy does not show."""
+    """Items that both have wrong, with different answers."""
     p_value: float
     """Two-sided, exact McNemar test."""
     p_adjusted: float
-    """After Holm's correction for the variants of the same task and metric; the verdict's."""
+    """After Holm's correction over the variants of the task and metric; the verdict uses it."""
     tests: int
-    """Variants that were corrected for together."""
+    """Number of variants in the correction."""
     difference: Interval
     """Variant minus reference, as a share of the items."""
     minimum_detectable_effect: float | None
-    """The smallest true loss, as a share, that these items would have shown at 80% power in the first step of Holm's method (5% by
-    ``tests``); null where they could have shown none, or where the reference has fewer right than that."""
+    """The smallest true loss, a share of items, detected at 80% power in the first step of Holm's method (5% / ``tests``); null where no
+    loss can be detected, or only one larger than the reference's accuracy."""
     verdict: Verdict
-    """What follows, in fixed words."""
+    """The verdict, one of a fixed set."""
 
 
 class Accuracy(Decided):
@@ -76,7 +73,7 @@ class Accuracy(Decided):
     k: int
     """Items right."""
     n: int
-    """Items asked."""
+    """Number of items."""
     share: Interval
     """k/n with its Wilson interval."""
     chance: float
@@ -86,26 +83,26 @@ class Accuracy(Decided):
     tokens: int
     """Tokens processed."""
     seconds_s: float
-    """Wall time of the whole task."""
+    """Wall-clock time of the whole task."""
     tokens_per_s: float | None
-    """Tokens by wall time; null where the time is 0."""
+    """Tokens by wall-clock time; null where the time is 0."""
     against: Paired | None
     """Against the reference; null for the reference itself and where the reference was not measured."""
 
 
 class PairedLikelihood(Decided):
-    """How much less likely a variant finds the right answers than the reference, on the same items."""
+    """The likelihood of right answers against the reference on the same items."""
 
     difference: Estimate
     """Variant minus reference, nats per answer token: above 0 is worse."""
     p_value: float | None
     """Two-sided, from the same resamples as the interval; null with too few items."""
     p_adjusted: float | None
-    """After Holm's correction for the variants of the same task; the verdict's."""
+    """After Holm's correction over the variants of the task; the verdict uses it."""
     tests: int
-    """Variants that were corrected for together."""
+    """Number of variants in the correction."""
     verdict: Verdict
-    """What follows, in fixed words."""
+    """The verdict, one of a fixed set."""
 
 
 class Likelihood(Decided):

@@ -1,7 +1,4 @@
-"""What no single cell of a run can know: whether the cells agree with each other and with the profile.
-
-Every fault is one clause; the door puts the file's name before it. This module does not know what a run file looks like.
-"""
+"""Checks that the cells of a run agree with each other and with the profile. Each fault is one clause, to follow the file's name."""
 
 from __future__ import annotations
 
@@ -29,14 +26,14 @@ from bitzones.schema.records import (
 __all__ = ["faults"]
 
 MOST_BYTES = 2**50
-"""A unit of a pebibyte or more is a mistake, and sums of such would leave 64-bit integers."""
+"""A unit of a pebibyte is a mistake, and sums of such sizes overflow 64-bit integers."""
 
 KindT = TypeVar("KindT")
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """The cells of a run, each sort by itself."""
+    """The cells of a run by kind."""
 
     run: Run
     cells: Sequence[Cell]
@@ -46,12 +43,12 @@ class _Cells:
 
     @property
     def formats(self) -> set[str]:
-        """What a unit of a plan may be stored in."""
+        """Formats that a plan may use."""
         return {*self.run.profile.formats, REFERENCE_NAMES[self.run.profile.model.dtype]}
 
 
 def faults(run: Run, cells: Sequence[Cell]) -> Iterator[str]:
-    """Every contradiction, the most basic first; later ones may follow from earlier ones."""
+    """Every contradiction, the most basic first; later ones may result from earlier ones."""
     found = _Cells(run, cells)
     yield from _doubled(cells)
     yield from _answers(found)
@@ -86,7 +83,7 @@ def _answers(found: _Cells) -> Iterator[str]:
 
 
 def _manner(cell: AccuracyCell) -> tuple[object, ...]:
-    """What the variants of a task must have in common to be compared: how it was asked, and the tokens of every answer."""
+    """What the variants of a task must share to be comparable: task settings and the tokens of every answer."""
     answers = sorted(zip(cell.item_ids, cell.gold_tokens, cell.chance, strict=True))
     normalized = cell.correct_normalized is not None and cell.predictions_normalized is not None
     asked = cell.task_version, cell.origin, cell.fewshot, cell.chat_template, cell.metric, cell.dropped, cell.passed_over
@@ -110,7 +107,7 @@ def _sweep(run: Run, cell: SensitivityCell) -> Iterator[str]:
 
 
 def _sequences(found: _Cells) -> Iterator[str]:
-    """Everything but the plans was measured on one sensitivity set, and the plans on another."""
+    """All cells but the plans use one sensitivity set; the plans use held-out sequences."""
     calibrated: list[SensitivityCell | FisherCell | SearchCell | DivergenceCell] = []
     calibrated += [*found.of(SensitivityCell), *found.of(FisherCell), *found.of(SearchCell), *found.of(DivergenceCell)]
     held_out = found.of(PlansCell)
@@ -137,7 +134,7 @@ def _fisher(found: _Cells, cell: FisherCell) -> Iterator[str]:
 
 
 def _plans(found: _Cells) -> Iterator[str]:
-    """The search and the plans: about the same units, the same bytes and the same budget."""
+    """Search and plans must have the same units, bytes and budget."""
     trials: list[tuple[str, Trial]] = []
     for search in found.of(SearchCell):
         yield from _searched(found, search)
@@ -192,7 +189,7 @@ def _compared(cell: PlansCell, searches: Iterable[SearchCell]) -> Iterator[str]:
 
 
 def _stored(sweep: SensitivityCell, trials: Iterable[tuple[str, Trial]]) -> Iterator[str]:
-    """Whether the plans' bytes are those of their units, each at a format that was measured."""
+    """A plan's bytes must be the sum over its units, each at a measured format."""
     units: dict[str, Unit] = {unit.name: unit for unit in sweep.units}
     offered = {(item.unit, item.format): item.stored_bytes for item in sweep.measurements if item.kl_nats is not None}
     quantized = {item.format for item in sweep.measurements}

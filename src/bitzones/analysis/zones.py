@@ -1,10 +1,10 @@
-"""Which layers can be squeezed, which cannot, and which depend on the sample: the stability of the plan under the bootstrap.
+"""Zones of layers: the stability of the plan under the bootstrap.
 
-The plan is solved again on every resample of the sensitivity sequences, from the costs around the plan that a search found, or else from
-the separate sensitivities (`margins`). A layer is SAFE where all its units are at the lowest format in at least ``agreement`` of the plans,
-CRITICAL where all are at the highest format offered or at the reference, else TRANSITION. With too few sequences to resample, every layer
-is INCONCLUSIVE. Zones are sets of layers: this module does not assume that neighbours are alike. The plan to recommend may be another than
-the one found: the zones stay as they are, the formats are the plan's, and where the two contradict each other is said.
+The plan is solved again on every resample of the sensitivity sequences, from costs around the searched plan or else from separate
+sensitivities (`marginal_costs`). A layer is SAFE if all its units are at the lowest format in at least ``agreement`` of the plans, CRITICAL
+if all are at the highest format or at the reference in as many, and otherwise TRANSITION. With too few sequences for a bootstrap, every
+layer is INCONCLUSIVE. Zones need not be contiguous. If the recommended plan is not the searched one, zones and plan can differ;
+`Decision.contradicted` lists the layers.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ __all__ = [
 ]
 
 ZONES: tuple[ZoneWord, ...] = ("SAFE", "TRANSITION", "CRITICAL", "INCONCLUSIVE")
-"""In the order of reports."""
+"""In report order."""
 
 SPLIT_HALF_RESAMPLES = 400
-"""Plans of each half: a share of 90% is then known within 1.5 points (one standard error), and four halves take as long as one whole."""
+"""Resampled plans of each half: the standard error of a share of 90% is then 1.5 points, and four halves take as long as one whole."""
 
 SPLIT_HALF_AGREEMENT = 0.8
-"""Share of layers that two halves of the sequences must put into the same zone: below it a fifth of the zones hang on which were drawn."""
+"""Least share of layers with the same zone in both halves: below it, more than a fifth of the zones depend on the sample."""
 
 Integers = NDArray[np.int64]
 
 
 def ranges(layers: tuple[int, ...]) -> str:
-    """Layers as ranges.
+    """Layer numbers as ranges.
 
     >>> ranges((7, 0, 1, 2, 3)), ranges(())
     ('0-3, 7', 'none')
@@ -71,10 +71,10 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
 
     Args:
         measured: the separate sensitivities.
-        menu: what they offer.
-        run: says which budget, and how zones are drawn.
-        chosen: the plan that measuring whole plans recommends; without one it is that of least sum.
-        search: knows the budget in bytes where one was searched, and what each change of the plan found would do.
+        menu: the formats offered to each unit.
+        run: holds the budget and the settings of zones.
+        chosen: the recommended plan; by default the additive one.
+        search: holds the budget in bytes and the sweep around the searched plan.
 
     Raises:
         PlanError: no plan meets the profile's budget; the message gives the feasible range.
@@ -102,7 +102,7 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
 
 
 def extremes(formats: tuple[str, ...], reference: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The formats that make a layer SAFE and those that make it CRITICAL; with one width only the reference does the latter.
+    """The formats that make a layer SAFE, and those that make it CRITICAL: with one bit width, only the reference.
 
     >>> extremes(("qint8", "qint4", "qint2:hqq"), "bf16")
     (('qint2:hqq',), ('qint8', 'bf16'))
@@ -116,8 +116,8 @@ def extremes(formats: tuple[str, ...], reference: str) -> tuple[tuple[str, ...],
 def layer_zones(measured: Measured, menu: Menu, choice: Integers, choices: Integers, agreement: float) -> tuple[LayerZone, ...]:
     """The zone of every layer, from the plans of all resamples, and how many of its units ``choice`` puts at each format.
 
-    The units of a layer are counted together, plan by plan: a layer each of whose units is at the lowest format in 95% of the plans, but
-    all of them in only 85%, is not SAFE at an agreement of 90%.
+    The units of a layer are counted jointly: if each unit is at the lowest format in 95% of the plans, but all of them in only 85%, the
+    layer is not SAFE at an agreement of 90%.
     """
     found = []
     for layer, rows in layers_of(measured.cell.units).items():
@@ -148,17 +148,17 @@ def _zone(low: float, high: float, sequences: int, agreement: float) -> ZoneWord
 
 
 def contradicted(layers: Iterable[LayerZone], menu: Menu) -> tuple[int, ...]:
-    """The layers that a plan stores otherwise than their zone says: SAFE ones not wholly at the lowest format, CRITICAL ones not wholly at
-    the highest or the reference."""
+    """Layers in which the plan differs from the zone: SAFE ones not wholly at the lowest format, CRITICAL ones not wholly at the highest
+    or the reference."""
     lowest, highest = extremes(menu.formats[:-1], menu.formats[-1])
     said = {"SAFE": set(lowest), "CRITICAL": set(highest)}
     return tuple(item.layer for item in layers if item.zone in said and not set(item.formats) <= said[item.zone])
 
 
 def split_half(measured: Measured, costs: Costs, run: Run, budget: int) -> SplitHalf:
-    """The zones of every other sequence, and those of the others: how much of the zones is the sample's.
+    """Split-half reliability: the zones of the even sequences against those of the odd ones.
 
-    Both are decided as the whole is, on up to `SPLIT_HALF_RESAMPLES` resamples of their own; the price of a swap is that of the whole.
+    Each half has up to `SPLIT_HALF_RESAMPLES` resamples of its own; the price of a swap is that of all sequences.
     """
     settings, layers = run.profile.zones, layers_of(measured.cell.units)
     even = np.arange(measured.sequences) % 2 == 0
@@ -190,7 +190,7 @@ def never_lowest(layers: Iterable[LayerZone], agreement: float) -> tuple[int, ..
 
 
 def zones(measured: Measured, layers: tuple[LayerZone, ...], units: tuple[UnitPlan, ...]) -> tuple[Zone, ...]:
-    """The zones that have layers, with what the plan stores of them."""
+    """Zones that have layers, with their bytes."""
     found = []
     for word in ZONES:
         members = tuple(item.layer for item in layers if item.zone == word)

@@ -15,6 +15,7 @@ from bitzones.analysis.plan import PLAN_FORMAT, Plan, PlannedModel
 from bitzones.schema import migrations
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import REFERENCE_NAMES, FormatName, is_calibrated
+from bitzones.schema.validation_errors import first_error
 
 __all__ = ["FORMATS", "PlanFile", "check_plan", "read_plan"]
 
@@ -75,12 +76,10 @@ def check_plan(plan: Plan) -> PlanFile:
 
 def _first(error: ValidationError) -> str:
     """The first mistake in one line; names that a stranger chose are quoted, so that they cannot move the cursor."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    key = repr(".".join(str(step) for step in first["loc"]))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key}{more}: written by another version, or edited"
-    return f"key {key}: {first['msg'][0].lower()}{first['msg'][1:]}{more}"
+    first = first_error(error)
+    if first.kind == "extra_forbidden":
+        return f"unknown key {first.path!r}{first.more}: written by another version, or edited"
+    return f"key {first.path!r}: {first.clause}{first.more}"
 
 
 def _checked(path: Path | str, text: str, plan: Plan) -> PlanFile:
@@ -95,9 +94,8 @@ def _checked(path: Path | str, text: str, plan: Plan) -> PlanFile:
     try:
         formats = FORMATS.validate_python(asked)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        what = first["msg"].removeprefix("Value error, ")
-        raise PlanError(f"{path}: assignment of module {first['loc'][0]!r} is {first['input']!r}: {what}") from error
+        first = first_error(error)
+        raise PlanError(f"{path}: assignment of module {first.keys[0]!r} is {first.value!r}: {first.message}") from error
     if not formats:
         raise PlanError(f"{path}: the plan leaves every module as it is: there is nothing to apply")
     if odd := sorted(set(formats) ^ set(plan.group_sizes)):

@@ -29,6 +29,7 @@ from bitzones.rounding import layerwise
 from bitzones.schema import profile
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import REFERENCE_NAMES, is_calibrated
+from bitzones.schema.validation_errors import first_error
 
 __all__ = ["Applied", "apply", "calibrated", "check_modules"]
 
@@ -141,7 +142,7 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
             }
         )
     except ValidationError as error:
-        raise PlanError(f"model source {taken!r}: {error.errors(include_url=False)[0]['msg']}") from error
+        raise PlanError(f"model source {taken!r}: {first_error(error).message}") from error
 
 
 def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, quantizers.Packed]:

@@ -24,6 +24,7 @@ from bitzones.models import structure
 from bitzones.schema.environment import versions
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.records import Record
+from bitzones.schema.validation_errors import first_error
 
 __all__ = ["CHECK_FILE", "KERNEL_TOLERANCE_NATS", "PLAN_FILE", "TOLERANCE_NATS", "Check", "check", "file_hashes", "verify", "write"]
 
@@ -186,8 +187,8 @@ def _read(folder: Path) -> Check:
         record = Check.model_validate(data)
         tokens, top, values = (torch.tensor(numbers) for numbers in (record.token_ids, record.top_tokens, record.log_probabilities))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise PlanError(f"{path}: key {'.'.join(map(str, first['loc']))!r}: {first['msg']}") from error
+        first = first_error(error)
+        raise PlanError(f"{path}: key {first.path!r}: {first.message}") from error
     except ValueError as error:
         raise PlanError(f"{path}: damaged: {error}") from error
     if top.shape != values.shape or top.shape[:2] != tokens.shape or not top.numel():

@@ -165,6 +165,7 @@ def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure
         device_rounds_s=timed.clock.rounds_s(len(rounds_s)),
         kernels=timed.kernels,
         kernels_by_group=made.groups,
+        kernel_kinds=quantizers.kernel_kinds(timed.kernels),
         weight_bytes=timed.weight_bytes,
         cache_bytes=timed.cache_bytes(),
         bandwidth=bandwidth,

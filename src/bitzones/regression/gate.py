@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from bitzones.regression.comparison import Comparison
 from bitzones.schema.errors import ProfileError
 from bitzones.schema.profile import Gate
+from bitzones.schema.validation_errors import first_error
 
 __all__ = ["CANNOT_COMPARE", "FAIL_ON", "GATE_WORDS", "OPEN", "REGRESSION", "exit_code", "fail_on", "tolerances"]
 
@@ -65,10 +66,9 @@ def tolerances(profile_gate: Gate, project: Path | None) -> Gate:
     try:
         return Gate.model_validate({**profile_gate.model_dump(), **data})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(step) for step in first["loc"])
-        wrong = f"unknown key; allowed: {', '.join(Gate.model_fields)}" if first["type"] == "extra_forbidden" else first["msg"]
-        raise ProfileError(f"{project}: tool.bitzones.gate.{key}: {wrong}") from error
+        first = first_error(error)
+        wrong = f"unknown key; allowed: {', '.join(Gate.model_fields)}" if first.kind == "extra_forbidden" else first.message
+        raise ProfileError(f"{project}: tool.bitzones.gate.{first.path}: {wrong}") from error
 
 
 def exit_code(comparison: Comparison, words: Iterable[str]) -> int:

@@ -1,6 +1,6 @@
-"""Several runs in one report: what each recommends and costs, and which layers matter in one of them and not in another.
+"""The report of several runs: what each recommends and costs, and which layers matter in one run and not in another.
 
-Each run also has a report of its own beside this one. This module decides nothing: what differs is `decide.across`'.
+Each run also has its own report in a subfolder.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ __all__ = ["Named", "compared_page", "compared_summary", "names_of"]
 
 @dataclass(frozen=True)
 class Named:
-    """A run under the name that it has in this report, which is that of its folder."""
+    """A run and its name in this report, which is also its subfolder's."""
 
     name: str
     analysis: Analysis
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """A name for each run file, fit for a folder and told apart: its own, else with its folder's before it, else with a number behind.
+    """A unique folder name for each run file: its stem, with the parent folder's name in front or a number behind where needed.
 
     >>> names_of([Path("a/run.json"), Path("b/run.json")]), names_of([Path("arc.json"), Path("svamp.json")])
     (['a-run', 'b-run'], ['arc', 'svamp'])
@@ -53,7 +53,7 @@ def compared_summary(runs: Iterable[Named]) -> str:
     """The whole of summary.md of several runs."""
     runs = tuple(runs)
     links = " · ".join(f"[{markdown(run.name)}]({run.name}/summary.md)" for run in runs)
-    return "\n\n".join((f"# bitzones: {len(runs)} runs side by side", f"Each by itself: {links}", *_sections(runs))) + "\n"
+    return "\n\n".join((f"# bitzones: {len(runs)} runs side by side", f"Each run on its own: {links}", *_sections(runs))) + "\n"
 
 
 def compared_page(runs: Iterable[Named]) -> str:
@@ -64,8 +64,13 @@ def compared_page(runs: Iterable[Named]) -> str:
     views = () if chart is None else (View("Layers by runs", chart),)
     one, two, *_ = _sections(runs)
     body = (
-        Section("map", "Layer by run", (Chart("map", "Layers by runs; the tables hold every number.", views),) if views else (), (two,)),
-        Section("answers", "What each run says", open=(one,)),
+        Section(
+            "map",
+            "Layer by run",
+            (Chart("map", "Sensitivity by layer and run; the tables hold every number.", views),) if views else (),
+            (two,),
+        ),
+        Section("answers", "Results of each run", open=(one,)),
     )
     facts = ["", *(f"{run.name}: {_model(run.analysis)}" for run in runs)]
     return render(f"{len(runs)} runs side by side", facts, _answers(runs, found), body)
@@ -93,11 +98,11 @@ def _what_each_says(runs: tuple[Named, ...]) -> str:
         for run in runs
     ]
     head = ("run", "model and tasks", "layers at 4 bits or more", "saved", "accuracy")
-    return "## What each run says\n\n" + table(head, rows, text=range(5))
+    return "## Results of each run\n\n" + table(head, rows, text=range(5))
 
 
 def _three(analysis: Analysis) -> tuple[Answer, ...]:
-    """As many answers as there are columns: a run without a plan has two."""
+    """One answer per column: a run without a plan has two."""
     found = answers(analysis)
     return found if len(found) == 3 else (found[0], Answer("", ABSENT, ()), found[1])
 
@@ -108,8 +113,8 @@ def _details(item: Answer) -> str:
 
 def _method() -> str:
     return (
-        "Sensitivity of whole layers at each run's fewest bits. Spearman is 1 where two runs rank layers alike; layers are taken as a "
-        f"sample, and fewer than {MIN_PAIRS} are too few. A layer is named where the 95% intervals of its two ranks do not overlap."
+        "Sensitivity of whole layers at each run's lowest format. Spearman is 1 where two runs rank layers alike; its interval takes "
+        f"layers as a sample and needs at least {MIN_PAIRS}. A layer is listed where the 95% intervals of its two ranks do not overlap."
     )
 
 
@@ -120,11 +125,11 @@ def _pair_table(runs: tuple[Named, ...], found: Iterable[Pair]) -> str:
             str(pair.layers),
             ratio(pair.spearman) if pair.spearman else "inconclusive",
             str(len(pair.shifts)),
-            markdown(pair.reason, 200) or ABSENT,
+            _reason(pair) or ABSENT,
         )
         for pair in found
     ]
-    return table(("runs", "layers", "Spearman [95%]", "layers whose rank differs", "not compared because"), rows, text=(0, 4))
+    return table(("runs", "layers", "Spearman [95%]", "layers whose rank differs", "why not compared"), rows, text=(0, 4))
 
 
 def _shifts(runs: tuple[Named, ...], found: Iterable[Pair]) -> Iterator[str]:
@@ -134,8 +139,8 @@ def _shifts(runs: tuple[Named, ...], found: Iterable[Pair]) -> Iterator[str]:
                 "layer",
                 f"rank in {markdown(runs[pair.first].name)}",
                 f"rank in {markdown(runs[pair.second].name)}",
-                "KL there",
-                "and there",
+                "KL in the first",
+                "KL in the second",
             )
             rows = [
                 (str(item.layer), _rank(item.first), _rank(item.second), nats(item.first.kl), nats(item.second.kl)) for item in pair.shifts
@@ -158,7 +163,7 @@ def _ranks(runs: tuple[Named, ...]) -> str:
 
 
 def _answers(runs: tuple[Named, ...], found: tuple[Pair, ...]) -> tuple[Answer, ...]:
-    """For every run the layers that stay wide and what that costs; then whether the same layers matter."""
+    """The answers of every run in short, then whether the same layers matter."""
     each = [
         Answer(
             run.name,
@@ -170,13 +175,20 @@ def _answers(runs: tuple[Named, ...], found: tuple[Pair, ...]) -> tuple[Answer, 
     lines = tuple(_said(runs, pair) for pair in found)
     compared = [pair for pair in found if not pair.reason]
     shifted = sorted({item.layer for pair in compared for item in pair.shifts})
-    short = "Inconclusive" if not compared else f"Not layers {', '.join(map(str, shifted))}" if shifted else "No layer is told to differ"
+    short = "Inconclusive" if not compared else f"Not layers {', '.join(map(str, shifted))}" if shifted else "No layer's rank differs"
     return *each, Answer("Do the same layers matter?", short, lines)
+
+
+def _reason(pair: Pair) -> str:
+    """Why two runs are not compared; empty where they are."""
+    if pair.reason == "depths":
+        return f"the models have {pair.depths[0]} and {pair.depths[1]} layers, so layers cannot be matched"
+    return "no layer was measured in both" if pair.reason else ""
 
 
 def _said(runs: tuple[Named, ...], pair: Pair) -> str:
     names = f"{runs[pair.first].name} and {runs[pair.second].name}"
     if pair.reason:
-        return f"{names}: {pair.reason}."
+        return f"{names}: {_reason(pair)}."
     rho = f"Spearman {ratio(pair.spearman)}" if pair.spearman else "Spearman: inconclusive"
-    return f"{names}: {rho} over {pair.layers} layers; the rank of {len(pair.shifts)} is told to differ."
+    return f"{names}: {rho} over {pair.layers} layers; {len(pair.shifts)} layers differ in rank."

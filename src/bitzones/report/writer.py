@@ -1,7 +1,6 @@
-"""The folder that a run leaves behind: a page, a summary, pictures, diagrams and JSON, all of them or none.
+"""Writes the report folder: page, summary, charts, diagrams and JSON, all of them or none.
 
-Everything is made before the first file is written, each is written beside its place and moved there when whole. This module does not know
-what stands in them.
+Everything is rendered before the first file is written; each file is written to a temporary name and moved into place when complete.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ PLAN = "plan.json"
 PICTURES = {"layer_map": layer_map, "frontier": frontier}
 
 OPTIONAL = (PLAN, *(f"{name}.{kind}" for name in PICTURES for kind in ("svg", "png")))
-"""What a report can be without: one without a plan, or without anything to draw."""
+"""Files that a report may lack: without a plan, or with nothing to draw."""
 
 
 def write_report(analysis: Analysis, folder: Path, draw: vega.Draw = vega.here) -> list[Path]:
     """Write report.html, summary.md, two diagrams, analysis.json, and, where there are such, plan.json and pictures.
 
-    Returns the paths in that order. ``draw`` is who draws the pictures, while the texts are made if it can.
+    Returns the paths in that order. ``draw`` draws the charts, in the background if it can.
 
-    Without a plan there is no plan.json: that of an earlier report is removed, lest it be taken for this run's; so are pictures.
+    A plan.json or chart of an earlier report that this one lacks is removed.
 
     Raises:
-        OutputError: the folder cannot be made or written; files of an earlier report are then as they were.
+        OutputError: the folder cannot be made or written; files of an earlier report are then unchanged.
     """
     drawn = draw({name: spec for name, chart in PICTURES.items() if (spec := chart(analysis)) is not None})
     contents: dict[str, str | bytes] = {
@@ -56,10 +55,10 @@ def write_report(analysis: Analysis, folder: Path, draw: vega.Draw = vega.here) 
 
 
 def write_comparison(runs: Sequence[Named], folder: Path, draw: vega.Draw = vega.here) -> list[Path]:
-    """Write the report of several runs: report.html and summary.md, and the whole report of each in a folder of its name.
+    """Write the report of several runs: report.html and summary.md, and the full report of each run in a subfolder.
 
     Raises:
-        OutputError: a folder cannot be made or written; the comparison is written last, so that it never stands without its runs.
+        OutputError: a folder cannot be made or written; the comparison is written last, so it never exists without its runs.
     """
     for run in runs:
         write_report(run.analysis, folder / run.name, draw)
@@ -79,7 +78,7 @@ def _written(folder: Path, contents: Mapping[str, str | bytes], optional: Iterab
         _check_free((*written.values(), *(folder / name for name in optional)))
         for name in optional:
             if name not in contents:
-                (folder / name).unlink(missing_ok=True)  # first of all: an earlier summary without its plan misleads nobody
+                (folder / name).unlink(missing_ok=True)  # first: an earlier summary without its plan misleads nobody
         for beside, place in written.items():
             beside.replace(place)
     except OSError as error:
@@ -92,7 +91,7 @@ def _written(folder: Path, contents: Mapping[str, str | bytes], optional: Iterab
 
 
 def _check_free(places: Iterable[Path]) -> None:
-    """Find out before the first file is moved that none can take a place: all of them or none."""
+    """Fail before the first file is moved if a folder is in the way of one."""
     for place in places:
         if place.is_dir():
             raise IsADirectoryError(errno.EISDIR, f"{place.name} is a folder")
@@ -109,5 +108,5 @@ def _remove(paths: dict[Path, Path]) -> None:
     for path in paths:
         try:
             path.unlink(missing_ok=True)
-        except OSError:  # the folder is gone or closed to us: nothing of ours is in it
+        except OSError:  # the folder is gone or not writable: nothing to remove
             continue

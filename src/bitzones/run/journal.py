@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError
 from bitzones.schema.errors import MeasureError, OutputError
 from bitzones.schema.files import beside
 from bitzones.schema.records import Cell, NonNegative, Record
+from bitzones.schema.validation_errors import first_error
 
 __all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "difference", "resume", "sole", "start"]
 
@@ -159,9 +160,10 @@ def _entry(path: Path, number: int, line: bytes) -> Entry:
     try:
         return Entry.model_validate_json(line)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise MeasureError(f"{path}: line {number} is damaged ({where} {first['msg']}): run without --resume to start over") from error
+        first = first_error(error)
+        raise MeasureError(
+            f"{path}: line {number} is damaged ({first.path} {first.message}): run without --resume to start over"
+        ) from error
 
 
 def difference(there: Any, here: Any, at: str = "") -> str:

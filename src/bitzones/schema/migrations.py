@@ -1,6 +1,6 @@
 """Older run files, plans and profiles, read as if they had been written today.
 
-Only names changed between these schemas, so a migration is a renaming; what a newer schema added has a default that stands for its absence.
+A migration renames keys, and derives the kinds of kernels from their names; everything else that a newer schema added has a default.
 The functions take parsed JSON or TOML, check nothing (the records do), and return a new value: what they were given stays as it was.
 """
 
@@ -67,6 +67,21 @@ def _kind(value: Any) -> Any:
     return "unit_latency" if value == "part_latency" else value
 
 
+def _with_kernel_kinds(cell: dict[str, Any]) -> dict[str, Any]:
+    """A latency cell with the kinds of its kernels, which schema 4 records.
+
+    Older files only name quanto's classes. Its plain packing is unpacked at every product, and so are weights of Python fallbacks.
+    """
+    kernels = cell.get("kernels")
+    if cell.get("kind") != "latency" or not isinstance(kernels, dict):
+        return cell
+    return {"kernel_kinds": {name: _kernel_kind(name) for name in kernels}, **cell}
+
+
+def _kernel_kind(name: str) -> str:
+    return "dense" if name == "dense" else "unpacked" if name == "WeightQBitsTensor" or "python" in name.lower() else "fused"
+
+
 def _of_schema(value: Any, known: tuple[int, ...]) -> bool:
     """Whether this is to be migrated: of a known schema before the last one. ``True`` is no number here."""
     number = value.get("schema") if isinstance(value, dict) else None
@@ -87,7 +102,7 @@ def cell(value: Any) -> Any:
     found = _within(found, _measurement, "measurements", "scores", "around")
     found = _within(found, _trial, "start", "plans")
     found = _within(found, _search_round, "rounds")
-    return {**found, "schema": RUNS[-1]}
+    return {**_with_kernel_kinds(found), "schema": RUNS[-1]}
 
 
 def run(value: Any) -> Any:

@@ -32,6 +32,7 @@ from pydantic import (
 from bitzones.schema import migrations
 from bitzones.schema.errors import BitzonesWarning, ProfileError
 from bitzones.schema.formats import REFERENCE_NAMES, Format, FormatName, format_bits, is_calibrated
+from bitzones.schema.validation_errors import first_error
 
 __all__ = [
     "DATA_FOLDERS",
@@ -516,20 +517,18 @@ def load(name_or_path: str) -> Profile:
 
 def explain(error: ValidationError) -> str:
     """The first mistake in one line: key, what is wrong, what is allowed."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(step) for step in first["loc"]) or "profile"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        allowed = sorted(_allowed_keys(first["loc"]))
+    first = first_error(error)
+    key = first.path or "profile"
+    if first.kind == "extra_forbidden":
+        allowed = sorted(_allowed_keys(first.keys))
         if (now := migrations.RENAMED_KEYS.get(key)) is not None:
-            return f"unknown key {key}; it is now {now}{more}"
-        near = difflib.get_close_matches(str(first["loc"][-1]), allowed, n=1)
+            return f"unknown key {key}; it is now {now}{first.more}"
+        near = difflib.get_close_matches(str(first.keys[-1]), allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"unknown key {key}{hint} allowed here: {', '.join(allowed)}{more}"
-    if first["type"] == "missing":
-        return f"key {key} is missing{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key} = {first['input']!r}: {message[0].lower()}{message[1:]}{more}" if first["loc"] else f"{message}{more}"
+        return f"unknown key {key}{hint} allowed here: {', '.join(allowed)}{first.more}"
+    if first.kind == "missing":
+        return f"key {key} is missing{first.more}"
+    return f"{key} = {first.value!r}: {first.clause}{first.more}" if first.keys else f"{first.message}{first.more}"
 
 
 _SECTIONS: dict[str, type[_Section]] = {

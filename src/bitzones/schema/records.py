@@ -42,6 +42,7 @@ __all__ = [
     "Figure",
     "FisherCell",
     "GpuWatch",
+    "KernelKind",
     "LatencyCell",
     "LayerStatistics",
     "LayersCell",
@@ -87,6 +88,9 @@ Layers = Annotated[int, Field(ge=0, le=MOST_LAYERS)]
 Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+KernelKind = Literal["dense", "fused", "unpacked"]
 
 
 class Record(BaseModel):
@@ -283,7 +287,8 @@ class LatencyCell(Measured):
     ``rounds_s`` is wall time with the device synchronised at the end, ``device_rounds_s`` the device's own clock over the same rounds; null
     where it has none. ``weight_bytes`` and ``cache_bytes`` are what one step of decoding has to read, as it lies in memory (the keys and
     values at the middle of the round): by ``bandwidth``, that of a large copy in the same run, they give the roofline of its time.
-    ``warmup_stable`` is false where warming up ended at its bound.
+    ``warmup_stable`` is false where warming up ended at its bound. ``kernel_kinds`` says of each name in ``kernels`` whether it multiplies
+    weights as they are (``dense``), reads them packed (``fused``) or unpacks them at every product (``unpacked``).
     """
 
     kind: Literal["latency"] = "latency"
@@ -295,6 +300,7 @@ class LatencyCell(Measured):
     rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
     kernels: dict[str, Count]
     kernels_by_group: dict[str, dict[str, Count]] = {}
+    kernel_kinds: dict[str, KernelKind] = {}
     compiled: bool = False
     cache: Literal["static", "dynamic"] = "dynamic"
     warmup_stable: bool | None = None
@@ -588,6 +594,11 @@ class PlansCell(Measured):
     budget_bytes: Count
     budget_ns: Count | None = None
     plans: tuple[NamedTrial, ...] = Field(min_length=1)
+
+    def best_of(self, origin: str) -> NamedTrial | None:
+        """The plan of an origin with the least measured KL; None where none was measured."""
+        found = [plan for plan in self.plans if plan.origin == origin and plan.kl_nats is not None]
+        return min(found, key=lambda plan: sum(plan.kl_nats or ()), default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> PlansCell:

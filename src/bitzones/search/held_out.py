@@ -107,6 +107,5 @@ def plans_cell(
 
 
 def baseline(cell: PlansCell, name: str) -> NamedTrial | None:
-    """The plan of an origin, the one of least KL where there are several; None where none was measured, or only under another name."""
-    found = [plan for plan in cell.plans if plan.origin == name and plan.kl_nats is not None]
-    return min(found, key=local_search.total, default=None)
+    """The plan of an origin with the least measured KL; None where none was measured."""
+    return cell.best_of(name)

@@ -22,6 +22,7 @@ from bitzones.allocation.knapsack import Menu, menu_of, solve
 from bitzones.allocation.time_cost import timed_menu
 from bitzones.data.sequences import Batch
 from bitzones.models import structure
+from bitzones.schema.index import index_of
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.records import SearchRound, SensitivityCell, Trial, Unit, UnitLatencyCell, UnitSensitivity
 from bitzones.sensitivity import sweep
@@ -108,7 +109,7 @@ def workbench(
 
 def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
     """The separate sensitivities, nats over all sequences: shape (units, formats), 0 for the reference and where there is none."""
-    found, rows = np.zeros(bench.menu.offered.shape), {unit.name: row for row, unit in enumerate(bench.units)}
+    found, rows = np.zeros(bench.menu.offered.shape), index_of(unit.name for unit in bench.units)
     for item in cell.measurements:
         found[rows[item.unit], bench.menu.formats.index(item.format)] = sum(item.kl_nats or ())
     return found
@@ -277,7 +278,7 @@ def proposals(bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], bu
 def _marginal(bench: Workbench, choice: Integers, around: Sequence[UnitSensitivity], at: float) -> tuple[Menu, Floats]:
     """What is offered around a plan, and what each swap adds to its KL, nats over all sequences; infinite where it is not offered."""
     menu = bench.menu
-    rows = {unit.name: row for row, unit in enumerate(bench.units)}
+    rows = index_of(unit.name for unit in bench.units)
     marginal = np.full(menu.offered.shape, np.inf)
     marginal[np.arange(len(choice)), choice] = 0.0
     for item in around:

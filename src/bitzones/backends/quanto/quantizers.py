@@ -28,6 +28,7 @@ from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto.extensions import extension_failure, unpack
 from bitzones.schema.errors import ModelError
 from bitzones.schema.formats import Format, format_bits, is_calibrated
+from bitzones.schema.records import KernelKind
 
 __all__ = [
     "Packed",
@@ -38,6 +39,7 @@ __all__ = [
     "group_size",
     "is_quantizable",
     "kernel",
+    "kernel_kinds",
     "kernels",
     "needs_unpacking",
     "pack",
@@ -58,6 +60,9 @@ __all__ = [
 
 Packed: TypeAlias = quanto.QTensor
 """A quantized weight as quanto stores it: packed integers, scales and shifts."""
+
+DENSE = "dense"
+"""The kernel of a module that is not quantized."""
 
 _OPTIMIZERS: dict[str, Callable[[], quanto.Optimizer]] = {
     "absmax": quanto.AbsmaxOptimizer,
@@ -237,12 +242,18 @@ def group_size(weight: torch.Tensor) -> int | None:
 
 def kernel(module: torch.nn.Module) -> str:
     """What computes a module's product: the class of its weight tensor, since quanto chooses kernels by it."""
-    return type(module.weight.data).__name__ if isinstance(module, QModuleMixin) else "dense"
+    return type(module.weight.data).__name__ if isinstance(module, QModuleMixin) else DENSE
 
 
 def kernels(modules: Iterable[torch.nn.Module]) -> dict[str, int]:
     """How many modules each kernel computes."""
     return dict(Counter(kernel(module) for module in modules))
+
+
+def kernel_kinds(names: Iterable[str]) -> dict[str, KernelKind]:
+    """The kind of each kernel. quanto unpacks its plain packing at every product; its other classes have kernels."""
+    known: dict[str, KernelKind] = {DENSE: "dense", WeightQBitsTensor.__name__: "unpacked"}
+    return {name: known.get(name, "fused") for name in names}
 
 
 def needs_unpacking(module: torch.nn.Module) -> bool:

@@ -1,6 +1,6 @@
-"""Charts in Mermaid: sensitivity by layer, KL by budget, accuracy by variant. A chart carries no interval: tables do.
+"""Mermaid charts: sensitivity by layer, KL by budget, accuracy by variant.
 
-This module decides nothing. It knows what Mermaid's charts cannot do: exponents, long names, logarithmic axes.
+Mermaid has no error bars, exponents, long names or logarithmic axes: the tables carry the intervals.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from bitzones.report.markdown.tables import mermaid
 __all__ = ["accuracy_charts", "block", "chart", "frontier_chart", "sensitivity_chart"]
 
 CHART_LAYERS = 24
-"""A deeper model's charts are lines over a numbered axis: names of every layer would overlap, and so do Mermaid's bars on such an axis."""
+"""Above this depth, charts are lines over a numbered axis, because layer names and bars would overlap."""
 
 SMALLEST_TOP = 1e-9
-"""An axis has a length even where every value is 0."""
+"""Keeps the axis from having no length when every value is 0."""
 
-CHART_COLOUR = "#1f6feb"
+CHART_COLOR = "#1f6feb"
 
 
 def block(lines: Iterator[str]) -> str:
@@ -30,8 +30,8 @@ def block(lines: Iterator[str]) -> str:
 
 
 def chart(title: str, axis: str, label: str, values: list[float], top: float, mark: str = "bar") -> Iterator[str]:
-    """A chart whose axis of values starts at 0, so that lengths compare."""
-    yield f'%%{{init: {{"themeVariables": {{"xyChart": {{"plotColorPalette": "{CHART_COLOUR}"}}}}}}}}%%'
+    """A chart whose value axis starts at 0."""
+    yield f'%%{{init: {{"themeVariables": {{"xyChart": {{"plotColorPalette": "{CHART_COLOR}"}}}}}}}}%%'
     yield "xychart-beta"
     yield f'  title "{title}"'
     yield f"  x-axis {axis}"
@@ -40,13 +40,13 @@ def chart(title: str, axis: str, label: str, values: list[float], top: float, ma
 
 
 def _decimal(value: float) -> str:
-    """A number as Mermaid reads it: without an exponent, four significant digits."""
+    """A number without an exponent, which Mermaid cannot read; four significant digits."""
     places = max(0, 3 - math.floor(math.log10(value))) if value > 0 else 0
     return f"{value:.{min(places, 15)}f}"
 
 
 def sensitivity_chart(analysis: Analysis, name: str) -> str:
-    """Sensitivity of every layer at one format, and which are not wholly in it; empty where none was measured."""
+    """Sensitivity of every layer at one format, with a note on incomplete layers; empty where none was measured."""
     sums: dict[int, float] = {}
     inside = [item for item in analysis.sensitivity if item.layer is not None]
     measured = [item for item in inside if item.format == name]
@@ -63,9 +63,7 @@ def sensitivity_chart(analysis: Analysis, name: str) -> str:
     values = [sums.get(layer, 0.0) for layer in layers]
     top = 1.05 * max(*values, SMALLEST_TOP)
     drawn = chart(f"KL at {mermaid(name)}", axis, "nats per token", values, top, "bar" if few else "line")
-    note = (
-        f"\n\nNot measured at {name}, or not in all units, and drawn as 0 or too low: layers {ranges(tuple(missing))}." if missing else ""
-    )
+    note = f"\n\nNot or not fully measured at {name}, and drawn too low: layers {ranges(tuple(missing))}." if missing else ""
     return block(drawn) + note
 
 
@@ -76,8 +74,8 @@ def accuracy_charts(analysis: Analysis) -> str:
         items = [item for item in analysis.accuracy if (item.task, item.metric) == (task, metric)]
         axis = f'"variant" [{", ".join(_quoted(item.variant) for item in items)}]'
         values = [100 * item.share.value for item in items]
-        charts.append(block(chart(f"{mermaid(task)}, {metric}, n = {items[0].n}", axis, "accuracy in per cent", values, 100.0)))
-    note = "Intervals and verdicts stand in the [summary](summary.md)."
+        charts.append(block(chart(f"{mermaid(task)}, {metric}, n = {items[0].n}", axis, "accuracy, %", values, 100.0)))
+    note = "Intervals and verdicts are in the [summary](summary.md)."
     return "\n\n".join(("## Accuracy", note, *charts)) if charts else ""
 
 
@@ -96,5 +94,5 @@ def frontier_chart(analysis: Analysis) -> str:
     axis = f'"plan" [{", ".join(_quoted(item.name) for item, _ in shown)}]'
     values = [value for _, value in shown]
     drawn = chart(f"KL by budget, n = {plans.sequences} held-out", axis, "nats per token", values, 1.05 * max(*values, SMALLEST_TOP))
-    note = "From the fewest stored bytes to the most, not to scale; bits, bytes and intervals stand in the [summary](summary.md)."
+    note = "Fewest stored bytes first, not to scale; bits, bytes and intervals are in the [summary](summary.md)."
     return f"## KL by budget\n\n{note}\n\n{block(drawn)}"

@@ -1,8 +1,8 @@
-"""Pictures drawn by a process of their own, which loads what draws them while this one still decides.
+"""Draws charts in a second process, which starts up while this one analyzes the run.
 
-vl-convert takes half a second to start and holds the interpreter's lock whatever it does, so that a thread would hide nothing.
-``python -m bitzones.report.charts.drawing`` is that process: a line of charts in, a line of pictures out. It ends where its input does, so
-that it never outlives its parent.
+vl-convert takes half a second to start and holds the GIL throughout, so a thread would not help. The process is
+``python -m bitzones.report.charts.drawing``: a line of charts in, a line of images out. It exits at the end of its input, so it never
+outlives its parent.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from bitzones.report.charts import vega
 __all__ = ["beside"]
 
 FIRST: Mapping[str, vega.Spec] = {"first": {"data": {"values": [{"a": 1}]}, "mark": "bar", "encoding": {"x": {"field": "a"}}}}
-"""Drawn before it is asked for anything: what loads only when it is used is loaded then."""
+"""Drawn at start-up, so that lazy imports are done before the first request."""
 
 
 @contextmanager
 def beside() -> Iterator[vega.Draw]:
-    """Draw as `vega.here` does, but beside this process. Should the other one die, it is this one that draws, and says what is wrong."""
+    """Draw as `vega.here` does, in a second process. If that process dies, this one draws instead and raises its own errors."""
     with subprocess.Popen(  # noqa: S603
         (sys.executable, "-m", __name__),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for who asked
+        start_new_session=True,  # Ctrl-C reaches the parent only
         encoding="ascii",
     ) as other:
         assert other.stdin is not None
@@ -56,7 +56,7 @@ def beside() -> Iterator[vega.Draw]:
             yield draw
         finally:
             other.kill()
-            with contextlib.suppress(BrokenPipeError):  # what a dead one did not read
+            with contextlib.suppress(BrokenPipeError):  # the process died before it read its input
                 asked.close()
 
 

@@ -1,6 +1,6 @@
-"""The frontier: what stored bytes buy, as KL and as accuracy, with intervals; uniform formats, baselines and the chosen plan told apart.
+"""The frontier chart: KL and accuracy by stored bytes, with intervals.
 
-Sign, colour and words together say what a point is. This module decides nothing: which plan is chosen is the analysis's.
+Uniform formats, baselines and the recommended plan differ in shape as well as in color.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Kind = Literal["recommended plan", "other plan", "uniform format", "other budget
 
 PANEL_WIDTH = 270
 PANEL_HEIGHT = 150
-"""Of a picture, in units of which a printed column has about 340; the page widens its panels."""
+"""Of an image, in units of which a printed column has about 340; the page widens its panels."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """How a kind of point is drawn: told apart by shape as well as by colour."""
+    """Shape, color and size of a kind of point."""
 
     shape: str
-    colour: str
+    color: str
     size: int
 
 
@@ -42,19 +42,24 @@ KINDS: Mapping[Kind, Sign] = {
     "other budget": Sign("circle", "#0f766e", 50),
     "reference": Sign("cross", "#64748b", 80),
 }
-"""Each colour has at least 3:1 against white and against the page's dark ground (WCAG 2.2, 1.4.11)."""
+"""Each color has a contrast of at least 3:1 against white and against the dark page (WCAG 2.2, 1.4.11)."""
 
-X: Spec = {"field": "mb", "type": "quantitative", "title": "stored, quantized units, MB", "scale": {"zero": False, "padding": 24}}
+X: Spec = {
+    "field": "mb",
+    "type": "quantitative",
+    "title": "stored size of the quantized units, MB",
+    "scale": {"zero": False, "padding": 24},
+}
 
 ROOM = 1.25
-"""What a logarithmic axis has left beyond the outermost value."""
+"""Padding factor of a logarithmic axis beyond its outermost values."""
 
 LEAST_LOG = 1e-3
-"""Of the top of an axis that starts at an interval's end: one at 0 would stretch a logarithmic axis without end."""
+"""Least lower end of an interval, as a share of its value: a lower end of 0 has no place on a logarithmic axis."""
 
 
 def frontier(analysis: Analysis) -> Spec | None:
-    """KL by stored bytes, and below it the accuracy of every task; None where nothing was measured that has bytes."""
+    """KL by stored bytes, with a panel of accuracy per task below; None where nothing can be drawn."""
     rows = list(_kl_rows(analysis))
     panels = [_kl_panel(analysis, rows)] if rows else []
     tasks = dict.fromkeys(item.task for item in analysis.accuracy if item.metric != NORMALIZED)
@@ -72,14 +77,14 @@ def frontier(analysis: Analysis) -> Spec | None:
 
 
 def kind_of(analysis: Analysis, name: str, origin: str) -> Kind:
-    """What a plan is, seen from the recommended one."""
+    """The kind of a plan's point."""
     if analysis.decision is not None and name == analysis.decision.plan.name:
         return "recommended plan"
     return "uniform format" if origin == "uniform" else "other budget" if origin == "frontier" else "other plan"
 
 
 def units_bytes(analysis: Analysis, variant: str) -> int | None:
-    """Stored bytes of the quantized units under a variant; None where they are not known."""
+    """Stored bytes of the quantized units under a variant; None where unknown."""
     decision, name = analysis.decision, analysis.variants.get(variant, variant)
     if variant == PLAN and analysis.plans is not None:
         return next((item.stored_bytes for item in analysis.plans.plans if item.origin == "search"), None)
@@ -93,7 +98,7 @@ def units_bytes(analysis: Analysis, variant: str) -> int | None:
 
 
 def _kl_rows(analysis: Analysis) -> Iterator[Spec]:
-    """Whole plans on held-out sequences, or whole variants on the sensitivity sequences where no plans were compared."""
+    """Whole plans on held-out sequences, or whole variants on the sensitivity set where no plans were compared."""
     if analysis.plans is not None:
         for item in analysis.plans.plans:
             if item.measured is not None and item.measured.value > 0:
@@ -139,12 +144,12 @@ def _kl_panel(analysis: Analysis, rows: list[Spec]) -> Spec:
     predicted = {
         "transform": [{"filter": "isValid(datum.predicted)"}],
         "mark": {"type": "point", "filled": False, "opacity": 0.9, "strokeWidth": 1.2, "aria": False, "tooltip": {"expr": "datum.tip"}},
-        "encoding": {"x": X, "y": y | {"field": "predicted"}, "color": _colour(), "shape": _shape(), "size": {"value": 40}},
+        "encoding": {"x": X, "y": y | {"field": "predicted"}, "color": _color(), "shape": _shape(), "size": {"value": 40}},
     }
     gap = {
         "transform": [{"filter": "isValid(datum.predicted)"}],
         "mark": {"type": "rule", "strokeDash": [2, 2], "opacity": 0.6, "aria": False},
-        "encoding": {"x": X, "y": y, "y2": {"field": "predicted"}, "color": _colour()},
+        "encoding": {"x": X, "y": y, "y2": {"field": "predicted"}, "color": _color()},
     }
     title = [f"KL on n = {n} sequences, 95% intervals", "filled: measured, hollow: predicted (sum of the units)"]
     return _panel(title, rows, y, [gap, predicted, *_budget(analysis)])
@@ -167,9 +172,9 @@ def _budget(analysis: Analysis) -> Iterator[Spec]:
 
 
 def _panel(title: list[str], rows: list[Spec], y: Spec, besides: list[Spec]) -> Spec:
-    """Points with intervals and the names of the few that a reader looks for; the recommended plan is drawn last, over what it hides."""
+    """Points with intervals, and labels of the main ones; the recommended plan is drawn on top."""
     tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
-    interval = {"x": X, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": _colour()}
+    interval = {"x": X, "y": y | {"field": "low"}, "y2": {"field": "high"}, "color": _color()}
     label = {"type": "text", "align": "left", "dx": 8, "dy": -7, "fontSize": 9, "aria": False}
     return {
         "title": {"text": title, "anchor": "start", "fontSize": 10, "fontWeight": "normal"},
@@ -181,15 +186,15 @@ def _panel(title: list[str], rows: list[Spec], y: Spec, besides: list[Spec]) -> 
             {"mark": {"type": "rule", "strokeWidth": 2, **tip}, "encoding": interval},
             {
                 "mark": {"type": "point", "filled": True, "opacity": 1, **tip},
-                "encoding": {"x": X, "y": y, "color": _colour(), "shape": _shape(), "size": _size()},
+                "encoding": {"x": X, "y": y, "color": _color(), "shape": _shape(), "size": _size()},
             },
             {"mark": label, "encoding": {"x": X, "y": y, "text": {"field": "label"}}},
         ],
     }
 
 
-def _colour() -> Spec:
-    return {"field": "kind", "type": "nominal", "scale": {"domain": list(KINDS), "range": [sign.colour for sign in KINDS.values()]}}
+def _color() -> Spec:
+    return {"field": "kind", "type": "nominal", "scale": {"domain": list(KINDS), "range": [sign.color for sign in KINDS.values()]}}
 
 
 def _shape() -> Spec:
@@ -233,7 +238,7 @@ def _accuracy_row(analysis: Analysis, item: Accuracy, stored: int) -> Spec:
 
 def _accuracy_panel(analysis: Analysis, task: str, rows: list[Spec]) -> Spec:
     first = next(item for item in analysis.accuracy if item.task == task and item.metric != NORMALIZED)
-    y = {"field": "value", "type": "quantitative", "title": "accuracy, per cent", "scale": {"zero": False, "padding": 8}}
+    y = {"field": "value", "type": "quantitative", "title": "accuracy, %", "scale": {"zero": False, "padding": 8}}
     chance = {
         "data": {"values": [{"value": 100 * first.chance}]},
         "mark": {"type": "rule", "strokeDash": [2, 3], "aria": False},

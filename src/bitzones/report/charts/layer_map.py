@@ -1,96 +1,62 @@
-"""The layer map: layers by groups, coloured by what was measured of each, with the plan's bit width written in and the zone in the margin.
+"""The layer map as a Vega-Lite chart: layers by groups, colored by a measurement, with the plan's bits in the cells and zones on top.
 
-One map has several views: the KL at each format, and the statistics of activations and of attention. Colour is never alone: the bit width
-and the zone's sign are written in, and every number stands in the tip and in the tables. This module decides nothing.
+Views: the KL at each format, activation statistics, attention statistics. Bits and zone signs are written out, and tooltips and tables hold
+every number, so that no information is in color alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from bitzones.analysis.plan import UnitPlan, ZoneWord
-from bitzones.analysis.results import Analysis, LayerReading, UnitReading
+from bitzones.analysis.results import Analysis, LayerReading
+from bitzones.report.charts.places import SIGNS, ZONE_FILLS, Place, places, span
+from bitzones.report.charts.shades import INKS, ink, shade
 from bitzones.report.charts.vega import SCHEMA_URL, Spec
 from bitzones.report.markdown.tables import bits, megabytes, nats, plain
-from bitzones.schema.formats import format_bits
 from bitzones.stats.intervals import MIN_SEQUENCES
 
-__all__ = [
-    "BLOCK",
-    "INKS",
-    "SHADES",
-    "SIGNS",
-    "ZONE_FILLS",
-    "Place",
-    "View",
-    "ink",
-    "layer_map",
-    "places",
-    "runs_map",
-    "shade",
-    "views",
-    "width_of",
-]
+__all__ = ["BLOCK", "View", "layer_map", "runs_map", "views"]
 
 BLOCK = 16
-"""Layers beside each other in a picture: at the width of a printed column their digits stay legible."""
+"""Layers per row of an image: their digits stay legible at the width of a printed column."""
 
 CELL = 17
 """Height and width of a cell, in units of which a printed column has about 340."""
 
-SHADES = ("#fdf3d8", "#f6b65f", "#d9622b", "#6d1020")
-"""From insensitive to sensitive: light to dark, so that the order survives print without colour and every kind of colour blindness."""
-
-INKS = ("#000000", "#ffffff")
-"""Text on a shade: whichever contrasts more, `ink`. Of black and white one always has 4.5:1 (WCAG 2.2, 1.4.3)."""
-
 NOT_MEASURED = "#8c959f"
-
-SIGNS: dict[ZoneWord, str] = {"SAFE": "✔", "TRANSITION": "◐", "CRITICAL": "▲", "INCONCLUSIVE": "?"}
-
-ZONE_FILLS: dict[ZoneWord, str] = {"SAFE": "#d7f0dc", "TRANSITION": "#fff1c9", "CRITICAL": "#ffdcd7", "INCONCLUSIVE": "#e9ecef"}
 
 GRID = "#ffffff"
 
 STEPS = 32
-"""Of the legend's bar: more cannot be told apart."""
+"""Color steps of the legend."""
 
 LEGEND_WIDTH = 200
 
 MARGIN = "zone"
-"""The row of the margin."""
+"""The row of zone signs."""
 
 NUMBERS = "layer"
 """The row that names the layers."""
 
-WHOLE = "whole layer"
-"""The row of layers that are one unit each."""
-
-LEAST_SPAN = 1.001
-"""A logarithmic scale has a length even where every value is the same."""
-
-Shade = tuple[int, int, int]
-
 
 @dataclass(frozen=True)
 class View:
-    """One way to colour the map."""
+    """One way to color the map."""
 
     title: str
     chart: Spec
 
 
 def views(analysis: Analysis) -> tuple[View, ...]:
-    """Every view that this run can fill, the KL at the fewest bits first; empty where no layer was measured in any way."""
+    """Every view with data, the KL at the lowest format first; empty where nothing was measured by layer."""
     return tuple(_views(analysis))
 
 
 def _views(analysis: Analysis) -> Iterator[View]:
-    """One by one: a picture needs the first only."""
+    """Lazily: an image needs only the first."""
     for name in reversed(analysis.formats):
         if any(item.format == name and item.kl for item in analysis.sensitivity):
             yield View(f"Sensitivity: KL at {plain(name)}", _sensitivity(analysis, name))
@@ -101,13 +67,13 @@ def _views(analysis: Analysis) -> Iterator[View]:
 
 
 def layer_map(analysis: Analysis) -> Spec | None:
-    """The first of the `views`, as it stands in a paper; None where there is none."""
+    """The first of the `views`; None where there is none."""
     first = next(_views(analysis), None)
     return first.chart if first else None
 
 
 def runs_map(runs: Sequence[tuple[str, Analysis]]) -> Spec | None:
-    """Layers by runs: each row a run's sensitivity of whole layers at its fewest bits, on a scale of its own; None where none has any."""
+    """Layers by runs: a row per run with the sensitivity of whole layers at its lowest format, on its own scale; None without data."""
     cells = []
     for name, analysis in runs:
         values = {item.layer: item for item in analysis.ranking}
@@ -125,81 +91,8 @@ def runs_map(runs: Sequence[tuple[str, Analysis]]) -> Spec | None:
     return _drawn(cells, _of_row("Sensitivity"), title) if cells else None
 
 
-def width_of(name: str) -> str:
-    """Bits per weight as they are written into a cell.
-
-    >>> width_of("qint2:hqq"), width_of("bf16")
-    ('2', '16')
-    """
-    try:
-        return str(format_bits(name))
-    except ValueError:
-        digits = re.search(r"\d+", name)
-        return digits[0] if digits else "?"
-
-
-def shade(position: float) -> str:
-    """The colour at a position from 0 to 1, between its two neighbours in `SHADES` in RGB, as Vega interpolates."""
-    return "#" + "".join(f"{channel:02x}" for channel in _shade(position))
-
-
-def _shade(position: float) -> Shade:
-    stops = [tuple(int(stop[at : at + 2], 16) for at in (1, 3, 5)) for stop in SHADES]
-    place = min(max(position, 0.0), 1.0) * (len(stops) - 1)
-    left = min(int(place), len(stops) - 2)
-    red, green, blue = (round(a + (b - a) * (place - left)) for a, b in zip(stops[left], stops[left + 1], strict=True))
-    return red, green, blue
-
-
-def ink(position: float) -> str:
-    """The one of `INKS` that contrasts more with `shade` (relative luminance, WCAG 2.2)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (channel / 255 for channel in _shade(position))]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return INKS[0] if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else INKS[1]
-
-
-@dataclass(frozen=True)
-class Place:
-    """A cell of the map: one unit of one layer."""
-
-    reading: UnitReading
-    position: float | None
-    """Of its KL between the least and the most of the map, 0 to 1 on a logarithmic scale; None where it was not measured."""
-    planned: UnitPlan | None
-
-    @property
-    def layer(self) -> int:
-        """The layer whose row it stands in: `places` makes none of what lies behind all layers."""
-        assert self.reading.layer is not None
-        return self.reading.layer
-
-    @property
-    def row(self) -> str:
-        return plain(self.reading.group or WHOLE, 24)
-
-    @property
-    def width(self) -> str:
-        """Bits in the plan; empty without one."""
-        return width_of(self.planned.format) if self.planned else ""
-
-
-def places(analysis: Analysis, name: str) -> tuple[Place, ...]:
-    """The cells of the map of the KL at one format, in the model's order; what lies behind all layers has none."""
-    low, high = _span(analysis, name)
-    planned = {unit.unit: unit for unit in analysis.decision.units} if analysis.decision else {}
-    shown = [item for item in analysis.sensitivity if item.format == name and item.layer is not None]
-    at = [None if item.kl is None else math.log(max(item.kl.value, low) / low) / math.log(high / low) for item in shown]
-    return tuple(Place(item, position, planned.get(item.unit)) for item, position in zip(shown, at, strict=True))
-
-
-def _span(analysis: Analysis, name: str) -> tuple[float, float]:
-    """The least KL above 0 and the most; a KL of 0 is shaded as the least."""
-    values = [item.kl.value for item in analysis.sensitivity if item.format == name and item.kl is not None and item.kl.value > 0]
-    return (min(values), max(*values, LEAST_SPAN * min(values))) if values else (0.1, 1.0)
-
-
 def _sensitivity(analysis: Analysis, name: str) -> Spec:
-    low, high = _span(analysis, name)
+    low, high = span(analysis, name)
     legend = _legend(f"KL at {plain(name, 24)}, nats per token", [low * (high / low) ** (step / STEPS) for step in range(STEPS + 1)])
     legend["encoding"]["x"]["scale"] |= {"type": "log"}
     return _chart(analysis, [_unit_row(analysis, place) for place in places(analysis, name)], legend)
@@ -232,18 +125,18 @@ def _zone(analysis: Analysis, layer: int) -> str:
 _Column = tuple[str, Callable[[LayerReading], float | None], bool]
 
 _ACTIVATIONS: Sequence[_Column] = (
-    ("magnitude", lambda item: item.magnitude, True),
-    ("peak", lambda item: item.peak, True),
-    ("std", lambda item: item.std, True),
-    ("kurtosis", lambda item: item.kurtosis, True),
-    ("sparsity", lambda item: item.sparsity, False),
+    ("magnitude", lambda item: item.statistics.magnitude, True),
+    ("peak", lambda item: item.statistics.peak, True),
+    ("std", lambda item: item.statistics.std, True),
+    ("kurtosis", lambda item: item.statistics.kurtosis, True),
+    ("sparsity", lambda item: item.statistics.sparsity, False),
 )
-"""Name, value, and whether it is shaded on a logarithmic scale: sizes and tails span decades, shares do not."""
+"""Name, value, and whether its scale is logarithmic: magnitudes and tails span decades, shares do not."""
 
 _ATTENTION: Sequence[_Column] = (
-    ("entropy", lambda item: item.attention.entropy_nats if item.attention else None, False),
-    ("specialization", lambda item: item.attention.head_specialization if item.attention else None, False),
-    ("focus", lambda item: item.attention.reasoning_focus if item.attention else None, False),
+    ("entropy", lambda item: a.entropy_nats if (a := item.statistics.attention) else None, False),
+    ("specialization", lambda item: a.head_specialization if (a := item.statistics.attention) else None, False),
+    ("focus", lambda item: a.reasoning_focus if (a := item.statistics.attention) else None, False),
 )
 
 
@@ -261,7 +154,7 @@ def _statistics(analysis: Analysis, columns: Sequence[_Column]) -> Iterator[Spec
 
 
 def _positions(values: dict[int, float], log: bool) -> dict[int, float]:
-    """Each value's place between the least and the most, 0 to 1."""
+    """Each value's position between the least and the most, 0 to 1."""
     log = log and all(value > 0 for value in values.values())
     scaled = {layer: math.log(value) if log else value for layer, value in values.items()}
     low, high = (min(scaled.values()), max(scaled.values())) if scaled else (0.0, 0.0)
@@ -269,7 +162,7 @@ def _positions(values: dict[int, float], log: bool) -> dict[int, float]:
 
 
 def _legend(title: str, stops: Sequence[float]) -> Spec:
-    """A bar of shades from the least to the most, over an axis of values."""
+    """A color bar with an axis of values."""
     steps = [{"from": a, "to": b, "fill": shade((at + 0.5) / STEPS)} for at, (a, b) in enumerate(itertools.pairwise(stops))]
     return {
         "data": {"values": steps},
@@ -290,8 +183,8 @@ def _legend(title: str, stops: Sequence[float]) -> Spec:
 
 
 def _of_row(title: str) -> Spec:
-    """Every row has a scale of its own, so the legend has no numbers: the tip has them."""
-    legend = _legend(f"{title}: from the least of a row to its most", [step / STEPS for step in range(STEPS + 1)])
+    """A legend without numbers, because every row has its own scale; tooltips hold the values."""
+    legend = _legend(f"{title}: from the least to the most of a row", [step / STEPS for step in range(STEPS + 1)])
     legend["encoding"]["x"]["axis"] |= {"values": [0, 1], "labelExpr": "datum.value ? 'most' : 'least'"}
     return legend
 
@@ -308,12 +201,12 @@ def _margin(analysis: Analysis) -> Iterator[Spec]:
 
 
 def _chart(analysis: Analysis, rows: Iterable[Spec], legend: Spec) -> Spec:
-    """The cells with the zones in the margin."""
+    """The cells with zone signs on top."""
     return _drawn([*_margin(analysis), *rows], legend, _title(analysis))
 
 
 def _drawn(cells: list[Spec], legend: Spec, title: list[str]) -> Spec:
-    """Blocks of `BLOCK` layers below each other; the page sets the parameter ``per`` to as many as fit its width."""
+    """Blocks of `BLOCK` layers, one below the other; the page sets the parameter ``per`` to the number that fits its width."""
     cells = list(cells)
     cells += [_number(layer) for layer in sorted({row["layer"] for row in cells})]
     order = list(dict.fromkeys(row["row"] for row in cells))
@@ -350,12 +243,12 @@ def _drawn(cells: list[Spec], legend: Spec, title: list[str]) -> Spec:
 
 
 def _number(layer: int) -> Spec:
-    """A cell of the last row, which names the layers: an axis would need a scale of its own in every block."""
+    """A cell of the last row, which numbers the layers: an axis would need its own scale in every block."""
     return {"layer": layer, "row": NUMBERS, "text": str(layer), "tip": {"layer": layer}}
 
 
 def _title(analysis: Analysis) -> list[str]:
-    """What the signs mean, in lines that fit a printed column."""
+    """The legend of the signs."""
     if analysis.decision is None:
         return [f"no plan; grey: {'not measured' if analysis.sensitivity else 'none'}"]
     zones = " \u00b7 ".join(f"{SIGNS[item.zone]} {item.zone}" for item in analysis.decision.zones)

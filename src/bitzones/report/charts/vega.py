@@ -1,7 +1,6 @@
-"""The one module that knows how a Vega-Lite chart becomes a picture, and where the JavaScript that draws it in a browser comes from.
+"""Vega-Lite charts as SVG and PNG, and the JavaScript that draws them in a browser.
 
-Both come from vl-convert, which runs the same Vega outside a browser: a chart has one definition, whether it is looked at in the page, in
-a paper or in a pull request. This module does not know what a chart shows.
+Both come from vl-convert, which runs Vega outside a browser, so one definition of a chart serves the page, a paper and a pull request.
 """
 
 from __future__ import annotations
@@ -22,34 +21,34 @@ from bitzones.schema.files import beside
 __all__ = ["SCHEMA_URL", "VERSION", "Draw", "Drawn", "Files", "Spec", "cached", "here", "pictures", "png", "script", "svg"]
 
 Spec = dict[str, Any]
-"""A chart in the language of Vega-Lite."""
+"""A Vega-Lite chart."""
 
 Files = dict[str, bytes]
-"""Pictures by the names of their files."""
+"""Images by file name."""
 
 Drawn = Callable[[], Files]
-"""Waits until they are drawn."""
+"""Waits until the charts are drawn."""
 
 Draw = Callable[[Mapping[str, Spec]], Drawn]
-"""Is given charts as soon as they are known, and asked for their pictures when nothing else is left to do."""
+"""Takes charts as soon as they are known; the result is called when the images are needed."""
 
 VERSION = "6.4"
-"""Of Vega-Lite. One number, so that a report looks the same whichever release of vl-convert made it."""
+"""Version of Vega-Lite, fixed so that a report looks the same under any release of vl-convert."""
 
 SCHEMA_URL = "https://vega.github.io/schema/vega-lite/v6.json"
-"""What a chart names as its language; nothing is ever fetched from there."""
+"""The schema that a chart names; it is never fetched."""
 
 PICTURE_SCALE = 3.0
-"""Pixels of a PNG per unit of the drawing: about 300 a printed inch at the width of a column."""
+"""PNG pixels per drawing unit: about 300 dpi at the width of a printed column."""
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 PICTURE_CONFIG: Spec = {"background": "white"}
-"""A picture is pasted onto any ground, and its text is dark."""
+"""Text is dark, so images need a white background."""
 
 
 def svg(chart: Spec) -> str:
-    """The chart as an SVG of its own, on white."""
+    """The chart as an SVG on white."""
     import vl_convert  # noqa: PLC0415
 
     drawn: str = vl_convert.vegalite_to_svg(chart, vl_version=VERSION, config=PICTURE_CONFIG, allowed_base_urls=[])
@@ -71,7 +70,7 @@ def pictures(charts: Mapping[str, Spec]) -> Files:
 
 
 def here(charts: Mapping[str, Spec]) -> Drawn:
-    """The charts are drawn by this process, when they are asked for."""
+    """Draw in this process, when the images are asked for."""
     return functools.partial(pictures, charts)
 
 
@@ -79,8 +78,8 @@ def here(charts: Mapping[str, Spec]) -> Drawn:
 def script() -> str:
     """JavaScript that defines ``vegaEmbed``, everything it needs included; the same for the same release of vl-convert.
 
-    Bundling takes more than a second, so the result is kept in the user's cache folder (``BITZONES_CACHE``), and made anew where it is not
-    there, is not what it was, or cannot be kept.
+    Bundling takes more than a second, so the result is cached in the user's cache folder (``BITZONES_CACHE``) and rebuilt where the cached
+    file is missing or damaged.
     """
     folder = Path(os.environ.get("BITZONES_CACHE") or platformdirs.user_cache_path("bitzones"))
     name = f"vega-{VERSION}-{version('vl-convert-python')}"
@@ -94,13 +93,13 @@ def script() -> str:
 
 
 def cached(folder: Path, name: str) -> Iterator[str]:
-    """Whatever the folder holds under that name and is still what it was: its hash stands in the file's name."""
+    """Cached files of that name that are intact: the file name holds a hash of the content."""
     try:
         for path in sorted(folder.glob(f"{name}-*.js")):
             data = path.read_bytes()
             if path.stem == f"{name}-{_hash(data)}":
                 yield data.decode("utf-8")
-    except OSError:  # no cache is no fault: the bundle is made again
+    except OSError:  # an unreadable cache is no error: the bundle is built again
         return
 
 

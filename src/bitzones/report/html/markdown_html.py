@@ -1,7 +1,6 @@
-"""The sections of summary.md as HTML, so that no table and no sentence is worded twice.
+"""The sections of summary.md as HTML.
 
-markdown-it reads them as GitHub does. Raw HTML is escaped, but for the one form that `tables.details` writes: every name in a section was
-escaped before (`tables.markdown`), and this is the second lock. It does not know what a section says.
+Raw HTML is escaped except what `tables.details` writes. Names were escaped before (`tables.markdown`); this is a second barrier.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from markupsafe import Markup, escape
 __all__ = ["html"]
 
 _DETAILS = re.compile(r"<details><summary>[\w ,.:()]*</summary>\s*|</details>\s*")
-"""What `tables.details` writes around a long table; nothing of a run file stands in its title."""
+"""What `tables.details` writes around a long table; no string of a run file is in its title."""
 
 
 def html(section: str) -> Markup:
-    r"""A section's HTML; its headings one level lower, because the page's own stand above them.
+    r"""A section's HTML, headings one level down, below the page's own.
 
     >>> html("## Zones\n\na &#60;b&#62; <i>c</i>")
     Markup('<h3>Zones</h3>\n<p>a &lt;b&gt; &lt;i&gt;c&lt;/i&gt;</p>\n')

@@ -1,7 +1,6 @@
-"""report.html: the page that is opened, understood in a minute and forwarded. One file that asks for nothing: all it needs is in it.
+"""report.html: one self-contained page with Vega-Lite charts and the tables of summary.md.
 
-Charts are Vega-Lite, tables those of summary.md. A content security policy lets only this page's own scripts run, by their hashes, and
-nothing be fetched; Vega's expressions are interpreted, not evaluated. This module decides nothing: it puts sections in order.
+A content security policy allows only the page's own scripts, by hash, and no network; Vega's expressions are interpreted, not evaluated.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ __all__ = ["Chart", "Section", "page", "render", "sections"]
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, or several that are switched between; ``words`` say what there is to see, for whoever cannot."""
+    """One chart, or several views to switch between; ``words`` describe it for screen readers."""
 
     name: str
     words: str
@@ -50,7 +49,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: charts first, then tables; those that few need are folded."""
+    """A section of the page: charts, then tables, then folded tables."""
 
     anchor: str
     title: str
@@ -60,7 +59,7 @@ class Section:
     folded: tuple[tuple[str, str], ...] = ()
     """Title and Markdown."""
     code: tuple[tuple[str, str], ...] = field(default=())
-    """Caption and text to be copied as it is."""
+    """Caption and text to copy."""
 
 
 def page(analysis: Analysis) -> str:
@@ -73,23 +72,23 @@ def page(analysis: Analysis) -> str:
 
 
 def sections(analysis: Analysis) -> tuple[Section, ...]:
-    """Every section that this run can fill, in the order of the page."""
+    """Every section that has content, in the order of the page."""
     found = (
         Section(
             "map",
             "Layer map",
-            _charts(Chart("map", "Layers by groups; the tables below hold every number.", layer_map.views(analysis))),
+            _charts(Chart("map", "Sensitivity by layer and group; the tables below hold every number.", layer_map.views(analysis))),
             (decisions.zones(analysis),),
             (("The plan, unit by unit", decisions.plan(analysis)), ("Most and least sensitive layers", decisions.extreme_layers(analysis))),
         ),
         Section(
             "frontier",
-            "What bytes buy",
+            "KL and accuracy by size",
             _charts(_single("frontier", "KL and accuracy by stored bytes.", frontier.frontier(analysis))),
             (plan_tables.compared(analysis),),
             (
                 ("Other budgets", plan_tables.frontier(analysis)),
-                ("How the plan was searched", plan_tables.search(analysis)),
+                ("Search", plan_tables.search(analysis)),
                 ("Do the separate sensitivities add up?", decisions.whole(analysis)),
                 ("Fisher proxy", fisher_tables.fisher_proxy(analysis)),
             ),
@@ -112,17 +111,17 @@ def sections(analysis: Analysis) -> tuple[Section, ...]:
         Section(
             "rules",
             "Rules of thumb",
-            _charts(_single("rules", "Every rule's statistic against measured sensitivity.", metric_charts.rules(analysis))),
+            _charts(_single("rules", "Each rule's statistic against measured sensitivity.", metric_charts.rules(analysis))),
             (_rules(analysis),),
         ),
         Section(
             "layers",
-            "Layers of the reference",
+            "Layer statistics",
             folded=(("Attention", measurements.attention(analysis)), ("Activations", measurements.activations(analysis))),
         ),
         Section(
             "made",
-            "How it was made",
+            "Limits and method",
             open=(inconclusive(analysis), measurements.failures(analysis), about(analysis), measurements.took(analysis)),
             folded=(("Method", method.methodology(analysis)),),
             code=(("Save as profile.toml:", reproduce.profile_toml(analysis.profile)), ("then:", reproduce.command())),
@@ -145,7 +144,7 @@ def _charts(*charts: Chart) -> tuple[Chart, ...]:
 
 
 def render(title: str, facts: Iterable[str], found: Iterable[headline.Answer], body: Iterable[Section]) -> str:
-    """A page from its units; every string in them is escaped, the Markdown by `markdown_html`."""
+    """A page from its parts; every string is escaped, Markdown by `markdown_html`."""
     body = tuple(body)
     charts = {chart.name: [view.chart for view in chart.views] for section in body for chart in section.charts}
     code = {name: _resource(name) for name in ("page.js", "page.css")}
@@ -155,7 +154,7 @@ def render(title: str, facts: Iterable[str], found: Iterable[headline.Answer], b
         facts=tuple(facts),
         answers=tuple(found),
         sections=body,
-        css=Markup(code["page.css"]),  # noqa: S704  # our own files and vl-convert's, no value of a run in them
+        css=Markup(code["page.css"]),  # noqa: S704  # our own files and vl-convert's; they hold no value of a run
         js=Markup(code["page.js"]),  # noqa: S704
         vega=Markup(library),  # noqa: S704
         charts=Markup(_embedded(charts)),  # noqa: S704  # see _embedded
@@ -165,7 +164,7 @@ def render(title: str, facts: Iterable[str], found: Iterable[headline.Answer], b
 
 
 def _embedded(data: Any) -> str:
-    """JSON that stays data inside a script element: no ``<`` is left that could end it or open a comment."""
+    """JSON that is safe inside a script element: no ``<`` is left that could end it or open a comment."""
     return json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 

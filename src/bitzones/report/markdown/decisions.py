@@ -1,7 +1,4 @@
-"""The sections on what was decided: zones, plan, ranking, and whether the units add up.
-
-This module decides nothing: where the analysis says "inconclusive", so does the section.
-"""
+"""The sections on zones, plan, the ranking of layers, and whether separate sensitivities add up."""
 
 from __future__ import annotations
 
@@ -19,10 +16,10 @@ from bitzones.stats.intervals import MIN_SEQUENCES
 __all__ = ["EXTREME_LAYERS", "extreme_layers", "mix", "no_plan", "plan", "unswept", "whole", "zones"]
 
 EXTREME_LAYERS = 3
-"""How many layers are named as most and as least sensitive: enough to look at; all of them stand in the technical diagram."""
+"""How many layers are listed as most and as least sensitive; the technical diagram lists all."""
 
 MOST_COLUMNS = 8
-"""Units of a layer that stand beside each other in the plan's table: the seven modules of a common layer; of more, each has a row."""
+"""Most columns for the units of a layer in the plan's table: a common layer has seven modules. Beyond it, each unit has a row."""
 
 
 def no_plan(analysis: Analysis) -> str:
@@ -31,20 +28,19 @@ def no_plan(analysis: Analysis) -> str:
 
 
 def unswept(analysis: Analysis) -> str:
-    """Which layers were left out and what becomes of them; empty where none was."""
+    """Which layers were not swept and stay at the reference; empty where none."""
     if not analysis.unswept:
         return ""
     layers = ranges(analysis.unswept)
     one = layers.isdigit()
     return (
-        f"{'Layer' if one else 'Layers'} {layers} of the model {'was' if one else 'were'} not swept and "
-        f"{'stays' if one else 'stay'} as {'it is' if one else 'they are'}, at {analysis.reference}; no figure of this section counts "
-        f"{'it' if one else 'them'}."
+        f"{'Layer' if one else 'Layers'} {layers} {'was' if one else 'were'} not swept and {'stays' if one else 'stay'} at "
+        f"{analysis.reference}; this section does not count {'it' if one else 'them'}."
     )
 
 
 def mix(formats: Mapping[str, int], noun: str) -> str:
-    """How many units are at each format, the fewest bits first, from an order of most bits first.
+    """How many units are at each format, fewest bits first; ``formats`` lists most bits first.
 
     >>> mix({"qint4": 2, "qint2:hqq": 2}, "groups"), mix({"qint4": 4}, "groups"), mix({"qint4": 1}, "layers")
     ('2 of 4 groups at qint2:hqq, 2 at qint4', 'all 4 groups at qint4', 'qint4')
@@ -57,7 +53,7 @@ def mix(formats: Mapping[str, int], noun: str) -> str:
 
 
 def zones(analysis: Analysis) -> str:
-    """The zones, their layers, what the plan stores them in, and the bytes that it saves in each."""
+    """The zones, their layers, the formats that the plan gives them, and the bytes saved."""
     decision = analysis.decision
     if decision is None:
         return f"## Zones and plan\n\n{no_plan(analysis)}"
@@ -81,11 +77,11 @@ def _zones_text(analysis: Analysis) -> str:
     lowest, highest = extremes(analysis.formats, analysis.reference)
     subject = "it is" if analysis.granularity == "layer" else f"all its {analysis.granularity}s are"
     return (
-        f"A layer is SAFE where {subject} at {' or '.join(lowest)} in at least {settings.agreement:.0%} of {settings.resamples} "
-        f"plans, each solved on a resample of the n = {analysis.sequences} sensitivity sequences; CRITICAL where {subject} at "
-        f"{' or '.join(highest)} in as many; else TRANSITION. "
-        "SAFE says what this budget squeezes first, not that accuracy survives: the tighter the "
-        "budget, the more layers are squeezed. Bytes are stored bytes, scales and shifts counted."
+        f"A layer is SAFE if {subject} at {' or '.join(lowest)} in at least {settings.agreement:.0%} of {settings.resamples} "
+        f"plans, each solved on a bootstrap resample of the n = {analysis.sequences} sensitivity sequences; CRITICAL if {subject} at "
+        f"{' or '.join(highest)} in as many; otherwise TRANSITION. "
+        "SAFE layers are those that this budget compresses first; it does not mean that accuracy is unchanged. A tighter budget "
+        "makes more layers SAFE. Bytes are stored bytes, including scales and shifts."
     )
 
 
@@ -105,7 +101,7 @@ def _bytes(whole: int, stored: int) -> tuple[str, ...]:
 
 
 def plan(analysis: Analysis) -> str:
-    """The format of every unit, and how many resampled plans agree; empty without a plan."""
+    """The format of every unit, with the share of resampled plans that agree; empty without a plan."""
     decision = analysis.decision
     if decision is None:
         return ""
@@ -113,11 +109,11 @@ def plan(analysis: Analysis) -> str:
     groups = tuple(dict.fromkeys(unit.group for unit in decision.units if unit.group is not None))
     layerwise = bool(groups) and len(groups) <= MOST_COLUMNS
     if analysis.sequences < MIN_SEQUENCES:
-        shares = f"How sure each choice is: inconclusive, {analysis.sequences} sequences are too few to resample."
+        shares = f"The stability of each choice is inconclusive: {analysis.sequences} sequences are too few for a bootstrap."
     elif layerwise:
-        shares = f"Beside each format: in how many of the {analysis.profile.zones.resamples} resampled plans it is the choice."
+        shares = f"The percentage after each format is the share of the {analysis.profile.zones.resamples} resampled plans that choose it."
     else:
-        shares = f"The shares say in how many of the {analysis.profile.zones.resamples} resampled plans the unit is at that format."
+        shares = f"The shares are of the {analysis.profile.zones.resamples} resampled plans that choose the format."
     return (
         "## Plan\n\n"
         f"{_allowed(plan)} the plan takes {plan.achieved.average_bits:.3f} ({plan.achieved.stored_bytes:,} bytes). "
@@ -132,29 +128,29 @@ def _allowed(plan: Plan) -> str:
     if plan.budget.latency is not None and plan.achieved.latency is not None:
         ms = [milliseconds(item.nanoseconds / 1e9) for item in (plan.budget.latency, plan.achieved.latency)]
         return (
-            f"The products of the units may take {plan.budget.latency.share:.3g} of the reference's time in a decode step ({ms[0]}), by "
-            f"medians measured in this run; those of the plan take {plan.achieved.latency.share:.3f} ({ms[1]}). Of average bits"
+            f"The matrix products of all units may take {plan.budget.latency.share:.3g} of the reference's time in a decode step "
+            f"({ms[0]}), by medians of this run; those of the plan take {plan.achieved.latency.share:.3f} ({ms[1]}). In average bits"
         )
     if plan.budget.tolerance is None:
-        return f"At most {bits} are allowed ({stored});"
+        return f"The budget is {bits} ({stored});"
     return (
-        f"A KL of at most {plan.budget.tolerance:.3g} nats per token on the sensitivity sequences is allowed; the fewest bytes found for "
-        f"that are {stored} ({bits});"
+        f"The budget is a KL of at most {plan.budget.tolerance:.3g} nats per token on the sensitivity set; the fewest bytes found for it "
+        f"are {stored} ({bits});"
     )
 
 
 def _distance(analysis: Analysis, plan: Plan) -> str:
-    predicted = f"{nats(plan.predicted_kl)} nats per token, n = {analysis.sequences} sequences: a sum of separate sensitivities"
+    predicted = f"{nats(plan.predicted_kl)} nats per token as a sum of separate sensitivities, n = {analysis.sequences} sequences"
     if plan.measured_kl is None:
-        return f"Its predicted KL [95%] is {predicted}, **not measured** as a whole."
+        return f"Its predicted KL [95%] is {predicted}; its KL was **not measured**."
     return (
-        f"It is the plan `{markdown(plan.name)}` of those below. Its KL [95%], measured as a whole on "
-        f"n = {plan.measured_sequences} held-out sequences, is **{nats(plan.measured_kl)}** nats per token; predicted was {predicted}."
+        f"It is plan `{markdown(plan.name)}` of the table below. Its measured KL [95%] on n = {plan.measured_sequences} held-out "
+        f"sequences is **{nats(plan.measured_kl)}** nats per token; the prediction was {predicted}."
     )
 
 
 def _accuracy(analysis: Analysis, plan: Plan) -> str:
-    """What the plan gets right, with the verdict of each task; empty in a run that answers no task."""
+    """The plan's accuracy with the verdict of each task; empty in a run without tasks."""
     if not analysis.accuracy:
         return ""
     if not plan.accuracy:
@@ -183,7 +179,7 @@ def _by_unit(analysis: Analysis, decision: Decision) -> str:
 
 
 def _by_layer(analysis: Analysis, decision: Decision, groups: tuple[str, ...]) -> str:
-    """A row for every layer and a column for each of its units."""
+    """A row for each layer and a column for each of its units."""
     enough = analysis.sequences >= MIN_SEQUENCES
     cells: dict[int | None, dict[str | None, str]] = {}
     stored: Counter[int | None] = Counter()
@@ -207,7 +203,7 @@ def _by_layer(analysis: Analysis, decision: Decision, groups: tuple[str, ...]) -
 
 
 def _outside(unit: UnitPlan, groups: int, *, enough: bool) -> tuple[str, ...]:
-    """The row of a unit that lies behind all layers."""
+    """The row of a unit after the last layer."""
     share = f" {unit.shares[unit.format]:.0%}" if enough else ""
     return (markdown(unit.unit), ABSENT, f"{unit.format}{share}", *(ABSENT,) * groups, megabytes(unit.stored_bytes))
 
@@ -217,7 +213,7 @@ def extreme_layers(analysis: Analysis) -> str:
     ranks = analysis.ranking
     if not ranks:
         why = f"No layer was measured at {analysis.formats[-1]}" if analysis.sensitivity else "No sensitivity was measured"
-        return f"## Most critical and safest layers\n\n{why}: inconclusive."
+        return f"## Most and least sensitive layers\n\n{why}: inconclusive."
     count = min(EXTREME_LAYERS, len(ranks) // 2) or 1
     chosen = [("most sensitive", item) for item in ranks[:count]] + [
         ("least sensitive", item) for item in ranks[len(ranks) - count :][::-1]
@@ -234,12 +230,12 @@ def extreme_layers(analysis: Analysis) -> str:
         )
         for side, item in chosen
     ]
-    what = "when only that layer is" if analysis.granularity == "layer" else f"summed over its {analysis.granularity}s, each alone"
+    what = "with only that layer" if analysis.granularity == "layer" else f"summed over its {analysis.granularity}s, each measured alone,"
     return (
-        "## Most critical and safest layers\n\n"
-        f"KL in nats per token {what} stored in {analysis.formats[-1]}; 95% bootstrap intervals over "
+        "## Most and least sensitive layers\n\n"
+        f"KL in nats per token {what} quantized to {analysis.formats[-1]}; 95% bootstrap intervals over "
         f"n = {analysis.sequences} sequences ({analysis.tokens:,} tokens). Rank 1 of {len(ranks)} is the most sensitive.\n\n"
-        + table(("", "layer", "KL [95%]", "rank", "rank [95%]", "zone", "more sensitive than the next"), rows, text=(0, 1))
+        + table(("", "layer", "KL [95%]", "rank", "rank [95%]", "zone", "told from the next"), rows, text=(0, 1))
     )
 
 
@@ -248,7 +244,7 @@ def _told(told: bool | None) -> str:
 
 
 def whole(analysis: Analysis) -> str:
-    """Sums of separate sensitivities beside what whole variants measured."""
+    """Sums of separate sensitivities beside the measured KL of whole variants."""
     rows = [(markdown(w.variant), nats(w.added), nats(w.measured), ratio(w.ratio)) for w in analysis.whole]
     plan = analysis.decision.plan if analysis.decision else None
     if plan is not None and not (plan.origin == "search" and any(w.variant == PLAN for w in analysis.whole)):
@@ -258,7 +254,7 @@ def whole(analysis: Analysis) -> str:
         return ""
     return (
         "## Do the separate sensitivities add up?\n\n"
-        f"KL in nats per token, n = {analysis.sequences} sequences, 95% intervals. A ratio whose interval lies above 1 means that the "
-        "sum is too low, one below 1 that it is too high; the plan's prediction is such a sum.\n\n"
-        + table(("variant", "sum of the units", "measured as a whole", "measured / sum"), rows)
+        f"KL in nats per token, n = {analysis.sequences} sequences, 95% intervals. If the interval of the ratio lies above 1, the sum is "
+        "too low; below 1, it is too high. The plan's prediction is such a sum.\n\n"
+        + table(("variant", "sum of the units", "measured", "measured / sum"), rows)
     )

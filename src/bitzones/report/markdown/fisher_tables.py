@@ -1,7 +1,4 @@
-"""The section on the Fisher proxy: whether a few backward passes would have put the units in the measured order.
-
-This module decides nothing: ranks and intervals come from `bitzones.analysis.fisher_agreement`.
-"""
+"""The section on the Fisher proxy: whether a few backward passes rank the units as the sweep does."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ __all__ = ["fisher_proxy"]
 
 
 def fisher_proxy(analysis: Analysis) -> str:
-    """A row for each format and a sentence on where the two disagree; empty where one of them was not measured."""
+    """A row per format and a sentence on the largest disagreements; empty where either was not measured."""
     if not analysis.fisher_proxy:
         return ""
     rows = [
@@ -30,23 +27,23 @@ def fisher_proxy(analysis: Analysis) -> str:
         for item in analysis.fisher_proxy
     ]
     noun = f"{analysis.granularity}s"
-    head = ("format", noun, "Spearman [95%]", "median of proxy / measured")
+    head = ("format", noun, "Spearman [95%]", "median proxy / measured")
     text = (
-        f"The fisher score of every {analysis.granularity}, a second-order estimate from "
+        f"The Fisher score of every {analysis.granularity}, a second-order estimate from "
         f"{analysis.profile.sensitivity.fisher_samples} sampled labels per token, against its measured KL on the same n = "
-        f"{analysis.sequences} sequences. Spearman is 1 where both rank alike; "
-        f"it needs {MIN_PAIRS} {noun} and {MIN_SEQUENCES} sequences, else: inconclusive. No plan here is made from the Fisher proxy."
+        f"{analysis.sequences} sequences. Spearman is 1 if both rank alike, and needs {MIN_PAIRS} {noun} and {MIN_SEQUENCES} sequences. "
+        "No plan uses the Fisher proxy."
     )
-    return "\n\n".join(("## Would the Fisher proxy have ranked alike?", text, table(head, rows), "\n".join(_sentences(analysis))))
+    return "\n\n".join(("## Fisher proxy", text, table(head, rows), "\n".join(_sentences(analysis))))
 
 
 def _sentences(analysis: Analysis) -> Iterator[str]:
     for item in analysis.fisher_proxy:
         if item.disagreements:
-            yield f"- At {item.format} they disagree most on {_named(item)} (rank 1 is the most sensitive of {item.units})."
+            yield f"- At {item.format} they disagree most on {_named(item)} (rank 1 of {item.units} is the most sensitive)."
         else:
             yield f"- At {item.format} they rank all {item.units} {analysis.granularity}s alike."
 
 
 def _named(item: FisherReading) -> str:
-    return ", ".join(f"{markdown(at.unit)}: measured {at.exact_rank:g}, proxy {at.fisher_rank:g}" for at in item.disagreements)
+    return ", ".join(f"{markdown(at.unit)}: measured rank {at.exact_rank:g}, proxy rank {at.fisher_rank:g}" for at in item.disagreements)

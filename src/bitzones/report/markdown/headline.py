@@ -1,6 +1,6 @@
-"""The answer in three lines: which layers stay at 4 bits or more, what the plan saves, and what accuracy that costs and how sure it is.
+"""The answer in three lines: which layers stay at 4 bits or more, what the plan saves, and what it costs in accuracy.
 
-What a reader sees first, in the page and in a terminal; plain text, so whoever shows it escapes it. This module decides nothing.
+The first thing that a reader of the page or the terminal sees. Plain text: escape it before it is shown.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from bitzones.analysis.plan import Around
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
-from bitzones.analysis.zones import never_lowest, ranges
+from bitzones.analysis.zones import never_lowest
 from bitzones.report.markdown import plan_tables
+from bitzones.report.markdown.caveat_words import layers_in_words
+from bitzones.report.markdown.cost_words import budget_words
 from bitzones.report.markdown.stability import split_half_in_short
 from bitzones.report.markdown.tables import megabytes, nats, percent, plain, points
 from bitzones.schema.formats import format_bits
@@ -22,18 +24,18 @@ from bitzones.stats.intervals import MIN_SEQUENCES
 __all__ = ["WIDE_BITS", "Answer", "answers"]
 
 WIDE_BITS = 4
-"""What counts as staying wide: kernels for 4 bits are everywhere, and below them few models survive as a whole."""
+"""Bits from which a layer counts as wide: 4-bit kernels are common, and few whole models survive fewer bits."""
 
 MOST_TASKS = 3
-"""Whose cost stands in the first screen; the others stand in the section on accuracy."""
+"""Most tasks listed here; the accuracy section lists all."""
 
 
-AROUND: Mapping[Around, str] = {"reference": "least sum", "plan": "around the plan that was found"}
+AROUND: Mapping[Around, str] = {"reference": "from separate sensitivities", "plan": "around the searched plan"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One line of the answer: what is asked, the answer in a few words, and how it is known."""
+    """One question, its answer in a few words, and the details behind it."""
 
     question: str
     answer: str
@@ -41,7 +43,7 @@ class Answer:
 
 
 def answers(analysis: Analysis) -> tuple[Answer, ...]:
-    """Layers, bytes, accuracy; one that says why where there is no plan, and the accuracy of the uniform variants then."""
+    """Layers, bytes and accuracy; without a plan, the reason and the accuracy of the uniform formats."""
     decision = analysis.decision
     if decision is None:
         why = plain(analysis.no_decision or "", 1000)
@@ -62,32 +64,30 @@ def _kept(analysis: Analysis, decision: Decision) -> Answer:
     narrow = tuple(layer for layer, wide in layers.items() if not any(wide))
     details = [f"{len(wholly)} of {len(layers)} layers."]
     if partly:
-        details.append(f"In part, some {analysis.granularity}s of each: {_named(partly)}.")
-    details.append(f"Wholly below: {_named(narrow)}." if narrow else "No layer is wholly below.")
+        details.append(f"Some {analysis.granularity}s of each in {layers_in_words(partly)}.")
+    details.append(
+        f"Wholly below {WIDE_BITS} bits: {layers_in_words(narrow)}." if narrow else f"No layer is wholly below {WIDE_BITS} bits."
+    )
     if analysis.unswept:
-        details.append(f"Not swept, as they were: {_named(analysis.unswept)}.")
+        details.append(f"Not swept, kept at {analysis.reference}: {layers_in_words(analysis.unswept)}.")
     details.append(_sure(analysis, decision))
-    answer = _named(wholly).capitalize() if wholly else "None as a whole"
+    answer = layers_in_words(wholly).capitalize() if wholly else "No whole layer"
     return Answer(f"Which layers stay at {WIDE_BITS} bits or more?", answer, tuple(details))
-
-
-def _named(layers: tuple[int, ...]) -> str:
-    place = ranges(layers)
-    return f"layer {place}" if place.isdigit() else f"layers {place}" if layers else "none"
 
 
 def _sure(analysis: Analysis, decision: Decision) -> str:
     settings = analysis.profile.zones
     if analysis.sequences < MIN_SEQUENCES:
-        return f"How sure that is: inconclusive, {analysis.sequences} sensitivity sequences are too few."
+        return f"Stability: inconclusive, {analysis.sequences} sensitivity sequences are too few."
     never = never_lowest(decision.layer_zones, settings.agreement)
-    plans_ = f"of {settings.resamples} resampled plans ({AROUND[decision.around]}, n = {analysis.sequences} sequences)"
+    plans_ = f"{settings.resamples} resampled plans ({AROUND[decision.around]}, n = {analysis.sequences} sequences)"
     sure = (
-        f"How sure: {plans_}, at least {settings.agreement:.0%} keep {_named(never)} above the fewest bits{split_half_in_short(decision)}."
+        f"Stability: at least {settings.agreement:.0%} of {plans_} keep {layers_in_words(never)} above the lowest format"
+        f"{split_half_in_short(decision)}."
     )
     against = len(decision.contradicted)
     layers = "1 layer" if against == 1 else f"{against} layers"
-    return f"{sure} The plan contradicts the zone of {layers}." if against else sure
+    return f"{sure} The plan differs from the zone in {layers}." if against else sure
 
 
 def _saved(analysis: Analysis, decision: Decision) -> Answer:
@@ -96,12 +96,12 @@ def _saved(analysis: Analysis, decision: Decision) -> Answer:
     share = percent(saved / plan.reference_bytes) if plan.reference_bytes else "-"
     sizes = (
         f"{megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized units, "
-        f"{plan.achieved.average_bits:.2f} bits per weight with scales; the budget was {plan.budget.words}."
+        f"{plan.achieved.average_bits:.2f} bits per weight with scales; the budget was {budget_words(plan.budget)}."
     )
     details = [
         sizes,
         *_whole_model(analysis, decision),
-        f"{plan_tables.outcome(analysis.plans)}." if analysis.plans else "Not measured beside other plans.",
+        f"{plan_tables.outcome(analysis.plans)}." if analysis.plans else "Not compared with other plans.",
     ]
     return Answer("What does the plan save?", f"{megabytes(saved)} ({share})", tuple(plain(line, 1000) for line in details))
 
@@ -112,18 +112,18 @@ def _whole_model(analysis: Analysis, decision: Decision) -> Iterator[str]:
     stored = {item.variant: item.stored_bytes for item in analysis.memory}
     reference = next((item.stored_bytes for item in analysis.memory if item.format == analysis.reference), None)
     if PLAN in stored and reference is not None:
-        yield f"The whole model, embeddings included: {megabytes(stored[PLAN])} instead of {megabytes(reference)}."
+        yield f"Whole model with embeddings: {megabytes(stored[PLAN])} instead of {megabytes(reference)}."
 
 
 def _cost(analysis: Analysis, decision: Decision) -> Answer:
     plan, measured = decision.plan, [item for item in analysis.accuracy if item.variant == PLAN and item.metric != NORMALIZED]
-    question = "What accuracy does it cost, and how sure is that?"
+    question = "What does it cost in accuracy?"
     if plan.measured_kl is None:
-        kl = f"KL predicted {nats(plan.predicted_kl)} nats per token, not measured as a whole."
+        kl = f"KL predicted {nats(plan.predicted_kl)} nats per token, not measured."
     else:
         kl = f"KL {nats(plan.measured_kl)} nats per token, n = {plan.measured_sequences} held-out sequences."
     if not plan.accuracy or not measured:
-        why = "the accuracy that was measured is the searched plan's" if measured else "no task was asked of the plan"
+        why = "only the searched plan was evaluated" if measured else "the plan was not evaluated on any task"
         return Answer(question, "Not measured", (f"{why[0].upper()}{why[1:]}.", kl))
     short = "; ".join(f"{plain(item.task, 24)} {_points(item)}" for item in measured[:MOST_TASKS])
     return Answer(question, short, (*(_task(analysis, item) for item in measured[:MOST_TASKS]), kl))
@@ -146,19 +146,19 @@ def _task(analysis: Analysis, item: Accuracy) -> str:
     )
     now = f"{percent(item.share.value)} [{percent(item.share.low)}, {percent(item.share.high)}]"
     if reference is None or item.against is None:
-        return f"{plain(item.task, 24)}: {now} right, n = {item.n}, cannot be paired with the reference."
+        return f"{plain(item.task, 24)}: {now} right, n = {item.n}, not paired with the reference."
     return (
-        f"{plain(item.task, 24)}: {percent(reference.share.value)} became {now}, {points(item.against.difference)} points on the same "
+        f"{plain(item.task, 24)}: from {percent(reference.share.value)} to {now}, {points(item.against.difference)} points on the same "
         f"n = {item.n} items{_too_few(item)}."
     )
 
 
 def _too_few(item: Accuracy) -> str:
-    """What these items could have shown, where they show nothing."""
+    """The minimum detectable effect, where the verdict is inconclusive."""
     if item.against is None or item.against.verdict.word != "inconclusive":
         return ""
     drop = item.against.minimum_detectable_effect
-    return "; they could have shown no drop" if drop is None else f"; the minimum detectable effect is {100 * drop:.1f} points"
+    return "; these items can show no loss" if drop is None else f"; the minimum detectable effect is {100 * drop:.1f} points"
 
 
 def _cost_of_variants(analysis: Analysis) -> Answer:

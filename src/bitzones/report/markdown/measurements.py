@@ -1,20 +1,18 @@
-"""The sections on what was measured as it is: memory, latency, attention, activations, and what failed.
-
-This module interprets nothing: words about a layer come from the analysis.
-"""
+"""The sections on memory, latency, attention, activations, failed cells and time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from bitzones.analysis.results import Analysis, LatencyFigures, Took, UnitLatencyFigures
+from bitzones.report.markdown.cost_words import layer_description, slow_path_words
 from bitzones.report.markdown.tables import ABSENT, NO_INTERVAL, figure, fold, markdown, megabytes, milliseconds, percent, ratio, table
 from bitzones.stats.intervals import Estimate
 
 __all__ = ["activations", "attention", "failures", "latency", "memory", "took", "unit_latency"]
 
 HOST_BOUND = 1.5
-"""Decoding that takes half as long again without torch.compile: what compiling saves on a GPU is nearly all launching of kernels."""
+"""Eager by compiled decoding time above which kernel launches dominate: on a GPU, they are nearly all that compiling saves."""
 
 
 def memory(analysis: Analysis) -> str:
@@ -35,11 +33,11 @@ def memory(analysis: Analysis) -> str:
     ]
     names = [markdown(name.replace("_", " ")) for name in analysis.memory[0].process]
     note = (
-        "One reading each, without a spread. "
-        "Stored bytes are read off the tensors of the whole model, embeddings included. The process's figures come from the operating "
-        "system and the device; where there is none, its status stands instead. They are of the process that also holds the reference, "
-        "and its peak is the highest so far in the run. Weights are as they lie in memory, keys and values those of the largest decoding "
-        "that is timed; the device's figures are peaks while it ran. MB are 10^6 bytes.\n\n"
+        "One reading each, so no intervals. "
+        "Stored bytes are read off the tensors of the whole model, embeddings included. Process figures come from the operating system and "
+        "the device, or a status says why there is none; the process also holds the reference, and its peak is the highest so far in the "
+        "run. Weights are counted as they lie in memory; keys and values are those of the largest decoding timed, and device figures are "
+        "peaks during it. 1 MB is 10^6 bytes.\n\n"
     )
     return (
         "## Memory\n\n"
@@ -70,10 +68,10 @@ def latency(analysis: Analysis) -> str:
     ]
     head = ("phase", "variant", "median", "middle half", "p95", "median per token", "rounds", f"ratio to {analysis.reference} [95%]")
     return (
-        "## Latency\n\nPer round; a ratio above 1 is slower than the reference. Its interval covers the rounds of this process only: "
-        "variants are timed one after another, and another run can lie outside it. The roofline is what reading weights, keys and values "
-        "takes at the bandwidth of a large copy in the same run; where a processor's cache holds the weights, a round can beat it. "
-        "Energy is the whole GPU's, idle subtracted.\n\n"
+        "## Latency\n\nTime per round; a ratio above 1 is slower than the reference. Intervals cover the rounds of this process only: "
+        "variants are timed one after another, and another run can fall outside. The bandwidth roofline is the time to read weights, "
+        "keys and values once at the bandwidth of a large copy in the same run; a round can beat it where a CPU cache holds the "
+        "weights. Energy is the whole GPU's minus idle.\n\n"
         + table((*head, "roofline", "times roofline", "energy per token"), rows, text=(0, 1))
         + "".join(f"\n\n- {line}" if not number else f"\n- {line}" for number, line in enumerate(_doubts(analysis)))
     )
@@ -84,30 +82,30 @@ def _energy(item: LatencyFigures) -> str:
 
 
 def _doubts(analysis: Analysis) -> Iterator[str]:
-    """What a reader of the table must know: slow paths, contended_by, what was timed at another batch than asked for."""
+    """Warnings about the table: slow paths, contention, and smaller batches than asked for."""
     for item in analysis.latency:
         where = f"{markdown(item.variant)}, {item.phase}, batch {item.batch}, prompt {item.prompt_tokens}"
         where += ", compiled" if item.compiled else ""
         if item.slow_path is not None:
-            yield f"**{markdown(item.variant)}: {markdown(item.slow_path, 200)}** ({where})"
+            yield f"**{markdown(item.variant)}: {markdown(slow_path_words(item.slow_path, analysis.reference), 200)}** ({where})"
         if item.contended:
             yield f"**contended**: {where}: {markdown('; '.join(item.contended), 300)}"
         if item.asked_batch is not None:
-            yield f"{where}: memory was not enough for batch {item.asked_batch}"
+            yield f"{where}: batch {item.asked_batch} ran out of memory"
     on_gpu = [item for item in analysis.latency if item.device_median_s is not None]
     if bound := [item for item in on_gpu if (item.times_compiled or 0) >= HOST_BOUND]:
         named = ", ".join(f"{markdown(item.variant)} at batch {item.batch} {item.times_compiled:.1f} times" for item in bound)
         yield (
-            f"**the GPU waits for the processor** where decoding is not compiled ({named} as long as compiled): such figures say little "
-            "about kernels, differ from run to run, and so do their ratios"
+            f"**decoding is CPU-bound** where it is not compiled ({named} as long as compiled): these times say little about kernels and "
+            "vary from run to run, and so do their ratios"
         )
     if unstable := [item for item in analysis.latency if item.warmup_stable is False]:
         named = ", ".join(dict.fromkeys(f"{markdown(item.variant)} {item.phase}" for item in unstable))
-        yield f"not stable when warming up ended at its bound: {named}"
+        yield f"warm-up reached its limit before rounds were stable: {named}"
 
 
 def unit_latency(analysis: Analysis) -> str:
-    """What formats change of a decode step: sums over the units, and every sort of unit; empty where no unit was timed."""
+    """Times of a decode step by format: sums over the units, and every unit shape; empty where no unit was timed."""
     found = analysis.unit_latency
     if found is None:
         return ""
@@ -125,18 +123,17 @@ def unit_latency(analysis: Analysis) -> str:
     ]
     n, against = found.shapes[0].rounds, f"ratio to {analysis.reference} [95%]"
     note = (
-        f"What the products of the units take per decode step, at {found.batch} {'sequence' if found.batch == 1 else 'sequences'}: medians "
-        f"of n = {n} rounds of each sort of unit, formats in turns, summed over the units. Attention, norms and the calls between them are "
-        "not in it."
+        f"Time of the matrix products of all units in one decode step at batch {found.batch}: medians of n = {n} rounds for each unit "
+        "shape, formats interleaved, summed over the units. Attention, norms and launch overhead between modules are excluded."
     )
     head = ("stored in", "per decode step [95%]", against)
     sorts = ("shapes of a unit", "units", "format", "median", "middle half", against)
-    text = (note, _bought(analysis, found), table(head, totals), fold("Every sort of unit", len(rows), table(sorts, rows, text=(0, 2))))
-    return "## What formats change of decoding\n\n" + "\n\n".join(text)
+    text = (note, _bought(analysis, found), table(head, totals), fold("Every unit shape", len(rows), table(sorts, rows, text=(0, 2))))
+    return "## Decode time by format\n\n" + "\n\n".join(text)
 
 
 def _bought(analysis: Analysis, found: UnitLatencyFigures) -> str:
-    """Whether fewer bits buy time on this device."""
+    """Whether fewer bits save time on this device."""
     others = [item for item in found.totals if item.ratio is not None and item.name in analysis.formats]
     faster = [item.name for item in others if item.ratio is not None and item.ratio.high is not None and item.ratio.high < 1]
     open_ = [item.name for item in others if item.name not in (*faster, *found.slower)]
@@ -147,7 +144,7 @@ def _bought(analysis: Analysis, found: UnitLatencyFigures) -> str:
     ]
     if open_:
         said.append(f"{', '.join(open_)} cannot be told from {analysis.reference}")
-    verdict = "fewer bits do not buy time." if found.slower and not faster else "" if not found.slower else "not all of them buy time."
+    verdict = "fewer bits do not save time." if found.slower and not faster else "" if not found.slower else "not all formats save time."
     return f"**On this device {'; '.join(said)}{': ' + verdict if verdict else '.'}**"
 
 
@@ -158,12 +155,12 @@ def _milliseconds(seconds: Estimate) -> str:
 
 
 def attention(analysis: Analysis) -> str:
-    """Attention statistics of every layer with an interpretation."""
+    """Attention statistics of every layer with a description."""
     if not analysis.layers:
         return "## Attention\n\nNot measured."
     rows = []
     for item in analysis.layers:
-        a = item.attention
+        a = item.statistics.attention
         numbers = (
             (
                 f"{a.entropy_nats:.2f}",
@@ -173,13 +170,13 @@ def attention(analysis: Analysis) -> str:
             if a
             else (ABSENT,) * 3
         )
-        rows.append((str(item.layer), *numbers, markdown(item.interpretation, 10**3)))
+        rows.append((str(item.layer), *numbers, markdown(layer_description(item), 10**3)))
     note = (
         f"Of the reference, over n = {analysis.layer_sequences} sequences ({analysis.layer_tokens:,} tokens): entropy in nats, head "
         "specialization 1 - H/ln(visible keys), focus of the answer position on the question (mean ± standard deviation over sequences). "
-        "The interpretation names thresholds and describes; it claims no cause.\n\n"
+        "The description uses fixed thresholds and claims no cause.\n\n"
     )
-    head = ("layer", "entropy", "specialization", "focus", "interpretation")
+    head = ("layer", "entropy", "specialization", "focus", "description")
     return "## Attention\n\n" + note + fold("Every layer", len(rows), table(head, rows, text=(0, 4)))
 
 
@@ -195,25 +192,25 @@ def activations(analysis: Analysis) -> str:
         return ""
     rows = [
         (str(i.layer), *(f"{value:.3g}" for value in (i.mean, i.std, i.magnitude, i.peak)), percent(i.sparsity), f"{i.kurtosis:.3g}")
-        for i in analysis.layers
+        for i in (item.statistics for item in analysis.layers)
     ]
     note = (
         f"Of each layer's output in the reference, over n = {analysis.layer_tokens:,} tokens. Magnitude is mean absolute value; "
-        "sparsity the share of values within 0.01 standard deviations of 0; kurtosis is 3 for a normal law.\n\n"
+        "sparsity is the share of values within 0.01 standard deviations of 0; kurtosis is 3 for a normal distribution.\n\n"
     )
     head = ("layer", "mean", "std", "magnitude", "peak", "sparsity", "kurtosis")
     return "## Activations\n\n" + note + fold("Every layer", len(rows), table(head, rows))
 
 
 def took(analysis: Analysis) -> str:
-    """Time by part of the run; empty where the run file does not say."""
+    """Time by kind of cell; empty where the run file does not record it."""
     whole = sum(item.seconds_s for item in analysis.took)
     if not whole:
         return ""
     rows = [(item.of, _cells(item), f"{item.seconds_s:,.1f} s", percent(item.seconds_s / whole)) for item in analysis.took]
     rows.append(("all", _cells(*analysis.took), f"{whole:,.1f} s", percent(1.0)))
-    note = "As timed by pytest-benchmark, one run: loading, quantizing and warming up are outside.\n\n"
-    return "## Time\n\n" + note + table(("unit", "cells", "time", "share"), rows)
+    note = "As timed by pytest-benchmark, without loading, quantizing and warm-up.\n\n"
+    return "## Time\n\n" + note + table(("kind", "cells", "time", "share"), rows)
 
 
 def _cells(*found: Took) -> str:
@@ -222,7 +219,7 @@ def _cells(*found: Took) -> str:
 
 
 def failures(analysis: Analysis) -> str:
-    """Every cell and every measurement that failed, with its reason."""
+    """Every failed cell and measurement with its reason."""
     cells = [(f.of, markdown(f.variant), markdown(f.detail), markdown(f.status), markdown(f.reason, 300)) for f in analysis.failures]
     units = [
         ("sensitivity", s.format, markdown(s.unit), "failed", markdown(s.failure, 300))
@@ -230,5 +227,5 @@ def failures(analysis: Analysis) -> str:
         if s.failure is not None
     ]
     if not cells and not units:
-        return "## Failed cells\n\nNone: every cell that was run has a result."
+        return "## Failed cells\n\nNone."
     return "## Failed cells\n\n" + table(("cell", "variant or format", "detail", "status", "reason"), cells + units, text=range(5))

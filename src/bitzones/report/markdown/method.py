@@ -1,7 +1,4 @@
-"""The methodology section: how each number came about and by which formula, so that a reader can check or repeat it.
-
-This module does not know the numbers, only the settings that made them.
-"""
+"""The section on methods: how each number was computed, with formula and source, so that a reader can check or repeat it."""
 
 from __future__ import annotations
 
@@ -16,27 +13,27 @@ __all__ = ["methodology"]
 
 
 def methodology(analysis: Analysis) -> str:
-    """How it was measured and decided."""
+    """The section."""
     text = f"""\
-- Variants are whole models really quantized by optimum-quanto to {", ".join(analysis.formats)}, each from a fresh copy of the \
+- Variants are whole models quantized by optimum-quanto to {", ".join(analysis.formats)}, each from a fresh copy of the \
 {analysis.reference} model.
 {_calibrated(analysis)}{_sweep(analysis)}\
-- Accuracy: Wilson 95% interval; chance is the mean over items, each with its own. Against the reference by McNemar's exact test on the \
+- Accuracy: Wilson 95% interval; chance is the mean of the items' chances. Compared with the reference by McNemar's exact test on the \
 same items at {ALPHA:.0%}, p-values corrected for the variants of a task and metric (Holm 1979). 'Non-inferior (margin X)' requires the \
 95% interval (Bonett and Price 2012) to exclude a loss above {NON_INFERIORITY_MARGIN:.0%}; the minimum detectable effect is for \
 {POWER:.0%} power (Connor 1987) in the first step of Holm's method.
 - Likelihood of right answers: nats per answer token, percentile bootstrap over items, {INTERVAL_RESAMPLES} resamples, seed \
-{analysis.profile.seed}, differences paired; p-values from the same resamples, so never below 1 in 1,000, corrected \
-alike. Below {MIN_SEQUENCES} items: inconclusive.
+{analysis.profile.seed}, differences paired; p-values from the same resamples, so at least 0.001, corrected \
+in the same way. Below {MIN_SEQUENCES} items: inconclusive.
 - Latency: raw rounds after warm-up; median, quartiles and 95th percentile; ratio of medians with a bootstrap interval over rounds.
 - Stored bytes: packed data, scales and shifts, read off the tensors, never bits times parameters."""
     if analysis.foreign_benchmarks:
-        text += f"\n- {analysis.foreign_benchmarks} other benchmarks in the run file are not of bitzones and were not read."
+        text += f"\n- {analysis.foreign_benchmarks} benchmarks in the run file are not bitzones cells and were ignored."
     return f"## Method\n\n{text}"
 
 
 def _sweep(analysis: Analysis) -> str:
-    """How sensitivity became a plan; empty where none was measured."""
+    """From sensitivity to plan; empty where none was measured."""
     if not analysis.sensitivity:
         return ""
     profile, zones = analysis.profile, analysis.profile.zones
@@ -44,67 +41,63 @@ def _sweep(analysis: Analysis) -> str:
     return f"""\
 - Sensitivity of a {analysis.granularity} at a format is KL(reference || model with only that {analysis.granularity} quantized), in nats \
 per scored token, over all {analysis.tokens:,} tokens of {analysis.sequences} sensitivity sequences, padding excluded.
-- Intervals of KL: percentile bootstrap over sequences, {resamples} resamples, seed {profile.seed}; all units, plans and variants are \
-resampled alike, so differences are paired. Below {MIN_SEQUENCES} sequences: inconclusive.
-- Plan: least sum of KL within the byte budget, an exact multiple-choice knapsack (a Lagrangian bound, then scipy.optimize.milp). A unit \
-may stay at the reference; a format that failed on a unit is not offered to it.
+- Intervals of KL: percentile bootstrap over sequences, {resamples} resamples, seed {profile.seed}; all units, plans and variants share \
+the resamples, so differences are paired. Below {MIN_SEQUENCES} sequences: inconclusive.
+- Additive plan: lowest sum of KL within the byte budget, an exact multiple-choice knapsack (Lagrangian bound, then \
+scipy.optimize.milp). A unit may stay at the reference; a format that failed on a unit is not offered to it.
 - Zones: the plan is solved again on {zones.resamples} of those resamples; a layer's zone is what at least {zones.agreement:.0%} of them \
 agree on. {_zone_costs(analysis)}
 {_whole_plans(analysis)}"""
 
 
 def _calibrated(analysis: Analysis) -> str:
-    """How calibrated formats came by their integers; empty where there is none."""
+    """How calibrated formats were rounded; empty where there is none."""
     if not any(map(is_calibrated, analysis.formats)) or analysis.calibration is None:
         return ""
     made = analysis.calibration
     fallbacks = [f"{markdown(variant)} {len(found)}" for variant, found in made.fallbacks.items()]
-    short = f" Modules with too few tokens, which have quanto's own integers: {', '.join(fallbacks)}." if fallbacks else ""
+    short = f" Modules with too few tokens, rounded by quanto: {', '.join(fallbacks)}." if fallbacks else ""
     return (
         f"- Calibrated formats (gptq): rounded with error feedback (Frantar et al. 2022, arXiv:2210.17323) on {made.tokens:,} tokens of "
-        f"{made.sequences} sequences ({made.sequences_sha256[:16]}) that nothing else is measured on, damping {made.damping:g}; "
-        "stored as quanto stores its own. For a sensitivity each module is rounded on the reference's activations; variants and the plan "
-        "are rounded layer after layer on the activations of the layers before, 0.3 of the way back towards the reference's outputs "
-        f"(Li et al. 2025, arXiv:2504.02692), and so are the plan of least sum and those of other budgets; rules and random plans have "
-        f"their modules rounded alone, and are compared with the searched plan rounded so too.{short}\n"
+        f"{made.sequences} sequences ({made.sequences_sha256[:16]}) used for nothing else, damping {made.damping:g}; "
+        "stored in quanto's layout. For sensitivities, each module is rounded on the reference's activations. Variants, the plan, the "
+        "additive plan and plans at other budgets are rounded layer by layer on the quantized model's activations, moved 0.3 of the way "
+        "to the reference's outputs (Li et al. 2025, arXiv:2504.02692). Other plans are rounded module by module and compared with the "
+        f"searched plan rounded the same way.{short}\n"
     )
 
 
 def _zone_costs(analysis: Analysis) -> str:
     if analysis.decision is None or analysis.decision.around == "reference":
-        return "These plans are of least sum of the separate sensitivities."
+        return "These plans minimize the sum of separate sensitivities."
     return (
-        "A format's cost is the KL of the plan found with that unit changed less that of the plan found, on the same sequences, and can "
-        "be negative; the reference is not tried around a plan, so a unit leaves it or stays; every "
-        "change costs the least price besides at which the plan found is the best one from all sequences (Dinkelbach "
-        "1967): the search measured what bolder plans bring, and it was less than their changes promise one by one."
+        "The cost of a format is the KL of the searched plan with that one unit changed minus that of the plan, on the same sequences; "
+        "it can be negative. The reference is not tried around a plan. Each change also costs a fixed price, the least at which the "
+        "searched plan is optimal on all sequences (Dinkelbach 1967), because plans with many changes measured worse than the sum of "
+        "their changes."
     )
 
 
 def _whole_plans(analysis: Analysis) -> str:
-    """How plans were searched, proxy_scores and compared; a line for each that was done."""
+    """How plans were searched and compared, and the Fisher proxy computed; a line for each that was done."""
     text = ""
     if analysis.search is not None:
         text += (
-            "- Search: from the plan of least sum. Around the plan at hand each unit is tried in each other format, all others as "
-            "they are; "
-            "the knapsack proposes plans from these marginal costs, bold to timid; the one of least measured KL is accepted if that "
-            "is below "
-            "the KL at hand. Calibration sequences only.\n"
+            "- Search: starts from the additive plan. Each unit is tried in every other format with all other units unchanged; the "
+            "knapsack proposes plans from these marginal costs, from many changes to few; the plan with the lowest measured KL is "
+            "accepted if it improves on the current one. Uses the sensitivity set only.\n"
         )
     if analysis.plans is not None:
         text += (
-            f"- Whole plans: measured on held-out sequences, percentile bootstrap of their own over them, seed "
-            f"{analysis.profile.seed + HELD_OUT_SEED}; comparisons are paired, a word other than 'inconclusive' needs the 95% interval "
-            "of the "
-            "difference to exclude 0, and no correction is made for their number. Measured / sum: the two sets of sequences are resampled "
-            "apart. Another plan is recommended instead of the searched one only where it is told to be better.\n"
+            f"- Whole plans: measured on held-out sequences, percentile bootstrap over these, seed "
+            f"{analysis.profile.seed + HELD_OUT_SEED}. Comparisons are paired; a verdict other than 'inconclusive' needs a 95% interval of "
+            "the difference that excludes 0, without correction for the number of comparisons. KL / sum: the two sets of sequences are "
+            "resampled independently. Another plan replaces the searched one only if it is better by this rule.\n"
         )
     if analysis.fisher_proxy:
         text += (
             "- Second order: mean(a^2) / 2 per sequence over sampled labels, a = sum(gradient * change) with random signs per token "
-            "(Fisher "
-            "information; Kullback 1959); of a plan, a is the sum over its units. Rank correlation with both sides resampled (Bonett and "
-            "Wright 2000).\n"
+            "(Fisher information; Kullback 1959); for a plan, a is the sum over its units. Rank correlation with both sides resampled "
+            "(Bonett and Wright 2000).\n"
         )
     return text

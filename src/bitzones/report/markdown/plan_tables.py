@@ -1,7 +1,4 @@
-"""The sections on whole plans: how each measured on held-out sequences, how the search went, and what other budgets would give.
-
-This module decides nothing: which plan is recommended, and what can be told, is `decide.plans`'.
-"""
+"""The sections on whole plans: their KL on held-out sequences, the search, and plans at other budgets."""
 
 from __future__ import annotations
 
@@ -17,30 +14,30 @@ from bitzones.stats.intervals import MIN_SEQUENCES
 __all__ = ["compared", "frontier", "on_frontier", "outcome", "search"]
 
 MADE = {
-    "search": "searched by measuring whole plans, from the additive one",
-    "additive": "least sum of separate sensitivities",
+    "search": "local search over measured whole plans, starting from the additive one",
+    "additive": "lowest sum of separate sensitivities",
     "uniform": "one format for all",
-    "contiguous": "the last units in the largest format, all before them in the smallest",
-    "random": "random, budget filled",
-    "frontier": "least sum of separate sensitivities, another budget",
-    "foreign": "made elsewhere and measured here",
-    "stock": "searched likewise, among quanto's own formats only",
-    "separate": "the plan's formats, without rounding layer after layer",
+    "contiguous": "the last units in the highest format, all earlier units in the lowest",
+    "random": "random, filling the budget",
+    "frontier": "lowest sum of separate sensitivities, another budget",
+    "foreign": "made by another tool, measured here",
+    "stock": "the same search, over uncalibrated formats only",
+    "separate": "the plan's formats, each module rounded on its own",
 }
 
 
 def outcome(plans: PlansReading) -> str:
-    """Whether the searched plan wins, as one sentence in plain text."""
+    """Whether the searched plan wins, as one sentence of plain text."""
     if plans.recommended is None:
-        return "No plan within the budget has a KL, so none is recommended by measurement"
+        return "No plan within the budget could be measured, so the measurements recommend none"
     if plans.recommended != plans.searched:
         if plans.beaten_by:
-            return f"The searched plan does not win: {_and(plans.beaten_by)} measured lower; {plans.recommended} is recommended"
-        return f"The searched plan does not win: it could not be measured; {plans.recommended} is recommended"
+            return f"The searched plan does not win: {_and(plans.beaten_by)} measured lower, and {plans.recommended} is recommended"
+        return f"The searched plan could not be measured, and {plans.recommended} is recommended"
     if plans.not_told:
-        return f"No plan within the budget is told to be better than the searched one, but it cannot be told from {_and(plans.not_told)}"
+        return f"No plan within the budget is better than the searched one, but it cannot be told from {_and(plans.not_told)}"
     if not any(_is_baseline(item) for item in plans.plans):
-        return "The searched plan is recommended without a baseline: no other plan within the budget was measured"
+        return "The searched plan is recommended; no other plan within the budget was measured"
     return "The searched plan wins: every other plan within the budget measured higher"
 
 
@@ -65,12 +62,12 @@ def compared(analysis: Analysis) -> str:
     baselines.sort(key=lambda item: (item.origin != "search", not item.within_budget, _kl(item)))
     randoms = [item for item in plans.plans if item.origin == "random"]
     head = ["plan", "bits", "stored bytes", "budget", "KL [95%]", "sum [95%]", "second order [95%]", "KL / sum [95%]"]
-    head += ["searched less this [95%]", "searched / this [95%]", "searched plan is"]
+    head += ["searched minus this [95%]", "searched / this [95%]", "searched plan is"]
     rows = [_row(item) for item in baselines]
     if randoms:
         rows.append(_random_row(randoms))
     sections = [
-        "## Whole plans, measured",
+        "## Measured plans",
         f"**{markdown(outcome(plans), 10**3)}.**{_unmeasured(analysis, plans)}",
         _compared_text(analysis, plans),
         table(head, rows, text=(0, 3, 10)),
@@ -82,29 +79,28 @@ def compared(analysis: Analysis) -> str:
 
 
 def _unmeasured(analysis: Analysis, plans: PlansReading) -> str:
-    """What a recommendation of another plan leaves open."""
+    """That the accuracy of a recommended plan is unknown, where it is not the searched one."""
     other = plans.recommended not in (None, plans.searched)
     answered = analysis.decision is not None and analysis.decision.plan.accuracy
     return (
-        " Its accuracy was not measured: variant `plan` is the searched plan."
+        " The recommended plan was not evaluated on any task: variant `plan` is the searched plan."
         if other and PLAN in analysis.variants and not answered
         else ""
     )
 
 
 def _compared_text(analysis: Analysis, plans: PlansReading) -> str:
-    few = f" {plans.sequences} sequences are too few to resample: inconclusive." if plans.sequences < MIN_SEQUENCES else ""
+    few = f" {plans.sequences} sequences are too few for a bootstrap: inconclusive." if plans.sequences < MIN_SEQUENCES else ""
     return (
         f"KL({analysis.reference} || plan) in nats per token on n = {plans.sequences} held-out sequences ({plans.tokens:,} tokens), "
-        f"from which no plan was made; the budget is {_budget(plans)}. Sum: of the separate sensitivities on the "
-        "sensitivity sequences. "
-        "Second order: from the Fisher proxy's scores, with all interactions. The last three columns set the searched plan beside each "
-        f"other one, paired over sequences: below 0, or below 1, it is better.{_alike(plans)}{few}"
+        f"which no plan has seen; the budget is {_budget(plans)}. Sum: the sum of separate sensitivities, on the sensitivity set. "
+        "Second order: the estimate from Fisher scores, with all interactions. The last three columns compare the searched plan with each "
+        f"other plan, paired over sequences: a difference below 0 and a ratio below 1 mean that it is better.{_alike(plans)}{few}"
     )
 
 
 def _alike(plans: PlansReading) -> str:
-    """What stands beside plans that nobody would apply as they were measured; empty where there is none."""
+    """Which plans were rounded module by module, and what they are compared with; empty where there are none."""
     alone = [item for item in plans.plans if item.rounded == "alone" and item.origin not in NO_BASELINES]
     if not alone or not any(item.origin == "separate" for item in plans.plans):
         return ""
@@ -112,18 +108,18 @@ def _alike(plans: PlansReading) -> str:
     named = [markdown(item.name) for item in alone if item.origin != "random"] + (
         [f"{random} random plan{'s' if random > 1 else ''}"] if random else []
     )
-    return f" Rounded module by module, which is faster, are {_and(named)}: beside them stands the searched plan rounded so too."
+    return f" To save time, {_and(named)} were rounded module by module; they are compared with the searched plan rounded the same way."
 
 
 def _budget(plans: PlansReading) -> str:
-    """What the plans were allowed."""
+    """The budget of the plans."""
     if plans.latency_budget_ns is None:
         return f"{plans.budget_bytes:,} bytes"
-    return f"{milliseconds(plans.latency_budget_ns / 1e9)} for the products of the units in a decode step"
+    return f"{milliseconds(plans.latency_budget_ns / 1e9)} for the matrix products of all units in a decode step"
 
 
 def _legend(plans: PlansReading) -> str:
-    """How the plans were made, one after the other."""
+    """How each plan was made."""
     origins = dict.fromkeys(item.origin for item in plans.plans if item.origin not in ("frontier", "uniform"))
     several = {"random": "random", "foreign": "others"}
     names = {item.origin: several.get(item.origin, markdown(item.name)) for item in plans.plans}
@@ -149,7 +145,7 @@ def _against(found: Compared | None) -> tuple[str, ...]:
 
 
 def _random_row(items: Sequence[PlanReading]) -> tuple[str, ...]:
-    """All random plans in one row: from the best to the worst."""
+    """All random plans in one row, as ranges."""
     values = sorted(_kl(item) for item in items if item.measured is not None)
     ratios = sorted(item.searched.ratio.value for item in items if item.searched is not None and item.searched.ratio is not None)
     better = sum(item.searched is not None and item.searched.word == "better" for item in items)
@@ -175,27 +171,40 @@ def search(analysis: Analysis) -> str:
     of = f" of {units}" if units else ""
     noun = f"{analysis.granularity}s" if analysis.granularity else "units"
     kept = found.tolerance is not None
-    start = "the smallest plan of the separate sensitivities that keeps the tolerance" if kept else "the plan of the separate sensitivities"
-    shrunk = f", and {found.start_bytes:,} stored bytes became {found.found_bytes:,}" if kept else ""
+    start = "the smallest additive plan within the tolerance" if kept else "the additive plan"
+    shrunk = f", stored bytes from {found.start_bytes:,} to {found.found_bytes:,}" if kept else ""
     text = (
-        f"From {start}, on the n = {found.sequences} sensitivity sequences: KL {nats(found.start)} became "
-        f"{nats(found.found)} nats per token, {ratio(found.ratio)} of it{shrunk}, with {found.changed}{of} {noun} changed. "
-        f"{_kept(found)}It ended because "
-        f"{found.ended}. These sequences chose the plan, so its KL on them flatters it: how good it is, held-out sequences say."
+        f"Starting from {start}, on n = {found.sequences} sensitivity sequences, the search changed {found.changed}{of} {noun} and took "
+        f"the KL from {nats(found.start)} to {nats(found.found)} nats per token, a ratio of {ratio(found.ratio)}{shrunk}. "
+        f"{_kept(found)}It ended because {_ended(found)}. The search chose the plan on these sequences, so this KL is optimistic: judge "
+        "the plan by the held-out KL."
     )
     rows = [_step(number, step) for number, step in enumerate(found.steps, 1)]
-    tried = ("round", "single changes tried", "plans tried", "least KL among them [95%]")
+    tried = ("round", "single changes tried", "plans tried", "lowest KL of these [95%]")
     head = (*tried, "accepted", f"{noun} changed", "KL after [95%]", "stored bytes after")
-    return "## How the plan was searched\n\n" + text + ("\n\n" + table(head, rows) if rows else "")
+    return "## Search\n\n" + text + ("\n\n" + table(head, rows) if rows else "")
+
+
+def _ended(found: SearchReading) -> str:
+    """Why the search ended, as a clause."""
+    better = "fewer bytes within the tolerance, or a lower KL at as many" if found.tolerance is not None else "a lower KL"
+    rounds = len(found.steps)
+    return {
+        "no_rounds": "no round was asked for",
+        "rounds_done": f"it ran the {rounds} allowed {'round' if rounds == 1 else 'rounds'}",
+        "stopped": "it was stopped before the allowed rounds were done",
+        "nothing_proposed": "the last round proposed no new plan",
+        "no_improvement": f"no plan of the last round had {better}",
+    }[found.ended]
 
 
 def _kept(found: SearchReading) -> str:
-    """What the tolerance asks for; empty where the budget is in bits."""
+    """The tolerance; empty where the budget is in bits."""
     if found.tolerance is None:
         return ""
     return (
-        f"The tolerance is {found.tolerance:.3g}: each round looks for fewer bytes within it, or for a lower KL at as many bytes, which is "
-        "slack for the next. "
+        f"The tolerance is {found.tolerance:.3g} nats per token: each round looks for fewer bytes within it, or for a lower KL at the same "
+        "bytes, which leaves room for the next round. "
     )
 
 
@@ -214,7 +223,7 @@ def _step(number: int, step: SearchStep) -> tuple[str, ...]:
 
 
 def on_frontier(plans: PlansReading) -> list[PlanReading]:
-    """The plans that show what bytes buy, from the fewest bytes up: one budget after another, the uniform formats, and the plan."""
+    """The plans of the KL-by-bytes frontier, fewest bytes first: plans at other budgets, uniform formats, and the plan."""
     shown = [item for item in plans.plans if item.origin in ("frontier", "uniform", "additive", "search")]
     return sorted(shown, key=lambda item: (item.stored_bytes, item.name))
 
@@ -237,8 +246,8 @@ def frontier(analysis: Analysis) -> str:
     ]
     head = ("plan", "how it was made", "bits", "stored bytes", "KL [95%]", "sum [95%]")
     return (
-        "## What other budgets would give\n\n"
-        f"From the fewest bytes up; KL in nats per token on n = {plans.sequences} held-out sequences. Only the plan for the budget was "
-        "searched: at the others a search might do better. A chart stands in the [technical diagram](technical_diagram.md).\n\n"
+        "## Other budgets\n\n"
+        f"Fewest bytes first; KL in nats per token on n = {plans.sequences} held-out sequences. The search ran at the profile's budget "
+        "only; at other budgets it might do better. The [technical diagram](technical_diagram.md) charts this table.\n\n"
         + table(head, rows, text=(0, 1))
     )

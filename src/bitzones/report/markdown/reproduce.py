@@ -1,7 +1,4 @@
-"""The command that repeats a run, and the profile that it needs, as TOML again.
-
-This module knows the profile's shape from its model alone: whatever it gains is written too.
-"""
+"""The command that repeats a run, and its profile as TOML."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ __all__ = ["command", "profile_toml"]
 
 
 def command() -> str:
-    """What to type, with `profile_toml` saved as profile.toml."""
+    """The command, with `profile_toml` saved as profile.toml."""
     return "bitzones run profile.toml -o report/"
 
 
@@ -29,7 +26,7 @@ def profile_toml(profile: Profile) -> str:
 
 
 def _table(name: str, values: Mapping[str, Any]) -> Iterator[str]:
-    """A table's own keys, then the tables inside it, as TOML wants them."""
+    """A table's own keys, then its subtables, as TOML requires."""
     for key, value in values.items():
         if not _holds_tables(value):
             yield f"{key} = {_value(value)}"

@@ -1,7 +1,4 @@
-"""summary.md: the report that is read first, and the few lines of it that matter.
-
-Every figure stands with its n, its spread and its unit. This module decides nothing: it puts sections in order.
-"""
+"""summary.md: the report as Markdown, and its headline lines. Every figure has its n, its interval and its unit."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.analysis.zones import never_lowest, ranges
 from bitzones.report.charts.frontier import frontier
 from bitzones.report.markdown import decisions, fisher_tables, measurements, method, plan_tables, rule_tables, stability, task_tables
+from bitzones.report.markdown.caveat_words import caveat_sentence
 from bitzones.report.markdown.tables import NO_INTERVAL, markdown, megabytes, plain, table
 from bitzones.report.terminal import text_map
 from bitzones.schema.profile import PLAN
@@ -22,8 +20,11 @@ from bitzones.stats.intervals import Estimate
 __all__ = ["about", "headline", "inconclusive", "summary"]
 
 
+_LINKS = "[Report with charts](report.html) · [overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md)"
+
+
 def headline(analysis: Analysis) -> tuple[str, ...]:
-    """The lines that matter, as plain text for a terminal: zones and plan, or why there are none, and the accuracy on each task."""
+    """The headline as plain text for a terminal: zones and plan, or why there are none, and the accuracy on each task."""
     decision = analysis.decision
     if decision is None:
         return (f"No plan: {plain(analysis.no_decision or '', 1000)}", *_accuracy_lines(analysis))
@@ -45,9 +46,9 @@ def _zones_line(analysis: Analysis, decision: Decision) -> str:
         for word in ("SAFE", "TRANSITION", "CRITICAL")
     ]
     never = never_lowest(decision.layer_zones, analysis.profile.zones.agreement)
-    kept = f"; never at the fewest bits: {ranges(never)}" if never else ""
-    swept = f"{total} layers" if not analysis.unswept else f"{total} of {total + len(analysis.unswept)} layers, the others not swept,"
-    against = f"; the plan contradicts {len(decision.contradicted)} of them" if decision.contradicted else ""
+    kept = f"; never at the lowest format: {ranges(never)}" if never else ""
+    swept = f"{total} layers" if not analysis.unswept else f"{total} of {total + len(analysis.unswept)} layers (the others were not swept)"
+    against = f"; the plan differs from the zone in {len(decision.contradicted)} of them" if decision.contradicted else ""
     firm = f"{against}{stability.split_half_in_short(decision)}"
     return f"Zones of {swept} at {stability.budget(decision.plan)}: {', '.join(said)}{kept}{firm}"
 
@@ -57,10 +58,10 @@ def _plan_line(analysis: Analysis, decision: Decision) -> str:
     saved = 1 - plan.achieved.stored_bytes / plan.reference_bytes if plan.reference_bytes else 0.0
     made = " (searched)" if plan.origin == "search" else "" if plan.measured_kl is None else f" ({plain(plan.name)})"
     if plan.measured_kl is None:
-        kl = f"predicted KL {_kl(plan.predicted_kl)} nats/token, n = {n} sequences, not measured as a whole"
+        kl = f"predicted KL {_kl(plan.predicted_kl)} nats/token, n = {n} sequences, not measured"
     else:
         kl = f"KL {_kl(plan.measured_kl)} nats/token measured on n = {plan.measured_sequences} held-out sequences, "
-        kl += f"predicted {_kl(plan.predicted_kl)} from n = {n} others"
+        kl += f"predicted {_kl(plan.predicted_kl)} from n = {n} sensitivity sequences"
     return (
         f"Plan{made}: {megabytes(plan.achieved.stored_bytes)} instead of {megabytes(plan.reference_bytes)} for the quantized units "
         f"({saved:.0%} less), "
@@ -73,24 +74,24 @@ def _kl(estimate: Estimate) -> str:
 
 
 def _calibration_line(analysis: Analysis) -> Iterator[str]:
-    """What the plan's budget costs with calibrated formats and without."""
+    """KL at the plan's budget with calibrated formats and without."""
     found = analysis.plans
     made = {item.origin: item for item in found.plans if item.measured is not None} if found else {}
     if found is None or "search" not in made or "stock" not in made:
         return
     ours, stock = made["search"], made["stock"]
-    words = {"better": "", "worse": ": calibration makes it worse", "inconclusive": ": inconclusive"}
+    words = {"better": "", "worse": "; calibration makes it worse", "inconclusive": "; inconclusive"}
     share = stock.searched.ratio if stock.searched else None
     times = "" if share is None else f" ({_kl(share)} times)"
     at = "the budget" if ours.average_bits is None else f"{ours.average_bits:.2f} bits"
     yield (
-        f"What calibration buys at {at}: KL {_kl(ours.measured)} with it, {_kl(stock.measured)} without{times}, "  # type: ignore[arg-type]
+        f"Effect of calibration at {at}: KL {_kl(ours.measured)} with it, {_kl(stock.measured)} without{times}, "  # type: ignore[arg-type]
         f"nats/token on n = {found.sequences} held-out sequences{words[stock.searched.word] if stock.searched else ''}"
     )
 
 
 def _baselines_line(analysis: Analysis) -> Iterator[str]:
-    """Whether the plan wins, the best baseline within the budget, and each uniform format, within it or not."""
+    """Whether the searched plan wins, the best baseline within the budget, and every uniform format."""
     found = analysis.plans
     if found is None:
         return
@@ -100,7 +101,7 @@ def _baselines_line(analysis: Analysis) -> Iterator[str]:
     said = [f"{plain(item.name)} {_beside(item)}" for item in found.plans if item.origin == "uniform" and item.name != found.recommended]
     if best is not None:
         said.insert(0, f"best baseline {plain(best.name)} {_beside(best)}")
-    yield f"{plain(plan_tables.outcome(found), 1000)}{'. KL beside it: ' if said else ''}{'; '.join(said)}"
+    yield f"{plain(plan_tables.outcome(found), 1000)}{'. KL of others: ' if said else ''}{'; '.join(said)}"
 
 
 def _beside(item: PlanReading) -> str:
@@ -136,11 +137,11 @@ def summary(analysis: Analysis) -> str:
     """The whole of summary.md."""
     model = analysis.model
     name = markdown(model.source) if model else "model not recorded"
-    files = "`analysis.json` · `plan.json`" if analysis.decision else "`analysis.json` (no `plan.json`: there is no plan)"
+    files = "`analysis.json` · `plan.json`" if analysis.decision else "`analysis.json` (no `plan.json`, because there is no plan)"
     sections = (
         f"# bitzones: {name}",
         "\n".join(f"- {markdown(line, 10**4)}" for line in headline(analysis)),
-        f"[Page with charts](report.html) · [overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md) · {files}",
+        f"{_LINKS} · {files}",
         about(analysis),
         text_map.markdown_map(analysis),
         decisions.zones(analysis),
@@ -173,8 +174,10 @@ def _picture(analysis: Analysis) -> str:
 
 
 def inconclusive(analysis: Analysis) -> str:
-    """The section on the limits of the data, one line each."""
-    return "## Inconclusive\n\n" + "\n".join(f"- {markdown(line, 10**4)}" for line in analysis.inconclusive)
+    """The section on limits of the data, one line each."""
+    return "## Limits\n\nWhat these data do not show:\n\n" + "\n".join(
+        f"- {markdown(caveat_sentence(item, analysis), 10**4)}" for item in analysis.inconclusive
+    )
 
 
 def about(analysis: Analysis) -> str:
@@ -185,13 +188,13 @@ def about(analysis: Analysis) -> str:
         size = f"{model.layers} layers, {model.parameters:,} parameters"
         rows.append(("model", f"{markdown(model.architecture)}, {size}, stored in {markdown(model.dtype)}"))
         if model.random_weights:
-            rows.append(("weights", "**random**: drawn, not trained; only latency and memory mean anything"))
+            rows.append(("weights", "**random**, not trained: only latency and memory are meaningful"))
         if model.revision is not None:
             rows.append(("revision", markdown(model.revision)))
         rows.append(("configuration sha256" if model.random_weights else "model sha256", markdown(model.sha256[:16])))
         if model.placement:
             places = ", ".join(f"layers {layers} on {markdown(device)}" for layers, device in model.placement.items())
-            rows.append(("spread", f"{places}: too large for its GPU; times include what it takes to bring weights or states there"))
+            rows.append(("placement", f"{places}: too large for the GPU; times include moving weights or activations there"))
         if model.not_quantizable:
             kinds = ", ".join(f"{markdown(kind)} ({count:,} parameters)" for kind, count in model.not_quantizable.items())
             rows.append(("not quantizable", f"{kinds}: inside the decoder layers, left as they are"))
@@ -206,7 +209,7 @@ def about(analysis: Analysis) -> str:
             ("quanto extension", markdown(env.quanto_extension)),
         ]
     rows.append(("measured", f"{markdown(analysis.measured_at or 'time not recorded')}, profile {analysis.profile.sha256[:16]}"))
-    return table(("what", "this run"), rows, text=(0, 1))
+    return table(("", "this run"), rows, text=(0, 1))
 
 
 def _compute(analysis: Analysis) -> str:

@@ -1,7 +1,4 @@
-"""Tables, numbers and the escaping of names: every string of a run file passes through here before it stands in a report.
-
-This module does not know which strings are trustworthy, so it trusts none. It knows GitHub's Markdown and Mermaid, nothing of models.
-"""
+"""Tables, numbers and escaping for GitHub Markdown and Mermaid: every string of a run file passes through here and is escaped."""
 
 from __future__ import annotations
 
@@ -35,23 +32,23 @@ __all__ = [
 ]
 
 ABSENT = "-"
-"""Stands where there is nothing to say; never 0."""
+"""Stands for a missing value; never 0."""
 
 NO_INTERVAL = "(interval: inconclusive)"
-"""Stands after a value whose sample is too small to resample."""
+"""Follows a value whose sample is too small for a bootstrap interval."""
 
 LONGEST = 120
-"""Characters of a name that are shown: more than any honest name has, less than breaks a table."""
+"""Characters shown of a name: more than a real name has, few enough for a table."""
 
 FOLDED_ROWS = 40
-"""A longer table is folded: it no longer fits a screen, and what follows it would not be found."""
+"""Longer tables are folded, so that readers find what follows them."""
 
 _MARKDOWN = re.compile(r"[^\w\s.,:;/()'+=%?±-]|_(?!\w)|(?<!\w)_|:(?=//)|(?<=[wW]{3})\.|^[-+=]|^\d(?=\d*[.)](?:\s|$))")
 _MERMAID = re.compile(r"[^A-Za-z0-9 .,:/()+=%?_-]")
 
 
 def plain(text: str, longest: int = LONGEST) -> str:
-    r"""One line of visible characters: for a terminal, and the first step of every other escape.
+    r"""One line of printable characters: for a terminal, and the first step of every other escape.
 
     >>> plain("two\tlines\nof text")
     'two lines of text'
@@ -62,7 +59,7 @@ def plain(text: str, longest: int = LONGEST) -> str:
 
 
 def markdown(text: str, longest: int = LONGEST) -> str:
-    """Text that Markdown and HTML show as it is, in a table cell too.
+    """Text that Markdown and HTML show literally, in table cells too.
 
     >>> markdown("science_mini"), markdown("a|<b>")
     ('science_mini', 'a&#124;&#60;b&#62;')
@@ -80,23 +77,23 @@ def mermaid(text: str, longest: int = 48) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: Iterable[int] = (0,)) -> str:
-    """A GitHub table: the ``text`` columns to the left, the others to the right. Cells are taken as they are: escape names first."""
+    """A GitHub table with ``text`` columns left-aligned and the others right-aligned. Cells are not escaped here: escape names first."""
     align = ["left" if column in set(text) else "right" for column in range(len(head))]
     return tabulate([list(row) for row in rows], headers=list(head), tablefmt="pipe", colalign=align, disable_numparse=True)
 
 
 def fold(title: str, rows: int, body: str) -> str:
-    """The body, behind a line to click on where it has more than `FOLDED_ROWS` rows. The title is taken as it is."""
+    """The body, folded if it has more than `FOLDED_ROWS` rows. The title is not escaped."""
     return body if rows <= FOLDED_ROWS else details(f"{title} ({rows} rows)", body)
 
 
 def details(title: str, body: str) -> str:
-    """The body behind a line to click on. The title is taken as it is."""
+    """The body, folded under a title, which is not escaped."""
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
 
 
 def _three(value: float) -> str:
-    """Three significant digits without an exponent where that reads well."""
+    """Three significant digits, with an exponent only for very small or large numbers."""
     return f"{value:.3g}" if value == 0 or 1e-4 <= abs(value) < 1e4 else f"{value:.2e}"
 
 
@@ -128,12 +125,12 @@ def ratio(estimate: Estimate | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as per cent."""
+    """A share in percent."""
     return ABSENT if share is None else f"{share:.1%}"
 
 
 def p_value(value: float) -> str:
-    """A p-value, not below what its approximations carry: ``p = 0.03`` or ``p < 0.0001``."""
+    """A p-value: ``p = 0.03`` or ``p < 0.0001``."""
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
 
 
@@ -148,7 +145,7 @@ def megabytes(count: float | None) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds, three significant digits; whole ones where there are more.
+    """Seconds as milliseconds: three significant digits, or whole milliseconds from 1000 up.
 
     >>> milliseconds(0.001234), milliseconds(1.98993)
     ('1.23 ms', '1,990 ms')
@@ -163,7 +160,7 @@ def bits(value: float | None) -> str:
 
 
 def figure(value: Figure) -> str:
-    """A figure of bytes, or the status that says why there is none."""
+    """A figure with its unit, or the status that says why there is none."""
     if value.value is None:
         return markdown(value.status)
     return megabytes(value.value) if value.unit == "bytes" else f"{_three(value.value)} {markdown(value.unit)}"

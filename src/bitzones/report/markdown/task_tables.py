@@ -1,8 +1,4 @@
-"""The section on accuracy: how the tasks were asked, what every variant gets right, what changed against the reference, and how likely it
-finds the right answers.
-
-This module decides nothing: where the analysis says "inconclusive", so does the section.
-"""
+"""The section on accuracy: task settings, accuracy of every variant, changes against the reference, and answer likelihood."""
 
 from __future__ import annotations
 
@@ -16,11 +12,11 @@ from bitzones.stats.intervals import ALPHA, NON_INFERIORITY_NATS
 __all__ = ["accuracy"]
 
 FINER = frozenset({"worse", "better"})
-"""Verdicts of the likelihood that accuracy may be too coarse to give."""
+"""Verdicts that the likelihood can give where accuracy is too coarse."""
 
 
 def accuracy(analysis: Analysis) -> str:
-    """Every task by every variant, and every variant against the reference."""
+    """Every task and variant, and every variant against the reference."""
     if not analysis.accuracy:
         return "## Accuracy\n\nNot measured."
     head = ("task", "metric", "variant", "format", "right", "accuracy [95%]", "chance", "above chance", "time", "tokens/s")
@@ -61,7 +57,7 @@ def _asked_row(item: Asked) -> tuple[str, ...]:
 
 def _accuracy_row(item: Accuracy) -> tuple[str, ...]:
     share, p = item.share, item.above_chance_p
-    again = item.metric == NORMALIZED  # the same answers read another way: the time stands once
+    again = item.metric == NORMALIZED  # the same answers by another metric: give the time once
     return (
         markdown(item.task),
         item.metric,
@@ -79,7 +75,7 @@ def _accuracy_row(item: Accuracy) -> tuple[str, ...]:
 def _against(analysis: Analysis) -> str:
     pairs = [(item, item.against) for item in analysis.accuracy if item.against is not None]
     if not pairs:
-        return "No variant can be paired with the reference: what quantization costs is inconclusive."
+        return "No variant could be paired with the reference, so the cost of quantization is inconclusive."
     head = (
         "task",
         "metric",
@@ -95,9 +91,9 @@ def _against(analysis: Analysis) -> str:
         "n",
     )
     text = (
-        "Against the reference on the same items. Answers can change while accuracy does not: items that flip both ways cancel, and a "
-        "wrong answer can become another. Verdicts follow the p-value after Holm's correction for the variants of a task and metric. The "
-        "minimum detectable effect is at 80% power, in the first step of that correction."
+        "Against the reference on the same items. Answers can change while accuracy does not: flips in both directions cancel, and a wrong "
+        "answer can change to another wrong one. Verdicts use p-values after Holm's correction for the variants of a task and metric. The "
+        "minimum detectable effect is at 80% power in the first step of that correction."
     )
     return f"{text}\n\n{table(head, (_against_row(*pair) for pair in pairs), text=range(4))}"
 
@@ -120,13 +116,12 @@ def _against_row(item: Accuracy, against: Paired) -> tuple[str, ...]:
 
 
 def _likelihood(analysis: Analysis) -> Iterator[str]:
-    head = ("task", "variant", "nats per answer token [95%]", "more than the reference [95%]", "verdict", "Holm", "n", "answer tokens")
-    yield "### How likely the right answers are"
+    head = ("task", "variant", "NLL, nats per answer token [95%]", "minus the reference [95%]", "verdict", "Holm", "n", "answer tokens")
+    yield "### Likelihood of the right answers"
     yield (
-        "Negative log-likelihood of the right answer after its question, which moves before an answer flips: a finer figure than accuracy, "
-        f"and no less a loss. 'Worse' says that there is a loss, the difference how much; 'non-inferior' needs one above "
-        f"{NON_INFERIORITY_NATS:g} nats to be excluded, 3% less probability per token. 95% intervals by bootstrap over the n items, all "
-        "variants on the same draws."
+        "Negative log-likelihood (NLL) of the right answer given its question. It moves before an answer flips, so it detects smaller "
+        f"losses than accuracy. 'Non-inferior' requires the interval to exclude a loss above {NON_INFERIORITY_NATS:g} nats, which is 3% "
+        "less probability per token. 95% intervals by bootstrap over the n items, all variants on the same resamples."
     )
     yield table(head, map(_likelihood_row, analysis.likelihood), text=(0, 1, 4))
     yield from _finer(analysis)
@@ -148,7 +143,7 @@ def _likelihood_row(item: Likelihood) -> tuple[str, ...]:
 
 
 def _finer(analysis: Analysis) -> Iterator[str]:
-    """Where the likelihood gives an answer and accuracy gives none."""
+    """Where the likelihood gives a verdict and accuracy none."""
     coarse = {
         (item.task, item.variant): item.against.verdict
         for item in analysis.accuracy
@@ -161,4 +156,4 @@ def _finer(analysis: Analysis) -> Iterator[str]:
         if item.against is not None and item.against.verdict.word in FINER and (item.task, item.variant) in coarse
     ]
     if lines:
-        yield "Seen in the likelihood and not in accuracy:\n\n" + "\n".join(lines)
+        yield "Seen in likelihood but not in accuracy:\n\n" + "\n".join(lines)

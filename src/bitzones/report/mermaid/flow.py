@@ -1,6 +1,6 @@
-"""overview_diagram.md and technical_diagram.md: the model as a flow of layers, what to do with it, and the figures behind.
+"""overview_diagram.md and technical_diagram.md: the model as a flow of layers, the recommendation, and the numbers behind it.
 
-GitHub renders the Mermaid in them. A zone is told by its word, its sign and its colour, never by colour alone. This module decides nothing.
+GitHub renders their Mermaid. A zone is marked by word, sign and color, never by color alone.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from bitzones.analysis.plan import LayerZone, Plan, ZoneWord
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.zones import ranges
 from bitzones.report.charts.charts import accuracy_charts, block, frontier_chart, sensitivity_chart
-from bitzones.report.charts.layer_map import SIGNS
+from bitzones.report.charts.places import SIGNS
+from bitzones.report.markdown.cost_words import budget_words
 from bitzones.report.markdown.decisions import mix, no_plan, unswept
 from bitzones.report.markdown.tables import NO_INTERVAL, bits, fold, markdown, megabytes, mermaid, nats, table
 
 __all__ = ["SINGLE_LAYERS", "overview", "technical"]
 
 SINGLE_LAYERS = 20
-"""A deeper model is drawn with neighbours of one zone folded into one node: more nodes in a column cannot be read without scrolling."""
+"""Above this depth, consecutive layers of one zone are folded into one node: more nodes do not fit a screen."""
 
 ROW = 4
-"""Nodes beside each other: as many as stay legible in GitHub's column."""
+"""Nodes per row: as many as stay legible in GitHub's column."""
 
 STYLES: dict[ZoneWord, str] = {
     "SAFE": "fill:#d7f0dc,stroke:#1a6b33,stroke-width:2px,color:#0c2f17",
@@ -31,7 +32,7 @@ STYLES: dict[ZoneWord, str] = {
     "CRITICAL": "fill:#ffdcd7,stroke:#a4161a,stroke-width:4px,color:#4a0a0c",
     "INCONCLUSIVE": "fill:#e9ecef,stroke:#495057,stroke-width:2px,stroke-dasharray:2 2,color:#212529",
 }
-"""Dark text on a light ground, at least 7:1; the border's width and dashes differ too, for print without colour."""
+"""Dark text on light fills, at least 7:1; border width and dashes differ too, for print without color."""
 
 PLAIN = "fill:#f6f8fa,stroke:#57606a,color:#24292f"
 
@@ -55,7 +56,7 @@ def overview(analysis: Analysis) -> str:
 
 
 def _missing_text(analysis: Analysis) -> str:
-    return "" if not analysis.ranking else "The sensitivity of every layer stands in the [technical diagram](technical_diagram.md)."
+    return "" if not analysis.ranking else "The sensitivity of every layer is in the [technical diagram](technical_diagram.md)."
 
 
 def _decided(analysis: Analysis, decision: Decision) -> Iterator[str]:
@@ -69,16 +70,20 @@ def _decided(analysis: Analysis, decision: Decision) -> Iterator[str]:
     yield block(_flow(analysis, decision, folded))
     yield legend
     yield unswept(analysis)
-    yield "## What to do"
+    yield "## Recommendation"
     yield block(_recommendation(analysis, decision))
 
 
 def _layers_text(analysis: Analysis, folded: bool) -> str:
-    note = " Neighbours of one zone are folded into one node." if folded else ""
-    alone = "a layer alone does" if analysis.granularity == "layer" else f"the {analysis.granularity}s of a layer, each alone, add up to do"
+    note = " Consecutive layers of one zone share a node." if folded else ""
+    alone = (
+        "quantizing only that layer"
+        if analysis.granularity == "layer"
+        else f"quantizing each {analysis.granularity} of the layer alone, summed,"
+    )
     return (
-        f"## The layers\n\nTop to bottom as the model computes; rows are read left to right.{note} KL is what {alone} to the "
-        f"whole model at {analysis.formats[-1]}, in nats per token, n = {analysis.sequences} sequences."
+        f"## Layers\n\nIn the order of computation, top to bottom and left to right.{note} KL is the effect of {alone} to "
+        f"{analysis.formats[-1]} on the whole model, in nats per token, n = {analysis.sequences} sequences."
     )
 
 
@@ -87,8 +92,8 @@ def _meaning(zone: ZoneWord, analysis: Analysis) -> str:
     return {
         "SAFE": f"{agreement} store it in the lowest format",
         "CRITICAL": f"{agreement} keep it at the highest format or at the reference",
-        "TRANSITION": "the plan's choice depends on the sensitivity sequences, or lies between the extremes",
-        "INCONCLUSIVE": "too few sequences to resample",
+        "TRANSITION": "the choice depends on the sample of sequences, or lies between the extremes",
+        "INCONCLUSIVE": "too few sequences for a bootstrap",
     }[zone]
 
 
@@ -103,7 +108,7 @@ def _runs(decision: Decision, folded: bool) -> list[tuple[ZoneWord, tuple[int, .
 
 
 def _flow(analysis: Analysis, decision: Decision, folded: bool) -> Iterator[str]:
-    """Rows of a few nodes, one row below the other, so that a deep model is neither a thread nor a strip."""
+    """Rows of a few nodes, one below the other, so that a deep model fits a page."""
     runs = _runs(decision, folded)
     yield "flowchart TB"
     yield '  embed["token embeddings<br/>not quantized"]:::plain'
@@ -138,7 +143,7 @@ def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
     yield "flowchart TB"
     counts = (f"{len(decision.layer_zones)} layers", f"{len(analysis.formats)} formats", f"{analysis.sequences} sequences")
     yield f'  run["measured:<br/>{"<br/>".join(counts)}"]:::plain'
-    yield f'  zones{{"which zone, at<br/>{plan.budget.words}?"}}:::plain'
+    yield f'  zones{{"zones at<br/>{budget_words(plan.budget)}?"}}:::plain'
     yield "  run --> zones"
     for zone, place in layers.items():
         yield f'  {_class(zone)}_do["{SIGNS[zone]} {zone}<br/>{_wrapped(place)}<br/>{_action(analysis, plan, zone)}"]:::{_class(zone)}'
@@ -148,10 +153,10 @@ def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
     spread = mermaid(NO_INTERVAL) if kl.low is None else f"({kl.low:.3g} to {kl.high:.3g})"
     predicted = f"predicted KL {kl.value:.3g}<br/>{spread}"
     yield f'  plan["plan.json<br/>{plan.achieved.average_bits:.2f} bits per weight<br/>{size}<br/>{predicted}"]:::plain'
-    yield '  whole{"measured<br/>as a whole?"}:::plain'
+    yield '  whole{"measured?"}:::plain'
     yield "  plan --> whole"
     if plan.measured_kl is None:
-        yield '  whole -- "not yet" --> before["measure the plan<br/>before it is shipped"]:::plain'
+        yield '  whole -- "not yet" --> before["measure the plan<br/>before you ship it"]:::plain'
     else:
         measured = plan.measured_kl
         ends = mermaid(NO_INTERVAL) if measured.low is None else f"({measured.low:.3g} to {measured.high:.3g})"
@@ -161,7 +166,7 @@ def _recommendation(analysis: Analysis, decision: Decision) -> Iterator[str]:
 
 
 def _action(analysis: Analysis, plan: Plan, zone: ZoneWord) -> str:
-    """What a zone says of its layers. A searched plan sees all layers together, and need not do what is best for each alone."""
+    """What a zone means for its layers. A searched plan accounts for interactions and need not follow the zone of each layer."""
     lowest = mermaid(analysis.formats[-1])
     if plan.origin == "additive":
         said = {"SAFE": f"store in {lowest}", "CRITICAL": "keep the most bits"}
@@ -174,7 +179,7 @@ def _action(analysis: Analysis, plan: Plan, zone: ZoneWord) -> str:
 
 
 def _wrapped(place: str, width: int = 24) -> str:
-    """Ranges of layers in lines that keep a node narrow."""
+    """Ranges of layers, wrapped to keep a node narrow."""
     lines = [""]
     for step in place.split(", "):
         joined = f"{lines[-1]}, {step}" if lines[-1] else step
@@ -192,7 +197,7 @@ def technical(analysis: Analysis) -> str:
     model = markdown(analysis.model.source) if analysis.model else "the model"
     sections = (
         f"# {model}: technical diagrams",
-        "## From measurement to report",
+        "## Pipeline",
         block(_pipeline(analysis)),
         *_sensitivities(analysis),
         frontier_chart(analysis),
@@ -209,8 +214,8 @@ def _sensitivities(analysis: Analysis) -> Iterator[str]:
         yield "Not measured."
         return
     units = analysis.granularity
-    what = "when only that layer is" if units == "layer" else f"summed over its {units}s, each alone"
-    yield f"KL in nats per token {what} stored in the format, n = {analysis.sequences} sequences; the scales differ."
+    what = "with only that layer" if units == "layer" else f"summed over its {units}s, each measured alone,"
+    yield f"KL in nats per token {what} quantized to the format, n = {analysis.sequences} sequences; the scales differ."
     yield from (block for name in reversed(analysis.formats) if (block := sensitivity_chart(analysis, name)))
     yield _sensitivity_table(analysis)
 
@@ -259,5 +264,5 @@ def _kernels(analysis: Analysis) -> str:
     ]
     if not rows:
         return ""
-    note = "What computed the quantized products while latency was measured, by number of modules."
+    note = "Kernels of the quantized matrix products during the latency measurement, by number of modules."
     return f"## Kernels\n\n{note}\n\n" + table(("variant", "phase", "kernel", "modules"), rows, text=(0, 1, 2))

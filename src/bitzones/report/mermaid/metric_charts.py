@@ -1,6 +1,6 @@
-"""The other charts of report.html: accuracy, latency and memory by variant, and every rule of thumb against measured sensitivity.
+"""Charts of report.html: accuracy, latency and memory by variant, and every rule of thumb against measured sensitivity.
 
-Every figure of a chart stands in a table below it too. This module decides nothing: verdicts come with the analysis.
+Tables below the charts hold the same numbers.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from bitzones.analysis.plan_verdicts import RuleReading
 from bitzones.analysis.results import Analysis, LatencyFigures
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.report.charts.vega import SCHEMA_URL, Spec
+from bitzones.report.markdown.cost_words import slow_path_words
 from bitzones.report.markdown.tables import megabytes, milliseconds, nats, percent, plain, points, ratio
 from bitzones.schema.profile import PLAN
 
 __all__ = ["accuracy", "latency", "memory", "rules"]
 
 PANEL_WIDTH = 320
-"""The page widens it."""
+"""In pixels; the page widens it."""
 
 ROW = 22
-"""Height of a bar or a dot's row."""
+"""Height of a row in pixels."""
 
 SCATTER = 150
-"""Height and width of the panel of a rule."""
+"""Height and width of a rule's panel in pixels."""
 
 BAR = "#2563eb"
 CHOSEN = "#c2410c"
 FLAGGED = "#b45309"
 
 
-def _colour(condition: str) -> Spec:
-    """The plan in a colour of its own; its name stands beside it anyway."""
+def _color(condition: str) -> Spec:
+    """The plan has its own color; its name is on the axis too."""
     return {"condition": {"test": condition, "value": CHOSEN}, "value": BAR}
 
 
@@ -46,7 +47,7 @@ def _head(text: str | list[str]) -> Spec:
 
 
 def accuracy(analysis: Analysis) -> Spec | None:
-    """Every task: a dot with its interval for each variant, the reference as a line, the verdict in words."""
+    """A panel per task: accuracy and interval of each variant, the reference as a line, and the verdict in words."""
     shown = [item for item in analysis.accuracy if item.metric != NORMALIZED]
     tasks = dict.fromkeys(item.task for item in shown)
     panels = [_accuracy_panel(analysis, task, [item for item in shown if item.task == task]) for task in tasks]
@@ -63,7 +64,7 @@ def _accuracy_panel(analysis: Analysis, task: str, items: list[Accuracy]) -> Spe
         note += ", dashes: chance"
     end = max(row["high"] for row in rows)
     lowest = min([row["low"] for row in rows] + [line["value"] for line in lines])
-    x = {"field": "value", "type": "quantitative", "title": "accuracy, per cent", "scale": {"domain": [lowest, end], "nice": True}}
+    x = {"field": "value", "type": "quantitative", "title": "accuracy, %", "scale": {"domain": [lowest, end], "nice": True}}
     y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
     rule = {"type": "rule", "opacity": 0.7, "aria": False}
     return {
@@ -75,11 +76,11 @@ def _accuracy_panel(analysis: Analysis, task: str, items: list[Accuracy]) -> Spe
             *({"data": {"values": [line]}, "mark": {**rule, "strokeDash": line["dash"]}, "encoding": {"x": x}} for line in lines),
             {
                 "mark": {"type": "rule", "strokeWidth": 3, **tip},
-                "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _colour("datum.chosen")},
+                "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _color("datum.chosen")},
             },
             {
                 "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1, **tip},
-                "encoding": {"y": y, "x": x, "color": _colour("datum.chosen")},
+                "encoding": {"y": y, "x": x, "color": _color("datum.chosen")},
             },
             {
                 "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
@@ -103,24 +104,26 @@ def _accuracy_row(item: Accuracy) -> Spec:
             "right": f"{item.k} of {item.n}",
             "accuracy [95%]": f"{percent(share.value)} [{percent(share.low)}, {percent(share.high)}]",
             "points [95%]": points(against.difference) if against else "-",
-            "flips": f"{against.lost} lost, {against.gained} gained, {against.changed} wrong otherwise" if against else "-",
+            "flips": f"{against.lost} lost, {against.gained} gained, {against.changed} changed but wrong" if against else "-",
             "verdict": str(against.verdict) if against else "reference",
         },
     }
 
 
 def latency(analysis: Analysis) -> Spec | None:
-    """Every phase: a bar to the median, the middle half of the rounds, the 95th percentile; kernels that fell back are said."""
+    """A panel per phase: median, middle half and 95th percentile of the rounds, with a note on slow kernels and contention."""
     phases = dict.fromkeys((item.phase, item.batch, item.prompt_tokens) for item in analysis.latency)
     panels = [
-        _latency_panel(phase, [item for item in analysis.latency if (item.phase, item.batch, item.prompt_tokens) == phase])
+        _latency_panel(
+            analysis.reference, phase, [item for item in analysis.latency if (item.phase, item.batch, item.prompt_tokens) == phase]
+        )
         for phase in phases
     ]
     return _panels("Latency of every variant: median, middle half and 95th percentile of the rounds", panels)
 
 
-def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> Spec:
-    rows = [_latency_row(item) for item in items]
+def _latency_panel(reference: str, phase: tuple[str, int, int], items: list[LatencyFigures]) -> Spec:
+    rows = [_latency_row(item, reference) for item in items]
     floored = any(row["roofline"] is not None for row in rows)
     dashes = ", dashes: bandwidth roofline" if floored else ""
     x = {"field": "value", "type": "quantitative", "title": "ms per round", "scale": {"zero": True}}
@@ -135,7 +138,7 @@ def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> 
         "data": {"values": rows},
         "encoding": {"y": y},
         "layer": [
-            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _colour("datum.chosen")}},
+            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _color("datum.chosen")}},
             {"mark": {"type": "rule", "strokeWidth": 3, **tip}, "encoding": {"x": x | {"field": "low"}, "x2": {"field": "high"}}},
             {"mark": {"type": "tick", "thickness": 2, "size": 12, **tip}, "encoding": {"x": x | {"field": "p95"}}},
             *([_floor(x)] if floored else []),
@@ -148,12 +151,18 @@ def _latency_panel(phase: tuple[str, int, int], items: list[LatencyFigures]) -> 
 
 
 def _floor(x: Spec) -> Spec:
-    """The least that a round can take, as a dashed line of the bar's height."""
+    """The bandwidth roofline as a dashed tick."""
     tick = {"type": "tick", "thickness": 2, "size": ROW - 2, "strokeDash": [3, 2], "tooltip": {"expr": "datum.tip"}, "aria": False}
     return {"transform": [{"filter": "isValid(datum.roofline)"}], "mark": tick, "encoding": {"x": x | {"field": "roofline"}}}
 
 
-def _latency_row(item: LatencyFigures) -> Spec:
+def _note(item: LatencyFigures) -> str:
+    if item.slow_path is not None:
+        return "! no fused kernel" if item.slow_path.code == "unpacked" else "! slow kernel"
+    return "! contended" if item.contended else ""
+
+
+def _latency_row(item: LatencyFigures, reference: str) -> Spec:
     return {
         "variant": plain(item.variant, 20),
         "chosen": item.variant == PLAN,
@@ -162,7 +171,7 @@ def _latency_row(item: LatencyFigures) -> Spec:
         "high": 1e3 * item.high_quartile_s,
         "p95": 1e3 * item.p95_s,
         "roofline": None if item.roofline_s is None else 1e3 * item.roofline_s,
-        "note": "! no fused kernel" if item.slow_path else "! contended" if item.contended else "",
+        "note": _note(item),
         "tip": {
             "variant": plain(item.variant),
             "median": f"{milliseconds(item.median_s)} of {item.rounds} rounds",
@@ -172,7 +181,7 @@ def _latency_row(item: LatencyFigures) -> Spec:
             "roofline": "-"
             if item.roofline_s is None
             else f"{milliseconds(item.roofline_s)}, the median is {item.times_roofline:.1f} times that",
-            "slow path": plain(item.slow_path or "-", 200),
+            "slow path": plain(slow_path_words(item.slow_path, reference), 200) if item.slow_path else "-",
             "contended": plain("; ".join(item.contended) or "-", 200),
             "kernels": ", ".join(f"{plain(name, 40)}: {count} modules" for name, count in item.kernels.items()) or "-",
         },
@@ -180,7 +189,7 @@ def _latency_row(item: LatencyFigures) -> Spec:
 
 
 def memory(analysis: Analysis) -> Spec | None:
-    """Stored bytes of every variant; read off the tensors, so without a spread."""
+    """Stored bytes of every variant, read off the tensors."""
     if not analysis.memory:
         return None
     rows = [
@@ -205,7 +214,7 @@ def memory(analysis: Analysis) -> Spec | None:
         "data": {"values": rows},
         "encoding": {"y": {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}},
         "layer": [
-            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _colour("datum.chosen")}},
+            {"mark": {"type": "bar", "opacity": 0.75, **tip}, "encoding": {"x": x, "color": _color("datum.chosen")}},
             {
                 "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
                 "encoding": {"x": {"value": PANEL_WIDTH + 8}, "text": {"field": "label"}},
@@ -216,7 +225,7 @@ def memory(analysis: Analysis) -> Spec | None:
 
 
 def rules(analysis: Analysis) -> Spec | None:
-    """A scatter for every rule that could be looked at: its statistic against the layer's measured KL; what it flags is a triangle."""
+    """A scatter plot per rule: its statistic against the measured KL of each layer; flagged layers are triangles."""
     audit = analysis.rules
     if audit is None:
         return None
@@ -244,7 +253,7 @@ def _rule_rows(analysis: Analysis, rule: RuleReading) -> Iterator[Spec]:
 
 def _rule_panel(rule: RuleReading, rows: list[Spec], name: str) -> Spec:
     marks = {"domain": ["flagged", "not flagged"]}
-    rho = f"Spearman {ratio(rule.spearman)}" if rule.spearman else "no correlation given"
+    rho = f"Spearman {ratio(rule.spearman)}" if rule.spearman else "no correlation"
     return {
         "title": _head([plain(rule.rule, 28), f"{rule.verdict}; {rho}"]),
         "width": SCATTER,

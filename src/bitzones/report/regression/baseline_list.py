@@ -1,7 +1,4 @@
-"""The runs of a storage as lines of a terminal.
-
-This module does not know which of them is chosen.
-"""
+"""The stored runs as terminal lines."""
 
 from __future__ import annotations
 
@@ -13,12 +10,12 @@ from bitzones.report.markdown.tables import ABSENT, plain
 __all__ = ["baseline_lines"]
 
 RELEASES = ("torch", "transformers", "optimum-quanto")
-"""What a run is told apart by at a glance."""
+"""Packages whose versions a line shows."""
 
 
 def baseline_lines(runs: Iterable[Stored]) -> list[str]:
-    """One line for each: when, which model and releases, how many cells; a broken file with its fault."""
-    return [plain(_line(item), 400) for item in runs] or ["no run of bitzones is kept here"]
+    """One line per run: time, model, versions, number of cells; for a broken file, what is wrong."""
+    return [plain(_line(item), 400) for item in runs] or ["no bitzones run is stored here"]
 
 
 def _line(item: Stored) -> str:

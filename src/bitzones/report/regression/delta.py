@@ -1,7 +1,4 @@
-"""A comparison as GitHub Markdown that reads well in a pull request: the answer first, what changed next, everything else folded away.
-
-This module decides nothing: words and numbers are `decide.compare`'s. Every string of a run file is escaped.
-"""
+"""A comparison as GitHub Markdown for a pull request: the answer, then the changes, then everything else folded."""
 
 from __future__ import annotations
 
@@ -31,10 +28,10 @@ from bitzones.stats.intervals import Estimate
 __all__ = ["delta", "delta_json", "delta_lines", "every", "judged", "metrics_table", "telling"]
 
 SHOWN: tuple[Status, ...] = ("failed", "missing", "worse", "inconclusive", "better", "new")
-"""What stands above the fold; ``same`` and ``incomparable`` do not."""
+"""Statuses listed above the fold; ``same`` and ``incomparable`` are not."""
 
 LONGEST_TABLE = 40
-"""Rows above the fold: a longer table hides what follows it; the rest is below."""
+"""Most rows above the fold."""
 
 ANSWERS = {OPEN: "no regression", REGRESSION: "regression", CANNOT_COMPARE: "cannot compare"}
 HEAD = ("cell", "", "metric", "old", "new", "change", "n", "p")
@@ -51,7 +48,7 @@ def delta_json(comparison: Comparison) -> str:
 
 
 def delta_lines(comparison: Comparison, code: int) -> list[str]:
-    """The answer for a terminal: one line, and one for each cell that is gone or worse."""
+    """The answer for a terminal: one line, and one for each failed, missing or worse cell."""
     lines = [f"{ANSWERS[code]}: {_counts(comparison)}"]
     for cell in comparison.cells:
         if cell.status in {"failed", "missing", "worse"}:
@@ -77,7 +74,7 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
     yield f"## bitzones: {ANSWERS[code]}"
     yield f"{len(comparison.cells)} cells: {_counts(comparison)}."
     changed = "; ".join(markdown(item) for item in comparison.differences)
-    yield f"What differs: {changed}." if changed else "Same releases, model and profile."
+    yield f"Differences: {changed}." if changed else "Same releases, model and profile."
     if comparison.other_machine is not None:
         yield f"Times and memory in use are not compared, other machine: {markdown(comparison.other_machine, 300)}."
     if (said := _repeats(comparison)) is not None:
@@ -86,7 +83,7 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
     if rows:
         yield metrics_table(rows[:LONGEST_TABLE])
     if len(rows) > LONGEST_TABLE:
-        yield f"{len(rows) - LONGEST_TABLE} more rows are in the fold below."
+        yield f"{len(rows) - LONGEST_TABLE} more rows are folded below."
     if comparison.moved is None:
         yield f"Zones: inconclusive: {markdown(comparison.no_zones or '')}."
     else:
@@ -94,20 +91,21 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
 
 
 def _repeats(comparison: Comparison) -> str | None:
-    """What is known of how far times differ without a reason; None where no time is compared."""
+    """The run-to-run spread of times; None where no time is compared."""
     if not any(cell.kind == "latency" and any(metric.change is not None for metric in cell.metrics) for cell in comparison.cells):
         return None
     if comparison.repeats is None:
         return (
-            "How far times differ between runs of one release on this machine is not known: it takes a `--history` folder with "
-            f"{MIN_FREEDOM + 1} runs of one, on this profile, model and machine. A machine that changed looks like a release that did."
+            "The run-to-run spread of times on this machine is unknown: it needs a `--history` folder with "
+            f"{MIN_FREEDOM + 1} runs of one release on this profile, model and machine. Without it, a change of the machine looks like a "
+            "change of the release."
         )
     found = comparison.repeats
-    return f"Times of one release differ by {percent(found.drift)} between runs on this machine (standard deviation, {found.runs} runs)."
+    return f"Times of one release vary by {percent(found.drift)} between runs on this machine (standard deviation, {found.runs} runs)."
 
 
 def telling(comparison: Comparison) -> list[tuple[CellDelta, Metric]]:
-    """What did not stay the same, the gravest first: cells with the metrics that gave them their status."""
+    """Cells whose status is not ``same``, gravest first, with the metrics behind the status."""
     cells = [cell for status in SHOWN for cell in comparison.cells if cell.status == status]
     return [(cell, metric) for cell in cells for metric in _speaking(cell)]
 
@@ -118,7 +116,7 @@ def every(comparison: Comparison) -> list[tuple[CellDelta, Metric]]:
 
 
 def _speaking(cell: CellDelta) -> list[Metric]:
-    """The metrics that gave a cell its status."""
+    """The metrics behind a cell's status."""
     return [metric for metric in cell.metrics if metric.status == cell.status]
 
 
@@ -140,7 +138,7 @@ def _basis(comparison: Comparison) -> str:
 
 
 def metrics_table(rows: Iterable[tuple[CellDelta, Metric]]) -> str:
-    """A row for each metric, with both values and what their change rests on."""
+    """A row per metric with both values, the change, n and p."""
     return table(HEAD, [_row(cell, metric) for cell, metric in rows], text=(0, 1, 2))
 
 
@@ -169,7 +167,7 @@ def _value(metric: Metric, value: float | None) -> str:
 
 
 def _change(metric: Metric) -> str:
-    """With its interval; a ratio as per cent more or less."""
+    """The change with its interval; a ratio as a percentage."""
     if metric.as_ratio:
         if metric.change is None:
             return f"{metric.new / metric.old - 1:+.2%}" if metric.old and metric.new is not None else ABSENT
@@ -194,23 +192,23 @@ def _said(metric: Metric) -> str:
 def _folds(comparison: Comparison) -> Iterator[str]:
     rows = every(comparison)
     yield details(f"Every metric ({len(rows)})", metrics_table(rows))
-    yield details("How it was judged", "\n\n".join(judged(comparison.gate)))
+    yield details("How cells are judged", "\n\n".join(judged(comparison.gate)))
     yield details("The two runs", _sides(comparison.old, comparison.new))
 
 
 def judged(gate: Gate) -> Iterator[str]:
-    """By which tests and tolerances a word is chosen, in two paragraphs."""
+    """The tests and tolerances behind a status, in two paragraphs."""
     yield (
-        "A change is *worse* where being within the tolerance is refuted at 5% over all cells (Holm's correction within times, accuracies "
-        "and KLs, a third of the 5% for each), *same* where its 95% interval excludes a change for the worse above the tolerance, else "
-        "*inconclusive*. p is of being worse than the tolerance, corrected."
+        "A cell is *worse* if a change within the tolerance is rejected at 5% over all cells (Holm's correction within times, accuracies "
+        "and KLs, a third of the 5% each), *same* if its 95% interval excludes a loss above the tolerance, and otherwise "
+        "*inconclusive*. p is the corrected p-value of a change beyond the tolerance."
     )
     yield (
-        "Times: medians of the raw rounds by a block bootstrap, or by what runs of one release differ by (Student's t) where that is more; "
-        f"tolerance {gate.time:.1%}. Accuracy: McNemar's exact test on the same items; "
-        f"same where a loss above {100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over sequences, "
-        f"tolerance {gate.kl:.0%} of the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}; of searched plans "
-        f"{gate.plan_bytes:.1%}. Peaks of memory: {gate.memory:.0%}."
+        "Times: medians of the raw rounds by a block bootstrap, or by the run-to-run spread of one release (Student's t) if that is "
+        f"larger; tolerance {gate.time:.1%}. Accuracy: McNemar's exact test on the same items; same if a loss above "
+        f"{100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over sequences, tolerance {gate.kl:.0%} of "
+        f"the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}, for searched plans {gate.plan_bytes:.1%}. Peak "
+        f"memory: {gate.memory:.0%}."
     )
 
 

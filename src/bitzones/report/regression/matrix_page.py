@@ -1,7 +1,4 @@
-"""Releases side by side as GitHub Markdown: one row and four words each, then every figure that a word rests on.
-
-This module decides nothing: words and numbers are those of `decide.compare`. Every string of a run file is escaped.
-"""
+"""Releases side by side as GitHub Markdown: one row of statuses each, then every metric behind a status."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ KINDS = {
     "memory": "stored bytes",
     "release": "quantized as asked, saved and loaded",
 }
-"""Kind of cell -> its column."""
+"""Kind of cell to the title of its column."""
 
 PACKAGES = ("optimum-quanto", "transformers", "torch")
 BOLD = frozenset({"failed", "missing", "worse"})
@@ -37,7 +34,7 @@ def matrix_page(found: Matrix) -> str:
 
 
 def matrix_lines(found: Matrix) -> list[str]:
-    """One line a release for a terminal."""
+    """One terminal line per release."""
     return [
         plain(f"{item.name}: " + "; ".join(f"{name} {_words(item.compared, kind)}" for kind, name in KINDS.items()), 400).replace("**", "")
         for item in found.releases
@@ -50,13 +47,13 @@ def _top(found: Matrix) -> Iterator[str]:
     formats = ", ".join(f"{markdown(variant)} is {markdown(name)}" for variant, name in run.variants.items())
     model, device = run.model.source if run.model else ABSENT, run.environment.cpu if run.environment else ABSENT
     yield (
-        f"What releases of quanto and transformers make of {markdown(model)}, in the words of `bitzones compare` against "
-        f"{markdown(found.name)}: {formats}. On a CPU ({markdown(device)})."
+        f"{markdown(model)} under releases of quanto and transformers, each compared with {markdown(found.name)} by `bitzones compare`. "
+        f"Variants: {formats}. CPU: {markdown(device)}."
     )
     rows = [(f"{markdown(found.name)} (baseline)", *_versions(found.baseline), *(ABSENT for _ in KINDS))]
     rows += [(markdown(item.name), *_versions(item.run), *(_words(item.compared, kind) for kind in KINDS)) for item in found.releases]
     yield table(("release", *PACKAGES, *KINDS.values()), rows, text=range(8))
-    yield details("How it was judged", "\n\n".join(judged(found.baseline.run.profile.gate)))
+    yield details("How cells are judged", "\n\n".join(judged(found.baseline.run.profile.gate)))
 
 
 def _versions(run: RunFile) -> list[str]:
@@ -65,7 +62,7 @@ def _versions(run: RunFile) -> list[str]:
 
 
 def _words(compared: Comparison, kind: str) -> str:
-    """The words of one kind of cell, the gravest first, with the variants that have them where they differ."""
+    """The statuses of one kind of cell, gravest first, with their variants where they differ."""
     variants: dict[str, list[CellDelta]] = {}
     for cell in compared.cells:
         if cell.kind == kind:
@@ -95,7 +92,7 @@ def _column(item: Reading) -> str:
 
 
 def _figure(item: Reading) -> str:
-    """A figure with its 95% interval and what it was computed from."""
+    """A metric with its 95% interval and n."""
     if item.unit == "bytes":
         return megabytes(item.value)
     if item.unit != "share":
@@ -106,5 +103,5 @@ def _figure(item: Reading) -> str:
 def _release(item: Release) -> Iterator[str]:
     shown, rows = telling(item.compared), every(item.compared)
     yield f"## {markdown(item.name)}"
-    yield metrics_table(shown) if shown else f"All {len(rows)} figures are the same."
-    yield details(f"Every figure ({len(rows)})", metrics_table(rows))
+    yield metrics_table(shown) if shown else f"All {len(rows)} metrics are the same."
+    yield details(f"Every metric ({len(rows)})", metrics_table(rows))

@@ -1,8 +1,8 @@
-"""The figures of a run in the languages of tools that teams already use, since those read pytest-benchmark's times and no more.
+"""The metrics of a run in the formats of github-action-benchmark and Bencher, which read only times from pytest-benchmark's own JSON.
 
 github-action-benchmark: arrays of name, unit, value and range, one file for what is better smaller and one for what is better bigger
 (https://github.com/benchmark-action/github-action-benchmark). Bencher: Bencher Metric Format
-(https://bencher.dev/docs/reference/bencher-metric-format/). This module does not know how a figure was computed.
+(https://bencher.dev/docs/reference/bencher-metric-format/).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ MetricsFormat = Literal["github-action-benchmark", "bencher"]
 FORMATS: tuple[MetricsFormat, ...] = ("github-action-benchmark", "bencher")
 
 BENCHER_MEASURES = {"s": "latency", "share": "accuracy", "nats/token": "kl", "bytes": "stored-bytes"}
-"""Slugs of Bencher's measures: ``latency`` is built in, and in nanoseconds; the others are to be made once, with their units."""
+"""Slugs of Bencher's measures. ``latency`` is built in, in nanoseconds; the user creates the others once."""
 
 NANOSECONDS = 1e9
 
 
 def metrics_files(found: Iterable[Reading], form: MetricsFormat) -> dict[str, str]:
-    """File name -> text."""
+    """File name to text."""
     if form == "bencher":
         return {"bencher.json": _text(_bencher(found))}
     chosen = tuple(found)

@@ -1,7 +1,4 @@
-"""trend.html: each figure over releases with its interval, change points marked, and what was released when.
-
-The page is that of the report, with other charts in it. This module decides nothing.
-"""
+"""trend.html: each metric over runs with its interval, change points, and what changed between runs."""
 
 from __future__ import annotations
 
@@ -23,15 +20,15 @@ TITLES: dict[MeasureUnit, tuple[str, str, float]] = {
     "s": ("Time", "median of a round, ms", 1e3),
     "bytes": ("Stored bytes", "stored, MB", 1e-6),
 }
-"""Title of the section, of the axis, and what a value is multiplied with."""
+"""Title of the section, title of the axis, and factor of a value."""
 
-COLOURS = {"worse": "#c2410c", "better": "#0f766e", "": "#2563eb"}
+COLORS = {"worse": "#c2410c", "better": "#0f766e", "": "#2563eb"}
 SHAPES = {"worse": "triangle-up", "better": "triangle-down", "": "circle"}
-"""A change point is told apart by shape as well as by colour."""
+"""Change points differ in shape as well as in color."""
 
 PANEL_WIDTH, PANEL_HEIGHT = 270, 110
 
-WORDS = {"": "no change shown"}
+WORDS = {"": "no change point"}
 
 
 def trend_page(found: Trend) -> str:
@@ -44,7 +41,7 @@ def trend_page(found: Trend) -> str:
 def _answer(found: Trend) -> Answer:
     worse = [point for point in found.changes if point.change == "worse"]
     lines = [f"{found.runs[point.run][:10]}: {point.reading.name}" for point in worse]
-    short = f"{len(worse)} change points for the worse" if worse else "no figure was shown to"
+    short = f"{len(worse)} change points to worse" if worse else "No change point"
     return Answer(question="Did anything become worse?", answer=short, details=tuple(plain(line) for line in lines[:8]))
 
 
@@ -58,11 +55,11 @@ def _sections(found: Trend) -> Iterator[Section]:
             )
             yield Section(anchor=name, title=title, charts=(chart,), folded=(("Numbers", _table(found, points)),))
     rows = [(str(number + 1), markdown(when[:19]), markdown(found.releases[number] or "-", 400)) for number, when in enumerate(found.runs)]
-    yield Section(anchor="runs", title="Runs", open=(table(("run", "measured", "what is other than before"), rows, text=(0, 1, 2)),))
+    yield Section(anchor="runs", title="Runs", open=(table(("run", "measured", "changed since the previous run"), rows, text=(0, 1, 2)),))
 
 
 def trend_chart(found: Trend, unit: MeasureUnit) -> vega.Spec:
-    """One panel for each figure of a unit."""
+    """One panel per metric of a unit."""
     title = TITLES[unit][0]
     figures: dict[str, list[Point]] = {}
     for point in found.points:
@@ -83,7 +80,7 @@ def _panel(found: Trend, name: str, points: list[Point]) -> vega.Spec:
     y = {"type": "quantitative", "title": axis, "scale": {"zero": False}}
     words = [WORDS.get(change, change) for change in SHAPES]
     told = {"field": "change", "type": "nominal", "title": None}
-    colour, shape = ({**told, "scale": {"domain": words, "range": list(chosen.values())}} for chosen in (COLOURS, SHAPES))
+    color, shape = ({**told, "scale": {"domain": words, "range": list(chosen.values())}} for chosen in (COLORS, SHAPES))
     tooltip = [{"field": field, "type": "nominal"} for field in ("figure", "run", "when", "shown", "change", "released")]
     return {
         "title": {"text": plain(name, 48), "fontSize": 11},
@@ -95,14 +92,14 @@ def _panel(found: Trend, name: str, points: list[Point]) -> vega.Spec:
             {"mark": "rule", "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
             {
                 "mark": {"type": "point", "filled": True, "size": 70},
-                "encoding": {"x": x, "y": {**y, "field": "value"}, "color": colour, "shape": shape, "tooltip": tooltip},
+                "encoding": {"x": x, "y": {**y, "field": "value"}, "color": color, "shape": shape, "tooltip": tooltip},
             },
         ],
     }
 
 
 def _plotted(found: Trend, point: Point, scale: float) -> dict[str, object]:
-    """A point as the chart reads it."""
+    """A point as a row of the chart."""
     reading = point.reading
     low, high = (reading.low, reading.high) if reading.low is not None and reading.high is not None else (reading.value, reading.value)
     return {
@@ -119,7 +116,7 @@ def _plotted(found: Trend, point: Point, scale: float) -> dict[str, object]:
 
 
 def _label(found: Trend, run: int) -> str:
-    """A run on the axis: its number, and the first of the releases that are new in it."""
+    """A run on the axis: its number, and the first package that changed in it."""
     first = found.releases[run].partition(";")[0]
     name, _, versions = first.partition(": ")
     return plain(f"{run + 1} {name} {versions.rpartition('-> ')[2]}".strip(), 40)
@@ -149,4 +146,4 @@ def _table(found: Trend, points: list[Point]) -> str:
         )
         for point in points
     ]
-    return table(("figure", "run", "measured", "value (95% interval)", "n", "change"), rows, text=(0, 2, 5))
+    return table(("metric", "run", "measured", "value (95% interval)", "n", "change"), rows, text=(0, 2, 5))

@@ -1,7 +1,4 @@
-"""A run in a terminal: the answer, the layer map in colour, the plan by zone, the verdicts; plain lines where nobody looks at colours.
-
-rich knows the terminal. The same words and figures as in the page: this module decides nothing and words nothing of its own.
-"""
+"""A run in a terminal: the answer, the layer map in color, the plan by zone, and the verdicts; plain lines where it is no terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +12,8 @@ from rich.text import Text
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.task_answers import NORMALIZED
 from bitzones.analysis.zones import ranges
-from bitzones.report.charts.layer_map import SIGNS, ZONE_FILLS, Place, ink, places, shade
+from bitzones.report.charts.places import SIGNS, ZONE_FILLS, Place, places
+from bitzones.report.charts.shades import ink, shade
 from bitzones.report.markdown.headline import Answer, answers
 from bitzones.report.markdown.summary import headline
 from bitzones.report.markdown.tables import megabytes, percent, plain, points
@@ -24,16 +22,16 @@ from bitzones.report.terminal import text_map
 __all__ = ["show"]
 
 CELL = 4
-"""Columns of a layer in the map: a block, up to two digits, and a space."""
+"""Columns per layer in the map: a block, up to two digits, and a space."""
 
 MARGIN = 14
-"""Columns for the names of rows."""
+"""Columns for row names."""
 
 INK = "#000000"
 
 
 def show(analysis: Analysis, console: Console) -> None:
-    """Print the run to the console: in colour to a terminal, else as lines of plain text that a script can read."""
+    """Print the run: in color to a terminal, else as lines of plain text."""
     if not console.is_terminal:
         for line in _plain(analysis):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -65,7 +63,7 @@ def _panel(item: Answer) -> Panel:
 
 
 def _map(analysis: Analysis, per: int) -> Iterator[Text]:
-    """Blocks of as many layers as fit the terminal; a shade and a block character for the KL, bits in the plan, signs for zones."""
+    """Blocks of layers that fit the terminal: shade and block character for the KL, bits of the plan, zone signs."""
     rows: dict[str, dict[int, Place]] = {}
     for place in places(analysis, analysis.formats[-1]):
         rows.setdefault(place.row, {})[place.layer] = place

@@ -1,6 +1,6 @@
-"""The layer map in characters: as tables for summary.md, and as plain text for a terminal that shows no colours.
+"""The layer map in characters: as tables for summary.md, and as plain text for a terminal without colors.
 
-A block character says how sensitive, a number how many bits, a sign the zone: nothing here is told by colour. This module decides nothing.
+A block character shows the sensitivity, a number the bits, a sign the zone; no information is in color alone.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bitzones.analysis.results import Analysis
-from bitzones.report.charts.layer_map import BLOCK, SIGNS, Place, places
+from bitzones.report.charts.layer_map import BLOCK
+from bitzones.report.charts.places import SIGNS, Place, places
 from bitzones.report.markdown.tables import markdown, nats, plain, table
 
 __all__ = ["BLOCKS", "block", "lines", "markdown_map"]
 
 BLOCKS = "░▒▓█"
-"""From insensitive to sensitive: quarters of the logarithmic scale."""
+"""From least to most sensitive: quarters of a logarithmic scale."""
 
 UNMEASURED = "×"
 
@@ -22,7 +23,7 @@ Rows = dict[str, dict[int, Place]]
 
 
 def block(position: float | None) -> str:
-    """The character of a place on the scale from 0 to 1.
+    """The character of a position from 0 to 1.
 
     >>> [block(position) for position in (0.0, 0.3, 0.74, 1.0, None)]
     ['░', '▒', '▓', '█', '×']
@@ -31,7 +32,7 @@ def block(position: float | None) -> str:
 
 
 def markdown_map(analysis: Analysis) -> str:
-    """The section: tables of `BLOCK` layers, the zone's sign above each; empty where no layer has a sensitivity at the fewest bits."""
+    """The section: tables of `BLOCK` layers under their zone signs; empty where no layer was measured at the lowest format."""
     rows = _rows(analysis)
     if not rows:
         return ""
@@ -45,7 +46,7 @@ def markdown_map(analysis: Analysis) -> str:
 
 
 def lines(analysis: Analysis) -> Iterator[str]:
-    """The same as lines of plain text, three characters a layer; nothing where there is nothing."""
+    """The map as lines of plain text; none where nothing was measured."""
     rows = _rows(analysis)
     if not rows:
         return

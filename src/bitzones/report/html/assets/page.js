@@ -20,7 +20,7 @@
     button.setAttribute("aria-pressed", String(theme === "dark"));
   };
 
-  const colours = () => {
+  const colors = () => {
     const text = isDark() ? "#e8ebef" : "#1b1f24", line = isDark() ? "#59626d" : "#c9d1d9";
     return {
       background: "transparent", font: "system-ui, sans-serif",
@@ -67,7 +67,7 @@
     const spec = structuredClone(charts[name][chosen[name] || 0]);
     const width = place.clientWidth;
     if (spec.vconcat) fitMap(spec, width); else fitPanels(spec, width);
-    spec.config = { ...spec.config, ...colours(), legend: { ...(spec.config || {}).legend, ...colours().legend } };
+    spec.config = { ...spec.config, ...colors(), legend: { ...(spec.config || {}).legend, ...colors().legend } };
     const tooltip = { theme: isDark() ? "dark" : "light", disableDefaultStyle: false };
     await window.vegaEmbed(place, spec, { actions: false, ast: true, renderer: "svg", tooltip });
     for (const svg of place.querySelectorAll("svg")) svg.setAttribute("aria-hidden", "true"); // the figure's own label speaks
