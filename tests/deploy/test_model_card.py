@@ -68,7 +68,7 @@ def test_accuracy_stands_with_its_interval_and_its_verdict() -> None:
     known = PlanAccuracy(task="t|x", metric="acc", n=100, share=share, verdict=verdict)
     alone = PlanAccuracy(task="u", metric="exact_match", n=90, share=share, verdict=None)
     text = card(make_plan.plan(ASSIGNMENT, SIZES).model_copy(update={"accuracy": (known, alone)}))
-    assert "| t&#124;x | acc | 100 | 50.0% | 40.0% to 60.0% | no worse within 1.2 points |" in text
+    assert "| t&#124;x | acc | 100 | 50.0% | 40.0% to 60.0% | non-inferior (margin 1.2 points) |" in text
     assert "| u | exact_match | 90 | 50.0% | 40.0% to 60.0% | not measured |" in text
 
 

@@ -78,7 +78,7 @@ def test_a_truncated_plan_at_every_length_is_one_line(path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema": 99}, f"its schema number is 99, this bitzones reads {PLAN_SCHEMA}"),
+        ({"schema": 99}, f"its schema number is 99, this bitzones reads 3 and {PLAN_SCHEMA}"),
         ({"schema": None}, "its schema number is None"),
         ({"colour\x1b[2J": 1}, "unknown key 'colour\\x1b[2J'"),
         ({"achieved": None}, "key 'achieved'"),

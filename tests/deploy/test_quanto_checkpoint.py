@@ -395,7 +395,7 @@ def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"sequences_sha256": "f" * 64}, "sensitivity sequences are not whole, or not for this model's tokenizer"),
+        ({"sequences_sha256": "f" * 64}, "calibration sequences are not whole, or not for this model's tokenizer"),
         ({"sequences": ["1 2 -3"]}, "key 'calibration.sequences.0': string should match pattern"),
         ({"sequences": []}, "key 'calibration.sequences': tuple should have at least 1 item"),
     ],

@@ -76,7 +76,8 @@ def cannot(folder: Path, error: type[BitzonesError] = PlanError) -> str:
 def test_a_folder_as_it_was_made_passes_wherever_it_lies(folder: Path) -> None:
     said: list[str] = []
     assert verify.check(folder, CPU, said.append) is None
-    assert said == ["comparing the files with their hashes", "loading", "computing"]  # not in float32: the bits are the same
+    steps = [step for step in said if not step.startswith("asking quanto's kernels")]  # where a machine's kernels are not known yet
+    assert steps == ["comparing the files with their hashes", "loading", "computing"]  # not in float32: the bits are the same
 
 
 def test_the_model_card_is_the_users(folder: Path) -> None:
@@ -170,13 +171,15 @@ def test_another_map(folder: Path) -> None:
     """The map decides what the loaded tensors are taken for."""
     edit(folder / "quanto_qmap.json", lambda qmap: qmap.pop(UP))
     hash_again(folder)
-    assert differs(folder) == f"not what its plan says: module {UP!r} should be qint4 and is not quantized"
+    with pytest.raises(ModelError, match=f"no file holds the model's tensor '{UP}.weight'"):
+        differs(folder)
 
 
 def test_a_missing_tensor_which_quanto_does_not_miss(folder: Path) -> None:
     edit_tensors(folder, lambda tensors: tensors.pop(f"{UP}.weight._scale"))
     hash_again(folder)
-    assert differs(folder) == f"not what its plan says: module {UP!r} should be qint4 and is not quantized"
+    with pytest.raises(ModelError, match=f"no file holds the model's tensor '{UP}.weight'"):
+        differs(folder)
 
 
 def test_another_scale(folder: Path) -> None:

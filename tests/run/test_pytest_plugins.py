@@ -101,13 +101,13 @@ def test_loading_the_plugin_loads_nothing_heavy() -> None:
 
 
 def test_the_project_s_own_folders_are_collected_together() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     if not (root / "bench").is_dir():
         pytest.skip("no checkout")
-    done = processes.run("pytest", ["bench", "tests/test_files.py", "--collect-only", "-q", "-p", "no:cacheprovider"], root)
+    done = processes.run("pytest", ["bench", "tests/schema/test_files.py", "--collect-only", "-q", "-p", "no:cacheprovider"], root)
     assert done.code == 0, done.out + done.err
     assert "bench/test_memory.py::test_memory[bf16]" in done.out
-    assert "tests/test_files.py::" in done.out
+    assert "tests/schema/test_files.py::" in done.out
 
 
 # --- cells of one's own
@@ -174,7 +174,7 @@ def test_a_run_without_a_plan_says_so(tmp_path: Path) -> None:
     data = make_run.run_dict([cell for cell in make_run.cells() if cell.kind == "accuracy"])  # type: ignore[attr-defined]
     make_run.write(tmp_path, data)
     (tmp_path / "test_ship.py").write_text(SHIP.replace("LIMIT", "1"))
-    assert "PlanError: run.json: no plan: no sensitivity was measured" in run(tmp_path, "--bitzones-run=run.json").out
+    assert "PlanError: there is no plan" in run(tmp_path, "--bitzones-run=run.json").out
 
 
 def test_a_profile_is_measured_for_a_test_that_asks(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_nothing_is_recorded_where_nothing_is_timed_and_that_is_said(suite: Path
 
 
 def examples() -> dict[str, str]:
-    text = (Path(__file__).parents[1] / "docs" / "pytest.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "pytest.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", text, re.DOTALL)
     return dict(blocks)
 

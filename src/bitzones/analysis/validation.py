@@ -13,6 +13,7 @@ from bitzones.schema.records import (
     AccuracyCell,
     Cell,
     DivergenceCell,
+    FailedCell,
     FisherCell,
     PlansCell,
     Run,
@@ -61,12 +62,13 @@ def faults(run: Run, cells: Sequence[Cell]) -> Iterator[str]:
 
 
 def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
-    seen: set[CellKey] = set()
+    seen: set[tuple[bool, CellKey]] = set()  # a cell may have failed once and come out at another attempt
     kinds: dict[str, int] = {}
     for cell in cells:
-        if cell.key in seen:
+        slot = isinstance(cell, FailedCell), cell.key
+        if slot in seen:
             yield f"duplicate cells: {cell.key} stands twice"
-        seen.add(cell.key)
+        seen.add(slot)
         if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | UnitLatencyCell):
             kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
     yield from (f"{count} {kind} cells; a run has one" for kind, count in kinds.items() if count > 1)
