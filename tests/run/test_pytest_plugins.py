@@ -12,6 +12,7 @@ from typing import Any
 import make_run
 import processes
 import pytest
+import pytest_benchmark  # noqa: F401  (without the measure extra this file is left out)
 import tiny_models
 
 from bitzones.analysis.plan import Plan

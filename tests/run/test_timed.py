@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import processes
+import pytest_benchmark  # noqa: F401  (without the measure extra this file is left out)
 
 SUITE = """
 import pytest
