@@ -49,7 +49,7 @@ def _size(menu: Menu, choice: Integers) -> int:
 
 
 def uniform(menu: Menu, column: int) -> Integers | None:
-    """Every unit in one format (`planner.Menu.everywhere`)."""
+    """Every unit in one format (`knapsack.Menu.everywhere`)."""
     return menu.everywhere(column)
 
 

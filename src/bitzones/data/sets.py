@@ -115,8 +115,8 @@ class SequenceSets:
     @cached_property
     def _dealer(self) -> text.Dealer:
         assert self._profile.text is not None
-        positions = getattr(self._model.config, "max_position_embeddings", None)
-        return text.Dealer(self._tokenizer, self._profile.text.sequence_tokens, positions, self._prompts)
+        room = encoding.positions(self._model)
+        return text.Dealer(self._tokenizer, self._profile.text.sequence_tokens, room, self._prompts)
 
     @cached_property
     def _sensitivity_text(self) -> text.Documents:

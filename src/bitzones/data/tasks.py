@@ -2,7 +2,7 @@
 
 Two schemas: multiple choice as in ARC (prompt ``Question: ...``, newline, ``Answer:``: the text of lm-evaluation-harness's ``arc_easy``)
 and word problems as in SVAMP (same prompt, free generation, the first number counts). This module does not know about models, nor how rows
-are read (`rows`) or how an item is put to a model (`prompts`).
+are read (`readers`) or how an item is put to a model (`prompts`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A task answered by a model: choices by likelihood, numbers by greedy generation, every context read once.
 
-What is right and what is wrong, `scored` says. This module receives a model and a task.
+What is right and what is wrong, `scoring` says. This module receives a model and a task.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Two runs side by side: what a release changed, cell by cell, and whether the gate opens.
 
 Cells are matched by what they measure, never by a benchmark's name: renaming one hides nothing. Every cell of either run has a word in the
-result. This module asks `paired`, `times` and `moved`, and does not know how the result is shown.
+result. It asks `paired`, `time_changes` and `zone_changes`.
 """
 
 from __future__ import annotations

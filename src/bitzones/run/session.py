@@ -169,7 +169,7 @@ class Session:
 
     @property
     def calibration_batch(self) -> int:
-        """Sequences that are rounded on at a time; where tokens are sent to experts, padding must not be (`moments.moments_of`)."""
+        """Sequences that are rounded on at a time; where tokens are sent to experts, padding must not be (`hessian.moments_of`)."""
         return 1 if structure.has_experts(self.variants.reference) else self.profile.sensitivity.batch
 
     def calibration_batches(self) -> list[Batch]:

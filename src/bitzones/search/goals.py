@@ -2,7 +2,7 @@
 
 A budget in bits is a matter of arithmetic, and is refused before anything is measured where it is impossible; one for a tolerated KL has to
 be measured, and is searched twice: first among the plans of least sum, then around the plan found, where every byte that lower KL sets free
-is taken. How a plan is searched is `search`'s affair.
+is taken. How a plan is searched is `local_search`'s affair.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def check_budget(menu: Menu, budget: Budget, times: UnitLatencyCell | None) -> N
 class FewestBytes:
     """The fewest stored bytes with a measured KL of at most ``tolerance`` nats over all sequences, and of these the least KL.
 
-    A `search.Goal`: lower KL at the bytes at hand is slack that the next round can turn into bytes.
+    A `local_search.Goal`: lower KL at the bytes at hand is slack that the next round can turn into bytes.
     """
 
     tolerance: float
 
     def tried(self, bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], progress: Progress) -> list[Trial]:
-        """As `search.Goal`: plans of the bytes at hand, and of ever fewer as long as one of them keeps the tolerance."""
+        """As `local_search.Goal`: plans of the bytes at hand, and of ever fewer as long as one of them keeps the tolerance."""
         same = LeastKl(at.stored_bytes).tried(bench, at, around, lambda share: progress(share / 2))
         fewer = smallest(
             bench,
@@ -94,7 +94,7 @@ class FewestBytes:
         return same + fewer
 
     def key(self, trial: Trial) -> tuple[float, ...]:
-        """As `search.Goal`."""
+        """As `local_search.Goal`."""
         return (trial.stored_bytes, total(trial)) if total(trial) <= self.tolerance else (float("inf"), total(trial))
 
 
@@ -153,7 +153,7 @@ def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: 
 
 
 def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, rounds: int, progress: Progress = silent) -> Trial | None:
-    """The plan that `search.search` finds among quanto's own formats: what a budget gives without calibrated ones.
+    """The plan that `local_search.search` finds among quanto's own formats: what a budget gives without calibrated ones.
 
     Args:
         bench: on the sensitivity sequences.
@@ -179,7 +179,7 @@ def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, ro
 def search_cell(
     bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: Mapping[str, str], rounds: int, progress: Progress = silent
 ) -> SearchCell:
-    """The record of `search.search` from a plan of the separate sensitivities: that of least sum, or the smallest within a tolerance.
+    """The record of `local_search.search` from a plan of the separate sensitivities: that of least sum, or the smallest within a tolerance.
 
     Raises:
         PlanError: no plan is as small as the budget, or as `tolerated`.

@@ -1,6 +1,6 @@
 """Plans found by measuring plans: separate sensitivities do not add up at 2 bits, so a plan made from them is only where the search starts.
 
-Around the plan at hand every unit is tried in every other format, all others as they are (`sensitivity.exact` on a base). From these
+Around the plan at hand every unit is tried in every other format, all others as they are (`sweep.exact` on a base). From these
 marginal costs the planner proposes new plans, from bold (every swap that pays) to timid (the few that pay most); each is measured, and one
 is accepted only if it comes nearer to the goal than all others and the plan at hand. This is re-linearization with a trust region whose
 size is chosen by measurement (Nocedal & Wright 2006, ch. 4). The search ends with a sweep around the plan that it found, so that the

@@ -1,4 +1,4 @@
-"""How much every unit at every format matters, all at once from a few backward passes: it ranks, where `sensitivity.exact` decides.
+"""How much every unit at every format matters, all at once from a few backward passes: it ranks, where `sweep.exact` decides.
 
 The KL of a small change is, to second order, half of the change's squared length in the metric of the model's own Fisher information
 (Kullback 1959, ch. 2; Amari 1998, Neural Comput. 10:251). With labels y sampled from the model's own output, independent random signs s
