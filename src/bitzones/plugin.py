@@ -87,11 +87,11 @@ def _activate(config: pytest.Config) -> Profile:
             config.stash[CELLS] = {}
             _hold_journal(config)
         return config.stash[PROFILE]
-    from bitzones.schema import profile
+    from bitzones.schema import profile_files
 
-    name = config.getoption("bitzones_profile") or os.environ.get("BITZONES_PROFILE") or profile.DEFAULT
+    name = config.getoption("bitzones_profile") or os.environ.get("BITZONES_PROFILE") or profile_files.DEFAULT
     data = config.getoption("bitzones_data") or os.environ.get("BITZONES_DATA")
-    config.stash[PROFILE] = profile.load(name).resolved(Path(data) if data else None, config.getoption("bitzones_limit"))
+    config.stash[PROFILE] = profile_files.load(name).resolved(Path(data) if data else None, config.getoption("bitzones_limit"))
     config.stash[CELLS] = {}
     _hold_journal(config)
     return config.stash[PROFILE]
@@ -265,7 +265,7 @@ def _is_active(config: pytest.Config) -> bool:
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     if made := config.stash.get(SESSION, None):
-        from bitzones.schema.records import KEY
+        from bitzones.schema.run_record import KEY
 
         machine_info[KEY] = made.environment().model_dump(mode="json")
 
@@ -274,7 +274,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     if config.stash.get(CELLS, None):
         from bitzones.run import timed
-        from bitzones.schema.records import KEY
+        from bitzones.schema.run_record import KEY
 
         output_json["benchmarks"][:] = timed.without_reruns(output_json["benchmarks"])
         output_json[KEY] = _run(config).model_dump(mode="json")
@@ -285,7 +285,7 @@ def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: list[dict[st
     """Give cells the parameters that they are grouped by; the grouping itself is pytest-benchmark's."""
     if _is_active(config):
         from bitzones.run import timed
-        from bitzones.schema.records import KEY
+        from bitzones.schema.run_record import KEY
 
         benchmarks[:] = timed.without_reruns(benchmarks)
         for benchmark in benchmarks:
@@ -299,7 +299,7 @@ def _run(config: pytest.Config) -> Any:
         return made.run()
     import bitzones
     from bitzones.schema import profile
-    from bitzones.schema.records import Run
+    from bitzones.schema.run_record import Run
 
     chosen = config.stash[PROFILE]
     return Run(bitzones=bitzones.__version__, profile=chosen, model=None, variants=profile.variant_formats(chosen), environment=None)

@@ -18,7 +18,7 @@ import torch
 from bitzones.devices.nvml import NO_DEVICE, missing
 from bitzones.schema.environment import cpu_name
 from bitzones.schema.errors import DeviceError
-from bitzones.schema.records import Figure, Shortage
+from bitzones.schema.record import Figure, Shortage
 
 __all__ = [
     "Clock",
