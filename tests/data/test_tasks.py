@@ -238,7 +238,7 @@ def test_training_items_are_read_as_they_are_asked_for(tmp_path: Path, monkeypat
     read: list[str] = []
     known = task_items.number_item
     monkeypatch.setattr(
-        tasks, "_PROBLEM", task_items.Schema("number", lambda row: (read.append(row["ID"]), known(row))[1], task_items.PROBLEM.columns)
+        tasks, "PROBLEM", task_items.Schema("number", lambda row: (read.append(row["ID"]), known(row))[1], task_items.PROBLEM.columns)
     )
     items = tasks.training("own", lines(tmp_path / "own.jsonl", numbered(50)))
     assert [next(items).id for _ in range(3)] == read == ["n0", "n1", "n2"]

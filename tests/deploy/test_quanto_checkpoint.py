@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from bitzones import embedded
 from bitzones.analysis.plan import Plan
-from bitzones.backends.quanto import kernels, packing, quantizers, saving
+from bitzones.backends.quanto import kernels, packing, saving
 from bitzones.data import sequences
 from bitzones.deploy import quanto_checkpoint as deploy
 from bitzones.deploy import verify
@@ -291,7 +291,7 @@ def test_a_file_that_is_damaged_on_its_way_to_the_disk_is_noticed(tmp_path: Path
         tensors[f"{UP}.weight._scale"][7] *= 2
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(quantizers, "save", save_and_damage)
+    monkeypatch.setattr(saving, "save", save_and_damage)
     assert plan.assignment[UP] != "bf16"
     assert "what quanto reloads computes something else: log-probabilities up to " in refused(tmp_path, plan, ModelError)
 

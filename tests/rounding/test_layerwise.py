@@ -20,6 +20,7 @@ from bitzones.models import loading, structure
 from bitzones.models.units import model_units
 from bitzones.rounding import layerwise
 from bitzones.rounding.hessian import Entering, embedded, moments_of
+from bitzones.run import whole_plans
 from bitzones.run.session import Session
 from bitzones.schema import profile_files
 from bitzones.schema.errors import ModelError, NonFiniteError, TaskError
@@ -239,7 +240,7 @@ def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path:
     units = plans["3.6 bits"].units
     modules = {module: units[unit.name] for unit in session.units for module in unit.modules}
     weights = session.variants.in_sequence("again", modules).weights
-    bench = session._workbench(lambda: calibration.batches(session.held_out, 16, CPU), session.held_out)
+    bench = whole_plans.workbench(session, lambda: calibration.batches(session.held_out, 16, CPU), session.held_out)
     (again,), (alone,) = local_search.as_made(bench, [(bench.choice(units), weights)]), local_search.trials(bench, [bench.choice(units)])
     assert plans["3.6 bits"].kl_nats == pytest.approx(again.kl_nats)
     assert plans["3.6 bits"].kl_nats != pytest.approx(alone.kl_nats)

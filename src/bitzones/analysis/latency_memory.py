@@ -20,7 +20,6 @@ from bitzones.stats.bootstrap import ratio_of_medians
 
 __all__ = ["latencies", "memories", "roofline_s", "slow_path", "unit_latency"]
 
-
 SLOW = 1.5
 """A quantized kernel that takes half as long again as the dense product is worth a warning."""
 

@@ -17,7 +17,6 @@ import numpy as np
 
 __all__ = ["CHOICE", "NUMBER_RULE", "PROBLEM", "Item", "Schema", "choice_item", "first_number", "item_of", "number_item"]
 
-
 Kind = Literal["choice", "number"]
 
 NUMBER_RULE = 1

@@ -23,7 +23,6 @@ from bitzones.schema.quality_cells import SpecialTokens
 
 __all__ = ["TASK_NAMES", "TaskSet", "load", "of_profile", "training"]
 
-
 Split = Literal["train", "test"]
 
 

@@ -48,7 +48,6 @@ __all__ = [
     "uuid_of",
 ]
 
-
 CPU_CACHE_ELEMENTS = 2**17
 """Half a megabyte of float32: less than the second-level cache of a core, with room for what is made of it."""
 

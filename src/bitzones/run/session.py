@@ -12,33 +12,29 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import bitzones
-from bitzones.allocation.baselines import Baseline
 from bitzones.backends.quanto import extensions, supported
 from bitzones.data import prompts, sequences, tasks
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.data.sets import SequenceSets, SetName
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
-from bitzones.devices import oom_retry
 from bitzones.models import loading, structure
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency as unit_times
 from bitzones.profiling.hardware import Hardware
-from bitzones.run import journal
+from bitzones.run import journal, whole_plans
 from bitzones.run.given import Given
 from bitzones.schema import environment
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.performance_cells import UnitLatencyCell
-from bitzones.schema.plan_cells import PlansCell, SearchCell, Trial
+from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, Profile, variant_formats
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.record import Measured
 from bitzones.schema.run_record import CalibrationSet, Environment, Run, TextSet
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.search import goals, held_out
-from bitzones.search import local_search as search
-from bitzones.search.local_search import Workbench
 from bitzones.sensitivity import sweep as sensitivity
 from bitzones.sensitivity.variants import Variants
 
@@ -235,13 +231,14 @@ class Session:
             ),
         )
 
-    def _workbench(self, batches: Batches, on: SequenceSet) -> search.Workbench:
-        """What plans are measured with, on some sequences."""
-        return search.workbench(self.variants, self.sweep(), batches, len(on.sequences), self.times)
-
     def search(self, progress: Progress = silent) -> SearchCell:
         """The plan, searched once."""
         return self._once("search", lambda: self._search(progress))
+
+    def _search(self, progress: Progress) -> SearchCell:
+        cell = whole_plans.search_plan(self, progress)
+        self._define(PLAN, cell.found.units)
+        return cell
 
     def adopt(self, entries: Iterable[journal.Entry]) -> None:
         """Take up what an earlier run has measured and later cells, or the run's own record, build on."""
@@ -255,31 +252,9 @@ class Session:
         for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.accuracy):
             self._define_baseline(variant)
 
-    def _search(self, progress: Progress) -> SearchCell:
-        profile = self.profile
-
-        def searched(batches: Batches) -> SearchCell:
-            bench = self._workbench(batches, self.sensitivity_set)
-            return goals.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
-
-        cell = self.on(self.sensitivity_set, searched)
-        self._define(PLAN, cell.found.units)
-        return cell
-
     def compare(self, progress: Progress = silent) -> PlansCell:
         """The plan beside its baselines on held-out sequences, measured once."""
-        return self._once("plans", lambda: self._compare(progress))
-
-    def _compare(self, progress: Progress) -> PlansCell:
-        stock, whole = self._without_calibration(), dict[str, Mapping[str, torch.Tensor]]()
-
-        def compared(batches: Batches) -> PlansCell:
-            bench = self._workbench(batches, self.held_out)
-            baselines = held_out.comparison_plans(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, stock)
-            whole.update(self._whole(bench, [item for item in baselines if item[0] not in whole]))
-            return held_out.plans_cell(bench, baselines, self.held_out, self.search(), whole, progress)
-
-        return self.on(self.held_out, compared)
+        return self._once("plans", lambda: whole_plans.compare_plans(self, progress))
 
     def _baseline(self, name: str) -> Mapping[str, str]:
         """Unit -> format of a plan that the profile names to answer the tasks."""
@@ -294,31 +269,6 @@ class Session:
     def _define(self, variant: str, formats: Mapping[str, str]) -> None:
         """A variant from unit -> format."""
         self.variants.define(variant, {module: formats[unit.name] for unit in self.units for module in unit.modules})
-
-    def _without_calibration(self) -> Trial | None:
-        """What the search would find without calibrated formats; None where there is nothing to compare."""
-        budget, rounds = self.search().limit, self.profile.plans.rounds
-
-        def searched(size: int) -> Trial | None:
-            bench = self._workbench(lambda: sequences.batches(self.sensitivity_set, size, self.device), self.sensitivity_set)
-            return goals.without_calibration(bench, self.sweep(), budget, rounds)
-
-        return oom_retry.halving(self.profile.sensitivity.batch, searched, self.device)[0]
-
-    def _whole(self, bench: Workbench, baselines: Iterable[Baseline]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
-        """Plans and their weights, where those depend on the whole of a plan: calibrated formats are rounded layer after layer."""
-        every = {name for unit in self.units for name in unit.modules}
-        covered = set(structure.quantizable_modules(self.variants.reference)) <= every
-        known = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if covered} | {PLAN: PLAN}
-        for name, origin, choice in baselines:
-            formats, alone = bench.named(choice), search.weights_of(bench, choice)
-            if origin not in held_out.AS_APPLIED or not any(map(is_calibrated, formats.values())):
-                continue
-            if name in known:
-                yield name, self.variants.whole(known[name])
-            else:
-                chosen = {module: formats[unit.name] for unit in self.units for module in unit.modules if module in alone}
-                yield name, {**alone, **self.variants.in_sequence(name, chosen).weights}
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
         """What several cells need is made once, and fails once: the others are told the same."""

@@ -6,11 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    field_validator,
-)
+from pydantic import BeforeValidator, Field, field_validator
 
 from bitzones.schema.profile_sections import Section
 

@@ -11,7 +11,6 @@ from bitzones.schema.record import NOT_RECORDED, Count, Figure, Measured, NonNeg
 
 __all__ = ["Energy", "GpuWatch", "KernelKind", "LatencyCell", "MemoryCell", "ShapeTimes", "UnitLatencyCell"]
 
-
 KernelKind = Literal["dense", "fused", "unpacked"]
 
 

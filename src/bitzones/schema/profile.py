@@ -6,13 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from bitzones.schema.errors import ProfileError
 from bitzones.schema.formats import REFERENCE_NAMES, Format, FormatName, format_bits, is_calibrated
@@ -20,7 +14,6 @@ from bitzones.schema.latency_grid import Latency
 from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut, Model, Plans, Section, Sensitivity, Task, Text, Zones
 
 __all__ = ["DATA_FOLDERS", "PLAN", "PROFILE_SCHEMA", "Profile", "variant_formats"]
-
 
 PROFILE_SCHEMA = 2
 """1 called the sensitivity set ``[calibration]`` and the calibration set ``[rounding]`` (`bitzones.schema.migrations`)."""

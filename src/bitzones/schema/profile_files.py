@@ -7,9 +7,7 @@ import tomllib
 import warnings
 from pathlib import Path
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from bitzones.schema import migrations
 from bitzones.schema.errors import BitzonesWarning, ProfileError
@@ -19,7 +17,6 @@ from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut,
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["available", "explain", "load", "locate"]
-
 
 DEFAULT = "tiny"
 

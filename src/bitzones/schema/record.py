@@ -14,7 +14,6 @@ from bitzones.schema.cell_key import CellKey
 
 __all__ = ["Figure", "Measured", "Record", "Shortage"]
 
-
 LARGEST = 1e100
 """Of any measured number: far beyond what can be measured, and sums of squares of such are still finite."""
 
@@ -22,15 +21,10 @@ MOST_LAYERS = 10_000
 """Of any model: ten times the deepest transformer published (DeepNet, Wang et al. 2022), and few enough to go through one by one."""
 
 Count = Annotated[int, Field(ge=0, le=2**60)]
-
 Positive = Annotated[int, Field(ge=1, le=2**60)]
-
 Layers = Annotated[int, Field(ge=0, le=MOST_LAYERS)]
-
 Finite = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
-
 NonNegative = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
-
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 

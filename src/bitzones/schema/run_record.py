@@ -23,7 +23,6 @@ from bitzones.schema.record import Count, Layers, Positive, Record
 
 __all__ = ["KEY", "SCHEMA", "CalibrationSet", "Environment", "ModelInfo", "Run", "TextSet"]
 
-
 SCHEMA = 4
 
 KEY = "bitzones"

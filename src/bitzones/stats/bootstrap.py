@@ -22,7 +22,6 @@ __all__ = [
     "weighted_ratio",
 ]
 
-
 DRAWS = 2**22
 """Draws that `resampled_sums` holds at a time, 32 MiB of them: a hundred thousand items are summed in the memory of a thousand."""
 

@@ -21,7 +21,6 @@ __all__ = [
     "wilson_interval",
 ]
 
-
 CONFIDENCE = 0.95
 """Of every interval: the convention that readers assume when none is named."""
 

@@ -15,7 +15,6 @@ from bitzones.stats.intervals import ALPHA, normal_quantile
 
 __all__ = ["POWER", "above_chance", "fewest_losses", "holm", "mcnemar_exact", "minimum_detectable_effect"]
 
-
 POWER = 0.8
 """Of the minimum detectable effect: the usual four chances in five."""
 

@@ -10,7 +10,6 @@ from bitzones.stats.significance import mcnemar_exact
 
 __all__ = ["NON_INFERIORITY_MARGIN", "NON_INFERIORITY_NATS", "Verdict", "verdict", "verdict_nats"]
 
-
 NON_INFERIORITY_MARGIN = 0.03
 """'Non-inferior' is said only where a loss above 3 points is excluded: a wider statement would excuse losses that users notice."""
 

@@ -13,7 +13,6 @@ from bitzones.schema.performance_cells import KernelKind
 
 __all__ = ["kernel", "kernel_kinds", "kernels", "needs_unpacking"]
 
-
 DENSE = "dense"
 """The kernel of a module that is not quantized."""
 

@@ -26,7 +26,6 @@ __all__ = [
     "values",
 ]
 
-
 Packed: TypeAlias = quanto.QTensor
 """A quantized weight as quanto stores it: packed integers, scales and shifts."""
 

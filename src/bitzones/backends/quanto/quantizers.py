@@ -24,7 +24,6 @@ from bitzones.schema.formats import Format, format_bits, is_calibrated
 
 __all__ = ["expected_bytes", "is_quantizable", "packed_alone", "quantize", "set_compute_dtype", "stand_in", "verify"]
 
-
 _OPTIMIZERS: dict[str, Callable[[], quanto.Optimizer]] = {
     "absmax": quanto.AbsmaxOptimizer,
     "max": quanto.MaxOptimizer,
