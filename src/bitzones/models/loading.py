@@ -88,7 +88,7 @@ def load(
     """Load a model, dense, in the dtype that it is to be stored in.
 
     Args:
-        settings: its source (`bitzones.schema.profile.Model`).
+        settings: its source (`bitzones.schema.profile_sections.Model`).
         device: where the weights go; layers that it has no room for go elsewhere where ``settings.device`` is ``auto``.
         notify: told, in a line, of anything that takes long, such as a download.
         formats: that it is going to be quantized to, which takes room too.

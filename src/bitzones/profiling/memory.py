@@ -1,7 +1,7 @@
 """Bytes of a variant: as it is stored, by the tensors, and as the running process and the device show it while it decodes.
 
 What the device says is a peak over one decoding, weights and keys and values apart; what it does not say has its reason
-(`bitzones.schema.records.Figure`). This module does not judge what is much.
+(`bitzones.schema.record.Figure`). This module does not judge what is much.
 """
 
 from __future__ import annotations
