@@ -67,11 +67,14 @@ def run(
     bitzones run smollm2 --data data/ --limit 1000 --resume
     """
     from bitzones.api.requirements import needs
+    from bitzones.run import garbage
     from bitzones.schema import profile_files
 
     profile_files.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
-    with needs("measure"):
+    with needs("measure"), garbage.suspended():
         from bitzones.run import runner
+
+        gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
         measured = runner.measure(name, output, data, limit, resume=resume)
         _report([measured.run_file], measured.run_file.parent)
@@ -98,14 +101,15 @@ def collect(
     Example: bitzones collect run.json -o report/
     bitzones collect arc.json svamp.json -o report/
     """
-    gc.disable()  # a run is kept to the end: looking for garbage in it takes a twentieth of the time and finds next to none
     _report(run_files, output)
 
 
 def _report(run_files: Sequence[Path], output: Path) -> None:
     from bitzones import write_report
+    from bitzones.run import garbage
 
-    report = write_report(run_files, output)
+    with garbage.suspended():  # a run is kept to the end: looking through it takes a twentieth of the time and finds next to nothing
+        report = write_report(run_files, output)
     for line in report.analyses[0].headline if len(run_files) == 1 else ():
         typer.echo(line)
     typer.echo(f"report: {report.path}")
