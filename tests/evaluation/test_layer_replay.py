@@ -77,7 +77,7 @@ def test_any_architecture_entered_at_any_layer_gives_the_same_bits(name: str) ->
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["gemma3n", "gemma4"])
 def test_keys_and_values_that_later_layers_take_are_part_of_the_step(name: str) -> None:
-    """Two layers put theirs, one for each kind of attention; without them a later layer fails, and with others it computes something else."""
+    """Two layers put theirs, one for each kind of attention. Without them a later layer fails, with others it computes something else."""
     model = odd_models.model(name)
     layers = list(structure.decoder_layers(model).values())
     (batch,) = calibration.batches(sequences(), 4, CPU)

@@ -17,7 +17,7 @@ from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.evaluation.layer_calls import hidden_of
 from bitzones.evaluation.layer_replay import by_token
 from bitzones.schema.errors import NonFiniteError
-from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics
+from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
 
 __all__ = ["SPARSE_BELOW", "ActivationMoments", "AttentionTotals", "cell", "measure", "reasoning_focus"]
 
