@@ -59,8 +59,9 @@ it is, and said to be so."""
 class Timed:
     """One phase: each round is ``run(*setup())`` with only ``run`` timed; ``tokens`` is what a round processes or produces.
 
-    After a setup ``cache_bytes`` are the keys and values that are visible in the middle of a round, ``held_cache_bytes`` all of the cache.
-    ``again`` is another round without a new prompt, for what must not see the prompt read; None where the cache cannot be wound back.
+    After a setup ``cache_bytes`` are the keys and values that are visible in the middle of a round, ``held_cache_bytes`` all of the
+    cache. ``cache_refused`` says why the cache is not static though the model claims to have such a one. ``again`` is another round
+    without a new prompt, for what must not see the prompt read; None where the cache cannot be wound back.
     """
 
     setup: Callable[[], tuple[Any, ...]]
@@ -69,6 +70,7 @@ class Timed:
     kernels: dict[str, int]
     clock: devices.Clock
     cache: Literal["static", "dynamic"] = "dynamic"
+    cache_refused: str | None = None
     weight_bytes: int | None = None
     cache_bytes: Callable[[], int | None] = lambda: None
     held_cache_bytes: Callable[[], int | None] = lambda: None
@@ -162,6 +164,7 @@ def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure
         tokens=timed.tokens,
         compiled=timing.compiled,
         cache=timed.cache,
+        static_cache_refused=timed.cache_refused,
         warmup_rounds=made.warmup.rounds,
         warmup_stable=made.warmup.stable,
         rounds_s=tuple(rounds_s),
@@ -246,11 +249,12 @@ def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -
 def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: int, seed: int, *, compiled: bool = False) -> Timed:
     """Writing ``new_tokens`` tokens greedily after a prompt that is already read, without an early stop.
 
-    On a static cache where the model can have one: then what one `setup` gives is good for one round, since the next one overwrites it, and
-    where that cache can be wound back, the prompt is read once only.
+    On a static cache where the model computes right on one (`kv_cache.static`): then what one `setup` gives is good for one round,
+    since the next one overwrites it, and where that cache can be wound back, the prompt is read once only.
     """
     ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
-    static = caches.static(model, prompt_tokens + new_tokens)
+    found = caches.static(model, prompt_tokens + new_tokens)
+    static = found.cache
     step = devices.compiled(model, model.device) if compiled else model
     held: list[tuple[Any, torch.Tensor]] = []
 
@@ -289,6 +293,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
         kernels=kernels(model),
         clock=clock,
         cache="dynamic" if static is None else "static",
+        cache_refused=found.refused,
         weight_bytes=weight_bytes(model),
         cache_bytes=lambda: cache_bytes(prompt_tokens + (new_tokens + 1) / 2),
         held_cache_bytes=lambda: cache_bytes(prompt_tokens + new_tokens),
