@@ -7,12 +7,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from bitzones.deploy.exported import Exported
-from bitzones.deploy.plan_file import PlanFile
 from bitzones.schema.errors import ArgumentError
 
 if TYPE_CHECKING:
     import torch
+
+    from bitzones.deploy.exported import Exported
+    from bitzones.deploy.plan_file import PlanFile
 
 __all__ = ["TARGETS", "Target", "target"]
 
@@ -43,6 +44,7 @@ class Target(Protocol):
 TARGETS: Mapping[str, str] = {
     "quanto": "bitzones.deploy.quanto_checkpoint:apply",
     "mlx": "bitzones.deploy.mlx_checkpoint:export",
+    "gguf": "bitzones.deploy.gguf_file:export",
 }
 """Name -> module and function, imported when it is asked for."""
 
