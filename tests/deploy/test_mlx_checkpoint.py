@@ -16,7 +16,7 @@ from calibrated_plans import calibrated
 from safetensors.torch import load_file
 
 from bitzones.analysis.plan import Plan
-from bitzones.backends.quanto import affine, quantizers
+from bitzones.backends.quanto import affine, packing, saving
 from bitzones.deploy import manifest, mlx_checkpoint, quanto_checkpoint
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile, read_plan
@@ -49,7 +49,7 @@ def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def quantized(plan: Plan, folder: Path, **changes: Any) -> dict[str, torch.Tensor]:
     """What quanto's own checkpoint of the plan stands for."""
     done = quanto_checkpoint.apply(plan_file(folder, plan, **changes), folder / "quanto", CPU)
-    return {name: affine.parts(w).values() for name, w in quantizers.packed_weights(quantizers.reload(done.folder)).items()}
+    return {name: affine.parts(w).values() for name, w in packing.packed_weights(saving.reload(done.folder)).items()}
 
 
 def decoded(tensors: dict[str, torch.Tensor], name: str, bits: int, group: int) -> torch.Tensor:

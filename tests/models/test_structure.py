@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import odd_models
 import pytest
 import tiny_models
 import torch
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM, PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
 
@@ -36,16 +37,6 @@ def test_decoder_layers_are_found_by_structure(make: type[PreTrainedModel], name
     assert all(model.get_submodule(name) is layer for name, layer in found.items())
 
 
-def test_lists_inside_layers_are_not_taken_for_layers() -> None:
-    class Layer(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.experts = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(8))
-
-    model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList(Layer() for _ in range(3))})
-    assert list(structure.decoder_layers(model)) == ["blocks.0", "blocks.1", "blocks.2"]
-
-
 def test_a_model_without_layers_is_said() -> None:
     with pytest.raises(ModelError, match="Linear has no list of decoder layers"):
         structure.decoder_layers(torch.nn.Linear(2, 2))
@@ -60,6 +51,17 @@ def test_what_quanto_cannot_quantize_is_counted_by_kind() -> None:
     inside = 4 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
     assert structure.not_quantizable(gpt2()) == {"Conv1D": inside}
     assert structure.not_quantizable(tiny_models.llama()) == {}
+
+
+def test_a_weight_that_several_layers_have_in_common_stays_and_counts_once() -> None:
+    model = odd_models.model("zamba2")
+    first, second = model.get_submodule("model.layers.1.shared_transformer"), model.get_submodule("model.layers.3.shared_transformer")
+    found = structure.quantizable_modules(model)
+    assert first.self_attn.q_proj.weight is second.self_attn.q_proj.weight
+    assert not any("shared_transformer" in name for name in found)
+    assert {"model.layers.1.linear", "model.layers.3.linear", "model.layers.0.mamba.in_proj"} <= set(found)
+    matrices = {id(m.weight): m.weight.numel() for m in first.modules() if isinstance(m, torch.nn.Linear)}
+    assert structure.not_quantizable(model)["Linear with shared weights"] == sum(matrices.values())
 
 
 def test_quantizable_modules_are_the_linear_ones_inside_the_layers() -> None:
@@ -93,7 +95,7 @@ def test_model_bytes_with_packed_weights() -> None:
     other = tiny_models.llama(torch.bfloat16)
     quantizers.quantize(other, {name: "qint8"})
     square = tiny_models.WIDTH**2
-    assert structure.model_bytes(model, quantizers.packed_weights(other)) == before - 2 * square + square + 2 * tiny_models.WIDTH
+    assert structure.model_bytes(model, packing.packed_weights(other)) == before - 2 * square + square + 2 * tiny_models.WIDTH
 
 
 def test_an_untied_head_is_named_and_a_tied_one_is_refused_to_the_byte() -> None:
@@ -104,7 +106,7 @@ def test_an_untied_head_is_named_and_a_tied_one_is_refused_to_the_byte() -> None
     for name in ("qint8", "qint4", "qint2"):
         model = tiny_models.llama(torch.bfloat16)
         quantizers.quantize(model, {"lm_head": name})
-        packed = quantizers.packed_weights(model)
+        packed = packing.packed_weights(model)
         grown = structure.model_bytes(tied, packed) - structure.model_bytes(tied, {})
-        assert grown == quantizers.stored_bytes(packed["lm_head"])
+        assert grown == packing.stored_bytes(packed["lm_head"])
         assert f"{grown:,} bytes at {name}" in str(refused.value)

@@ -19,7 +19,8 @@ from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.targets import target
 from bitzones.schema.errors import ArgumentError, RunFileError
-from bitzones.schema.records import PlansCell, SensitivityCell
+from bitzones.schema.plan_cells import PlansCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -130,7 +131,8 @@ def export(
     Args:
         plan: an analysis, a plan, or the path of a plan.json.
         folder: to make; may be absent or empty.
-        to: what is to load it. ``quanto``: ``QuantizedModelForCausalLM.from_pretrained``; ``mlx``: mlx-lm.
+        to: what is to load it. ``quanto``: ``QuantizedModelForCausalLM.from_pretrained``; ``mlx``: mlx-lm; ``gguf``:
+            llama.cpp.
         model: source of the model, where it is not where the plan says; its weights must have the plan's SHA-256.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``: where to quantize.
         trust_remote_code: let code that comes with the model run, if the plan asks for it.

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import affine, quantizers
+from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import gguf_metadata, gguf_tokenizer
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.gguf_blocks import BLOCK, BlockType, block_type, not_representable, q4_1, q8_0
@@ -89,7 +89,7 @@ class GGUF:
         else:
             gguf_tokenizer.check(made.tokenizer)
             gguf_metadata.described(writer, made.model, made.plan_file.model.source.rstrip("/").rpartition("/")[2])
-            gguf_tokenizer.write(writer, made.tokenizer, made.model.get_input_embeddings().weight.shape[0])
+            gguf_tokenizer.write(writer, made.tokenizer, made.model.config.vocab_size)
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         writer.add_file_type(gguf.LlamaFileType.GUESSED)
         _write_tensors(writer, tensors)
@@ -141,7 +141,7 @@ class _Tensors:
 
     def parts(self, name: str) -> Rounded:
         """A module's integers, scales and shifts, rows in llama.cpp's order."""
-        parts = affine.parts(quantizers.packed_weights(self._model.get_submodule(name))[""])
+        parts = affine.parts(packing.packed_weights(self._model.get_submodule(name))[""])
         return Rounded(*(self._ordered(f"{name}.weight", part) for part in (parts.integers, parts.scale, parts.shift)))
 
     def values(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -167,7 +167,7 @@ def _check_scales(tensors: _Tensors) -> None:
                 continue  # it has none: its integers are signed
             if (found := not_representable(values)) is not None:
                 raise PlanError(
-                    f"module {name!r} is {tensors.format(name)} with a {kind} of {found:.6g} in {str(values.dtype).removeprefix('torch.')}, "
+                    f"module {name!r} is {tensors.format(name)} with a {kind} of {found:.6g} in {str(values.dtype)[6:]}, "
                     f"which {tensors.type(name).name}'s float16 would round: --to mlx holds it as it is; "
                     "or measure with model.dtype = 'float16', in which scales are float16"
                 )

@@ -1,7 +1,7 @@
-"""What llama.cpp reads of a GGUF beside the weights: shape, rotary embedding and tokenizer, from a GGUF of the model or from its configuration.
+"""What llama.cpp reads of a GGUF beside the weights: its shape and rotary embedding, from a GGUF of the model or from its configuration.
 
-Keys and values as llama.cpp's convert_hf_to_gguf.py writes them; only architectures are here whose tensors it writes as they are, but for the
-order of the rows of q and k.
+Keys and values as llama.cpp's convert_hf_to_gguf.py writes them. Only architectures are here whose tensors it writes as they are, but for
+the order of the rows of q and k.
 """
 
 from __future__ import annotations
@@ -92,4 +92,5 @@ def rope_factors(config: PreTrainedConfig) -> torch.Tensor | None:
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     share = ((turns - low) / (high - low)).clamp(0, 1)  # 0: scaled as a whole, 1: not at all
-    return (1 / ((1 - share) / rope["factor"] + share)).float()
+    factors: torch.Tensor = 1 / ((1 - share) / rope["factor"] + share)
+    return factors.float()

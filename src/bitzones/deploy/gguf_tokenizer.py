@@ -74,7 +74,7 @@ def _pre_tokenizer(spelled: dict[str, Any]) -> str:
     name = _BY_PATTERN.get(tuple(filter(None, map(_pattern, steps))))
     if model["type"] != "BPE" or model.get("byte_fallback") or name is None:
         raise ModelError(
-            f"its tokenizer ({model['type']} behind {', '.join(str(step.get('type')) for step in steps)}) is none that is exported to GGUF: "
+            f"its tokenizer ({model['type']} behind {', '.join(str(step.get('type')) for step in steps)}) is not exported to GGUF: "
             "byte-level BPE that splits texts as GPT-2, SmolLM, Llama 3 or Qwen 2; a plan made for a .gguf file takes the tokenizer from it"
         )
     return name

@@ -12,7 +12,7 @@ from bitzones import __version__
 from bitzones.deploy import verify
 from bitzones.schema.environment import versions
 from bitzones.schema.errors import PlanError
-from bitzones.schema.records import Record
+from bitzones.schema.record import Record
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["MANIFEST", "Manifest", "damage", "read", "write"]

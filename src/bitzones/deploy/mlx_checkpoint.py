@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import affine, quantizers
+from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import safetensors_stream
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import Card
@@ -147,7 +147,7 @@ def _settings(made: Prepared, name: str) -> tuple[int, int]:
 
 
 def _parts(model: PreTrainedModel, name: str) -> Rounded:
-    return affine.parts(quantizers.packed_weights(model.get_submodule(name))[""])
+    return affine.parts(packing.packed_weights(model.get_submodule(name))[""])
 
 
 def _entries(model: PreTrainedModel, name: str, bits: int, group: int) -> Iterator[Entry]:

@@ -11,7 +11,7 @@ import torch
 from mlx_lm.utils import load_model
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import affine, quantizers
+from bitzones.backends.quanto import affine, packing, quantizers
 from bitzones.deploy import fingerprint
 from bitzones.schema.errors import ModelError
 
@@ -52,7 +52,7 @@ def check(folder: Path, quantized: PreTrainedModel) -> float:
     model = load(folder)
     model.set_dtype(mx.float32)
     modules = dict(model.named_modules())
-    for name, weight in quantizers.packed_weights(quantized).items():
+    for name, weight in packing.packed_weights(quantized).items():
         _compare(name, modules.get(name), affine.parts(weight).values())
     quantizers.set_compute_dtype(quantized, torch.float32)
     expected = fingerprint.answer(quantized, fingerprint.fixed_tokens(quantized))

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers
 from bitzones.data import sequences
 from bitzones.deploy import verify
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.devices import device as devices
 from bitzones.models import loading, structure
 from bitzones.rounding import layerwise
-from bitzones.schema import profile
+from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.validation_errors import first_error
@@ -46,7 +46,7 @@ class Prepared:
     plan_file: PlanFile
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    settings: profile.Model
+    settings: profile_sections.Model
     tensors: tuple[str, ...]
     layers: dict[str, int]
     bytes_before: int
@@ -121,7 +121,7 @@ def load(
     return Prepared(plan_file, model, tokenizer, settings, tensors, layers, bytes_before, tied)
 
 
-def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: bool) -> profile.Model:
+def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: bool) -> profile_sections.Model:
     planned = plan_file.model
     if planned.trust_remote_code and not trust_remote_code:
         raise PlanError(
@@ -132,7 +132,7 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
     if source is None and planned.revision is not None:
         pinned["revision"] = planned.revision
     try:
-        return profile.Model.model_validate(
+        return profile_sections.Model.model_validate(
             {
                 "source": taken,
                 "dtype": planned.dtype,
@@ -150,7 +150,7 @@ def _head(model: PreTrainedModel) -> str | None:
     return next((name for name, module in model.named_modules() if module is head), None)
 
 
-def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, quantizers.Packed]:
+def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, packing.Packed]:
     """All weights of a plan with calibrated formats, which depend on each other; nothing for another plan.
 
     Raises:

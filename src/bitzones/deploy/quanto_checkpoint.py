@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers, supported
+from bitzones.backends.quanto import saving, supported
 from bitzones.deploy import fingerprint, folders, prepared, verify
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import model_card
@@ -68,19 +68,19 @@ def apply(
         model = made.model
         notify("saving")
         (folder / verify.PLAN_FILE).write_text(plan_file.text, encoding="utf-8")
-        quantizers.save(model, folder)
+        saving.save(model, folder)
         made.tokenizer.save_pretrained(folder)
         bytes_after = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         card = model_card(plan_file.plan, plan_file.model, made.layers, made.bytes_before, bytes_after)
         (folder / "README.md").write_text(card, encoding="utf-8")
         notify("checking: what was quantized")
-        quantizers.repack_as_reloaded(model)
+        saving.repack_as_reloaded(model)
         expected = fingerprint.answer(model, fingerprint.fixed_tokens(model))
         done = Exported(output, made.bytes_before, bytes_after, made.counts, made.unnamed, _CHECKED, _how(output))
         tied = made.tied
         del model, made
         notify("checking: what a user loads")
-        again = quantizers.reload(folder)
+        again = saving.reload(folder)
         torch.nn.Module.to(again, device)
         _check_reloaded(again, plan_file, expected, tied=tied)
         verify.write(folder, again, expected)
@@ -106,7 +106,7 @@ def _check_kernels(plan_file: PlanFile, model: PreTrainedModel, device: torch.de
 def _check_reloaded(model: PreTrainedModel, plan_file: PlanFile, expected: fingerprint.Answers, *, tied: bool) -> None:
     """What a user loads is what was quantized.
 
-    No tolerance: the same file, the same packing (`quantizers.repack_as_reloaded`), the same machine, the same kernels.
+    No tolerance: the same file, the same packing (`saving.repack_as_reloaded`), the same machine, the same kernels.
     """
     verify.verify(model, plan_file)
     if structure.tied_embeddings(model) is not tied:

@@ -6,7 +6,7 @@ import torch
 from optimum.quanto.tensor import WeightQBitsTensor, WeightQBytesTensor
 
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto.quantizers import Packed
+from bitzones.backends.quanto.packing import Packed
 from bitzones.schema.errors import ModelError
 
 __all__ = ["parts"]
@@ -16,7 +16,7 @@ _CENTER = 128
 
 
 def parts(weight: Packed) -> Rounded:
-    """Integers, scales and shifts of a weight as it is stored (`quantizers.packed_weights`); it stands for ``integer * scale - shift``.
+    """Integers, scales and shifts of a weight as it is stored (`packing.packed_weights`); it stands for ``integer * scale - shift``.
 
     Returns:
         On the CPU, with one group a row where a whole row shares a scale. A signed 8-bit integer q comes as q + 128, with 128 * scale
