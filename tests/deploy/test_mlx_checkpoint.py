@@ -61,13 +61,6 @@ def decoded(tensors: dict[str, torch.Tensor], name: str, bits: int, group: int) 
     return torch.tensor(integers, dtype=torch.float32) * next(spread) + next(spread)
 
 
-def test_integers_are_packed_lowest_bits_first() -> None:
-    packed = mlx_checkpoint.pack(torch.arange(16, dtype=torch.uint8).reshape(1, 16), 4)
-    assert packed.tolist() == [[0x76543210, 0xFEDCBA98]]
-    assert mlx_checkpoint.pack(torch.tensor([[3, 2, 1, 0] * 4], dtype=torch.uint8), 2).tolist() == [[0x1B1B1B1B]]
-    assert mlx_checkpoint.unpack(packed, 4).tolist() == [list(range(16))]
-
-
 def test_every_weight_is_quantos(made: Exported, plan: Plan, tmp_path: Path) -> None:
     tensors = load_file(made.folder / "model.safetensors")
     settings = json.loads((made.folder / "config.json").read_text(encoding="utf-8"))["quantization"]

@@ -13,30 +13,28 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import safetensors_stream
+from bitzones.deploy.bit_words import WORD_BITS, pack, unpack
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
 from bitzones.deploy.safetensors_stream import Entry
-from bitzones.deploy.weights_export import Notify, Written, export_with
+from bitzones.deploy.weights_export import Notify, Written, check_names, describe, export_with
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import format_bits
 
-__all__ = ["GROUPS", "MLX", "export", "pack", "shared_group", "unpack"]
+__all__ = ["GROUPS", "MLX", "export", "shared_group"]
 
 GROUPS = (128, 64, 32)
 """Columns that may share a scale in MLX's affine formats."""
 
-_WORD_BITS = 32
 _WEIGHTS = "model.safetensors"
 
 
@@ -47,21 +45,6 @@ def shared_group(columns: int, group: int | None) -> int | None:
     (32, 64, None)
     """
     return next((size for size in GROUPS if (group or columns) % size == 0), None)
-
-
-def pack(integers: torch.Tensor, bits: int) -> torch.Tensor:
-    """Unsigned integers of shape (rows, columns) as MLX stores them, uint32 of shape (rows, columns * bits / 32)."""
-    held = _WORD_BITS // bits
-    places = np.arange(held, dtype=np.uint32) * np.uint32(bits)
-    words = integers.numpy().astype(np.uint32).reshape(len(integers), -1, held) << places
-    return torch.from_numpy(np.bitwise_or.reduce(words, axis=2))
-
-
-def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """What `pack` packed, as uint8."""
-    places = np.arange(_WORD_BITS // bits, dtype=np.uint32) * np.uint32(bits)
-    integers = (words.numpy()[..., None] >> places) & np.uint32(2**bits - 1)
-    return torch.from_numpy(integers.reshape(len(words), -1).astype(np.uint8))
 
 
 def export(
@@ -89,11 +72,8 @@ class MLX:
         Raises:
             PlanError, ModelError: as `Carrier.check`.
         """
+        check_names(model, "mlx-lm")
         kind = model.config.model_type
-        if get_checkpoint_conversion_mapping(kind) is not None:
-            raise ModelError(
-                f"transformers renames the tensors of {kind!r} when it loads them, and mlx-lm expects the names of the original"
-            )
         if find_spec("mlx_lm") and not find_spec(f"mlx_lm.models.{kind}"):
             raise ModelError(f"mlx-lm has no architecture {kind!r}")
         for name, size in plan_file.group_sizes.items():
@@ -115,11 +95,8 @@ class MLX:
         for name, (bits, group) in settings.items():
             entries += _entries(made.model, name, bits, group)
         size = safetensors_stream.write(folder / _WEIGHTS, entries)
-        made.model.config.save_pretrained(folder)
+        describe(made, folder)
         _configure(folder / "config.json", settings)
-        if made.model.can_generate() and made.model.generation_config is not None:
-            made.model.generation_config.save_pretrained(folder)
-        made.tokenizer.save_pretrained(folder)
         notify("checking: what was written")
         _check_file(made.model, folder / _WEIGHTS, settings)
         return Written(size, _stored(made, settings), _check_engine(made, folder, notify))
@@ -154,7 +131,7 @@ def _entries(model: PreTrainedModel, name: str, bits: int, group: int) -> Iterat
     """The three tensors of a module, made when they are written."""
     weight = model.get_parameter(f"{name}.weight")
     rows, columns = weight.shape
-    yield Entry(f"{name}.weight", torch.uint32, (rows, columns * bits // _WORD_BITS), lambda: pack(_parts(model, name).integers, bits))
+    yield Entry(f"{name}.weight", torch.uint32, (rows, columns * bits // WORD_BITS), lambda: pack(_parts(model, name).integers, bits))
     for kind in ("scales", "biases"):
         yield Entry(f"{name}.{kind}", weight.dtype, (rows, columns // group), partial(_spread, model, name, kind, columns // group))
 

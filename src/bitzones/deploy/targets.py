@@ -45,6 +45,7 @@ TARGETS: Mapping[str, str] = {
     "quanto": "bitzones.deploy.quanto_checkpoint:apply",
     "mlx": "bitzones.deploy.mlx_checkpoint:export",
     "gguf": "bitzones.deploy.gguf_file:export",
+    "compressed-tensors": "bitzones.deploy.compressed_tensors_checkpoint:export",
 }
 """Name -> module and function, imported when it is asked for."""
 

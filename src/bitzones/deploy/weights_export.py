@@ -9,14 +9,16 @@ from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from bitzones.deploy import folders, manifest, prepared, verify
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import Card, model_card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
+from bitzones.schema.errors import ModelError
 
-__all__ = ["Carrier", "Notify", "Written", "export_with"]
+__all__ = ["Carrier", "Notify", "Written", "check_names", "describe", "export_with"]
 
 Notify = Callable[[str], None]
 
@@ -91,3 +93,22 @@ def export_with(
     return Exported(
         output, made.bytes_before, written.bytes, made.counts, made.unnamed, written.checked, carrier.how(output), written.stored
     )
+
+
+def check_names(model: PreTrainedModel, engine: str) -> None:
+    """Refuse a model whose tensors have other names in memory than in its files.
+
+    Raises:
+        ModelError: transformers translates them.
+    """
+    kind = model.config.model_type
+    if get_checkpoint_conversion_mapping(kind) is not None:
+        raise ModelError(f"transformers renames the tensors of {kind!r} when it loads them, and {engine} expects the names of the original")
+
+
+def describe(made: Prepared, folder: Path) -> None:
+    """Write configuration, generation settings and tokenizer as transformers does."""
+    made.model.config.save_pretrained(folder)
+    if made.model.can_generate() and made.model.generation_config is not None:
+        made.model.generation_config.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
