@@ -23,12 +23,11 @@ from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import safetensors_stream
 from bitzones.deploy.bit_words import WORD_BITS, pack, unpack
-from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
 from bitzones.deploy.safetensors_stream import Entry
-from bitzones.deploy.weights_export import Notify, Written, check_names, describe, export_with
+from bitzones.deploy.weights_export import Notify, Written, check_names, describe, exporter
 from bitzones.models.units import fused_groups
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import format_bits
@@ -36,21 +35,6 @@ from bitzones.schema.formats import format_bits
 __all__ = ["CompressedTensors", "check_fused", "export", "zeros"]
 
 _WEIGHTS = "model.safetensors"
-
-
-def export(
-    plan_file: PlanFile,
-    output: Path,
-    device: torch.device,
-    *,
-    source: str | None = None,
-    trust_remote_code: bool = False,
-    force: bool = False,
-    notify: Notify = lambda message: None,
-) -> Exported:
-    """Export for vLLM; see `bitzones.deploy.targets.Target`."""
-    carrier = CompressedTensors()
-    return export_with(carrier, plan_file, output, device, source=source, trust_remote_code=trust_remote_code, force=force, notify=notify)
 
 
 def zeros(parts: Rounded, bits: int) -> torch.Tensor | None:
@@ -240,3 +224,7 @@ def _stored(made: Prepared, schemes: dict[str, _Scheme]) -> tuple[str, ...]:
         f"{'' if scheme.symmetric else ', integer zero points'}"
         for format_, scheme in found
     )
+
+
+export = exporter(CompressedTensors())
+"""Export for vLLM; see `bitzones.deploy.targets.Target`."""

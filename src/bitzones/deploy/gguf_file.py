@@ -16,12 +16,11 @@ from transformers import PreTrainedModel
 from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import gguf_metadata, gguf_tokenizer
-from bitzones.deploy.exported import Exported
 from bitzones.deploy.gguf_blocks import BLOCK, BlockType, block_type, not_representable, q4_1, q8_0
 from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
-from bitzones.deploy.weights_export import Notify, Written, export_with
+from bitzones.deploy.weights_export import Notify, Written, exporter
 from bitzones.models import sources
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import format_bits
@@ -37,20 +36,6 @@ _DENSE = {
 }
 
 _Q2_K_BITS, _Q2_K_BLOCK = 2.625, 256
-
-
-def export(
-    plan_file: PlanFile,
-    output: Path,
-    device: torch.device,
-    *,
-    source: str | None = None,
-    trust_remote_code: bool = False,
-    force: bool = False,
-    notify: Notify = lambda message: None,
-) -> Exported:
-    """Export for llama.cpp; see `bitzones.deploy.targets.Target`."""
-    return export_with(GGUF(), plan_file, output, device, source=source, trust_remote_code=trust_remote_code, force=force, notify=notify)
 
 
 class GGUF:
@@ -251,3 +236,7 @@ def _smaller(made: Prepared, format_: str) -> str:
     if not fitting:
         return f", {said}; Q2_K ({_Q2_K_BITS} bits) takes only input features in multiples of {_Q2_K_BLOCK}, which none of its modules has"
     return f", {said}; Q2_K ({_Q2_K_BITS} bits) fits {len(fitting)} of {len(names)} modules, as another quantization: --to llama-quantize"
+
+
+export = exporter(GGUF())
+"""Export for llama.cpp; see `bitzones.deploy.targets.Target`."""

@@ -21,12 +21,11 @@ from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import safetensors_stream
 from bitzones.deploy.bit_words import WORD_BITS, pack, unpack
-from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
 from bitzones.deploy.safetensors_stream import Entry
-from bitzones.deploy.weights_export import Notify, Written, check_names, describe, export_with
+from bitzones.deploy.weights_export import Notify, Written, check_names, describe, exporter
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import format_bits
 
@@ -45,20 +44,6 @@ def shared_group(columns: int, group: int | None) -> int | None:
     (32, 64, None)
     """
     return next((size for size in GROUPS if (group or columns) % size == 0), None)
-
-
-def export(
-    plan_file: PlanFile,
-    output: Path,
-    device: torch.device,
-    *,
-    source: str | None = None,
-    trust_remote_code: bool = False,
-    force: bool = False,
-    notify: Notify = lambda message: None,
-) -> Exported:
-    """Export for mlx-lm; see `bitzones.deploy.targets.Target`."""
-    return export_with(MLX(), plan_file, output, device, source=source, trust_remote_code=trust_remote_code, force=force, notify=notify)
 
 
 class MLX:
@@ -185,3 +170,7 @@ def _check_engine(made: Prepared, folder: Path, notify: Notify) -> str:
     notify("checking: what mlx-lm loads")
     apart = mlx_engine.check(folder, made.model)
     return f"loaded by mlx-lm: 0 weights differ, log-probabilities at most {apart:.1e} nats off in float32"
+
+
+export = exporter(MLX())
+"""Export for mlx-lm; see `bitzones.deploy.targets.Target`."""

@@ -25,7 +25,7 @@ from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.validation_errors import first_error
 
-__all__ = ["Prepared", "calibrated", "check_modules", "load", "more", "no_bars"]
+__all__ = ["Prepared", "calibrated", "check_modules", "load", "more", "no_bars", "opened"]
 
 Notify = Callable[[str], None]
 Check = Callable[[PreTrainedModel], None]
@@ -105,11 +105,8 @@ def load(
         PlanError: the plan does not fit the model, or asks for code that the user did not allow.
         ModelError: the model cannot be loaded or quantized.
     """
-    settings = _settings(plan_file, source, trust_remote_code=trust_remote_code)
-    notify(f"loading {settings.source!r}")
-    loaded = loading.load(settings, device)
+    settings, loaded = opened(plan_file, device, source=source, trust_remote_code=trust_remote_code, notify=notify)
     model, tokenizer = loaded.model, loaded.tokenizer
-    _check_model(plan_file, settings.source, loaded)
     check(model)
     del loaded
     tensors, layers = tuple(model.state_dict()), structure.quantizable_modules(model)
@@ -119,6 +116,17 @@ def load(
     quantizers.quantize(model, plan_file.formats, calibrated(model, plan_file, device))
     verify.verify(model, plan_file)
     return Prepared(plan_file, model, tokenizer, settings, tensors, layers, bytes_before, tied)
+
+
+def opened(
+    plan_file: PlanFile, device: torch.device, *, source: str | None, trust_remote_code: bool, notify: Notify
+) -> tuple[profile_sections.Model, loading.Loaded]:
+    """Load the plan's model as it is, and see that it is the plan's; arguments and errors as those of `load`."""
+    settings = _settings(plan_file, source, trust_remote_code=trust_remote_code)
+    notify(f"loading {settings.source!r}")
+    loaded = loading.load(settings, device)
+    _check_model(plan_file, settings.source, loaded)
+    return settings, loaded
 
 
 def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: bool) -> profile_sections.Model:

@@ -46,6 +46,11 @@ TARGETS: Mapping[str, str] = {
     "mlx": "bitzones.deploy.mlx_checkpoint:export",
     "gguf": "bitzones.deploy.gguf_file:export",
     "compressed-tensors": "bitzones.deploy.compressed_tensors_checkpoint:export",
+    "llama-quantize": "bitzones.deploy.llama_quantize_recipe:export",
+    "auto-round": "bitzones.deploy.auto_round_recipe:export",
+    "gptq": "bitzones.deploy.gptqmodel_recipe:export",
+    "modelopt": "bitzones.deploy.modelopt_recipe:export",
+    "llm-compressor": "bitzones.deploy.llm_compressor_recipe:export",
 }
 """Name -> module and function, imported when it is asked for."""
 

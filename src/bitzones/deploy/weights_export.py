@@ -16,9 +16,10 @@ from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import Card, model_card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
+from bitzones.deploy.targets import Target
 from bitzones.schema.errors import ModelError
 
-__all__ = ["Carrier", "Notify", "Written", "check_names", "describe", "export_with"]
+__all__ = ["Carrier", "Notify", "Written", "check_names", "describe", "exporter"]
 
 Notify = Callable[[str], None]
 
@@ -59,7 +60,25 @@ class Carrier(Protocol):
         """How to load it, in one line."""
 
 
-def export_with(
+def exporter(carrier: Carrier) -> Target:
+    """The export that `bitzones.deploy.targets` offers."""
+
+    def export(
+        plan_file: PlanFile,
+        output: Path,
+        device: torch.device,
+        *,
+        source: str | None = None,
+        trust_remote_code: bool = False,
+        force: bool = False,
+        notify: Notify = lambda message: None,
+    ) -> Exported:
+        return _export(carrier, plan_file, output, device, source=source, trust_remote_code=trust_remote_code, force=force, notify=notify)
+
+    return export
+
+
+def _export(
     carrier: Carrier,
     plan_file: PlanFile,
     output: Path,
