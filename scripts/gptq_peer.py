@@ -34,9 +34,9 @@ def gather(name: str, place: Path, data: Path | None) -> None:
     from bitzones.models import structure  # noqa: PLC0415
     from bitzones.rounding.hessian import Entering, embedded, moments_of, through  # noqa: PLC0415
     from bitzones.run.session import Session  # noqa: PLC0415
-    from bitzones.schema import profile  # noqa: PLC0415  (the other environment lacks what this needs)
+    from bitzones.schema import profile_files  # noqa: PLC0415  (the other environment lacks what this needs)
 
-    session = Session(profile.load(name).resolved(data))
+    session = Session(profile_files.load(name).resolved(data))
     model, batches = session.variants.reference, session.calibration_batches()
     blocks, hidden = structure.decoder_layers(model), embedded(session.variants.reference, session.layers, session.calibration_batches())
     found: dict[str, torch.Tensor] = {}

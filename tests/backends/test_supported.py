@@ -14,7 +14,7 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.backends.quanto import kernel_probe, quantizers, supported
+from bitzones.backends.quanto import kernel_probe, packing, quantizers, supported
 from bitzones.backends.quanto.kernel_probe import Question
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_questions_go_through_text_whole() -> None:
 @pytest.mark.parametrize("rows", [1, 255, 511, 512, 769, 151936, 128257])
 def test_a_large_shape_is_asked_for_at_the_same_remainders(rows: int, columns: int) -> None:
     found = supported.question(torch.empty(rows, columns, device="meta", dtype=torch.bfloat16), "qint4", torch.float32, CPU)
-    assert quantizers.planned_group_size(found.columns) == quantizers.planned_group_size(columns)
+    assert packing.planned_group_size(found.columns) == packing.planned_group_size(columns)
     assert (found.rows % 256, found.columns % 512, found.columns % 384) == (rows % 256, columns % 512, columns % 384)
     assert min(rows, 256) <= found.rows < 512
     assert min(columns, 1536) <= found.columns < 3072

@@ -17,7 +17,7 @@ from huggingface_hub import constants
 
 from bitzones import embedded
 from bitzones.models import sources
-from bitzones.schema import profile
+from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError
 
 WEIGHTS = b"what a safetensors file holds is not looked at here"
@@ -34,8 +34,8 @@ MODEL = {
 }
 
 
-def settings(source: str | Path, **more: str | bool | None) -> profile.Model:
-    return profile.Model.model_validate({"source": str(source), **more})
+def settings(source: str | Path, **more: str | bool | None) -> profile_sections.Model:
+    return profile_sections.Model.model_validate({"source": str(source), **more})
 
 
 def refused(source: str | Path, **more: str | bool | None) -> str:

@@ -14,7 +14,8 @@ import torch
 from pydantic import TypeAdapter
 
 from bitzones.run import recorder, runner
-from bitzones.schema.records import SCHEMA, Cell, Environment, Run
+from bitzones.schema.cells import Cell
+from bitzones.schema.run_record import SCHEMA, Environment, Run
 
 BENCH = str(runner.bench_folder())
 VARIANTS, TASKS = ("bf16", "w8", "w4", "w2", "plan"), ("science_mini", "word_problems_mini")

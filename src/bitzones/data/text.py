@@ -11,7 +11,7 @@ from bitzones import embedded
 from bitzones.data import chats, licenses, plain_text, readers
 from bitzones.data.chats import Chat
 from bitzones.schema.errors import TaskError
-from bitzones.schema.profile import HUB_ID
+from bitzones.schema.profile_sections import HUB_ID
 
 __all__ = ["EMBEDDED", "Document", "Documents", "Texts", "opened", "origin_of"]
 

@@ -18,7 +18,7 @@ import torch
 from bitzones.devices.nvml import NO_DEVICE, missing
 from bitzones.schema.environment import cpu_name
 from bitzones.schema.errors import DeviceError
-from bitzones.schema.records import Figure, Shortage
+from bitzones.schema.record import Figure, Shortage
 
 __all__ = [
     "Clock",
@@ -47,7 +47,6 @@ __all__ = [
     "synchronize",
     "uuid_of",
 ]
-
 
 CPU_CACHE_ELEMENTS = 2**17
 """Half a megabyte of float32: less than the second-level cache of a core, with room for what is made of it."""

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 from bitzones.devices.nvml import Gpu, missing
-from bitzones.schema.records import Energy, Figure
+from bitzones.schema.performance_cells import Energy
+from bitzones.schema.record import Figure
 
 __all__ = ["IDLE_S", "WINDOW_S", "idle_watts", "per_token"]
 

@@ -13,7 +13,8 @@ from collections import Counter
 from types import TracebackType
 
 from bitzones.devices.nvml import Gpu, missing
-from bitzones.schema.records import Figure, GpuWatch
+from bitzones.schema.performance_cells import GpuWatch
+from bitzones.schema.record import Figure
 
 __all__ = ["PERIOD_S", "Watch"]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from bitzones.schema.records import Figure
+from bitzones.schema.record import Figure
 
 try:
     import pynvml

@@ -12,7 +12,7 @@ import torch
 
 from bitzones.devices import device as devices
 from bitzones.schema.errors import OutOfMemoryError
-from bitzones.schema.records import Shortage
+from bitzones.schema.record import Shortage
 
 __all__ = ["halving"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
-from bitzones.backends.quanto.quantizers import Packed
+from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends.quanto.packing import Packed
 from bitzones.data.sequences import Batch
 from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
@@ -145,7 +145,7 @@ def _round(
     rows = [len(weight) for weight in weights]
     home, device = weights[0].device, moment.total.device  # where the modules lie, and where they ran
     levels = torch.cat([torch.full((count,), 2.0**width_ - 1, device=device) for count, width_ in zip(rows, bits, strict=True)])
-    size = quantizers.planned_group_size(width)
+    size = packing.planned_group_size(width)
     try:
         hessian = moment.total.double()
         wanted = torch.cat(weights).to(device).float()
@@ -156,7 +156,7 @@ def _round(
         raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
     starts = [sum(rows[:number]) for number in range(len(rows))]
     return [
-        (quantizers.pack(rounded.rows(start, start + count), width_, size), None)
+        (packing.pack(rounded.rows(start, start + count), width_, size), None)
         for start, count, width_ in zip(starts, rows, bits, strict=True)
     ]
 

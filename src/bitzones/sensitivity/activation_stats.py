@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.evaluation.layer_replay import hidden_of
 from bitzones.schema.errors import NonFiniteError
-from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics
+from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
 
 __all__ = ["SPARSE_BELOW", "ActivationMoments", "AttentionTotals", "cell", "measure", "reasoning_focus"]
 

@@ -18,14 +18,14 @@ from typing import Any, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import check_finite, logits_of
 from bitzones.evaluation.layer_replay import Entry, entered_at, passed
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError, NotMeasuredError
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import FisherCell, Unit, UnitScores
+from bitzones.schema.sensitivity_cells import FisherCell, Unit, UnitScores
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Change", "Cotangents", "fisher_cell", "projections", "sampled_cotangent", "scores"]
@@ -131,7 +131,7 @@ class _Projector:
                 raise NotMeasuredError(f"{name} is not given every token in its place: fisher scores of it cannot be told by sequence")
             for number, change in enumerate(self._changes):
                 if name in change:
-                    added = module.given @ (quantizers.values(change[name], weight.dtype).to(device) - weight).T
+                    added = module.given @ (packing.values(change[name], weight.dtype).to(device) - weight).T
                     for sample, found in gradients.items():
                         scored = torch.linalg.vecdot(found[at], added).sum(-1, dtype=torch.float64)
                         self._found[sample][number, rows] += scored.to(self._found[sample].device)

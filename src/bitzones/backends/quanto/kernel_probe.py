@@ -19,7 +19,7 @@ import torch
 from optimum import quanto
 
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers, saving
 from bitzones.schema.formats import Format, format_bits, is_calibrated
 
 __all__ = ["Question", "answer", "answers", "asked", "written"]
@@ -63,7 +63,7 @@ def answer(question: Question) -> str | None:
         quantizers.set_compute_dtype(computing, compute_dtype)
         if (apart := _apart(computing, given, compute_dtype)) is not None:
             return apart
-        quantizers.repack_as_reloaded(made)
+        saving.repack_as_reloaded(made)
         if (apart := _apart(made, given, dtype)) is not None:
             return apart
         again = _reloaded(made, question).to(question.device)
@@ -85,19 +85,19 @@ def _quantized(weight: torch.Tensor, format_name: str) -> torch.nn.Module:
     return made
 
 
-def _packed(weight: torch.Tensor, bits: int) -> quantizers.Packed:
+def _packed(weight: torch.Tensor, bits: int) -> packing.Packed:
     """Some integers, scales and shifts in the packing that calibrated ones get."""
-    group = quantizers.planned_group_size(weight.shape[1])
+    group = packing.planned_group_size(weight.shape[1])
     integers = torch.arange(weight.numel(), device=weight.device).reshape(weight.shape).remainder(2**bits).to(torch.uint8)
     scale = weight.abs().reshape(weight.shape[0], -1, group or weight.shape[1]).amax(-1)
-    return quantizers.pack(Rounded(integers, scale, scale * (2**bits - 1) / 2), bits, group)
+    return packing.pack(Rounded(integers, scale, scale * (2**bits - 1) / 2), bits, group)
 
 
 @torch.no_grad()
 def _apart(module: torch.nn.Module, given: Sequence[torch.Tensor], dtype: torch.dtype) -> str | None:
     """What products are off by, where that is more than rounding explains; compared with float32 products of the same integers."""
     weight = module.get_submodule("0").get_parameter("weight").data
-    wanted = torch.cat([x.to(dtype).float() for x in given]) @ quantizers.dense(weight, weight.dtype).float().t()
+    wanted = torch.cat([x.to(dtype).float() for x in given]) @ packing.dense(weight, weight.dtype).float().t()
     found = torch.cat([module(x.to(dtype)) for x in given]).float()
     off = float((found - wanted).norm() / wanted.norm())
     return None if off <= TOLERANCE else f"its products in {str(dtype).removeprefix('torch.')} are off by {off:.0%}"

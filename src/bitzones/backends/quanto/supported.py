@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import bitzones
-from bitzones.backends.quanto import kernel_probe, quantizers
+from bitzones.backends.quanto import extensions, kernel_probe
 from bitzones.backends.quanto.kernel_probe import Question
 from bitzones.devices import device as devices
 from bitzones.schema import environment
@@ -90,7 +90,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _failures(questions: list[Question], notify: Callable[[str], None]) -> dict[Question, str | None]:
     """Answers to all questions; one that could not be had is absent."""
-    quantizers.extension_failure(notify)  # compiled here, if it has to be, and not by a child that is given little time
+    extensions.extension_failure(notify)  # compiled here, if it has to be, and not by a child that is given little time
     known = _read(_place())
     if missing := [asked for asked in questions if _key(asked) not in known]:
         known |= dict(zip(map(_key, missing), _ask(missing, notify), strict=False))
