@@ -13,7 +13,6 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-
 from pydoc_data import topics
 
 FOLDER = Path(__file__).parents[1] / "src/bitzones/embedded/text"
@@ -58,7 +57,7 @@ def _articles(folder: Path) -> Iterator[str]:
 
 def _write(kind: str, documents: Iterable[str]) -> None:
     lines, total = [], 0
-    for text in documents:
+    for text in dict.fromkeys(documents):
         if len(text) in DOCUMENT_CHARACTERS and total + len(text) <= KIND_CHARACTERS:
             lines.append(json.dumps({"text": text.strip() + "\n"}, ensure_ascii=False))
             total += len(text)

@@ -34,8 +34,11 @@ def chat_of(messages: Sequence[Any]) -> Chat | None:
 
 def _message(given: Any) -> tuple[str, str] | None:
     for speaker, content in KEYS:
-        if isinstance(given, Mapping) and isinstance(given.get(speaker), str) and isinstance(given.get(content), str):
-            return ROLES.get(given[speaker], given[speaker]), given[content]
+        if not isinstance(given, Mapping):
+            return None
+        who, said = given.get(speaker), given.get(content)
+        if isinstance(who, str) and isinstance(said, str):
+            return ROLES.get(who, who), said
     return None
 
 

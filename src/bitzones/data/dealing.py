@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedTokenizerBase
 
 from bitzones.data import chats
-from bitzones.data.sequences import SequenceSet, TokenSequence
+from bitzones.data.sequences import TokenSequence
 from bitzones.data.text import Document, Documents
 from bitzones.schema.errors import TaskError
 from bitzones.schema.text_records import TextPart
@@ -28,8 +28,8 @@ SHORTEST = 8
 JOINER = "\n\n"
 """Between documents that are read as one text, as the usual figure for WikiText-2 has it."""
 
-CHARACTERS_A_TOKEN = 3
-"""With which joined documents are first gathered; more are where that is too few."""
+CHARACTERS_A_TOKEN = 1
+"""With which joined documents are first gathered, no fewer than any text has; from how many tokens those give it is known how many more."""
 
 
 @dataclass

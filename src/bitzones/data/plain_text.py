@@ -1,4 +1,4 @@
-"""Documents of a plain text file, read piece by piece: a file of any size, and one that is no text, takes no more than a document's memory."""
+"""Documents of a plain text file, read piece by piece: a file of any size, or one that is no text, takes a document's memory at most."""
 
 from __future__ import annotations
 

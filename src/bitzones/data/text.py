@@ -1,4 +1,4 @@
-"""Documents of any source: a file, a folder, a hub data set, the embedded texts, or what a caller holds in memory; read as they are needed."""
+"""Documents of any source, read as they are needed: files, folders, hub data sets, the embedded texts, what a caller holds in memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def opened(given: Texts, column: str = "text", split: str = "train", config: str
     """
     if isinstance(given, str | Path):
         return _stored(str(given), column, split, config)
-    rows_of, name = given, origin or origin_of(given)
+    rows_of: Any = given
+    name = origin or origin_of(given)
     found = _column(rows_of, column, name) if hasattr(given, "column_names") else _strings(rows_of, name)
     return Documents(name, found, getattr(getattr(given, "info", None), "license", None) or None)
 
@@ -86,7 +87,8 @@ def _stored(name: str, column: str, split: str, config: str | None) -> Documents
 def _embedded(name: str) -> Documents:
     kind = name.removeprefix(EMBEDDED)
     if kind not in embedded.TEXT_LICENSES:
-        raise TaskError(f"{name}: no such text; these ship with bitzones: {', '.join(EMBEDDED + known for known in embedded.TEXT_LICENSES)}")
+        known = ", ".join(EMBEDDED + known for known in embedded.TEXT_LICENSES)
+        raise TaskError(f"{name}: no such text; these ship with bitzones: {known}")
     source = readers.local(embedded.TEXT / f"{kind}.jsonl", origin=name)
     return Documents(name, _column(source.rows("train"), "text", name), embedded.TEXT_LICENSES[kind])
 

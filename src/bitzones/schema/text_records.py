@@ -15,8 +15,8 @@ Positive = Annotated[int, Field(ge=1, le=2**60)]
 class TextPart(BaseModel):
     """What one source gave a set or a domain.
 
-    ``origin`` says where the documents came from; ``sha256`` is of those used, in order. ``share`` is the share of the set's tokens that the
-    profile asked for. ``passed_over`` counts documents that were read and not used, by reason: no document is in two sets. ``license`` is
+    ``origin`` says where the documents came from; ``sha256`` is of those used, in order. ``share`` is the share of the set's tokens that
+    the profile asked for. ``passed_over`` counts documents that were read and not used, by reason: none is in two sets. ``license`` is
     the profile's note, or what the data set's card says; null where neither says anything.
     """
 

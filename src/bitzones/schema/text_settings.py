@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-__all__ = ["GENERATED", "RANDOM", "TASKS", "Domain", "Mixture", "TextSource", "shares"]
+__all__ = ["GENERATED", "RANDOM", "TASKS", "Domain", "Mixture", "TextSource", "WithText", "shares"]
 
 TASKS = "tasks"
 """The source that is the train splits of the profile's tasks."""
@@ -20,7 +20,7 @@ GENERATED = "generated"
 RANDOM = "random"
 """The source that is tokens drawn at random."""
 
-SHARE_TOLERANCE = 1e-6
+SHARE_TOLERANCE = 1e-5
 """By which the shares of a set may miss 1: a third three times is written 0.333333."""
 
 
@@ -59,10 +59,11 @@ class TextSource(_Source):
 
 
 class Domain(_Source):
-    """Text of one kind, on which perplexity and divergence of every variant are measured.
+    """Text of one kind, on which perplexity and divergence of every variant are measured. Documents of a domain are in no set.
 
-    ``name`` names it in the report. ``source``, ``otherwise``, ``column``, ``split``, ``config`` and ``license`` are as in the text of a
-    set; documents of a domain are in no set. ``tokens`` is the number of tokens read, at least one window. ``window`` is the number of
+    ``name`` names it in the report. ``source`` is one of the sources of a set's text. ``otherwise`` is the source to use where a data
+    folder is not given or lacks ``source``. ``column`` is the column of a data set that holds the text or the messages. ``split`` is the
+    split of a data set that is read. ``config`` is the configuration of a data set. ``license`` is a note for the run file. ``tokens`` is the number of tokens read, at least one window. ``window`` is the number of
     tokens of one pass. ``stride`` is the number of tokens from one window to the next, a whole window by default. ``context`` is the
     number of tokens at the start of a window whose predictions are not scored. ``joined`` puts documents together with a blank line
     between them and cuts windows from that; otherwise every document has windows of its own, and the last may be short. The defaults
@@ -148,7 +149,9 @@ Mixture = Annotated[tuple[TextSource, ...], Field(strict=False), AfterValidator(
 
 
 class WithText(BaseModel):
-    """A section whose key ``text`` is written only where it is set: profiles without it keep their hash."""
+    """A section of a set, whose key ``text`` is written only where it is set: profiles without it keep their hash."""
+
+    text: Mixture = ()
 
     @model_serializer(mode="wrap")
     def _unless_empty(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
