@@ -15,7 +15,7 @@ import bitzones
 from bitzones.backends.quanto import extensions, supported
 from bitzones.data import prompts, sequences, tasks
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
-from bitzones.data.sets import SequenceSets
+from bitzones.data.sets import DomainSet, SequenceSets
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
 from bitzones.evaluation import self_text
@@ -44,6 +44,9 @@ __all__ = ["Session"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Measured)
+
+LOGITS_BYTES, FLOAT_BYTES = 1 << 28, 4
+"""Of the logits of one batch of a domain's windows: they are long, and two models' logits are held at a time."""
 
 Batches: TypeAlias = Callable[[], Iterator[Batch]]
 """Gives the same batches whenever it is called."""
@@ -108,7 +111,7 @@ class Session:
         """A variant's model, also that of the plan or of a baseline: what it is has to be found, when it is first asked for."""
         if variant == PLAN:
             self.search()
-        elif variant in self.profile.plans.accuracy:
+        elif variant in self.profile.plans.as_variants:
             self._define_baseline(variant)
         return self.variants.model(variant)
 
@@ -194,6 +197,15 @@ class Session:
         if calibrated or (reads_text(self.profile) and self._has_tokenizer):
             self.sets.check()
 
+    def on_domain(self, name: str, work: Callable[[DomainSet, Batches], M]) -> M:
+        """What ``work`` records on the windows of a domain, in batches whose logits memory is enough for."""
+        found, vocabulary = self.sets.domains[name], self.variants.reference.config.get_text_config().vocab_size
+        room = max(1, LOGITS_BYTES // (found.domain.window * vocabulary * FLOAT_BYTES))
+        return self.hardware.at_half(
+            min(self.profile.sensitivity.batch, room),
+            lambda size: work(found, lambda: sequences.batches(found.windows, size, self.device)),
+        )
+
     def sensitivity_batches(self) -> Iterator[Batch]:
         return sequences.batches(self.sensitivity_set, self.profile.sensitivity.batch, self.device)
 
@@ -257,7 +269,7 @@ class Session:
                 self._made[name] = entry.cell
             if isinstance(entry.cell, SearchCell):
                 self._define(PLAN, entry.cell.found.units)
-        for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.accuracy):
+        for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.as_variants):
             self._define_baseline(variant)
 
     def compare(self, progress: Progress = silent) -> PlansCell:

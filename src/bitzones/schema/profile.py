@@ -62,13 +62,15 @@ class Profile(Section):
             "tasks": tuple(task.name for task in self.tasks),
             "domains": tuple(domain.name for domain in self.domains),
             "plans.accuracy": self.plans.accuracy,
+            "plans.domains": self.plans.domains,
         }
         for key, names in named.items():
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{key}: {', '.join(twice)} stands twice")
-        if "random" in self.plans.accuracy and not self.plans.random:
-            raise ValueError("plans.accuracy names random, and plans.random = 0 makes no such plan")
+        if "random" in self.plans.as_variants and not self.plans.random:
+            key = "plans.accuracy" if "random" in self.plans.accuracy else "plans.domains"
+            raise ValueError(f"{key} names random, and plans.random = 0 makes no such plan")
         if self.sensitivity.include and any(map(is_calibrated, self.formats)):
             raise ValueError("sensitivity.include = lm_head: calibrated formats are rounded inside the layers; leave one of both out")
         uniform = list(variant_formats(self))[1:]

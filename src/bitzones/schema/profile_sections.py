@@ -6,9 +6,18 @@ They check what can be checked without a model.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from bitzones.schema.text_settings import WithText
 
@@ -181,13 +190,26 @@ class Plans(Section):
     ``rounds`` is the number of sweeps around the plan that try to improve it on the sensitivity set; 0 keeps the plan of separate
     sensitivities. ``random`` is the number of random plans of equal bytes that are measured beside it on the held-out set. ``frontier``
     lists further budgets, in average bits; one plan is measured for each. ``accuracy`` names baselines that also answer the tasks;
-    ``contiguous`` and ``additive`` are single plans, and the third choice is the best random plan.
+    ``contiguous`` and ``additive`` are single plans, and the third choice is the best random plan. ``domains`` names baselines that are
+    also measured on the domains; those of ``accuracy`` are anyway.
     """
 
     rounds: int = Field(default=2, ge=0, le=20)
     random: int = Field(default=5, ge=0, le=50)
     frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
     accuracy: tuple[BaselineName, ...] = Field(default=(), strict=False)
+    domains: tuple[BaselineName, ...] = Field(default=(), strict=False)
+
+    @property
+    def as_variants(self) -> tuple[BaselineName, ...]:
+        """Baselines that are measured as variants are."""
+        return tuple(dict.fromkeys((*self.accuracy, *self.domains)))
+
+    @model_serializer(mode="wrap")
+    def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A profile without baselines on domains is written, and hashed, as before there were any."""
+        found: dict[str, Any] = given(self)
+        return found if self.domains else {key: value for key, value in found.items() if key != "domains"}
 
 
 class Budget(Section):

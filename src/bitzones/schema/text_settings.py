@@ -63,11 +63,12 @@ class Domain(_Source):
 
     ``name`` names it in the report. ``source`` is one of the sources of a set's text. ``otherwise`` is the source to use where a data
     folder is not given or lacks ``source``. ``column`` is the column of a data set that holds the text or the messages. ``split`` is the
-    split of a data set that is read. ``config`` is the configuration of a data set. ``license`` is a note for the run file. ``tokens`` is the number of tokens read, at least one window. ``window`` is the number of
-    tokens of one pass. ``stride`` is the number of tokens from one window to the next, a whole window by default. ``context`` is the
-    number of tokens at the start of a window whose predictions are not scored. ``joined`` puts documents together with a blank line
-    between them and cuts windows from that; otherwise every document has windows of its own, and the last may be short. The defaults
-    score as `llama-perplexity` does; ``window = 2048`` and ``context = 0`` as the usual figure for WikiText-2 is.
+    split of a data set that is read. ``config`` is the configuration of a data set. ``license`` is a note for the run file. ``tokens`` is
+    the number of tokens read, at least one window. ``window`` is the number of tokens of one pass. ``stride`` is the number of tokens from
+    one window to the next, a whole window by default. ``context`` is the number of tokens at the start of a window whose predictions are
+    not scored: by default half of it, where text is joined, or all but the last ``stride``. ``joined`` puts documents together with a blank
+    line between them and cuts windows from that; otherwise every document has windows of its own, and the last may be short. The defaults
+    score as `llama-perplexity` does; a window of 2,048 without context as the usual figure for WikiText-2 is.
     """
 
     name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
