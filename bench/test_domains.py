@@ -6,5 +6,5 @@ from bitzones.evaluation import by_domain
 def test_domain(cell, session, compared, domain):
     cell("domain", compared, detail=domain).measure(
         lambda: (session.model(session.reference_id), session.model(compared)),
-        lambda pair: session.on_domain(domain, lambda found, batches: by_domain.domain_cell(compared, *pair, found, batches())),
+        lambda pair: session.on_domain(domain, lambda found, batches: by_domain.domain_cell(compared, pair[0], pair[1], found, batches())),
     )

@@ -105,7 +105,7 @@ class Dealer:
         """
         key = f"domain {domain.name}: tokens"
         self._require_room(domain.window, f"domain {domain.name}: window")
-        if not domain.joined:
+        if not domain.is_joined:
             return self._apart(documents, domain.tokens, key, domain.window, domain.step, domain.first + 2)
         count, many = _Count(), (domain.tokens - domain.window) // domain.step + 1
         ids = self._joined(documents, (many - 1) * domain.step + domain.window, key, count)

@@ -1,8 +1,8 @@
 """Perplexity of a variant on text of one kind, and how far its predictions are from the reference's there.
 
 The conventions are those of ``llama-perplexity`` and its ``--kl-divergence``: a window of w tokens whose predictions from place c on are
-scored has w - 1 - c scored tokens, the last prediction having nothing that follows it. Perplexity is exp of the mean negative log-likelihood
-over all scored tokens; KL is in nats, of the whole vocabulary, in float32.
+scored has w - 1 - c scored tokens, the last prediction having nothing that follows it. Perplexity is exp of the mean negative
+log-likelihood over all scored tokens; KL is in nats, of the whole vocabulary, in float32.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def domain_cell(name: str, reference: torch.nn.Module, variant: torch.nn.Module,
         window=found.domain.window,
         stride=found.domain.step,
         context=found.domain.first,
-        joined=found.domain.joined,
+        joined=found.domain.is_joined,
         scored_tokens=tuple(len(item.kl) for item in made),
         nll_nats=_sums(item.nll for item in made),
         reference_nll_nats=_sums(item.reference_nll for item in made),

@@ -94,7 +94,12 @@ class Domain(_Source):
             return self.context
         if self.stride is not None:
             return max(0, self.window - 1 - self.stride)
-        return self.window // 2 if self.joined else 0
+        return self.window // 2 if self.is_joined else 0
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether windows are cut from joined text: an item of a task is always read by itself."""
+        return self.joined and self.source != TASKS
 
     @model_validator(mode="after")
     def _scores_something(self) -> Domain:
@@ -104,7 +109,7 @@ class Domain(_Source):
             raise ValueError(f"context = {self.context} leaves nothing to score in a window of {self.window}")
         if self.window - 1 - self.first > self.step:
             raise ValueError(f"stride = {self.stride} and context = {self.context} score tokens twice: context has to be larger")
-        if self.tokens < self.window and self.joined:
+        if self.tokens < self.window and self.is_joined:
             raise ValueError(f"tokens = {self.tokens} are less than one window of {self.window}")
         return self
 
