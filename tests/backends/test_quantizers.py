@@ -141,7 +141,7 @@ def test_nothing_named_and_nothing_quantizable_are_errors() -> None:
 def test_quantizing_again_is_refused_since_quanto_would_keep_the_old_integers() -> None:
     model = tiny_models.llama()
     quantizers.quantize(model, {DOWN: "qint8"})
-    with pytest.raises(ModelError, match="quantized already"):
+    with pytest.raises(ModelError, match="already quantized"):
         quantizers.quantize(model, {DOWN: "qint2"})
     # the trap itself: quanto accepts it, its map says qint2, the tensor stays qint8
     quanto.quantize(model, weights=quanto.qint2, include=[DOWN])
@@ -156,7 +156,7 @@ def test_verify_notices_what_was_not_quantized_and_what_was_not_asked_for() -> N
     with pytest.raises(ModelError, match="should be qint4 and is not quantized"):
         quantizers.verify(model, {DOWN: "qint4"})
     quantizers.quantize(model, {DOWN: "qint4", QUERY: "qint4"})
-    with pytest.raises(ModelError, match="was not asked for"):
+    with pytest.raises(ModelError, match="was not requested"):
         quantizers.verify(model, {DOWN: "qint4"})
 
 
@@ -214,16 +214,16 @@ import sys, torch
 import tiny_models
 from optimum.quanto.library.extensions import get_extension
 from bitzones.schema.errors import NotMeasuredError
-from bitzones.profiling import latency; from bitzones.backends.quanto import quantizers
-from bitzones.schema.profile import Timing
+from bitzones.profiling import latency; from bitzones.backends.quanto import extensions, packing, quantizers
+from bitzones.schema.latency_grid import Timing
 get_extension("quanto_cpp").build_directory = sys.argv[1]
 said = []
-failure = quantizers.extension_failure(said.append)
+failure = extensions.extension_failure(said.append)
 print(failure)
 assert said and "compiling" in said[0], said
 model = tiny_models.llama()
 quantizers.quantize(model, {"model.layers.0.mlp.down_proj": "qint2:hqq"})
-torch.save(quantizers.dense(quantizers.packed_weights(model)["model.layers.0.mlp.down_proj"], torch.float32), sys.argv[2])
+torch.save(packing.dense(packing.packed_weights(model)["model.layers.0.mlp.down_proj"], torch.float32), sys.argv[2])
 try:
     latency.prepare(model, Timing("decode", 1, 8, 2), 0)
 except NotMeasuredError as error:

@@ -219,7 +219,10 @@ def test_a_folder_goes_before_the_hub(hub: tiny_hub.Hub, tmp_path: Path) -> None
 
 def test_offline_by_the_environment(tmp_path: Path) -> None:
     """The variable itself, as a user sets it: read when huggingface_hub is imported, so in a process of its own."""
-    program = "from bitzones.schema import profile; from bitzones.models import sources; sources.locate(profile.Model(source='tiny/model'))"
+    program = (
+        "from bitzones.schema.profile_sections import Model; from bitzones.models import sources; "
+        "sources.locate(Model(source='tiny/model'))"
+    )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

@@ -148,7 +148,7 @@ def test_an_activation_that_is_not_finite_names_the_module() -> None:
 
 
 def test_a_calibrated_format_without_its_weights_is_refused() -> None:
-    with pytest.raises(ModelError, match="has to be rounded on calibration sequences first"):
+    with pytest.raises(ModelError, match="must first be rounded on the calibration set"):
         quantizers.quantize(tiny_models.llama(), {DOWN: "qint2:gptq"})
 
 

@@ -141,7 +141,8 @@ def test_a_reason_is_one_line_and_names_memory(error: Exception, said: str) -> N
 
 STOPPED = """
 from bitzones.schema.errors import NotMeasuredError
-from bitzones.schema.records import Figure, MemoryCell
+from bitzones.schema.performance_cells import MemoryCell
+from bitzones.schema.record import Figure
 
 none = Figure(value=None, unit="bytes", status="unsupported")
 

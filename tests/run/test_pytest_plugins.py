@@ -27,7 +27,7 @@ from typing import Literal
 import pytest
 
 from bitzones.schema.kinds import register
-from bitzones.schema.records import OwnCell
+from bitzones.schema.cells import OwnCell
 
 
 @register

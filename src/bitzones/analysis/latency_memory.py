@@ -31,7 +31,7 @@ def slow_path(cell: LatencyCell, slower: float | None) -> SlowPath | None:
         cell: the variant's.
         slower: its median time by the reference's; None where the interval does not lie above 1.
 
-    >>> from bitzones.schema.records import LatencyCell
+    >>> from bitzones.schema.performance_cells import LatencyCell
     >>> cell = LatencyCell(
     ...     variant="w2", phase="decode", batch=1, prompt_tokens=8, tokens=4, warmup_rounds=3, rounds_s=[1.0], kernels={"plain": 84},
     ...     kernel_kinds={"plain": "unpacked"},

@@ -31,18 +31,18 @@ Packed: TypeAlias = quanto.QTensor
 
 
 def packed_weights(model: torch.nn.Module) -> dict[str, Packed]:
-    """Module name -> frozen quantized weight, packed as it would be stored: without what a kernel makes of it in memory."""
+    """Module name -> frozen quantized weight, in the packing of a file and not in that of a kernel."""
     named = model.named_modules()
     return {n: as_stored(m.weight.data) for n, m in named if isinstance(m, QModuleMixin) and isinstance(m.weight, quanto.QTensor)}
 
 
 def as_stored(weight: Packed) -> Packed:
-    """The packing that quanto writes to a file; kernels on bfloat16 and CUDA have others, and lose a little of the shift (TinyGemm)."""
+    """The packing that quanto writes to a file. Kernels for bfloat16 and CUDA use others, and TinyGemm's loses some bits of the shift."""
     return weight.weight_qbits_tensor() if isinstance(weight, WeightQBitsTensor) and type(weight) is not WeightQBitsTensor else weight
 
 
 def stored_bytes(weight: torch.Tensor) -> int:
-    """Bytes that storing a weight takes: packed integers, scales and shifts, read off the tensors, never bits times parameters."""
+    """Stored bytes of a weight: its packed integers, scales and shifts, read off the tensors and not computed from the bits."""
     if isinstance(weight, WeightQBitsTensor):
         plain = as_stored(weight)
         return stored_bytes(plain._data) + stored_bytes(plain._scale) + stored_bytes(plain._shift)
@@ -54,7 +54,7 @@ def stored_bytes(weight: torch.Tensor) -> int:
 
 
 def planned_group_size(columns: int) -> int | None:
-    """Weights that will share a scale in a row of so many, or None where a whole row does: quanto's own choice.
+    """The group size that quanto chooses for rows of this length; None if a whole row shares one scale.
 
     >>> planned_group_size(4096), planned_group_size(576), planned_group_size(100)
     (128, 96, None)
@@ -64,12 +64,12 @@ def planned_group_size(columns: int) -> int | None:
 
 
 def pack(rounded: Rounded, bits: int, group: int | None) -> Packed:
-    """Integers, scales and shifts that were chosen elsewhere, as quanto stores them.
+    """Packs integers, scales and shifts as quanto stores them.
 
     Args:
-        rounded: of a whole weight, scales and shifts one for each row and group.
+        rounded: a whole weight, with one scale and shift for each row and group.
         bits: 2 or 4.
-        group: as `planned_group_size` says.
+        group: from `planned_group_size`.
     """
     size = rounded.integers.shape
     data = rounded.integers if group is None else rounded.integers.reshape(-1, group)
@@ -78,7 +78,7 @@ def pack(rounded: Rounded, bits: int, group: int | None) -> Packed:
 
 
 def moved_to(weight: Packed, device: torch.device) -> Packed:
-    """As it would be stored, on a device; quanto's own ``to`` would pack it for a kernel there."""
+    """The stored packing on another device; quanto's own ``to`` would pack it for a kernel."""
     if weight.device == device:
         return weight
     if isinstance(weight, WeightQBytesTensor):
@@ -89,13 +89,13 @@ def moved_to(weight: Packed, device: torch.device) -> Packed:
 
 
 def group_size(weight: torch.Tensor) -> int | None:
-    """Weights that share a scale along the input features, or None where a whole row does."""
+    """Number of input features that share one scale; None if a whole row does."""
     size: int | None = getattr(weight, "_group_size", None)
     return size
 
 
 def cast(weight: Packed, dtype: torch.dtype) -> Packed:
-    """The same integers with scales (and shifts) widened to ``dtype``; quanto's own ``to`` refuses to change a dtype."""
+    """The same integers with scales (and shifts) in ``dtype``; quanto's own ``to`` cannot change a dtype."""
     if isinstance(weight, WeightQBytesTensor):
         scale = weight._scale.to(dtype)
         return WeightQBytesTensor(weight.qtype, weight.axis, weight.size(), weight.stride(), weight._data, scale, weight.activation_qtype)
@@ -106,11 +106,11 @@ def cast(weight: Packed, dtype: torch.dtype) -> Packed:
 
 
 def dense(weight: Packed, dtype: torch.dtype) -> torch.Tensor:
-    """The values that a quantized weight stands for, shape as before quantization, computed in ``dtype``."""
+    """The dequantized weight in its original shape, computed in ``dtype``."""
     values: torch.Tensor = cast(weight, dtype).dequantize()
     return values
 
 
 def values(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A weight as dense values: what a quantized one stands for, and another one as it is."""
+    """A weight as dense values; one that is not quantized is returned unchanged."""
     return dense(weight, dtype) if isinstance(weight, quanto.QTensor) else weight

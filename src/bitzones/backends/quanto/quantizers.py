@@ -32,25 +32,25 @@ _OPTIMIZERS: dict[str, Callable[[], quanto.Optimizer]] = {
 
 
 def is_quantizable(module: torch.nn.Module) -> bool:
-    """Whether quanto has a quantized counterpart for a module's weight: linear layers, not yet quantized."""
+    """Whether quanto can quantize a module: a linear layer that is not quantized yet."""
     return isinstance(module, torch.nn.Linear) and not isinstance(module, QModuleMixin)
 
 
 def quantize(model: torch.nn.Module, assignment: Mapping[str, str], ready: Mapping[str, Packed] | None = None) -> None:
-    """Quantize and freeze, in place, each named module to its format.
+    """Quantize each named module to its format, in place, and freeze the model.
 
     Args:
-        model: a model of which no module is quantized yet.
+        model: a model without quantized modules.
         assignment: module name -> format, as in ``{"model.layers.0.mlp.down_proj": "qint2:hqq"}``.
-        ready: weights that are quantized already, which calibrated formats need; the others are quantized here.
+        ready: weights that are already quantized; required for calibrated formats. The others are quantized here.
 
     Raises:
-        ModelError: a name that the model does not have or that quanto cannot quantize, a model that is quantized already, or a weight that
-            did not come out in its format.
+        ModelError: the model has no module of that name, quanto cannot quantize it, the model is already quantized, or a weight did not
+            come out in its format.
     """
     ready = ready or {}
     _check_before(model, assignment, ready)
-    extension_failure()  # quanto unpacks while it searches for scales
+    extension_failure()  # quanto unpacks weights while it searches for scales
     by_format: defaultdict[str, list[str]] = defaultdict(list)
     for name, format_name in assignment.items():
         by_format[format_name].append(name)
@@ -62,7 +62,7 @@ def quantize(model: torch.nn.Module, assignment: Mapping[str, str], ready: Mappi
             include=[glob.escape(name) for name in names],
         )
     for name, weight in ready.items():
-        model.get_submodule(name).weight = torch.nn.Parameter(weight, requires_grad=False)  # freezing leaves it as it is
+        model.get_submodule(name).weight = torch.nn.Parameter(weight, requires_grad=False)  # freezing keeps it
     quanto.freeze(model)
     verify(model, assignment)
 
@@ -73,25 +73,23 @@ def _check_before(model: torch.nn.Module, assignment: Mapping[str, str], ready: 
         raise ModelError("nothing to quantize: no module was named")
     quantized = [name for name, module in modules.items() if isinstance(module, QModuleMixin)]
     if quantized:
-        raise ModelError(f"the model is quantized already ({quantized[0]} and {len(quantized) - 1} more): start from a fresh copy")
+        raise ModelError(f"the model is already quantized ({quantized[0]} and {len(quantized) - 1} more): start from a fresh copy")
     for name in assignment:
         if name not in modules:
             raise ModelError(f"the model has no module {name!r}: nothing would be quantized")
         if not is_quantizable(modules[name]):
             raise ModelError(f"module {name!r} is a {type(modules[name]).__name__}: not quantizable by quanto")
     if raw := [name for name, format_name in assignment.items() if is_calibrated(format_name) and name not in ready]:
-        raise ModelError(
-            f"module {raw[0]!r} and {len(raw) - 1} more: {assignment[raw[0]]} has to be rounded on calibration sequences first"
-        )
+        raise ModelError(f"module {raw[0]!r} and {len(raw) - 1} more: {assignment[raw[0]]} must first be rounded on the calibration set")
     if extra := sorted(set(ready) - set(assignment)):
-        raise ModelError(f"module {extra[0]!r} comes with a quantized weight and no format was asked for")
+        raise ModelError(f"module {extra[0]!r} has a quantized weight but no format")
 
 
 def verify(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
-    """Read off the tensors that exactly the named modules are frozen in their formats.
+    """Check from the tensors that the named modules, and no others, are frozen in their formats.
 
     Raises:
-        ModelError: naming the first module that is not.
+        ModelError: names the first module that is not.
     """
     weights = packed_weights(model)
     for name, format_name in assignment.items():
@@ -100,24 +98,24 @@ def verify(model: torch.nn.Module, assignment: Mapping[str, str]) -> None:
         if found != expected:
             raise ModelError(f"module {name!r} should be {expected} and is {found}")
     if extra := sorted(set(weights) - set(assignment)):
-        raise ModelError(f"module {extra[0]!r} is quantized and was not asked for")
+        raise ModelError(f"module {extra[0]!r} is quantized and was not requested")
 
 
 @lru_cache
 def expected_bytes(rows: int, columns: int, dtype: torch.dtype, format_name: str) -> int:
-    """Stored bytes that a weight of this shape will take in a format, before its values are quantized: read off a weight of zeros."""
+    """Stored bytes of a weight of this shape in a format, read off a quantized weight of zeros."""
     extension_failure()
     linear = torch.nn.Linear(columns, rows, bias=False, dtype=dtype)
     linear.weight.data.zero_()
     made = torch.nn.Sequential(linear)
     bits = format_bits(format_name)
-    quanto.quantize(made, weights=f"qint{bits}")  # how scales are chosen changes no size
+    quanto.quantize(made, weights=f"qint{bits}")  # the size does not depend on the optimizer
     quanto.freeze(made)
     return stored_bytes(packed_weights(made)["0"])
 
 
 def packed_alone(weight: torch.Tensor, format_name: str, device: torch.device | None = None) -> Packed:
-    """One weight in a stock format, packed as it would be stored, where the weight lies; quantized there, or on another device."""
+    """One weight in a stock format, packed for storage, on the weight's device. ``device`` is where it is quantized, if elsewhere."""
     linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype, device="meta")
     linear.weight = torch.nn.Parameter(weight.to(device or weight.device), requires_grad=False)
     made = torch.nn.Sequential(linear)
@@ -126,9 +124,9 @@ def packed_alone(weight: torch.Tensor, format_name: str, device: torch.device | 
 
 
 def stand_in(modules: Sequence[torch.nn.Module], format_name: str, dtype: torch.dtype) -> list[torch.nn.Module]:
-    """Linear modules of the same values as the given dense ones, in a format and computing in ``dtype``: for timing, not for measuring.
+    """Quantized copies of dense linear modules, computing in ``dtype``: for timing only.
 
-    Their scales are those of quanto's default optimizer, whatever the format's: that changes values and not the work.
+    Scales come from quanto's default optimizer whatever the format's method is, which changes values but not the work.
     """
     made = torch.nn.Sequential(*(copy.deepcopy(module) for module in modules))
     quantize(made, dict.fromkeys((name for name, _ in made.named_children()), f"qint{format_bits(format_name)}"))
@@ -139,9 +137,9 @@ def stand_in(modules: Sequence[torch.nn.Module], format_name: str, dtype: torch.
 def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
     """Make a model compute in ``dtype``, in place; quantized weights keep their integers.
 
-    Only what is in the model's own dtype changes: what a model keeps wider (rotary frequencies, some norms) stays as wide. Where nothing
-    has to change, nothing is rebuilt, and quanto's choice of kernels stands. A weight that lies on the host while the model runs on a GPU
-    is packed for a kernel when it comes there.
+    Only tensors in the model's own dtype change: what a model keeps wider (rotary frequencies, some norms) stays that wide. If nothing has
+    to change, nothing is rebuilt and quanto's choice of kernels is kept. A weight in host memory of a model that runs on a GPU is packed
+    for its kernel when it is moved there.
     """
     plain = [p for p in model.parameters() if not isinstance(p, quanto.QTensor)]
     stored, kind = (plain[0].dtype, plain[0].device.type) if plain else (dtype, None)
@@ -150,7 +148,7 @@ def set_compute_dtype(model: torch.nn.Module, dtype: torch.dtype) -> None:
             weight = module.weight.data
             wanted = cast(weight, dtype) if weight.dtype != dtype else weight
             if wanted is weight and weight.device.type == kind:
-                wanted = weight.optimize()  # what was rounded elsewhere has no kernel yet
+                wanted = weight.optimize()  # a weight that was rounded elsewhere has no kernel yet
             if type(wanted) is not type(weight) or wanted.dtype != weight.dtype:
                 module.weight = torch.nn.Parameter(wanted, requires_grad=False)
         for tensor in [*module._parameters.values(), *module._buffers.values()]:

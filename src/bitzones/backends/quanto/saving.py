@@ -1,4 +1,4 @@
-"""Saves quantized models in quanto's own layout, and loads them back."""
+"""Saves quantized models in quanto's layout and loads them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["reload", "repack_as_reloaded", "save"]
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """Write a quantized model as quanto does: safetensors, ``config.json`` and ``quanto_qmap.json``, and a README.md where there is none.
+    """Write a quantized model in quanto's layout: safetensors, ``config.json``, ``quanto_qmap.json``, and a README.md if there is none.
 
-    Tensors keep the names that the model's modules have: quanto's loader does not translate those of an original checkpoint.
+    Tensors keep the names of the model's modules, because quanto's loader does not translate names of an original checkpoint.
 
     Raises:
-        ModelError: no module of the model is quantized.
+        ModelError: the model has no quantized module.
         OSError: the folder cannot be written.
     """
     try:
@@ -38,13 +38,13 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def reload(folder: Path) -> PreTrainedModel:
-    """The model that ``QuantizedModelForCausalLM.from_pretrained(folder)`` gives anybody, on the CPU; no code in the folder is run.
+    """Load a folder with ``QuantizedModelForCausalLM.from_pretrained``, on the CPU and without running code from the folder.
 
-    quanto loads with ``strict=False``: a tensor that no file holds is left with whatever was in memory. So every tensor of the model has to
-    be in a file, and what comes back has to be compared, with `verify` and by what it computes.
+    quanto loads with ``strict=False``, which leaves a tensor that is in no file uninitialized. So every tensor must be in a file, and the
+    result must be compared with `verify` and by its outputs.
 
     Raises:
-        ModelError: quanto cannot load it, or no file holds one of the model's tensors.
+        ModelError: quanto cannot load it, or a tensor of the model is in no file.
     """
     extension_failure()
     try:
@@ -56,16 +56,16 @@ def reload(folder: Path) -> PreTrainedModel:
         more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
         raise ModelError(f"{folder}: no file holds the model's tensor {absent[0]!r}{more}: quanto would leave it with arbitrary values")
     for weight in (m.weight for m in model.modules() if isinstance(m, QModuleMixin) and isinstance(m.weight, WeightQBytesTensor)):
-        if weight._data.data_ptr() % checkpoint_files.ALIGNMENT:  # files that were not aligned are read as they lie
+        if weight._data.data_ptr() % checkpoint_files.ALIGNMENT:  # a file that `align` did not write
             weight._data = weight._data.clone()
     return model.requires_grad_(requires_grad=False)
 
 
 def repack_as_reloaded(model: torch.nn.Module) -> None:
-    """Give every weight, in place, the packing that it has after a save and a `reload`, on the device where it is.
+    """Give every weight, in place and on its device, the packing that it has after saving and `reload`.
 
-    A kernel's packing (TinyGemm) can lose a little of a shift each time it is made, where the values of a group lie on one side of zero. A
-    model that was just quantized has been through it once, a reloaded one twice; after this both have.
+    TinyGemm's packing can lose some bits of a shift each time, if all values of a group have the same sign. A freshly quantized model has
+    been packed once, a reloaded one twice; after this call both have been packed twice.
     """
     for module in model.modules():
         if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor):
