@@ -23,9 +23,9 @@ class DomainCell(Measured):
     ``scored_tokens`` of each. ``joined`` says whether windows are cut from all documents joined. All sums are over the scored tokens of
     each window: ``nll_nats`` and ``reference_nll_nats`` are negative log-likelihoods of the tokens that follow, ``nll_squares`` (of the
     variant, of the reference, of both multiplied) what their correlation takes; ``kl_nats`` is KL(reference || variant); ``same_top``
-    counts tokens of which both find the same one most likely; ``change`` and ``change_squares`` are the probability that the variant gives the
-    token that follows, minus that of the reference. ``kl_tokens`` and ``change_tokens`` hold the same KL and change token by token, in
-    decimal with one space between: KL in nats to three significant digits, change in units of `CHANGE_UNIT`.
+    counts tokens of which both find the same one most likely; ``change`` and ``change_squares`` are the probability that the variant gives
+    the token that follows, minus that of the reference. ``kl_tokens`` and ``change_tokens`` hold the same KL and change token by token,
+    in decimal with one space between: KL in nats to three significant digits, change in units of `CHANGE_UNIT`.
     """
 
     kind: Literal["domain"] = "domain"
