@@ -1,7 +1,6 @@
-"""The decoder layers of a model and what can be quantized in them, found by structure and not by a table of names.
+"""Finds a model's decoder layers, and the modules in them that can be quantized, by structure and not by a table of names.
 
-The longest list of like-classed blocks is the list of decoder layers, and what quanto can quantize inside one of them belongs to it. This
-module receives a model; it does not know where it came from or what is measured on it.
+The longest list of blocks of one class is the list of decoder layers; every quantizable module inside a block belongs to that layer.
 """
 
 from __future__ import annotations
