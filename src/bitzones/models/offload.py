@@ -2,8 +2,8 @@
 
 Everything outside the layers is on the run's device, and so are the inputs and outputs of every layer, so that code that iterates over
 layers, keeps hidden states or reads logits sees one device. A layer on another GPU runs there. A layer in host memory runs on the run's
-device: its weights are copied there for each call and dropped afterwards. accelerate's offloading works the same way but leaves meta tensors
-in the model between calls; here weights are always real tensors that can be swapped, rounded, quantized and deep-copied.
+device: its weights are copied there for each call and dropped afterwards. accelerate's offloading works the same way but leaves meta
+tensors in the model between calls; here weights are always real tensors that can be swapped, rounded, quantized and deep-copied.
 """
 
 from __future__ import annotations
