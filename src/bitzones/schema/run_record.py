@@ -21,12 +21,15 @@ from pydantic import ConfigDict, Field
 from bitzones.schema.profile import Profile
 from bitzones.schema.record import Count, Layers, Positive, Record
 
-__all__ = ["KEY", "SCHEMA", "CalibrationSet", "Environment", "ModelInfo", "Run", "TextSet"]
+__all__ = ["KEY", "SCHEMA", "SHARED_WEIGHTS", "CalibrationSet", "Environment", "ModelInfo", "Run", "TextSet"]
 
 SCHEMA = 4
 
 KEY = "bitzones"
 """Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
+
+SHARED_WEIGHTS = "with shared weights"
+"""Ends a kind of `ModelInfo.not_quantizable` whose weights several modules have in common."""
 
 
 class ModelInfo(Record):
