@@ -14,12 +14,16 @@ import torch
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
+from bitzones.devices import device as devices
 from bitzones.models import text_config
 
-__all__ = ["Static", "as_argument", "bytes_per_position", "can_wind_back", "name_of", "of_output", "static", "wind_back"]
+__all__ = ["Static", "as_argument", "bytes_per_position", "can_wind_back", "forget", "name_of", "of_output", "static", "wind_back"]
 
 NAMES = ("cache", "past_key_values")
 """Newest first."""
+
+REMEMBERED = "rope_deltas"
+"""Attribute in which a vision-language model keeps how far a prompt's positions are from its tokens' numbers."""
 
 PROBED = 4
 """Tokens of the prompt on which a model is asked whether it computes on a cache of a fixed size."""
@@ -46,7 +50,6 @@ def of_output(out: Any) -> Any:
     return next((out[name] for name in NAMES if name in out), None)
 
 
-<<<<<<< HEAD
 @dataclass(frozen=True)
 class Static:
     """An empty cache of a fixed number of positions; None where the model cannot have one, and why where it says that it can."""
@@ -60,10 +63,6 @@ def static(model: PreTrainedModel, positions: int) -> Static:
 
     Some say that they can and cannot: a Falcon with alibi adds biases for the positions that are filled to scores of all positions.
     """
-=======
-def static(model: PreTrainedModel, positions: int) -> StaticCache | None:
-    """An empty static cache; None if the model does not support one."""
->>>>>>> main
     if name_of(model) is None or not getattr(model, "_can_compile_fullgraph", False):
         return Static(None)
     refused = _refusal(model)
@@ -76,6 +75,8 @@ def _refusal(model: PreTrainedModel) -> str | None:
     try:
         fixed = _steps(model, StaticCache(config=model.config, max_cache_len=PROBED + 2))
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        if devices.is_out_of_memory(error):
+            raise
         return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
     growing = _steps(model, None)
     apart, scale = float((fixed - growing).abs().max()), float(growing.abs().max())
@@ -86,10 +87,18 @@ def _refusal(model: PreTrainedModel) -> str | None:
 
 def _steps(model: PreTrainedModel, cache: StaticCache | None) -> torch.Tensor:
     """Logits of the last token of a prompt, and of one token after it, float32 of shape (2, 1, vocabulary)."""
+    forget(model)
     ids = text_config.plain_tokens(model)[: PROBED + 1].to(model.device)[None]
     first = model(input_ids=ids[:, :PROBED], use_cache=True, **(as_argument(model, cache) if cache is not None else {}))
     then = model(input_ids=ids[:, PROBED:], use_cache=True, **as_argument(model, of_output(first)))
     return torch.stack([first.logits[:, -1], then.logits[:, -1]]).float()
+
+
+def forget(model: PreTrainedModel) -> None:
+    """Drop what a model keeps of its last prompt beside the cache: Qwen-VL's offsets of positions, whose batch may be another one's."""
+    for module in model.modules():
+        if getattr(module, REMEMBERED, None) is not None:
+            setattr(module, REMEMBERED, None)
 
 
 def can_wind_back(cache: StaticCache) -> bool:

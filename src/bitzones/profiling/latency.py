@@ -59,14 +59,9 @@ is timed anyway and recorded as unstable."""
 class Timed:
     """One phase: a round is ``run(*setup())``, of which only ``run`` is timed; ``tokens`` is what a round processes or generates.
 
-    <<<<<<< HEAD
-        After a setup ``cache_bytes`` are the keys and values that are visible in the middle of a round, ``held_cache_bytes`` all of the
-        cache. ``cache_refused`` says why the cache is not static though the model claims to have such a one. ``again`` is another round
-        without a new prompt, for what must not see the prompt read; None where the cache cannot be wound back.
-    =======
-        After a setup, ``cache_bytes`` returns the bytes of keys and values visible in the middle of a round, ``held_cache_bytes`` those of the
-        whole cache. ``again`` runs another round without reading the prompt again; None if the cache cannot be wound back.
-    >>>>>>> main
+        After a setup, ``cache_bytes`` returns the bytes of keys and values visible in the middle of a round, ``held_cache_bytes`` those of
+    the whole cache. ``cache_refused`` says why the cache is not static although the model claims to support one. ``again`` runs another
+    round without reading the prompt again; None if the cache cannot be wound back.
     """
 
     setup: Callable[[], tuple[Any, ...]]
@@ -254,13 +249,8 @@ def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -
 def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: int, seed: int, *, compiled: bool = False) -> Timed:
     """Decode: generates ``new_tokens`` tokens greedily after a prompt in the cache, without stopping early.
 
-    <<<<<<< HEAD
-        On a static cache where the model computes right on one (`kv_cache.static`): then what one `setup` gives is good for one round,
-        since the next one overwrites it, and where that cache can be wound back, the prompt is read once only.
-    =======
-        Uses a static cache if the model supports one. The result of `setup` is then valid for one round, because the next setup overwrites it;
-        if the cache can be wound back, the prompt is read only once.
-    >>>>>>> main
+        Uses a static cache if the model supports one and computes the same on it (`kv_cache.static`). The result of `setup` is then valid
+    for one round, because the next setup overwrites it; if the cache can be wound back, the prompt is read only once.
     """
     ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
     found = caches.static(model, prompt_tokens + new_tokens)
@@ -275,6 +265,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
         if held and rewinds:
             caches.wind_back(held[0][0], prompt_tokens)
             return held[0]
+        caches.forget(model)
         if static is not None:
             static.reset()
         out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **(caches.as_argument(model, static) if static is not None else {}))
