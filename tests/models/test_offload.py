@@ -226,10 +226,10 @@ def test_skipped_layers_run_elsewhere_again_afterwards(pair: Pair) -> None:
     with torch.no_grad():
         kept, whole = passed(model, blocks, batch)
         for start in range(len(blocks) + 1):
-            with entered_at(blocks, start, kept.entering(start)):
+            with entered_at(blocks, kept.before(start)):
                 torch.testing.assert_close(kl.logits_of(model, batch), whole)
     assert ["forward" in vars(block) for block in blocks] == [False, True, True]
-    assert {kept.entering(start).device for start in range(len(blocks) + 1)} == {whole.device}
+    assert {tensor.device for call in kept.calls for tensor in (call.hidden, call.step.hidden)} == {whole.device}
 
 
 def test_where_layers_lie_is_in_the_record(pair: Pair) -> None:
@@ -245,6 +245,11 @@ def test_the_pretended_devices_refuse_what_real_ones_refuse() -> None:
         batch = next(calibration.batches(CALIBRATION, 2, NEAR))
         with pytest.raises(RuntimeError, match="expected all tensors on one device, found cpu, xpu:0"):
             kl.logits_of(model, batch)
+
+
+def test_a_layer_that_was_guessed_wrongly_is_named() -> None:
+    with pytest.raises(ModelError, match=r"^model.layers.2 is a decoder layer, and without weights model.layers.0 was taken for the first"):
+        offload.place(tiny_models.llama(), NEAR, dict.fromkeys(NAMES[:2], NEAR))
 
 
 def test_layers_fill_one_device_after_the_other() -> None:

@@ -20,7 +20,7 @@ from bitzones.data.sequences import Batch
 from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.rounding.gptq import DAMPING, round_rows, towards
-from bitzones.rounding.hessian import Entering, Moment, embedded, moments_of, shared, through
+from bitzones.rounding.hessian import Entering, Moment, moments_of, shared, through
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.formats import Format, format_bits, is_calibrated
 from bitzones.schema.progress import Progress, silent
@@ -62,10 +62,10 @@ def separately(
     """
     found = {name: Calibrated() for name in formats}
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
-    entering = Entering(embedded(model, layers, batches))
+    entering = Entering([() for _ in batches])
     for at in range(len(layers)):
         names = [name for name, layer in modules.items() if layer == at]
-        moments, entering = moments_of(model, layers, at, names, entering, batches)
+        moments, entering = moments_of(model, layers, names, entering, batches)
         for moment, together in _groups(moments, names):
             pairs = [(name, format_) for format_ in formats for name in together if name not in (staying or {}).get(format_, ())]
             rounded = _round(model, pairs, moment, dtype, damping) if pairs else []
@@ -99,13 +99,12 @@ def in_sequence(
     """
     found = Calibrated()
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
-    first = embedded(model, layers, batches)
-    entering = Entering(first, first)
+    entering = Entering.first(batches)
     with ExitStack() as changed:
         for at in range(len(layers)):
             names = [name for name in assignment if modules.get(name) == at]
             calibrated = [name for name in names if is_calibrated(assignment[name])]
-            moments, leaving = moments_of(model, layers, at, calibrated, entering, batches)
+            moments, leaving = moments_of(model, layers, calibrated, entering, batches)
             for moment, together in _groups(moments, calibrated):
                 pairs = [(name, assignment[name]) for name in together]
                 for name, (weight, why) in zip(together, _round(model, pairs, moment, dtype, damping), strict=True):
@@ -114,7 +113,7 @@ def in_sequence(
                 _put(found, name, _stock(model, name, assignment[name], dtype), None)
             if names:
                 changed.enter_context(swapped(model, {name: found.weights[name] for name in names}))
-                leaving = Entering(through(model, layers, at, entering.now, batches), leaving.reference)
+                leaving = Entering(through(model, layers, entering.now, batches), leaving.reference)
             entering = leaving
             progress((at + 1) / len(layers))
     return found

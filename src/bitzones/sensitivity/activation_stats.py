@@ -14,7 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
-from bitzones.evaluation.layer_replay import hidden_of
+from bitzones.evaluation.layer_calls import hidden_of
+from bitzones.evaluation.layer_replay import by_token
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
 
@@ -184,18 +185,22 @@ def _statistics(number: int, moments: ActivationMoments, attention: AttentionTot
 
 
 def _scored(output: Any, batch: Batch) -> torch.Tensor:
-    return hidden_of(output)[batch.mask.bool()]
+    return by_token(hidden_of(output), batch.mask)[batch.mask.bool()]
 
 
 @contextmanager
 def _attention_returned(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block, attention modules return their weights. Fused kernels never materialize them, so eager attention is used."""
-    implementation = model.config._attn_implementation
+    """Within the block, attention modules return their weights. Fused kernels never materialize them, so eager attention is used.
+
+    Each part of a composite model has its own implementation, which is restored.
+    """
+    parts = {key: getattr(model.config, key, None) for key in model.config.sub_configs}
+    own = {"": model.config._attn_implementation, **{key: part._attn_implementation for key, part in parts.items() if part is not None}}
     model.set_attn_implementation("eager")
     try:
         yield
     finally:
-        model.set_attn_implementation(implementation)
+        model.set_attn_implementation(own)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def exact(
                 _put(made.base, batch, kl_nats(reference, log_q, batch.mask))
             for number, candidate in enumerate(candidates):
                 start = len(layers) if candidate.layer is None else candidate.layer
-                with swapped(model, candidate.weights), entered_at(layers, start, pass_.entering(start)):
+                with swapped(model, candidate.weights), entered_at(layers, pass_.before(start)):
                     values = kl_nats(reference, logits_of(model, batch), batch.mask)
                 if not torch.isfinite(values).all():
                     broken.add(number)
