@@ -18,7 +18,19 @@ import griffe
 ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "docs" / "api.md"
 
-FUNCTIONS = ("measure", "read_run", "analyze", "write_report", "compare", "read_plan", "apply", "export", "verify_export", "measure_plan")
+FUNCTIONS = (
+    "measure",
+    "read_run",
+    "analyze",
+    "write_report",
+    "compare",
+    "read_plan",
+    "apply",
+    "export",
+    "verify_export",
+    "measure_export",
+    "measure_plan",
+)
 """In the order in which they are used."""
 
 _DOCTEST = re.compile(r"\s*# doctest: .*")

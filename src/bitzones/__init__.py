@@ -49,6 +49,7 @@ __all__ = [
     "compare",
     "export",
     "measure",
+    "measure_export",
     "measure_plan",
     "read_plan",
     "read_run",

@@ -94,6 +94,9 @@ from bitzones.api import (
     export as export,
 )
 from bitzones.api import (
+    measure_export as measure_export,
+)
+from bitzones.api import (
     measure_plan as measure_plan,
 )
 from bitzones.api import (
@@ -144,6 +147,7 @@ __all__ = [
     "compare",
     "export",
     "measure",
+    "measure_export",
     "measure_plan",
     "read_plan",
     "read_run",

@@ -9,7 +9,7 @@ from bitzones.analysis.plan import Plan, PlanKL
 from bitzones.analysis.reader import RunFile
 from bitzones.api.analyzing import Analysis, Report, analyze, read_run, write_report
 from bitzones.api.comparing import Comparison, compare
-from bitzones.api.planning import apply, export, measure_plan, read_plan, verify_export
+from bitzones.api.planning import apply, export, measure_export, measure_plan, read_plan, verify_export
 from bitzones.regression.comparison import CellDelta, Metric
 from bitzones.schema.errors import (
     ArgumentError,
@@ -64,6 +64,7 @@ __all__ = [
     "apply",
     "compare",
     "export",
+    "measure_export",
     "measure_plan",
     "read_plan",
     "read_run",
