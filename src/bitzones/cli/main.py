@@ -133,23 +133,39 @@ def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A ru
 
 @app.command()
 def verify(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that measured whole plans.")],
+    what: Annotated[Path, typer.Argument(metavar="RUN.json|MODEL", help="A run that measured whole plans; with --in, an exported folder.")],
     plan: Annotated[
-        Path, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
-    ],
+        Path | None, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--in", metavar="ENGINE", help="Load MODEL in this engine: mlx, llama.cpp or transformers.")
+    ] = None,
+    run_file: Annotated[
+        Path, typer.Option("--run", metavar="RUN.json", help="With --in: the run that the plan of MODEL comes from.")
+    ] = Path("report/run.json"),
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, metavar="NATS", help="With --in: exit 1 if the engine's share of the KL is larger.")
+    ] = None,
     output: Output = Path("report"),
 ) -> None:
-    """Measure a plan from another tool beside a run's own plans, on the same held-out sequences and items.
+    """Measure a plan from another tool beside a run's own plans, or an exported model in its engine.
 
-    Writes FOLDER/run.json, a copy of the run with the plan added, and its report. The plan is named after its file. RUN.json is not
-    changed, unless it is FOLDER/run.json.
+    --plan measures on the run's held-out sequences and items, and writes FOLDER/run.json, a copy of the run with the plan added, and its
+    report; the plan is named after its file, and RUN.json is not changed unless it is FOLDER/run.json. --in feeds the run's held-out tokens
+    to an engine and prints the KL to the reference: quantization's share, the engine's share and the total.
 
     Example: bitzones verify report/run.json --plan other.json -o verified/
+    bitzones verify model-gguf/ --in llama.cpp --run report/run.json
     """
     from bitzones import measure_plan
 
-    measure_plan(run_file, plan, place := output / "run.json", notify=exporting.say)
-    _report([place], output)
+    if (plan is None) == (engine is None):
+        raise typer.BadParameter("give RUN.json and --plan OTHER.json, or MODEL and --in ENGINE", param_hint="--plan")
+    if engine is not None:
+        exporting.verify_in(what, engine, run_file, tolerance)
+    elif plan is not None:
+        measure_plan(what, plan, place := output / "run.json", notify=exporting.say)
+        _report([place], output)
 
 
 @app.command()
