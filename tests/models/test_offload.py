@@ -226,10 +226,10 @@ def test_skipped_layers_run_elsewhere_again_afterwards(pair: Pair) -> None:
     with torch.no_grad():
         kept, whole = passed(model, blocks, batch)
         for start in range(len(blocks) + 1):
-            with entered_at(blocks, start, kept.entering(start)):
+            with entered_at(blocks, kept.before(start)):
                 torch.testing.assert_close(kl.logits_of(model, batch), whole)
     assert ["forward" in vars(block) for block in blocks] == [False, True, True]
-    assert {kept.entering(start).device for start in range(len(blocks) + 1)} == {whole.device}
+    assert {tensor.device for call in kept.calls for tensor in (call.hidden, call.step.hidden)} == {whole.device}
 
 
 def test_where_layers_lie_is_in_the_record(pair: Pair) -> None:
@@ -247,6 +247,11 @@ def test_the_pretended_devices_refuse_what_real_ones_refuse() -> None:
             kl.logits_of(model, batch)
 
 
+def test_a_layer_that_was_guessed_wrongly_is_named() -> None:
+    with pytest.raises(ModelError, match=r"^model.layers.2 is a decoder layer, and without weights model.layers.0 was taken for the first"):
+        offload.place(tiny_models.llama(), NEAR, dict.fromkeys(NAMES[:2], NEAR))
+
+
 def test_layers_fill_one_device_after_the_other() -> None:
     model = tiny_models.llama(torch.bfloat16)
     layer = offload.needed_bytes(model.model.layers[0], [])
@@ -257,7 +262,7 @@ def test_layers_fill_one_device_after_the_other() -> None:
     assert list(plan({GPU: 2 * layer + outside, SECOND: layer, CPU: layer}).values()) == [GPU, SECOND, CPU]
     assert list(plan({GPU: layer + outside, CPU: 3 * layer}).values()) == [CPU, CPU, CPU]
     for room in ({GPU: layer + outside - 1, CPU: 9 * layer}, {GPU: 2 * layer + outside, CPU: 2 * layer - 1}):
-        with pytest.raises(ModelError, match=r"^it takes 0\.0 GB .* there is room for 0\.0 GB on cuda:0, 0\.0 GB on the host: name fewer"):
+        with pytest.raises(ModelError, match=r"^it needs 0\.0 GB .* there is room for 0\.0 GB on cuda:0, 0\.0 GB on the host: use fewer"):
             plan(room)
 
 
@@ -295,7 +300,7 @@ def test_only_auto_spreads_a_model() -> None:
         large = tiny_models.LlamaForCausalLM(config).to(torch.bfloat16)
     plan = partial(loading._placement, large, device=GPU, formats=[])
     assert set(plan(settings=profile_sections.Model(source="owner/name")).values()) == {GPU, CPU}
-    with pytest.raises(ModelError, match=r"^it has 2\.\d GB of weights, and cuda:0 2\.0 GB free: device = 'auto' spreads it$"):
+    with pytest.raises(ModelError, match=r"^it has 2\.\d GB of weights, and cuda:0 has 2\.0 GB free: device = 'auto' spreads it$"):
         plan(settings=profile_sections.Model(source="owner/name", device="cuda:0"))
 
 

@@ -19,7 +19,7 @@ from bitzones.evaluation import kl, swapping
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
 from bitzones.rounding import layerwise
-from bitzones.rounding.hessian import Entering, embedded, moments_of
+from bitzones.rounding.hessian import Entering, moments_of
 from bitzones.run import whole_plans
 from bitzones.run.session import Session
 from bitzones.schema import profile_files
@@ -62,7 +62,7 @@ def lost(model, weights) -> float:
 
 def test_what_is_stored_is_what_was_computed(model, alone) -> None:
     layers = list(structure.decoder_layers(model).values())
-    moments, _ = moments_of(model, layers, 0, [DOWN], Entering(embedded(model, layers, BATCHES)), BATCHES)
+    moments, _ = moments_of(model, layers, [DOWN], Entering.first(BATCHES), BATCHES)
     weight = model.get_parameter(f"{DOWN}.weight")
     computed = layerwise.round_rows(weight, moments[DOWN].total.double(), torch.full((len(weight),), 3.0), 128, DTYPE)
     stored = alone["qint2:gptq"].weights[DOWN]
@@ -179,7 +179,7 @@ def test_a_variant_is_rounded_in_sequence_and_its_units_alone() -> None:
 
 def test_a_variant_without_sequences_says_so() -> None:
     loaded = loading.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
-    with pytest.raises(ModelError, match="needs calibration sequences, and none were given"):
+    with pytest.raises(ModelError, match="needs a calibration set, and none was given"):
         Variants(loaded, {"bf16": "bf16", "w2": "qint2:gptq"}, CPU, torch.float32).model("w2")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from bitzones.models import text_config
 from bitzones.schema.errors import ModelError
 
 __all__ = ["TOKENS", "few_tokens", "first_tensor", "names", "same"]
@@ -141,26 +142,11 @@ def few_tokens(model: torch.nn.Module, sequences: int = 1, length: int = TOKENS)
     Returns:
         ``input_ids`` and ``attention_mask``, both of shape (sequences, length).
     """
-    special = _special_tokens(getattr(model, "config", None))
+    special = text_config.special_tokens(getattr(model, "config", None))
     tokens = [token for token in range(1, sequences * length + len(special) + 1) if token not in special][: sequences * length]
     device = model.device if isinstance(model, PreTrainedModel) else next((p.device for p in model.parameters()), torch.device("cpu"))
     ids = torch.tensor(tokens).view(sequences, length).to(device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def _special_tokens(config: Any) -> set[int]:
-    """Every token that a configuration names, as in ``pad_token_id`` or ``image_token_index``."""
-    named = config.to_dict() if config is not None else {}
-    values = [value for key, value in _flat(named) if "token" in key and key.endswith(("_id", "_index", "_ids"))]
-    return {token for value in values for token in (value if isinstance(value, list) else [value]) if isinstance(token, int)}
-
-
-def _flat(settings: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value)
-        else:
-            yield str(key), value
 
 
 def first_tensor(value: Any) -> torch.Tensor | None:

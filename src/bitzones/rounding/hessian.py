@@ -1,8 +1,8 @@
-"""What enters the modules of one decoder layer on calibration sequences: the second moments that GPTQ calls the Hessian.
+"""Second moments of the inputs of a decoder layer's modules on the calibration set, which GPTQ calls the Hessian.
 
-One layer at a time, so that memory is bounded by a layer whatever the depth of the model: the hidden states of all sequences stand before
-a layer, are run through it, and stand before the next. Modules that read the same tensor (q, k and v; gate and up) share one moment. This
-module does not know what the moments are for.
+Layers are processed one at a time, so that memory does not grow with the depth of the model: the hidden states of all sequences are run
+through one layer and become the inputs of the next, along with the keys and values that later layers take from earlier ones. Modules that
+read the same tensor (q, k and v; gate and up) share one moment.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from bitzones.data.sequences import Batch
-from bitzones.evaluation.layer_replay import entered_at, hidden_of
+from bitzones.evaluation.layer_calls import Step
+from bitzones.evaluation.layer_replay import stepped
 
-__all__ = ["Entering", "Moment", "embedded", "moments_of", "shared", "through"]
+__all__ = ["Before", "Entering", "Moment", "moments_of", "shared", "through"]
 
 
 @dataclass(eq=False)
 class Moment:
-    """Of the inputs x of one or several modules, which the reference's layers give as z, float32 of shape (width, width) each.
+    """Moments of the inputs x of one or several modules, and of z, the same inputs in the reference; float32, shape (width, width).
 
     Args:
         total: sum of x x^T.
-        drift: sum of (z - x) x^T; 0 where they do not differ.
-        tokens: how many inputs there were.
+        drift: sum of (z - x) x^T; 0 if the inputs are those of the reference.
+        tokens: number of inputs.
     """
 
     total: torch.Tensor
@@ -36,76 +36,44 @@ class Moment:
     tokens: int = 0
 
 
-class _Left(Exception):  # noqa: N818  (not an error: the rest of the model is not needed)
-    """The layer that was asked for has run."""
+Before: TypeAlias = Sequence[Step]
+"""The calls of the layers that precede a layer, on one batch."""
 
 
-@contextmanager
-def _until(stop: RemovableHandle) -> Iterator[None]:
-    """Run a model only as far as a hook that raises `_Left`, and take the hook away."""
-    try:
-        yield
-    except _Left:
-        pass
-    finally:
-        stop.remove()
-
-
-@torch.no_grad()
-def embedded(model: torch.nn.Module, layers: Sequence[torch.nn.Module], batches: Sequence[Batch]) -> list[torch.Tensor]:
-    """The hidden states that enter the first layer: of each batch, shape (sequences, length, width)."""
-    found: list[torch.Tensor] = []
-
-    def stop(_layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(args[0] if args else kwargs["hidden_states"])
-        raise _Left
-
-    for batch in batches:
-        with _until(layers[0].register_forward_pre_hook(stop, with_kwargs=True)):
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return found
-
-
-@torch.no_grad()
 def through(
-    model: torch.nn.Module, layers: Sequence[torch.nn.Module], at: int, entering: Sequence[torch.Tensor], batches: Sequence[Batch]
-) -> list[torch.Tensor]:
-    """The hidden states that leave layer ``at``, where those ``entering`` it are given."""
-    found: list[torch.Tensor] = []
-
-    def stop(_layer: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        found.append(hidden_of(output))
-        raise _Left
-
-    for batch, hidden in zip(batches, entering, strict=True):
-        with _until(layers[at].register_forward_hook(stop)), entered_at(layers, at, hidden):
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return found
+    model: torch.nn.Module, layers: Sequence[torch.nn.Module], entering: Sequence[Before], batches: Sequence[Batch]
+) -> list[Before]:
+    """The calls that precede the next layer, one per batch, given those that precede a layer; the first layer has none."""
+    return [stepped(model, layers, before, batch) for before, batch in zip(entering, batches, strict=True)]
 
 
 @dataclass(frozen=True)
 class Entering:
-    """The hidden states of every batch that stand before a layer: as the layers before it give them, and as the reference's did."""
+    """What stands before a layer on every batch: as the layers before it give it, and as the reference's did."""
 
-    now: list[torch.Tensor]
-    reference: list[torch.Tensor] | None = None
+    now: list[Before]
+    reference: list[Before] | None = None
+
+    @classmethod
+    def first(cls, batches: Sequence[Batch]) -> Entering:
+        """Before the first layer, where nothing has drifted yet."""
+        return cls([() for _ in batches], [() for _ in batches])
 
 
 def moments_of(
     model: torch.nn.Module,
     layers: Sequence[torch.nn.Module],
-    at: int,
     names: Sequence[str],
     entering: Entering,
     batches: Sequence[Batch],
 ) -> tuple[dict[str, Moment], Entering]:
-    """The moment of each named module of layer ``at``, and the hidden states that leave the layer, which is as the reference's.
+    """The moment of each named module of the layer that is entered, and what leaves it, which is as the reference's.
 
-    Padding is left out where a module is given whole sequences. An expert is given the tokens that were sent to it, and padding among them
-    cannot be told apart: give batches without padding then. Such tokens are not paired with those that the reference sent, either.
+    Padding is excluded if a module receives whole sequences. An expert receives only the tokens that were routed to it, and padding among
+    them cannot be recognized: use batches without padding for experts. Such tokens are not paired with the reference's tokens either.
 
     Returns:
-        Modules that read the same tensor have the same `Moment`; a module that was never run has none.
+        Modules that read the same tensor share one `Moment`; a module that never ran has none.
     """
     found: dict[str, Moment] = {}
     leaving = Entering([], None if entering.reference is None else [])
@@ -113,15 +81,15 @@ def moments_of(
         were: dict[str, torch.Tensor] = {}
         if entering.reference is not None and leaving.reference is not None:
             with _watching(model, names, were.__setitem__):
-                leaving.reference.extend(through(model, layers, at, [entering.reference[number]], [batch]))
+                leaving.reference.extend(through(model, layers, [entering.reference[number]], [batch]))
         with _watching(model, names, _adder(found, were, batch.mask)):
-            leaving.now.extend(through(model, layers, at, [entering.now[number]], [batch]))
+            leaving.now.extend(through(model, layers, [entering.now[number]], [batch]))
     return found, leaving
 
 
 @contextmanager
 def _watching(model: torch.nn.Module, names: Sequence[str], tell: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """Tell the name and the input of each named module whenever it runs."""
+    """Call ``tell`` with the name and the input of each named module whenever it runs."""
 
     def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
         return lambda _module, args: tell(name, args[0])
@@ -135,8 +103,8 @@ def _watching(model: torch.nn.Module, names: Sequence[str], tell: Callable[[str,
 
 
 def _adder(found: dict[str, Moment], were: Mapping[str, torch.Tensor], mask: torch.Tensor) -> Callable[[str, torch.Tensor], None]:
-    """Adds what modules are given during one pass to their moments, once for each tensor."""
-    seen: dict[tuple[int, int], tuple[torch.Tensor, Moment]] = {}  # the tensors are kept, so that no address is given out twice
+    """A function that adds the inputs of modules during one pass to their moments, once per tensor."""
+    seen: dict[tuple[int, int], tuple[torch.Tensor, Moment]] = {}  # keeps the tensors alive, so that no address is reused
 
     def add(name: str, given: torch.Tensor) -> None:
         key = (given.data_ptr(), given.numel())
@@ -165,7 +133,7 @@ def _add(moment: Moment, given: torch.Tensor, was: torch.Tensor | None, mask: to
 
 
 def shared(found: Mapping[str, Moment]) -> dict[int, tuple[Moment, list[str]]]:
-    """The modules of each moment."""
+    """Groups modules by their moment."""
     groups: dict[int, tuple[Moment, list[str]]] = {}
     for name, moment in found.items():
         groups.setdefault(id(moment), (moment, []))[1].append(name)
