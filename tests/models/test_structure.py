@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import odd_models
 import pytest
 import tiny_models
 import torch
@@ -36,16 +37,6 @@ def test_decoder_layers_are_found_by_structure(make: type[PreTrainedModel], name
     assert all(model.get_submodule(name) is layer for name, layer in found.items())
 
 
-def test_lists_inside_layers_are_not_taken_for_layers() -> None:
-    class Layer(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.experts = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(8))
-
-    model = torch.nn.ModuleDict({"blocks": torch.nn.ModuleList(Layer() for _ in range(3))})
-    assert list(structure.decoder_layers(model)) == ["blocks.0", "blocks.1", "blocks.2"]
-
-
 def test_a_model_without_layers_is_said() -> None:
     with pytest.raises(ModelError, match="Linear has no list of decoder layers"):
         structure.decoder_layers(torch.nn.Linear(2, 2))
@@ -60,6 +51,17 @@ def test_what_quanto_cannot_quantize_is_counted_by_kind() -> None:
     inside = 4 * (32 * 96 + 32 * 32 + 2 * 32 * 128)
     assert structure.not_quantizable(gpt2()) == {"Conv1D": inside}
     assert structure.not_quantizable(tiny_models.llama()) == {}
+
+
+def test_a_weight_that_several_layers_have_in_common_stays_and_counts_once() -> None:
+    model = odd_models.model("zamba2")
+    first, second = model.get_submodule("model.layers.1.shared_transformer"), model.get_submodule("model.layers.3.shared_transformer")
+    found = structure.quantizable_modules(model)
+    assert first.self_attn.q_proj.weight is second.self_attn.q_proj.weight
+    assert not any("shared_transformer" in name for name in found)
+    assert {"model.layers.1.linear", "model.layers.3.linear", "model.layers.0.mamba.in_proj"} <= set(found)
+    matrices = {id(m.weight): m.weight.numel() for m in first.modules() if isinstance(m, torch.nn.Linear)}
+    assert structure.not_quantizable(model)["Linear with shared weights"] == sum(matrices.values())
 
 
 def test_quantizable_modules_are_the_linear_ones_inside_the_layers() -> None:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.data.special_tokens import tokens
 from bitzones.data.tasks import Item
+from bitzones.models import text_config
 from bitzones.schema.errors import TaskError
 
 __all__ = ["Encoded", "Text", "encoded", "positions", "runs", "text_of", "unanswerable"]
@@ -54,7 +55,7 @@ def positions(model: PreTrainedModel) -> int | None:
 
     Read off ``max_position_embeddings``, which transformers gives most configurations under whatever name they have; MPT keeps its own.
     """
-    settings = model.config.get_text_config()
+    settings = text_config.of(model)
     found = (getattr(settings, name, None) for name in ("max_position_embeddings", "max_seq_len"))
     return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
 

@@ -24,7 +24,7 @@ from bitzones.deploy import fingerprint, folders, verify
 from bitzones.deploy.model_card import model_card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.devices import device as devices
-from bitzones.models import loading, structure
+from bitzones.models import loading, structure, text_config
 from bitzones.rounding import layerwise
 from bitzones.schema import profile
 from bitzones.schema.errors import ModelError, PlanError
@@ -156,7 +156,7 @@ def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device
         return {}
     retold = sequences.retold(made.sequences)
     largest = max(max(sequence.ids) for sequence in retold.sequences)
-    if retold.sha256 != made.sequences_sha256 or largest >= model.config.get_text_config().vocab_size:
+    if retold.sha256 != made.sequences_sha256 or largest >= text_config.vocabulary(model):
         raise PlanError("the plan's calibration sequences are not whole, or not for this model's tokenizer")
     computing = copy.deepcopy(model)
     quantizers.set_compute_dtype(computing, devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype))

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GgufConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from bitzones.devices import device as devices
 from bitzones.models import offload, sources, structure
@@ -146,7 +157,8 @@ def _refuse_quantized(folder: Path, options: dict[str, Any], notify: Callable[[s
         ModelError: it does, and they cannot be read back as dense ones.
     """
     settings = AutoConfig.from_pretrained(folder, **options)
-    found = next((value for key in _QUANTIZED if (value := getattr(settings, key, None))), None)
+    parts = (settings, settings.get_text_config(decoder=True))
+    found = next((value for part in parts for key in _QUANTIZED if (value := getattr(part, key, None))), None)
     if found is None:
         return
     method = str(found.get("quant_method", "unknown") if isinstance(found, dict) else getattr(found, "quant_method", "unknown"))
@@ -163,7 +175,8 @@ def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Pr
     """Stored weights, every one of them, and the names of those without a place; those of a GGUF file are unpacked."""
     # Left to itself transformers may keep the blocks of a GGUF packed, where quanto cannot quantize them.
     kind = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in options else {"use_safetensors": True}
-    read: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kind, **options)
+    made_by = AutoModelForCausalLM if "gguf_file" in options else _auto_class(AutoConfig.from_pretrained(folder, **options))
+    read: Any = made_by.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kind, **options)
     model: PreTrainedModel = read[0]
     if missing := sorted(read[1]["missing_keys"]):
         raise ModelError(f"its files lack {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; they would be random")
@@ -176,6 +189,14 @@ def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Pr
     return model, set(read[1]["unexpected_keys"])
 
 
+def _auto_class(settings: PretrainedConfig) -> Any:
+    """What makes the language model of a configuration: some vision-language models, such as Llava, are not listed as causal ones."""
+    named = getattr(settings, "auto_map", None) or {}
+    causal = "AutoModelForCausalLM" in named or type(settings) in MODEL_FOR_CAUSAL_LM_MAPPING
+    sees = "AutoModelForImageTextToText" in named or type(settings) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return AutoModelForImageTextToText if sees and not causal else AutoModelForCausalLM
+
+
 def _draw(
     config: Path, dtype: torch.dtype, options: dict[str, Any], device: torch.device, plan: Callable[[PreTrainedModel], Placement]
 ) -> tuple[PreTrainedModel, Placement]:
@@ -183,7 +204,8 @@ def _draw(
     settings = AutoConfig.from_pretrained(config.parent if config.name == "config.json" else config, **options)
 
     def made() -> PreTrainedModel:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=options["trust_remote_code"])
+        made_by = _auto_class(settings)
+        model: PreTrainedModel = made_by.from_config(settings, dtype=dtype, trust_remote_code=options["trust_remote_code"])
         return model
 
     with torch.device("meta"):

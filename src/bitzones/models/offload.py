@@ -103,8 +103,14 @@ def _name(device: torch.device) -> str:
 
 
 def place(model: torch.nn.Module, device: torch.device, placement: Placement) -> None:
-    """Put every layer where it is to lie and all else on the run's device, in place; copies of the model are then run as it is."""
+    """Put every layer where it is to lie and all else on the run's device, in place; copies of the model are then run as it is.
+
+    Raises:
+        ModelError: a layer has no place: the layers of a model without weights were guessed, and wrongly.
+    """
     layers = structure.decoder_layers(model)
+    if strays := [name for name in layers if name not in placement]:
+        raise ModelError(f"{strays[0]} is a decoder layer, and without weights {next(iter(placement), 'nothing')} was taken for the first")
     inside = {id(module) for layer in layers.values() for module in layer.modules()}
     for name, layer in layers.items():
         torch.nn.Module.to(layer, placement[name])

@@ -1,7 +1,6 @@
-"""The decoder layers of a model and what can be quantized in them, found by structure and not by a table of names.
+"""The decoder layers of a model and what can be quantized in them, found by what a pass does and not by a table of names.
 
-The longest list of like-classed blocks is the list of decoder layers, and what quanto can quantize inside one of them belongs to it. This
-module receives a model; it does not know where it came from or what is measured on it.
+What quanto can quantize inside a decoder layer belongs to it, unless several modules have that weight in common.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.backends.quanto import quantizers
+from bitzones.models import decoder_list
 from bitzones.schema.errors import ModelError
+from bitzones.schema.records import SHARED_WEIGHTS
 
 __all__ = [
     "decoder_layers",
@@ -27,6 +28,9 @@ __all__ = [
     "weights_sha256",
 ]
 
+_KEPT = "_bitzones_decoder_layers"
+"""Attribute of a model that keeps the names of its decoder layers."""
+
 
 def tied_embeddings(model: PreTrainedModel) -> bool:
     """Whether input and output embeddings are one tensor."""
@@ -35,21 +39,19 @@ def tied_embeddings(model: PreTrainedModel) -> bool:
 
 
 def decoder_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Name -> module of the decoder layers, in order: the longest ``ModuleList`` of one class that no other such list contains.
+    """Name -> module of the decoder layers, in order: what the text model's forward pass runs through (`decoder_list.names`).
+
+    The names are kept on the model, so that a pass is run once and a copy, quantized or not, has the layers of what it was copied from.
 
     Raises:
-        ModelError: the model has no list of layers.
+        ModelError: the model has no list of layers, or cannot be run.
     """
-    lists = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len({type(child) for child in module}) == 1
-    ]
-    outermost = [(n, m) for n, m in lists if not any(n.startswith(f"{other}.") for other, _ in lists)]
-    if not outermost:
-        raise ModelError(f"{type(model).__name__} has no list of decoder layers")
-    name, layers = max(outermost, key=lambda pair: len(pair[1]))
-    return {f"{name}.{number}": layer for number, layer in enumerate(layers)}
+    found: tuple[str, ...] | None = vars(model).get(_KEPT)
+    if found is None:
+        found = decoder_list.names(model)
+        if not any(parameter.is_meta for parameter in model.parameters()):
+            vars(model)[_KEPT] = found
+    return {name: model.get_submodule(name) for name in found}
 
 
 def has_experts(model: torch.nn.Module) -> bool:
@@ -61,20 +63,28 @@ def quantizable_modules(model: torch.nn.Module) -> dict[str, int]:
     """Module name -> layer number of all that quanto can quantize inside the decoder layers.
 
     The embeddings and ``lm_head`` lie outside and are left alone: they are tied in many small models, and quantizing one would untie them.
+    So would quantizing a weight that several modules have in common, as the attention blocks of Zamba2 do.
 
     Raises:
         ModelError: there is none.
     """
+    shared = _shared_weights(model)
     found = {
         f"{layer_name}.{name}": number
         for number, (layer_name, layer) in enumerate(decoder_layers(model).items())
         for name, module in layer.named_modules()
-        if quantizers.is_quantizable(module)
+        if quantizers.is_quantizable(module) and id(module.weight) not in shared
     }
     if not found:
         kinds = sorted({type(m).__name__ for layer in decoder_layers(model).values() for m in layer.modules() if not list(m.children())})
         raise ModelError(f"no module of {type(model).__name__} is quantizable by quanto (its layers are made of {', '.join(kinds)})")
     return found
+
+
+def _shared_weights(model: torch.nn.Module) -> set[int]:
+    """Ids of the parameters that lie under several names."""
+    count = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {key for key, names in count.items() if names > 1}
 
 
 def head(model: PreTrainedModel) -> str:
@@ -104,15 +114,18 @@ def head(model: PreTrainedModel) -> str:
 def not_quantizable(model: torch.nn.Module) -> dict[str, int]:
     """Kind of module -> parameters of the matrices inside the decoder layers that quanto has no quantized counterpart for.
 
-    Such as the fused experts of a mixture (three-dimensional parameters) or GPT-2's ``Conv1D``: they stay as they are.
+    Such as the fused experts of a mixture (three-dimensional parameters) or GPT-2's ``Conv1D``: they stay as they are. A weight that
+    several modules have in common counts once, as ``Linear with shared weights``.
     """
-    found: Counter[str] = Counter()
-    for layer in decoder_layers(model).values():
-        for module in layer.modules():
-            matrices = [p for p in module.parameters(recurse=False) if p.ndim > 1]
-            if matrices and not quantizers.is_quantizable(module):
-                found[type(module).__name__] += sum(p.numel() for p in matrices)
-    return dict(found)
+    found: dict[str, dict[int, int]] = {}
+    shared = _shared_weights(model)
+    for module in (inner for layer in decoder_layers(model).values() for inner in layer.modules()):
+        for matrix in (p for p in module.parameters(recurse=False) if p.ndim > 1):
+            if quantizers.is_quantizable(module) and id(matrix) in shared:
+                found.setdefault(f"{type(module).__name__} {SHARED_WEIGHTS}", {})[id(matrix)] = matrix.numel()
+            elif not quantizers.is_quantizable(module):
+                found.setdefault(type(module).__name__, {})[id(matrix)] = matrix.numel()
+    return {kind: sum(counts.values()) for kind, counts in found.items()}
 
 
 def model_bytes(model: torch.nn.Module, packed: Mapping[str, torch.Tensor]) -> int:

@@ -112,7 +112,7 @@ def _check_head(model: PreTrainedModel, stored: dict[str, _Stored], *, allowed: 
 def _tied_names(model: PreTrainedModel) -> tuple[str, str] | None:
     """Names of the head's and the embeddings' weights, where the configuration ties them."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if head is None or not (model.config.tie_word_embeddings and getattr(model, "_tied_weights_keys", None)):
+    if head is None or not (getattr(model.config, "tie_word_embeddings", False) and getattr(model, "_tied_weights_keys", None)):
         return None
     names = {module: name for name, module in model.named_modules() if module in {head, embeddings}}
     return f"{names[head]}.weight", f"{names[embeddings]}.weight"

@@ -21,7 +21,7 @@ from bitzones.devices import energy, oom_retry
 from bitzones.devices.gpu_monitor import Watch
 from bitzones.devices.nvml import Gpu
 from bitzones.models import kv_cache as caches
-from bitzones.models import offload, structure
+from bitzones.models import offload, structure, text_config
 from bitzones.schema.errors import NotMeasuredError
 from bitzones.schema.profile import Timing
 from bitzones.schema.records import Energy, Figure, LatencyCell, Shortage
@@ -222,8 +222,8 @@ def weight_bytes(model: PreTrainedModel) -> int:
 
 
 def _prompt(model: PreTrainedModel, batch: int, length: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, model.config.vocab_size, (batch, length), generator=generator).to(model.device)
+    generator, tokens = torch.Generator().manual_seed(seed), text_config.plain_tokens(model)
+    return tokens[torch.randint(0, len(tokens), (batch, length), generator=generator)].to(model.device)
 
 
 def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -> Timed:

@@ -724,6 +724,10 @@ def _by_kind(value: Any, built_in: Callable[[Any], Any]) -> Any:
 Cell = Annotated[_BuiltIn | OwnCell, _Open]
 
 
+SHARED_WEIGHTS = "with shared weights"
+"""Ends a kind of `ModelInfo.not_quantizable` whose weights several modules have in common."""
+
+
 class ModelInfo(Record):
     """The model that was measured. ``dtype`` is how the reference is stored, ``compute_dtype`` what the arithmetic was done in.
 

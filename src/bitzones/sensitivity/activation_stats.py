@@ -189,13 +189,17 @@ def _scored(output: Any, batch: Batch) -> torch.Tensor:
 
 @contextmanager
 def _attention_returned(model: PreTrainedModel) -> Iterator[None]:
-    """Have attention modules return their weights: fused kernels never form them, so the plain implementation is used meanwhile."""
-    implementation = model.config._attn_implementation
+    """Have attention modules return their weights: fused kernels never form them, so the plain implementation is used meanwhile.
+
+    Each part of a composite model has one of its own, and gets that back.
+    """
+    parts = {key: getattr(model.config, key, None) for key in model.config.sub_configs}
+    own = {"": model.config._attn_implementation, **{key: part._attn_implementation for key, part in parts.items() if part is not None}}
     model.set_attn_implementation("eager")
     try:
         yield
     finally:
-        model.set_attn_implementation(implementation)
+        model.set_attn_implementation(own)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from bitzones.analysis.caveat_records import Caveat, CaveatCode
 from bitzones.analysis.results import Analysis
 from bitzones.analysis.zones import ranges
 from bitzones.report.markdown.tables import plain
+from bitzones.schema.records import SHARED_WEIGHTS
 from bitzones.stats.intervals import MIN_SEQUENCES
 
 __all__ = ["caveat_sentence", "layers_in_words"]
@@ -55,6 +56,11 @@ def _not_swept(caveat: Caveat, analysis: Analysis) -> str:
 
 
 def _not_quantizable(caveat: Caveat, analysis: Analysis) -> str:
+    if any(kind.endswith(SHARED_WEIGHTS) for kind in caveat.names):
+        return (
+            f"Sensitivity of {_list(caveat.names)}: several modules have these weights in common, and quantizing one would store a copy. "
+            f"{_plural(caveat.count, 'parameter')} inside the decoder layers stay at {analysis.reference}."
+        )
     return (
         f"Sensitivity of {_list(caveat.names)}: the backend cannot quantize this module class. Its {_plural(caveat.count, 'parameter')} "
         f"inside the decoder layers stay at {analysis.reference}."
