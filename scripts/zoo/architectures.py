@@ -94,6 +94,7 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
     "gemma3n_text": {**_SHARED_KV, "intermediate_size": 128},
     "gemma4_text": {**_SHARED_KV, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_dense_layers": 1},
     "mamba2": {"num_heads": 8},

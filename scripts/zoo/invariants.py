@@ -6,7 +6,6 @@ The model is loaded anew, as a run loads it, and computes in float32 as a run on
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,97 +19,115 @@ from bitzones.analysis.plan import Plan
 from bitzones.backends.quanto import quantizers
 from bitzones.data import sequences
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
-from bitzones.deploy.plan_file import check_plan
 from bitzones.evaluation.kl import logits_of
 from bitzones.evaluation.layer_replay import entered_at, passed
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
 from bitzones.schema import profile
+from bitzones.schema.profile import PLAN
 from bitzones.schema.records import MemoryCell
 from bitzones.sensitivity import sweep
 from bitzones.sensitivity.sweep import Candidate
 
-__all__ = ["REPLAY_BOUND", "check", "check_applied", "shares"]
+__all__ = ["check", "check_applied", "check_in_memory"]
 
 CPU = torch.device("cpu")
 LENGTHS = (21, 13, 2)
 """Sequences of one batch; the shorter ones are padded."""
 
-REPLAY_BOUND = 1e-4
-"""Largest |difference| of replayed logits: float32 kernels may add in another order where a tensor lies elsewhere in memory."""
-
 
 @torch.no_grad()
-def check(source: Path) -> bool:
-    """Replay, own weights, and bytes; gives whether what was replayed is the same to the bit.
+def check(source: Path) -> None:
+    """What holds of a model as it is loaded: bytes, replay, own weights, and that the decoder is what the text goes through.
 
     Raises:
         AssertionError: naming what does not hold.
     """
     stored = _loaded(source)
-    units = model_units(stored, "module")
-    rest = structure.model_bytes(stored, {}) - sum(unit.reference_bytes for unit in units)
-    assert rest + sum(unit.reference_bytes for unit in units) == _file_bytes(source), "units and the rest do not add up to the file"
-    assert rest >= _outside(stored, {f"{name}.weight" for unit in units for name in unit.modules}), "a unit's bytes count twice"
+    _check_bytes(stored, source)
     model = copy.deepcopy(stored)
     quantizers.set_compute_dtype(model, torch.float32)
-    batch, found = _batch(model), 0.0
+    batch = _batch(model)
     layers = list(structure.decoder_layers(model).values())
+    _check_replay(model, layers, batch)
+    _check_own_weights(model, layers, batch)
+    _check_layers(model, layers, batch)
+
+
+def _check_bytes(model: PreTrainedModel, source: Path) -> None:
+    """The bytes of all units and what stays add up to the file, and no tensor is in both."""
+    units = model_units(model, "module")
+    inside = sum(unit.reference_bytes for unit in units)
+    names = {f"{name}.weight" for unit in units for name in unit.modules}
+    rest = {tensor.data_ptr(): tensor for name, tensor in model.state_dict().items() if name not in names}
+    outside = sum(tensor.numel() * tensor.element_size() for tensor in rest.values())
+    found = _file_bytes(source)
+    assert inside + outside == found, f"units of {inside} bytes and others of {outside} are not the {found} of the file"
+
+
+def _check_replay(model: PreTrainedModel, layers: list[torch.nn.Module], batch: Batch) -> None:
     pass_, logits = passed(model, layers, batch)
     assert torch.equal(logits, logits_of(model, batch)), "two passes differ"
     for start in range(len(layers) + 1):
         with entered_at(layers, start, pass_.entering(start)):
             again = logits_of(model, batch)
-        found = max(found, float((again - logits)[batch.mask.bool()].abs().max()))
-        assert found <= REPLAY_BOUND, f"replayed from layer {start}, logits are up to {found:.2g} off"
+        off = float((again - logits)[batch.mask.bool()].abs().max())
+        assert off == 0.0, f"entered at layer {start}, logits are up to {off:.2g} off"
+
+
+def _check_own_weights(model: PreTrainedModel, layers: list[torch.nn.Module], batch: Batch) -> None:
+    units = model_units(model, "module")
     own = [Candidate(unit.layer, {name: model.get_parameter(f"{name}.weight").data.clone() for name in unit.modules}) for unit in units]
-    swept = sweep.exact(model, layers, own, [batch], len(LENGTHS))
-    largest = max(value for values in swept.candidates for value in (values or [float("inf")]))
-    assert largest <= (REPLAY_BOUND if found else 0.0), f"a unit's own weights give a KL of {largest:.2g}"
-    _check_order(model, layers, batch)
-    return found == 0.0
+    for unit, values in zip(units, sweep.exact(model, layers, own, [batch], len(LENGTHS)).candidates, strict=True):
+        assert values is not None and max(values) == 0.0, f"the own weights of {unit.name} give a KL of {values}"
 
 
-def _check_order(model: PreTrainedModel, layers: list[torch.nn.Module], batch: Batch) -> None:
-    """Noise in a layer's weights changes what the model computes: the list is that of the layers that the text runs through."""
+def _check_layers(model: PreTrainedModel, layers: list[torch.nn.Module], batch: Batch) -> None:
+    """Every layer has a part in what is computed: one whose matrices are zero changes the logits."""
     reference = logits_of(model, batch)
     for number, layer in enumerate(layers):
-        weights = [module.weight for module in layer.modules() if quantizers.is_quantizable(module)]
-        kept = [weight.data for weight in weights]
-        for weight in weights:
-            weight.data = weight.data * 0
-        changed = bool(weights) and torch.equal(logits_of(model, batch), reference)
-        for weight, data in zip(weights, kept, strict=True):
-            weight.data = data
-        assert not changed, f"layer {number} without its weights computes the same"
+        matrices = [parameter for parameter in layer.parameters() if parameter.ndim > 1]
+        kept = [matrix.data for matrix in matrices]
+        for matrix in matrices:
+            matrix.data = torch.zeros_like(matrix)
+        same = torch.equal(logits_of(model, batch), reference)
+        for matrix, data in zip(matrices, kept, strict=True):
+            matrix.data = data
+        assert not same, f"without its weights, layer {number} computes the same"
+
+
+@torch.no_grad()
+def check_in_memory(plan: Plan, source: Path) -> PreTrainedModel:
+    """A plan applied in memory quantizes exactly its modules; gives the model, in the packing that it has once it is reloaded.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    model = bitzones.apply(plan, AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval())
+    planned = {name for name, format_ in plan.assignment.items() if format_ != plan.reference}
+    assert set(quantizers.packed_weights(model)) == planned, "other modules are quantized than the plan says"
+    quantizers.repack_as_reloaded(model)
+    return model
 
 
 @torch.no_grad()
 def check_applied(plan: Plan, source: Path, folder: Path, memory: Iterable[MemoryCell]) -> None:
-    """A plan applied in memory computes what plain quanto reloads from the folder, and takes the bytes that the run says.
+    """A plan applied in memory computes what plain quanto reloads from a checkpoint of it, and the files have the bytes that the run says.
 
     Raises:
         AssertionError: naming what does not hold.
     """
-    mine = bitzones.apply(plan, AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval())
-    quantizers.repack_as_reloaded(mine)
+    mine = check_in_memory(plan, source)
     theirs = quanto.QuantizedModelForCausalLM.from_pretrained(folder)._wrapped
     batch = _batch(mine)
-    assert torch.equal(logits_of(mine, batch), logits_of(theirs, batch)), "what quanto reloads computes something else"
+    off = float((logits_of(mine, batch) - logits_of(theirs, batch)).abs().max())
+    assert off == 0.0, f"what quanto reloads is up to {off:.2g} off in its logits"
     packed = quantizers.packed_weights(mine)
-    assert set(packed) == set(check_plan(plan).formats), "other modules are quantized than the plan says"
-    expected = structure.model_bytes(_loaded(source), packed)
-    scales = 2 * mine.dtype.itemsize * len(packed)  # quanto stores two numbers of activations that are not used
-    assert _file_bytes(folder) == expected + scales, f"{_file_bytes(folder)} bytes in the folder, {expected + scales} expected"
-    said = {cell.variant: cell.stored_bytes for cell in memory}
-    assert plan.origin != "searched" or said.get("plan", expected) == expected, "the run gives the plan other bytes"
-
-
-def shares(source: Path) -> Counter[str]:
-    """Kind of module -> weights of the decoder layers that quanto cannot quantize; under the empty name, those that it can."""
-    model = _loaded(source)
-    quantizable = sum(model.get_parameter(f"{name}.weight").numel() for name in structure.quantizable_modules(model))
-    return Counter({"": quantizable, **structure.not_quantizable(model)})
+    unused = 2 * mine.dtype.itemsize * len(packed)  # quanto stores two scales of activations with each module
+    expected, found = structure.model_bytes(_loaded(source), packed) + unused, _file_bytes(folder)
+    assert expected == found, f"the plan's weights have {expected} bytes, and its files {found}"
+    said = next((cell.stored_bytes for cell in memory if cell.variant == PLAN), None)
+    assert plan.name != PLAN or said == expected - unused, f"the run says {said} bytes of the plan, and its files have {expected - unused}"
 
 
 def _loaded(source: Path) -> PreTrainedModel:
@@ -124,13 +141,6 @@ def _batch(model: PreTrainedModel) -> Batch:
     chosen = SequenceSet(tuple(TokenSequence(ids, len(ids) - 1, ()) for ids in made))
     (batch,) = sequences.batches(chosen, len(LENGTHS), CPU)
     return batch
-
-
-def _outside(model: torch.nn.Module, weights: set[str]) -> int:
-    """Bytes of the parameters that are in no unit, tied ones once."""
-    inside = {model.get_parameter(name).data_ptr() for name in weights}
-    tensors = {p.data_ptr(): p for p in model.parameters() if p.data_ptr() not in inside}
-    return sum(p.numel() * p.element_size() for p in tensors.values())
 
 
 def _file_bytes(folder: Path) -> int:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import bitzones
 from bitzones.embedded import TINY
-from bitzones.schema.records import FailedCell, LatencyCell, MemoryCell
+from bitzones.schema.records import FailedCell, MemoryCell, ModelInfo
 from scripts.zoo import invariants
 from scripts.zoo.architectures import BY_HAND
 from scripts.zoo.shrink import tiny_config
@@ -25,6 +25,8 @@ __all__ = ["Found", "examine", "save"]
 Status: TypeAlias = Literal["supported", "in part", "refused", "fault"]
 
 FORMATS = ("qint8", "qint4", "qint2:hqq", "qint4:gptq")
+BITS = 5.0
+TASKS = ({"name": "science_mini", "limit": 4, "batch": 4}, {"name": "word_problems_mini", "limit": 2, "batch": 2})
 SETTINGS: dict[str, Any] = {
     "sensitivity": {"tokens": 60, "batch": 8, "fisher_samples": 1},
     "held_out": {"tokens": 60},
@@ -33,64 +35,64 @@ SETTINGS: dict[str, Any] = {
     "latency": {"prompt_tokens": 8, "new_tokens": 2, "rounds": 2, "warmup_rounds": 1},
     "zones": {"resamples": 20},
 }
-TASKS = ({"name": "science_mini", "limit": 4, "batch": 4}, {"name": "word_problems_mini", "limit": 2, "batch": 2})
+"""As few tokens as every measurement takes. The embedded tasks are read: their prompts are a few dozen tokens long."""
 
 
 @dataclass(frozen=True)
 class Found:
     """What became of an architecture.
 
-    ``quantized`` is the share of the decoder layers' weights that can be quantized; ``stays`` names what cannot be, and ``not_measured``
-    the measurements that were left out, each with the reason. ``line`` says why the whole was refused, or what broke.
+    Args:
+        name: its row (`architectures.ZOO`).
+        status: what it comes to; a fault is what must not be.
+        architecture: class of the model.
+        stays: what stays in the reference's format, and why.
+        left_out: what is not measured or not written, and why.
+        line: why the whole is refused, or what broke.
     """
 
     name: str
     status: Status
     architecture: str = ""
-    quantized: float = 0.0
     stays: tuple[str, ...] = ()
-    not_measured: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     line: str = ""
-    replayed: Literal["", "exact", "bound"] = ""
-    measured: dict[str, int] = field(default_factory=dict)
 
 
-def save(name: str, folder: Path) -> PreTrainedModel | None:
-    """A random model of an architecture in a folder, with the embedded tokenizer, as a user would have it.
-
-    None where transformers has no causal model of it: then the folder holds some other class that takes the configuration.
-    """
-    kind = CONFIG_MAPPING[name.partition(":")[0]]
-    config = tiny_config(kind, BY_HAND.get(name))
+def save(name: str, folder: Path) -> str:
+    """Save a random model of an architecture in bfloat16, with the embedded tokenizer, as a user would have it; gives its class."""
     torch.manual_seed(0)
-    model = _model(config)
+    model = _drawn(tiny_config(CONFIG_MAPPING[name.partition(":")[0]], BY_HAND.get(name)))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(2.0)  # logits of weights as they are drawn hardly differ
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.save_pretrained(folder)
+    type(model).from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)  # what the class keeps in float32 stays
     AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return type(model).__name__
+
+
+def _drawn(config: PretrainedConfig) -> PreTrainedModel:
+    """A causal model, or where transformers has none of a configuration, its model of images and text."""
+    kinds = (AutoModelForCausalLM, transformers.AutoModelForImageTextToText)
+    kind = next(kind for kind in kinds if type(config) in kind._model_mapping)
+    model: PreTrainedModel = kind.from_config(config)
     return model
 
 
-def _model(config: PretrainedConfig) -> Any:
-    if type(config) in AutoModelForCausalLM._model_mapping:
-        return AutoModelForCausalLM.from_config(config)
-    return transformers.AutoModelForImageTextToText.from_config(config)
-
-
 def examine(name: str, folder: Path) -> Found:
-    """Make the architecture in a folder, and measure it there; nothing that happens to it is raised."""
+    """Make the architecture in a folder, and measure it there; whatever happens to it is in what is returned."""
+    architecture = ""
     try:
-        with warnings.catch_warnings(), (folder / "log.txt").open("w") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = save(name, folder / "model")
-            return _measured(name, type(model).__name__, folder)
+            architecture = save(name, folder / "model")
+            return _measured(name, architecture, folder)
     except AssertionError as error:
-        return Found(name, "fault", line=f"{error}")
+        return Found(name, "fault", architecture, line=f"{error}")
     except Exception as error:  # noqa: BLE001  (whatever breaks is what is looked for)
-        place = _where(error)
-        return Found(name, "fault", line=f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({place})")
+        return Found(name, "fault", architecture, line=f"{type(error).__name__}: {_said(error, folder)[:300]} ({_where(error)})")
 
 
 def _where(error: BaseException) -> str:
@@ -103,36 +105,41 @@ def _where(error: BaseException) -> str:
 def _measured(name: str, architecture: str, folder: Path) -> Found:
     source = folder / "model"
     try:
-        run = bitzones.measure(
-            source, formats=FORMATS, tasks=TASKS, budget=5.0, output=folder / "run", device="cpu", settings=SETTINGS
-        )
+        run = bitzones.measure(source, formats=FORMATS, tasks=TASKS, budget=BITS, output=folder / "run", device="cpu", settings=SETTINGS)
     except bitzones.BitzonesError as error:
         return Found(name, "refused", architecture, line=_said(error, folder))
     failures = run.of(FailedCell)
-    broken = [cell for cell in failures if cell.status == "failed"]
-    assert not broken, f"{broken[0].of} {broken[0].variant} {broken[0].detail}: {broken[0].reason}"
-    exact = invariants.check(source)
-    analysis = bitzones.analyze(run)
-    assert analysis.plan is not None, "no plan"
-    bitzones.export(analysis.plan, folder / "applied")
-    invariants.check_applied(analysis.plan, source, folder / "applied", run.of(MemoryCell))
-    info = run.run.model
-    assert info is not None
-    shares = invariants.shares(source)
-    stays = [f"{kind} ({100 * count / sum(shares.values()):.0f}%)" for kind, count in sorted(shares.items()) if kind]
-    staying = [f"{format_}: {why} ({len(modules)} modules)" for format_, found in info.staying.items() for why, modules in found.items()]
-    not_measured = sorted({f"{cell.of}: {cell.reason}" for cell in failures})
-    partly = bool(stays or staying or not_measured)
-    return Found(
-        name,
-        "in part" if partly else "supported",
-        info.architecture,
-        shares[""] / sum(shares.values()),
-        (*stays, *staying),
-        tuple(not_measured),
-        replayed="exact" if exact else "bound",
-    )
+    for cell in failures:
+        assert cell.status == "not measured", f"{cell.of} {cell.variant} {cell.detail}: {cell.reason}"
+    invariants.check(source)
+    assert run.run is not None and run.run.model is not None
+    stays = _stays(run.run.model)
+    left_out = (*dict.fromkeys(f"{cell.of}: {cell.reason}" for cell in failures), *_applied(run, source, folder))
+    return Found(name, "in part" if stays or left_out else "supported", architecture, stays, left_out)
+
+
+def _stays(model: ModelInfo) -> tuple[str, ...]:
+    """What is left in the reference's format: kinds of modules, and shapes that quanto has no kernel for."""
+    shapes: dict[str, list[str]] = {}
+    for format_, found in model.staying.items():
+        for why in found:
+            shapes.setdefault(why, []).append(format_)
+    kinds = sorted(kind for kind in model.not_quantizable)
+    return (*kinds, *(f"{', '.join(formats)}: {why}" for why, formats in shapes.items()))
+
+
+def _applied(run: bitzones.RunFile, source: Path, folder: Path) -> Iterable[str]:
+    """Apply the plan in memory and as a checkpoint; gives the line with which the checkpoint is refused, if it is."""
+    plan = bitzones.analyze(run).plan
+    assert plan is not None, "there is no plan"
+    try:
+        bitzones.export(plan, folder / "applied")
+    except bitzones.BitzonesError as error:
+        invariants.check_in_memory(plan, source)
+        return (f"apply: {_said(error, folder)}",)
+    invariants.check_applied(plan, source, folder / "applied", run.of(MemoryCell))
+    return ()
 
 
 def _said(error: Exception, folder: Path) -> str:
-    return " ".join(str(error).replace(str(folder), "...").split())
+    return " ".join(str(error).replace(str(folder), "FOLDER").split())
