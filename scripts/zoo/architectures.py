@@ -11,6 +11,7 @@ from typing import Any
 __all__ = ["BY_HAND", "ZOO"]
 
 _SHARED_KV = {"num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
+_THREE_AXES = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}}
 
 ZOO: Mapping[str, str] = {
     "llama": "Llama 1 to 3",
@@ -87,6 +88,7 @@ ZOO: Mapping[str, str] = {
 """Name -> what people call its models."""
 
 BY_HAND: Mapping[str, Mapping[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1, 3]},
     "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "falcon:alibi": {"alibi": True, "multi_query": False, "num_kv_heads": 4},
     "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
@@ -100,6 +102,9 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
     "mamba2": {"num_heads": 8},
     "nemotron": {"num_key_value_heads": 2},
     "phi4_multimodal": {"num_hidden_layers": 2},
+    "qwen2_vl": {"text_config": _THREE_AXES},
+    "qwen2_5_vl": {"text_config": _THREE_AXES},
+    "rwkv": {"attention_hidden_size": 64},
     "xmod": {"default_language": "en_XX"},
 }
 """Fields of a configuration that nothing else says."""

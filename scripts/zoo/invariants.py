@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import parse_local_safetensors_file_metadata
 from optimum import quanto
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 import bitzones
 from bitzones.analysis.plan import Plan
@@ -103,7 +103,7 @@ def check_in_memory(plan: Plan, source: Path) -> PreTrainedModel:
     Raises:
         AssertionError: it does not.
     """
-    model = bitzones.apply(plan, AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval())
+    model = bitzones.apply(plan, _loaded(source))
     planned = {name for name, format_ in plan.assignment.items() if format_ != plan.reference}
     assert set(quantizers.packed_weights(model)) == planned, "other modules are quantized than the plan says"
     quantizers.repack_as_reloaded(model)

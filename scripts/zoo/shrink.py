@@ -34,7 +34,7 @@ _SIZES: tuple[tuple[int, str], ...] = (
     (
         WIDTH // 2,
         "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size kv_lora_rank moe_shared_expert_intermediate_size "
-        "moe_ffn_hidden_size moe_latent_size attention_hidden_size o_lora_rank q_lora_rank hidden_size_per_layer_input laurel_rank "
+        "moe_ffn_hidden_size moe_latent_size o_lora_rank q_lora_rank hidden_size_per_layer_input laurel_rank "
         "expert_intermediate_size moe_shared_intermediate_size",
     ),
     (
@@ -52,10 +52,10 @@ _SIZES: tuple[tuple[int, str], ...] = (
         "head_dim v_head_dim qk_nope_head_dim attention_head_dim kv_channels attention_head_size d_kv d_head linear_key_head_dim swa_head_dim "
         "linear_value_head_dim mamba_d_head mamba_headdim mamba_head_dim index_head_dim mamba_d_state ssm_state_size state_size dim_head "
         "swa_v_head_dim global_head_dim sliding_window window_size attention_window_size local_window_size index_topk mamba_chunk_size "
-        "attention_chunk_size chunk_size",
+        "attention_chunk_size chunk_size mamba_dt_rank time_step_rank",
     ),
     (2 * WIDTH // HEAD, "mamba_n_heads n_mamba_heads mamba_num_heads"),  # times a head they are what these models expand to
-    (HEAD // 2, "qk_rope_head_dim rotary_dim mamba_dt_rank time_step_rank"),
+    (HEAD // 2, "qk_rope_head_dim rotary_dim"),
     (LAYERS, "num_hidden_layers n_layer n_layers num_layers encoder_layers decoder_layers depth num_blocks"),
     (EXPERTS, "num_experts num_local_experts n_routed_experts moe_num_experts zero_expert_num num_routed_experts"),
     (
