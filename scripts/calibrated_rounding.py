@@ -22,16 +22,17 @@ import torch
 from tabulate import tabulate
 
 from bitzones.allocation.knapsack import budget_bytes, solve
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 from bitzones.data import sequences
 from bitzones.data.sequences import Sequences, SequenceSet, TokenSequence
 from bitzones.run.session import Session
-from bitzones.schema import environment, profile
+from bitzones.schema import environment, profile_files
 from bitzones.schema.formats import is_calibrated
-from bitzones.schema.profile import Budget, Calibration
+from bitzones.schema.profile_sections import Budget, Calibration
 from bitzones.search import goals, local_search
 from bitzones.sensitivity import sweep
-from bitzones.stats.intervals import Estimate, bootstrap_ratio, resample_weights
+from bitzones.stats.bootstrap import bootstrap_ratio, resample_weights
+from bitzones.stats.intervals import Estimate
 
 FORMATS = ("qint4:hqq", "qint4:gptq", "qint2:hqq", "qint2:gptq")
 OTHER_TOKENS, OTHER_LENGTH = 2048, 64
@@ -74,7 +75,7 @@ def measured(session: Session, made: Sequence[Made], on: SequenceSet) -> list[Es
 
 def average_bits(session: Session, weights: Weights) -> float:
     """Stored bits per weight of the quantized modules."""
-    return 8 * sum(map(quantizers.stored_bytes, weights.values())) / sum(weight.numel() for weight in weights.values())
+    return 8 * sum(map(packing.stored_bytes, weights.values())) / sum(weight.numel() for weight in weights.values())
 
 
 def uniforms(session: Session) -> Iterator[Made]:
@@ -122,7 +123,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="to round on")
     parser.add_argument("--rounds", type=int, default=1)
     asked = parser.parse_args()
-    settings = profile.load(asked.profile).resolved(asked.data)
+    settings = profile_files.load(asked.profile).resolved(asked.data)
     settings = settings.model_copy(update={"formats": FORMATS, "calibration": Calibration(tokens=asked.tokens)})
     session = Session(settings, lambda line: print(line, flush=True))
     calibrated = [variant for variant, name in session.variants.uniform.items() if is_calibrated(name)]

@@ -36,7 +36,7 @@ from tabulate import tabulate
 
 from bitzones.schema import environment
 from bitzones.sensitivity import fisher, sweep
-from bitzones.stats import intervals
+from bitzones.stats import bootstrap, intervals
 
 RESAMPLES = 10_000
 GOAL = 0.75
@@ -129,7 +129,7 @@ def rows(mine: Ours, peers: Sequence[Peer], bits: Sequence[float], rounds: int) 
 def table(mine: Ours, found: Sequence[Row]) -> str:
     """In Markdown, budgets in order; every interval from the same resamples of the held-out sequences."""
     tokens = np.array(mine.held_out.sequence_tokens, dtype=np.float64)
-    weights = intervals.resample_weights(len(tokens), RESAMPLES, ours.SEED)
+    weights = bootstrap.resample_weights(len(tokens), RESAMPLES, ours.SEED)
     best = {row.bits: row.measured for row in found if row.name == SEARCHED}
     lines = []
     for row in sorted(found, key=lambda row: row.bits):
@@ -139,9 +139,9 @@ def table(mine: Ours, found: Sequence[Row]) -> str:
         kl, reference = np.asarray(row.measured.kl_nats), best.get(row.bits)
         ratio = ""
         if isinstance(reference, Measured) and row.name != SEARCHED:
-            ratio = _text(intervals.bootstrap_ratio(weights, np.asarray(reference.kl_nats), kl))
+            ratio = _text(bootstrap.bootstrap_ratio(weights, np.asarray(reference.kl_nats), kl))
         used = row.measured.stored_bytes * 8 / mine.parameters
-        lines.append([f"{row.bits:g}", row.name, f"{used:.4f}", _text(intervals.bootstrap_ratio(weights, kl, tokens)), ratio])
+        lines.append([f"{row.bits:g}", row.name, f"{used:.4f}", _text(bootstrap.bootstrap_ratio(weights, kl, tokens)), ratio])
     heads = ["budget, bits", "plan", "stored bits", "held-out KL, nats/token (95%)", "KL after search / its KL (95%)"]
     return tabulate(lines, heads, tablefmt="github", disable_numparse=True)
 

@@ -29,7 +29,7 @@ from bitzones.data.sequences import Batch
 from bitzones.evaluation import kl, swapping
 from bitzones.models.units import Granularity, model_units
 from bitzones.run.session import Session
-from bitzones.schema import environment, profile
+from bitzones.schema import environment, profile_files
 from bitzones.sensitivity import fisher, sweep
 from bitzones.sensitivity.sweep import Candidate
 
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=60, help="(unit, format) pairs measured both ways, per granularity")
     parser.add_argument("--batches", type=int, help="batches of the sensitivity set that are used; all where it is left out")
     given = parser.parse_args()
-    session = Session(profile.load(given.profile).resolved(given.data))
+    session = Session(profile_files.load(given.profile).resolved(given.data))
     batches = list(islice(session.sensitivity_batches(), given.batches))
     for variant in session.variants.uniform:
         session.variants.packed(variant)

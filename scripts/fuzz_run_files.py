@@ -33,7 +33,7 @@ from bitzones.report.markdown.summary import headline, summary
 from bitzones.report.mermaid.flow import overview, technical
 from bitzones.report.regression.delta import delta, delta_json, delta_lines
 from bitzones.schema.errors import BitzonesError
-from bitzones.schema.profile import Gate
+from bitzones.schema.profile_sections import Gate
 
 GOOD = Path(__file__).parents[1] / "tests" / "golden" / "run.json"
 BAD_TEXT = '<script>alert(1)</script>|`c`\n# h "q" ]) --> end; %%{init}%% [x](http://y) ```\x1b[31m\u202e$x$ @you **b** \\'

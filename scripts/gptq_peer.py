@@ -32,22 +32,22 @@ MODULES = ("self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj
 def gather(name: str, place: Path, data: Path | None) -> None:
     """Weights, and second moments of their inputs on the profile's rounding sequences, of a few layers."""
     from bitzones.models import structure  # noqa: PLC0415
-    from bitzones.rounding.hessian import Entering, embedded, moments_of, through  # noqa: PLC0415
+    from bitzones.rounding.hessian import Entering, moments_of, through  # noqa: PLC0415
     from bitzones.run.session import Session  # noqa: PLC0415
-    from bitzones.schema import profile  # noqa: PLC0415  (the other environment lacks what this needs)
+    from bitzones.schema import profile_files  # noqa: PLC0415  (the other environment lacks what this needs)
 
-    session = Session(profile.load(name).resolved(data))
+    session = Session(profile_files.load(name).resolved(data))
     model, batches = session.variants.reference, session.calibration_batches()
-    blocks, hidden = structure.decoder_layers(model), embedded(session.variants.reference, session.layers, session.calibration_batches())
+    blocks, entering = structure.decoder_layers(model), Entering([() for _ in batches]).now
     found: dict[str, torch.Tensor] = {}
     for at, block in enumerate(blocks):
         names = [f"{block}.{module}" for module in MODULES]
         if at in LAYERS:
-            moments, _ = moments_of(model, session.layers, at, names, Entering(hidden), batches)
+            moments, _ = moments_of(model, session.layers, names, Entering(entering), batches)
             for module in names:
                 found[f"{module}.weight"] = model.get_parameter(f"{module}.weight").detach().clone()
                 found[f"{module}.moment"] = moments[module].total.clone()
-        hidden = through(model, session.layers, at, hidden, batches)
+        entering = through(model, session.layers, entering, batches)
     save_file(found, place)
 
 

@@ -32,9 +32,9 @@ from bitzones.models.units import model_units
 from bitzones.report.writer import write_report
 from bitzones.rounding import layerwise
 from bitzones.run.session import Session
-from bitzones.schema import profile
+from bitzones.schema import profile_files
+from bitzones.schema.performance_cells import LatencyCell
 from bitzones.schema.progress import silent
-from bitzones.schema.records import LatencyCell
 from bitzones.sensitivity import sweep as sensitivity
 
 ROOFLINE_SHARE, OVERHEAD, RUN_S, SWEEP_S, ROUNDING_S, REPEATED = 0.70, 0.01, 300.0, 180.0, 300.0, 0.03
@@ -171,7 +171,7 @@ def main() -> int:
     verdicts = [*speed(runs[0]), compiled_is_there(runs[0]), *repeated(*runs)]
     took = float((given.work / "seconds").read_text())
     verdicts.append(Verdict(f"latency and memory within {RUN_S:.0f} s", f"{took:.0f} s", took <= RUN_S))
-    session = Session(profile.load(given.profile))
+    session = Session(profile_files.load(given.profile))
     verdicts += [overhead(session), sweep(session, 2, SWEEP_TOKENS if given.scale != "toy" else 4 * SEQUENCE), rounded(session)]
     judged = given.scale != "toy"
     for item in verdicts:

@@ -29,8 +29,9 @@ import numpy as np
 from bitzones.regression import paired, time_changes
 from bitzones.regression.decision_rule import Draft, decided
 from bitzones.regression.drift import MIN_FREEDOM, between, medians
-from bitzones.schema.profile import Gate
-from bitzones.schema.records import AccuracyCell, LatencyCell
+from bitzones.schema.performance_cells import LatencyCell
+from bitzones.schema.profile_sections import Gate
+from bitzones.schema.quality_cells import AccuracyCell
 from bitzones.stats.intervals import wilson_interval
 
 COMPARISONS = 200

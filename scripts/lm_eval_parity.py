@@ -22,12 +22,12 @@ from lm_eval.models.huggingface import HFLM
 from tabulate import tabulate
 
 from bitzones.data import tasks
-from bitzones.data.tasks import Item
+from bitzones.data.task_items import Item
 from bitzones.evaluation.likelihood import choice_log_likelihoods
 from bitzones.evaluation.scoring import best, best_by_character
 from bitzones.models import loading
 from bitzones.models.loading import Loaded
-from bitzones.schema import environment, profile
+from bitzones.schema import environment, profile_sections
 
 LEAST_AGREEMENT = 0.99
 
@@ -49,7 +49,7 @@ class Compared:
 
 def load(source: str) -> Loaded:
     """The model in float32."""
-    return loading.load(profile.Model(source=source, dtype="float32"), torch.device("cpu"))
+    return loading.load(profile_sections.Model(source=source, dtype="float32"), torch.device("cpu"))
 
 
 def harness_task(folder: Path) -> dict[str, Any]:

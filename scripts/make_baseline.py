@@ -16,7 +16,7 @@ from typing import Any
 from bitzones.analysis.reader import read_run
 from bitzones.schema.files import write_text
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import KEY
+from bitzones.schema.run_record import KEY
 
 KEPT = ("accuracy", "divergence", "memory", "sensitivity")
 UNKNOWN = {"value": None, "unit": "bytes", "status": "left out"}

@@ -27,7 +27,7 @@ from bitzones.schema.profile import Profile
 DOCS = Path(__file__).parents[1] / "docs"
 
 MARK = re.compile(r"<!-- =(?P<name>[\w.]+)(?: (?P<form>\w+))? -->.*?<!-- / -->", re.DOTALL)
-"""A value in a page: a constant (``stats.intervals.POWER``), a profile's default (``profile.zones.agreement``) or a whole section of one
+"""A value in a page: a constant (``stats.significance.POWER``), a profile's default (``profile.zones.agreement``) or a whole section of one
 (``profile.gate toml``), and how it is written."""
 
 
@@ -49,11 +49,9 @@ FORMS: dict[str | None, Callable[[Any], str]] = {
 }
 
 THRESHOLDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (
-        "Intervals and verdicts",
-        "stats.intervals",
-        ("CONFIDENCE", "POWER", "NON_INFERIORITY_MARGIN", "NON_INFERIORITY_NATS", "MIN_SEQUENCES"),
-    ),
+    ("Intervals and verdicts", "stats.intervals", ("CONFIDENCE", "MIN_SEQUENCES")),
+    ("Intervals and verdicts", "stats.significance", ("POWER",)),
+    ("Intervals and verdicts", "stats.verdicts", ("NON_INFERIORITY_MARGIN", "NON_INFERIORITY_NATS")),
     ("Intervals and verdicts", "stats.correlation", ("MIN_PAIRS",)),
     ("Intervals and verdicts", "analysis.layer_sensitivity", ("INTERVAL_RESAMPLES",)),
     ("Zones", "analysis.zones", ("SPLIT_HALF_RESAMPLES", "SPLIT_HALF_AGREEMENT")),

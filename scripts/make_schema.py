@@ -17,7 +17,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.results import Analysis
-from bitzones.schema.records import Cell, Run
+from bitzones.schema.cells import Cell
+from bitzones.schema.run_record import Run
 
 PLACE = Path(__file__).parents[1] / "docs" / "schema.md"
 

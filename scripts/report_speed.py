@@ -31,7 +31,7 @@ from make_run import planned, profile, run_dict, write  # noqa: E402  # lies bes
 
 from bitzones.analysis.analyze import analyse, read_run  # noqa: E402
 from bitzones.report.writer import write_report  # noqa: E402
-from bitzones.schema.profile import Zones  # noqa: E402
+from bitzones.schema.profile_sections import Zones  # noqa: E402
 
 Result = TypeVar("Result")
 GROUPS = ("attn.qkv", "attn.o", "mlp.gate_up", "mlp.down")

@@ -19,7 +19,7 @@ from bitzones.models import structure
 from bitzones.regression import paired
 from bitzones.regression.decision_rule import decided
 from bitzones.run.session import Session
-from bitzones.schema import profile
+from bitzones.schema import profile_files
 from bitzones.stats.intervals import wilson_interval
 
 CELLS = 40
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--factor", type=float, nargs="+", default=[1.1, 1.25])
     parser.add_argument("--variants", nargs="+", default=["w8", "w4", "w2"])
     given = parser.parse_args()
-    settings = profile.load(profile.DEFAULT)
+    settings = profile_files.load(profile_files.DEFAULT)
     session = Session(settings)
     reference = session.model(session.reference_id)
     for variant in given.variants:

@@ -19,27 +19,15 @@ from make_search import fisher, held_out, searched
 
 from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.results import Analysis, Caveat, Decision
-from bitzones.schema.profile import PLAN, Budget, Calibration, Model, Profile, Task, Zones
-from bitzones.schema.records import (
-    AccuracyCell,
-    AttentionStatistics,
-    DivergenceCell,
-    Environment,
-    FailedCell,
-    Figure,
-    LatencyCell,
-    LayersCell,
-    LayerStatistics,
-    MemoryCell,
-    ModelInfo,
-    Record,
-    Run,
-    SensitivityCell,
-    ShapeTimes,
-    Unit,
-    UnitLatencyCell,
-    UnitSensitivity,
-)
+from bitzones.schema.cells import FailedCell
+from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
+from bitzones.schema.performance_cells import LatencyCell, MemoryCell, ShapeTimes, UnitLatencyCell
+from bitzones.schema.profile import PLAN, Profile
+from bitzones.schema.profile_sections import Budget, Calibration, Model, Task, Zones
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.record import Figure, Record
+from bitzones.schema.run_record import Environment, ModelInfo, Run
+from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 
 PARAMETERS = 192 * 192
 BITS = {"qint8": 8.08, "qint4": 4.33, "qint2:hqq": 2.33}

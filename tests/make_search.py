@@ -12,19 +12,9 @@ import numpy as np
 
 from bitzones.allocation.knapsack import Menu, budget_bytes, menu_of, solve
 from bitzones.analysis.layer_sensitivity import measured_of
+from bitzones.schema.plan_cells import NamedTrial, PlanOrigin, PlansCell, SearchCell, SearchRound, Trial
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import (
-    FisherCell,
-    NamedTrial,
-    PlanOrigin,
-    PlansCell,
-    SearchCell,
-    SearchRound,
-    SensitivityCell,
-    Trial,
-    UnitScores,
-    UnitSensitivity,
-)
+from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell, UnitScores, UnitSensitivity
 
 TOGETHER = 0.5
 """What each pair of neighbours at 2 bits adds to the KL of a plan, as a share of the sum of all units."""

@@ -9,16 +9,16 @@ import tiny_models
 import torch
 from tiny_sweep import CALIBRATION, CPU, sequences
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import extensions, packing
 from bitzones.data import sequences as calibration
 from bitzones.devices import device, energy, nvml
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
 from bitzones.profiling import latency
 from bitzones.rounding import layerwise
-from bitzones.schema.profile import Timing
+from bitzones.schema.latency_grid import Timing
 from bitzones.schema.progress import silent
-from bitzones.schema.records import FisherCell, SensitivityCell
+from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
 from bitzones.sensitivity import fisher, sweep
 from bitzones.sensitivity.variants import Variants
 
@@ -45,7 +45,7 @@ def here() -> Variants:
 
 
 def test_quanto_s_extensions_work() -> None:
-    assert quantizers.extension_failure() is None
+    assert extensions.extension_failure() is None
 
 
 @pytest.mark.parametrize("variant", ["w8", "w4", "w2"])
@@ -53,8 +53,8 @@ def test_a_quantized_weight_is_the_one_of_a_cpu(there: Variants, here: Variants,
     for name, weight in here.packed(variant).items():
         made = there.packed(variant)[name]
         assert made.device == GPU
-        assert quantizers.stored_bytes(made) == quantizers.stored_bytes(weight)
-        torch.testing.assert_close(quantizers.dense(made, torch.float32).cpu(), quantizers.dense(weight, torch.float32))
+        assert packing.stored_bytes(made) == packing.stored_bytes(weight)
+        torch.testing.assert_close(packing.dense(made, torch.float32).cpu(), packing.dense(weight, torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -65,7 +65,7 @@ def test_a_quantized_model_computes_with_the_values_that_it_stores(variant: str,
     ids = torch.tensor([CALIBRATION.sequences[2].ids], device=GPU)
     dense = tiny_models.llama(torch.bfloat16).to(GPU).float()
     for name, weight in found.whole(variant).items():
-        dense.get_submodule(name).weight = torch.nn.Parameter(quantizers.dense(weight, torch.float32), requires_grad=False)
+        dense.get_submodule(name).weight = torch.nn.Parameter(packing.dense(weight, torch.float32), requires_grad=False)
     model = found.model(variant)
     assert sum(latency.kernels(model).values()) == len(structure.quantizable_modules(dense))
     computed, expected = (m(ids).logits.float().log_softmax(-1) for m in (model, dense))
@@ -105,11 +105,9 @@ def test_rounding_chooses_the_same_integers_again_and_loses_as_little_as_on_a_cp
         batches = list(calibration.batches(ROUNDED_ON, 8, on))
         first, again = (layerwise.separately(model, ["qint2:gptq"], batches, torch.bfloat16)["qint2:gptq"] for _ in range(2))
         assert not first.fallbacks
-        assert all(
-            torch.equal(*(quantizers.dense(x, torch.float32) for x in (w, again.weights[name]))) for name, w in first.weights.items()
-        )
+        assert all(torch.equal(*(packing.dense(x, torch.float32) for x in (w, again.weights[name]))) for name, w in first.weights.items())
         lost[on.type] = sum(
-            float((quantizers.dense(w, torch.float32) - model.get_parameter(f"{name}.weight")).square().sum())
+            float((packing.dense(w, torch.float32) - model.get_parameter(f"{name}.weight")).square().sum())
             for name, w in first.weights.items()
         )
     assert lost["cuda"] == pytest.approx(lost["cpu"], rel=0.02)

@@ -167,7 +167,7 @@ def test_all_lists_are_true(house: Tree) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("bitzones.schema.records", "from bitzones.stats import intervals"),
+        ("bitzones.schema.record", "from bitzones.stats import intervals"),
         ("bitzones.stats.intervals", "def f():\n    from bitzones.analysis import zones"),
         ("bitzones.analysis.zones", "from bitzones import report"),
         ("bitzones.analysis.__init__", "from ..report import writer"),
@@ -199,7 +199,7 @@ def test_torch_is_found_through_other_modules() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "why"),
     [
-        ("bitzones.__init__", "from .schema.records import Cell", "the package itself imports nothing heavy"),
+        ("bitzones.__init__", "from .schema.cells import Cell", "the package itself imports nothing heavy"),
         ("bitzones.models.loading", "from optimum import quanto", "one backend knows quanto"),
         ("bitzones.profiling.latency", "import torch\ndef f():\n    torch.cuda.synchronize()", "one module knows CUDA"),
         ("bitzones.profiling.latency", "from torch import cuda", "one module knows CUDA"),

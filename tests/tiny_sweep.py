@@ -12,7 +12,7 @@ from bitzones.data import sequences as calibration
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.models import loading
 from bitzones.models.units import model_units
-from bitzones.schema.records import SensitivityCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 from bitzones.search import local_search
 from bitzones.search.local_search import Workbench
 from bitzones.sensitivity import sweep

@@ -17,16 +17,17 @@ import torch
 from safetensors.torch import save_file
 
 from bitzones.allocation.knapsack import budget_bytes, solve
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 from bitzones.data import sequences as calibration
 from bitzones.data import tasks
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
-from bitzones.schema import profile
+from bitzones.schema import profile, profile_sections
 from bitzones.schema.formats import format_bits
-from bitzones.schema.profile import Budget
-from bitzones.schema.records import FisherCell, SearchCell, SensitivityCell, Unit
+from bitzones.schema.plan_cells import SearchCell
+from bitzones.schema.profile_sections import Budget
+from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell, Unit
 from bitzones.search import goals, local_search
 from bitzones.search.local_search import Workbench
 from bitzones.sensitivity import fisher
@@ -82,11 +83,11 @@ class Ours:
 
     def sizes(self) -> dict[str, int | None]:
         """Module -> weights that share a scale."""
-        return {name: quantizers.group_size(weight) for name, weight in self.variants.packed("w4").items()}
+        return {name: packing.group_size(weight) for name, weight in self.variants.packed("w4").items()}
 
     def stored_bytes(self, plan: Plan) -> int:
         """Bytes of the planned weights as quanto stores them, scales and shifts counted."""
-        return sum(quantizers.stored_bytes(weight) for weight in self._weights(plan).values())
+        return sum(packing.stored_bytes(weight) for weight in self._weights(plan).values())
 
     def bits(self, plan: Plan) -> float:
         """Average stored bits per weight."""
@@ -184,7 +185,7 @@ class Ours:
             partial = path.with_suffix(".partial")
             save_file(
                 {
-                    f"{module}.{format_bits(name)}": quantizers.dense(weight, torch.float32).contiguous()
+                    f"{module}.{format_bits(name)}": packing.dense(weight, torch.float32).contiguous()
                     for variant, name in FORMATS.items()
                     for module, weight in self.variants.packed(variant).items()
                 },
@@ -223,7 +224,7 @@ def load(source: str, data: Path, work: Path, tokens: int, held_out_tokens: int,
 
     The folder gets ``model/`` (safetensors and tokenizer) and ``calibration.json`` (a list of token lists).
     """
-    loaded = loading.load(profile.Model(source=source), device)
+    loaded = loading.load(profile_sections.Model(source=source), device)
     train = [tasks.training(name, data / profile.DATA_FOLDERS[name]) for name in ("arc_easy", "svamp")]
     rest = calibration.sequences(loaded.tokenizer, train)
     used, held_out = calibration.take(rest, tokens), calibration.take(rest, held_out_tokens)

@@ -6,18 +6,16 @@ options, or a ``bitzones_*`` fixture asks for it, and imports what it needs only
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bitzones.run import collection, options
-from bitzones.run.stash import CELLS, GIVEN, HELD, JOURNAL, NOTIFY, PROFILE, PROGRESS, SESSION
+from bitzones.run import activation, collection, options
+from bitzones.run.stash import CELLS, GIVEN, JOURNAL, NOTIFY, PROFILE, PROGRESS, SESSION
 from bitzones.schema.errors import BitzonesError, MeasureError
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from bitzones.run.journal import Journal
     from bitzones.run.recorder import Recorder
     from bitzones.run.session import Session
-    from bitzones.schema.profile import Profile
 
 __all__ = ["ask"]
 
@@ -70,71 +67,10 @@ def ask(config: pytest.Config) -> None:
         if STARTED in config.stash:
             return
         if config.getoption("bitzones_run") is None:
-            _require_one_process(config)
-        _activate(config)
+            activation.require_one_process(config)
+        activation.activate(config)
     except BitzonesError as error:
         raise pytest.UsageError(str(error)) from None
-
-
-def _activate(config: pytest.Config) -> Profile:
-    """The profile of this session, loaded when it is first asked for.
-
-    Raises:
-        BitzonesError: the profile, the data folder or the journal cannot be used.
-    """
-    if PROFILE in config.stash:
-        if CELLS not in config.stash:  # handed over by whoever started pytest
-            config.stash[CELLS] = {}
-            _hold_journal(config)
-        return config.stash[PROFILE]
-    from bitzones.schema import profile
-
-    name = config.getoption("bitzones_profile") or os.environ.get("BITZONES_PROFILE") or profile.DEFAULT
-    data = config.getoption("bitzones_data") or os.environ.get("BITZONES_DATA")
-    config.stash[PROFILE] = profile.load(name).resolved(Path(data) if data else None, config.getoption("bitzones_limit"))
-    config.stash[CELLS] = {}
-    _hold_journal(config)
-    return config.stash[PROFILE]
-
-
-def _hold_journal(config: pytest.Config) -> None:
-    """Of two runs with one journal the second ends here, before it loads anything."""
-    place = config.getoption("bitzones_journal")
-    if place is None and config.getoption("bitzones_resume"):
-        raise MeasureError("--bitzones-resume needs --bitzones-journal=FILE, from which finished cells are taken")
-    if place is not None and not config.stash.get(HELD, False):
-        from bitzones.run import journal
-
-        hold = ExitStack()
-        hold.enter_context(journal.sole(place))
-        config.add_cleanup(hold.close)
-
-
-def _measuring(config: pytest.Config) -> Profile:
-    """The profile, where something is to be measured in this process.
-
-    Raises:
-        BitzonesError: it cannot be used, or cells cannot be timed here.
-    """
-    _require_one_process(config)
-    if not config.pluginmanager.hasplugin("pytest-benchmark"):
-        raise MeasureError(
-            "cells are timed by pytest-benchmark, which is not loaded: pip install 'bitzones[measure]', or -p pytest_benchmark.plugin"
-        )
-    return _activate(config)
-
-
-def _require_one_process(config: pytest.Config) -> None:
-    if _distributed(config):
-        raise MeasureError(
-            "cells are timed one after another, and -n of pytest-xdist runs tests in several processes: leave it out, "
-            "or measure first and give --bitzones-run RUN.json"
-        )
-
-
-def _distributed(config: pytest.Config) -> bool:
-    """Whether tests run in several processes at once."""
-    return hasattr(config, "workerinput") or config.getoption("dist", "no") != "no" or bool(config.getoption("numprocesses", None))
 
 
 # --- collection
@@ -144,7 +80,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not collection.is_cell(metafunc):
         return
     try:
-        chosen = _measuring(metafunc.config)
+        chosen = activation.measuring(metafunc.config)
     except BitzonesError as error:
         raise pytest.Collector.CollectError(f"bitzones: {error}") from None
     collection.parametrize(metafunc, chosen)
@@ -170,7 +106,7 @@ def bitzones_session(pytestconfig: pytest.Config) -> Session:
     from bitzones.run.session import Session
 
     try:
-        made = Session(_measuring(pytestconfig), _notify(pytestconfig), pytestconfig.stash.get(GIVEN, None))
+        made = Session(activation.measuring(pytestconfig), _notify(pytestconfig), pytestconfig.stash.get(GIVEN, None))
         # Loaded now: one line says that there is no task or no model, instead of every cell failing.
         _ = made.scored, made.variants
         made.check_sequences()
@@ -247,8 +183,8 @@ def bitzones_run(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathF
 
 def _measured(config: pytest.Config, folder: Path) -> Path:
     """The run file of the profile, measured into a folder."""
-    _require_one_process(config)
-    chosen = _activate(config)
+    activation.require_one_process(config)
+    chosen = activation.activate(config)
     from bitzones.run import runner
 
     with runner.alone(folder):
@@ -265,7 +201,7 @@ def _is_active(config: pytest.Config) -> bool:
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     if made := config.stash.get(SESSION, None):
-        from bitzones.schema.records import KEY
+        from bitzones.schema.run_record import KEY
 
         machine_info[KEY] = made.environment().model_dump(mode="json")
 
@@ -274,7 +210,7 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 def pytest_benchmark_update_json(config: pytest.Config, output_json: dict[str, Any]) -> None:
     if config.stash.get(CELLS, None):
         from bitzones.run import timed
-        from bitzones.schema.records import KEY
+        from bitzones.schema.run_record import KEY
 
         output_json["benchmarks"][:] = timed.without_reruns(output_json["benchmarks"])
         output_json[KEY] = _run(config).model_dump(mode="json")
@@ -285,7 +221,7 @@ def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: list[dict[st
     """Give cells the parameters that they are grouped by; the grouping itself is pytest-benchmark's."""
     if _is_active(config):
         from bitzones.run import timed
-        from bitzones.schema.records import KEY
+        from bitzones.schema.run_record import KEY
 
         benchmarks[:] = timed.without_reruns(benchmarks)
         for benchmark in benchmarks:
@@ -299,7 +235,7 @@ def _run(config: pytest.Config) -> Any:
         return made.run()
     import bitzones
     from bitzones.schema import profile
-    from bitzones.schema.records import Run
+    from bitzones.schema.run_record import Run
 
     chosen = config.stash[PROFILE]
     return Run(bitzones=bitzones.__version__, profile=chosen, model=None, variants=profile.variant_formats(chosen), environment=None)

@@ -17,8 +17,9 @@ from bitzones.analysis import latency_memory
 from bitzones.analysis.analyze import analyse, read_run
 from bitzones.report.markdown import measurements, summary
 from bitzones.schema.errors import PlanError
-from bitzones.schema.profile import Budget, Latency
-from bitzones.schema.records import ShapeTimes, UnitLatencyCell
+from bitzones.schema.latency_grid import Latency
+from bitzones.schema.performance_cells import ShapeTimes, UnitLatencyCell
+from bitzones.schema.profile_sections import Budget
 
 FORMATS = ("qint8", "qint4", "qint2:hqq")
 FAST = {"bf16": 1.0, "qint8": 0.7, "qint4": 0.5, "qint2:hqq": 0.4}

@@ -21,9 +21,12 @@ from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.results import PROCESS_KEYS, TIME_KEYS, Analysis, repeatable
 from bitzones.analysis.task_answers import Likelihood
 from bitzones.report.writer import write_report
+from bitzones.schema.cells import FailedCell
 from bitzones.schema.errors import RunFileError
-from bitzones.schema.profile import Budget
-from bitzones.schema.records import AccuracyCell, FailedCell, Record, SensitivityCell
+from bitzones.schema.profile_sections import Budget
+from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.record import Record
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 COLUMNS = [name for name, field in AccuracyCell.model_fields.items() if str(field.annotation).startswith("tuple[")]

@@ -15,7 +15,7 @@ from bitzones.analysis.fisher_agreement import agreement, proxy_scores
 from bitzones.analysis.layer_sensitivity import measured_of
 from bitzones.analysis.plan_verdicts import FisherReading
 from bitzones.report.markdown.summary import summary
-from bitzones.schema.records import FisherCell, SensitivityCell
+from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
 from bitzones.stats.correlation import spearman
 
 FORMATS = ("qint8", "qint4", "qint2:hqq")

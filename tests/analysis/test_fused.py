@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bitzones.analysis.fused import fused
 from bitzones.analysis.plan import SplitGroup
-from bitzones.schema.records import Unit
+from bitzones.schema.sensitivity_cells import Unit
 
 PROJECTIONS = {"q": "attn.qkv", "k": "attn.qkv", "o": "attn.o", "gate": "mlp.gate_up", "up": "mlp.gate_up"}
 

@@ -15,8 +15,10 @@ from bitzones.analysis.heuristics import audit
 from bitzones.analysis.layer_sensitivity import Measured, measured_of
 from bitzones.analysis.plan_verdicts import RuleReading
 from bitzones.analysis.rules_of_thumb import RULES, statistics
-from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics, SensitivityCell, Unit, UnitSensitivity
-from bitzones.stats.intervals import MIN_SEQUENCES, holm, wilson_interval
+from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
+from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
+from bitzones.stats.intervals import MIN_SEQUENCES, wilson_interval
+from bitzones.stats.significance import holm
 
 FORMATS = ("qint4", "qint2")
 RISING = tuple(float(value) for value in range(1, 31))

@@ -8,7 +8,8 @@ import pytest
 from make_run import latency
 
 from bitzones.analysis import latency_memory
-from bitzones.schema.records import Energy, Figure, GpuWatch, LatencyCell, Shortage
+from bitzones.schema.performance_cells import Energy, GpuWatch, LatencyCell
+from bitzones.schema.record import Figure, Shortage
 
 VARIANTS = {"bf16": "bf16", "w4": "qint4", "w2": "qint2:hqq"}
 

@@ -12,7 +12,8 @@ from make_search import searched
 from bitzones.allocation.knapsack import Menu, menu_of
 from bitzones.analysis.layer_sensitivity import Measured, measured_of
 from bitzones.analysis.marginal_costs import Costs, around_plan, costs_of, separate, swap_price
-from bitzones.schema.records import SearchCell, SensitivityCell
+from bitzones.schema.plan_cells import SearchCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 FORMATS = ("qint8", "qint4", "qint2:hqq")
 

@@ -15,8 +15,9 @@ from make_run import cell_of, planned, run_dict
 
 from bitzones.analysis.analyze import read_run
 from bitzones.analysis.validation import faults
+from bitzones.schema.cells import Cell, FailedCell
 from bitzones.schema.errors import RunFileError
-from bitzones.schema.records import Cell, FailedCell, Run
+from bitzones.schema.run_record import Run
 
 Data = dict[str, Any]
 

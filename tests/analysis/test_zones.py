@@ -17,8 +17,11 @@ from bitzones.analysis.marginal_costs import separate
 from bitzones.analysis.plan import LayerZone, Plan, SplitHalf, ZoneWord
 from bitzones.analysis.results import Analysis
 from bitzones.analysis.zones import contradicted, extremes, layer_zones, never_lowest, ranges, split_half
-from bitzones.schema.profile import Budget
-from bitzones.schema.records import Record, Run, SearchCell, SensitivityCell
+from bitzones.schema.plan_cells import SearchCell
+from bitzones.schema.profile_sections import Budget
+from bitzones.schema.record import Record
+from bitzones.schema.run_record import Run
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 FORMATS = ("qint8", "qint4", "qint2:hqq")
 

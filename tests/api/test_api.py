@@ -23,8 +23,9 @@ from bitzones import api
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.reader import RunFile
 from bitzones.api.dataframes import columns
-from bitzones.schema.profile import Budget
-from bitzones.schema.records import DivergenceCell, PlansCell, SearchCell
+from bitzones.schema.plan_cells import PlansCell, SearchCell
+from bitzones.schema.profile_sections import Budget
+from bitzones.schema.quality_cells import DivergenceCell
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "run.json"

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from bitzones.backends import checkpoint_files
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import quantizers, saving
 from bitzones.schema.errors import ModelError
 
 QUERY = "model.layers.0.self_attn.q_proj"
@@ -56,7 +56,7 @@ def test_int8_weights_of_a_saved_model_can_be_read_16_bytes_at_a_time(tmp_path: 
     """An embedding of 257 rows and scales of odd counts lie among them, which is what moved them to odd addresses."""
     model = tiny_models.llama(torch.bfloat16)
     quantizers.quantize(model, {QUERY: "qint8", "model.layers.1.mlp.down_proj": "qint8", "model.layers.1.mlp.up_proj": "qint4"})
-    quantizers.save(model, tmp_path)
+    saving.save(model, tmp_path)
     found = addresses(tmp_path / "model.safetensors")
     assert [found[name][0] % 16 for name in found if name.endswith("weight._data")] == [0, 0]
 
@@ -84,20 +84,20 @@ def experts() -> PreTrainedModel:
 def test_fused_experts_come_back_to_the_bit(tmp_path: Path) -> None:
     model = experts()
     quantizers.quantize(model, {QUERY: "qint8"})
-    quantizers.save(model, tmp_path)
+    saving.save(model, tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
     assert "save_pretrained" not in vars(model)
     ids = torch.arange(1, 21).reshape(2, 10)
-    assert torch.equal(model(ids).logits, quantizers.reload(tmp_path)(ids).logits)
+    assert torch.equal(model(ids).logits, saving.reload(tmp_path)(ids).logits)
 
 
 def test_a_tensor_that_no_file_holds_is_named(tmp_path: Path) -> None:
     model = tiny_models.llama()
     quantizers.quantize(model, {QUERY: "qint8"})
-    quantizers.save(model, tmp_path)
+    saving.save(model, tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)
     lost = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.layers.2.mlp")}
     save_file(lost, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"no file holds the model's tensor 'model\.layers\.2\.mlp\.gate_proj\.weight' and 2 more"):
-        quantizers.reload(tmp_path)
+        saving.reload(tmp_path)

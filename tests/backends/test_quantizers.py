@@ -12,7 +12,7 @@ import tiny_models
 import torch
 from optimum import quanto
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import kernels, packing, quantizers, saving
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
 
@@ -23,7 +23,7 @@ DOWN, QUERY = "model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"
 def test_exactly_the_named_modules_are_frozen_in_their_format(format_name: str) -> None:
     model = tiny_models.llama()
     quantizers.quantize(model, {DOWN: format_name})
-    packed = quantizers.packed_weights(model)
+    packed = packing.packed_weights(model)
     assert {name: weight.qtype.name for name, weight in packed.items()} == {DOWN: format_name.partition(":")[0]}
     assert len(packed[DOWN].dequantize().unique()) > 2
     assert type(model.get_submodule(QUERY)) is torch.nn.Linear
@@ -33,7 +33,7 @@ def test_mixed_formats_in_one_model() -> None:
     model = tiny_models.llama()
     asked = {DOWN: "qint2:hqq", QUERY: "qint8", "model.layers.1.mlp.up_proj": "qint4"}
     quantizers.quantize(model, asked)
-    assert {n: w.qtype.name for n, w in quantizers.packed_weights(model).items()} == {n: f.split(":")[0] for n, f in asked.items()}
+    assert {n: w.qtype.name for n, w in packing.packed_weights(model).items()} == {n: f.split(":")[0] for n, f in asked.items()}
 
 
 @pytest.mark.parametrize(("format_name", "steps"), [("qint8", 255), ("qint4", 15), ("qint2", 3)])
@@ -41,7 +41,7 @@ def test_values_lie_within_a_step_of_the_weights(format_name: str, steps: int) -
     model = tiny_models.llama()
     before = model.get_submodule(DOWN).weight.clone()
     quantizers.quantize(model, {DOWN: format_name})
-    after = quantizers.dense(quantizers.packed_weights(model)[DOWN], torch.float32)
+    after = packing.dense(packing.packed_weights(model)[DOWN], torch.float32)
     widest = float(before.max() - before.min())
     assert 0 < float((after - before).abs().max()) <= widest / steps * 1.01
 
@@ -52,7 +52,7 @@ def test_fewer_bits_lose_more_and_hqq_loses_less_than_max_at_two() -> None:
         model = tiny_models.llama()
         before = model.get_submodule(DOWN).weight.clone()
         quantizers.quantize(model, {DOWN: format_name})
-        after = quantizers.dense(quantizers.packed_weights(model)[DOWN], torch.float32)
+        after = packing.dense(packing.packed_weights(model)[DOWN], torch.float32)
         errors[format_name] = float((after - before).abs().mean())
     assert errors["qint8"] < errors["qint4"] < errors["qint2:hqq"] < errors["qint2"]
 
@@ -63,10 +63,10 @@ def test_fewer_bits_lose_more_and_hqq_loses_less_than_max_at_two() -> None:
 def test_stored_bytes_by_hand(format_name: str, data: int, group: int | None) -> None:
     model = tiny_models.llama(torch.bfloat16)
     quantizers.quantize(model, {QUERY: format_name})
-    weight = quantizers.packed_weights(model)[QUERY]
+    weight = packing.packed_weights(model)[QUERY]
     scales = 192 * 2 if group is None else 192 * (192 // group) * 2 * 2  # bf16 scales; groups have a shift each as well
-    assert quantizers.group_size(weight) == group
-    assert quantizers.stored_bytes(weight) == data + scales
+    assert packing.group_size(weight) == group
+    assert packing.stored_bytes(weight) == data + scales
 
 
 def test_quanto_chooses_groups_by_width() -> None:
@@ -74,7 +74,7 @@ def test_quanto_chooses_groups_by_width() -> None:
     for width in (384, 192, 128):
         module = torch.nn.Sequential(torch.nn.Linear(width, 8, bias=False))
         quantizers.quantize(module, {"0": "qint4"})
-        sizes[width] = quantizers.group_size(quantizers.packed_weights(module)["0"])
+        sizes[width] = packing.group_size(packing.packed_weights(module)["0"])
     assert sizes == {384: 128, 192: 96, 128: None}
 
 
@@ -82,8 +82,8 @@ def test_quanto_chooses_groups_by_width() -> None:
 def test_widening_keeps_every_integer(format_name: str) -> None:
     model = tiny_models.llama(torch.bfloat16)
     quantizers.quantize(model, {DOWN: format_name})
-    stored = quantizers.packed_weights(model)[DOWN]
-    wide = quantizers.cast(stored, torch.float32)
+    stored = packing.packed_weights(model)[DOWN]
+    wide = packing.cast(stored, torch.float32)
     assert wide.dtype == torch.float32
     assert torch.equal(torch.as_tensor(wide._data._data if hasattr(wide._data, "_data") else wide._data),
                        torch.as_tensor(stored._data._data if hasattr(stored._data, "_data") else stored._data))  # fmt: skip
@@ -97,12 +97,12 @@ def test_a_widened_model_computes_with_the_dense_values(format_name: str) -> Non
     quantized, by_hand = tiny_models.llama(torch.bfloat16), tiny_models.llama(torch.bfloat16)
     names = structure.quantizable_modules(quantized)
     quantizers.quantize(quantized, dict.fromkeys(names, format_name))
-    packed = quantizers.packed_weights(quantized)
+    packed = packing.packed_weights(quantized)
     quantizers.set_compute_dtype(quantized, torch.float32)
     quantizers.set_compute_dtype(by_hand, torch.float32)
     plain = by_hand(ids).logits
     for name, weight in packed.items():
-        by_hand.get_submodule(name).weight.data = quantizers.dense(weight, torch.float32)
+        by_hand.get_submodule(name).weight.data = packing.dense(weight, torch.float32)
     torch.testing.assert_close(quantized(ids).logits, by_hand(ids).logits, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(plain, by_hand(ids).logits, atol=1e-3)
 
@@ -128,7 +128,7 @@ def test_a_mistyped_name_is_an_error_and_quantizes_nothing() -> None:
     model = tiny_models.llama()
     with pytest.raises(ModelError, match=r"no module 'model.layers.0.mlp.donw_proj'"):
         quantizers.quantize(model, {DOWN: "qint4", "model.layers.0.mlp.donw_proj": "qint4"})
-    assert quantizers.packed_weights(model) == {}
+    assert packing.packed_weights(model) == {}
 
 
 def test_nothing_named_and_nothing_quantizable_are_errors() -> None:
@@ -141,7 +141,7 @@ def test_nothing_named_and_nothing_quantizable_are_errors() -> None:
 def test_quantizing_again_is_refused_since_quanto_would_keep_the_old_integers() -> None:
     model = tiny_models.llama()
     quantizers.quantize(model, {DOWN: "qint8"})
-    with pytest.raises(ModelError, match="quantized already"):
+    with pytest.raises(ModelError, match="already quantized"):
         quantizers.quantize(model, {DOWN: "qint2"})
     # the trap itself: quanto accepts it, its map says qint2, the tensor stays qint8
     quanto.quantize(model, weights=quanto.qint2, include=[DOWN])
@@ -156,31 +156,31 @@ def test_verify_notices_what_was_not_quantized_and_what_was_not_asked_for() -> N
     with pytest.raises(ModelError, match="should be qint4 and is not quantized"):
         quantizers.verify(model, {DOWN: "qint4"})
     quantizers.quantize(model, {DOWN: "qint4", QUERY: "qint4"})
-    with pytest.raises(ModelError, match="was not asked for"):
+    with pytest.raises(ModelError, match="was not requested"):
         quantizers.verify(model, {DOWN: "qint4"})
 
 
 def test_names_are_taken_literally() -> None:
     module = torch.nn.ModuleDict({"a[1]": torch.nn.Linear(64, 8), "a1": torch.nn.Linear(64, 8)})
     quantizers.quantize(module, {"a[1]": "qint8"})
-    assert list(quantizers.packed_weights(module)) == ["a[1]"]
+    assert list(packing.packed_weights(module)) == ["a[1]"]
 
 
 def test_kernels_are_named_by_the_weight() -> None:
     model = tiny_models.llama()
     quantizers.quantize(model, {DOWN: "qint4", QUERY: "qint8"})
-    assert quantizers.kernel(model.get_submodule(DOWN)) == "WeightQBitsTensor"
-    assert quantizers.kernel(model.get_submodule(QUERY)) == "WeightQBytesTensor"
-    assert quantizers.kernel(model.lm_head) == "dense"
-    assert [quantizers.needs_unpacking(model.get_submodule(name)) for name in (DOWN, QUERY)] == [True, False]
+    assert kernels.kernel(model.get_submodule(DOWN)) == "WeightQBitsTensor"
+    assert kernels.kernel(model.get_submodule(QUERY)) == "WeightQBytesTensor"
+    assert kernels.kernel(model.lm_head) == "dense"
+    assert [kernels.needs_unpacking(model.get_submodule(name)) for name in (DOWN, QUERY)] == [True, False]
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_saved_model_comes_back_as_it_was(tmp_path: Path, tied: bool) -> None:
     model = tiny_models.llama(tied=tied)
     quantizers.quantize(model, asked := {DOWN: "qint2:hqq", QUERY: "qint8", "model.layers.1.mlp.up_proj": "qint4"})
-    quantizers.save(model, tmp_path)
-    again = quantizers.reload(tmp_path)
+    saving.save(model, tmp_path)
+    again = saving.reload(tmp_path)
     quantizers.verify(again, asked)
     assert structure.tied_embeddings(again) is tied
     assert not any(parameter.requires_grad for parameter in again.parameters())
@@ -193,20 +193,20 @@ def test_a_kernels_packing_is_made_as_often_here_as_in_a_reloaded_model(tmp_path
     model = tiny_models.llama(torch.bfloat16)
     model.get_submodule(DOWN).weight.data[1, :128] = torch.linspace(-0.64453125, -0.376953125, 128)
     quantizers.quantize(model, {DOWN: "qint4"})
-    quantizers.save(model, tmp_path)
+    saving.save(model, tmp_path)
     once = model.get_submodule(DOWN).weight.data._scale_shift
-    quantizers.repack_as_reloaded(model)
+    saving.repack_as_reloaded(model)
     twice = model.get_submodule(DOWN).weight.data._scale_shift
-    assert quantizers.kernel(model.get_submodule(DOWN)) == "TinyGemmWeightQBitsTensor"
+    assert kernels.kernel(model.get_submodule(DOWN)) == "TinyGemmWeightQBitsTensor"
     assert not torch.equal(once, twice)
-    assert torch.equal(twice, quantizers.reload(tmp_path).get_submodule(DOWN).weight.data._scale_shift)
+    assert torch.equal(twice, saving.reload(tmp_path).get_submodule(DOWN).weight.data._scale_shift)
 
 
 def test_what_quanto_cannot_save_or_load_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"quanto cannot save the model: .*must be a quantized"):
-        quantizers.save(tiny_models.llama(), tmp_path)
+        saving.save(tiny_models.llama(), tmp_path)
     with pytest.raises(ModelError, match="quanto cannot load this: No quantization map"):
-        quantizers.reload(tmp_path)
+        saving.reload(tmp_path)
 
 
 WITHOUT_COMPILER = """
@@ -214,16 +214,16 @@ import sys, torch
 import tiny_models
 from optimum.quanto.library.extensions import get_extension
 from bitzones.schema.errors import NotMeasuredError
-from bitzones.profiling import latency; from bitzones.backends.quanto import quantizers
-from bitzones.schema.profile import Timing
+from bitzones.profiling import latency; from bitzones.backends.quanto import extensions, packing, quantizers
+from bitzones.schema.latency_grid import Timing
 get_extension("quanto_cpp").build_directory = sys.argv[1]
 said = []
-failure = quantizers.extension_failure(said.append)
+failure = extensions.extension_failure(said.append)
 print(failure)
 assert said and "compiling" in said[0], said
 model = tiny_models.llama()
 quantizers.quantize(model, {"model.layers.0.mlp.down_proj": "qint2:hqq"})
-torch.save(quantizers.dense(quantizers.packed_weights(model)["model.layers.0.mlp.down_proj"], torch.float32), sys.argv[2])
+torch.save(packing.dense(packing.packed_weights(model)["model.layers.0.mlp.down_proj"], torch.float32), sys.argv[2])
 try:
     latency.prepare(model, Timing("decode", 1, 8, 2), 0)
 except NotMeasuredError as error:
@@ -246,5 +246,5 @@ def test_without_a_compiler_the_integers_are_the_same_and_latency_is_refused(tmp
     assert "install g++ and ninja" in done.stdout
     model = tiny_models.llama()
     quantizers.quantize(model, {DOWN: "qint2:hqq"})
-    here = quantizers.dense(quantizers.packed_weights(model)[DOWN], torch.float32)
+    here = packing.dense(packing.packed_weights(model)[DOWN], torch.float32)
     assert torch.equal(torch.load(tmp_path / "dense.pt", weights_only=True), here)

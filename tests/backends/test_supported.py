@@ -14,7 +14,7 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.backends.quanto import kernel_probe, quantizers, supported
+from bitzones.backends.quanto import kernel_probe, packing, quantizers, supported
 from bitzones.backends.quanto.kernel_probe import Question
 
 CPU = torch.device("cpu")
@@ -52,9 +52,9 @@ def test_a_kernel_that_computes_something_else_is_found() -> None:
     given = [torch.randn(3, 64)]
     assert kernel_probe._apart(made, given, torch.float32) is None
     made.register_forward_hook(lambda _module, _args, product: product * 1.25)
-    assert kernel_probe._apart(made, given, torch.float32) == "its products in float32 are off by 25%"
+    assert kernel_probe._apart(made, given, torch.float32) == "products in float32 are off by 25%"
     made.register_forward_hook(lambda _module, _args, product: product * float("nan"))
-    assert kernel_probe._apart(made, given, torch.float32) == "its products in float32 are off by nan%"
+    assert kernel_probe._apart(made, given, torch.float32) == "products in float32 are off by nan%"
 
 
 # --- many shapes, in forks
@@ -74,8 +74,8 @@ def test_a_crash_is_the_answer_of_its_own_question_and_the_others_are_asked(monk
     monkeypatch.setattr(kernel_probe, "answer", answer)
     monkeypatch.setattr(kernel_probe, "MOST_SECONDS", 1)
     questions = [asked(rows, 16, "qint8") for rows in (1, 2, 3, 2, 4, 5, 1, 2)]
-    killed = "the process that computes it is killed (SIGSEGV)"
-    ended = "the process that computes it ends"
+    killed = "it crashes the process (SIGSEGV)"
+    ended = "it ends the process"
     assert list(kernel_probe.answers(questions)) == [None, killed, "rows 3", killed, ended, "it takes more than 1 seconds", None, killed]
 
 
@@ -88,7 +88,7 @@ def test_questions_go_through_text_whole() -> None:
 @pytest.mark.parametrize("rows", [1, 255, 511, 512, 769, 151936, 128257])
 def test_a_large_shape_is_asked_for_at_the_same_remainders(rows: int, columns: int) -> None:
     found = supported.question(torch.empty(rows, columns, device="meta", dtype=torch.bfloat16), "qint4", torch.float32, CPU)
-    assert quantizers.planned_group_size(found.columns) == quantizers.planned_group_size(columns)
+    assert packing.planned_group_size(found.columns) == packing.planned_group_size(columns)
     assert (found.rows % 256, found.columns % 512, found.columns % 384) == (rows % 256, columns % 512, columns % 384)
     assert min(rows, 256) <= found.rows < 512
     assert min(columns, 1536) <= found.columns < 3072
@@ -125,7 +125,7 @@ def test_what_a_model_cannot_take_by_format_and_module(cache: Path) -> None:
 def test_a_child_process_asks_bfloat16_and_what_it_said_is_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, said = two().to(torch.bfloat16), list[str]()
     found = supported.staying(model, PAIRS, torch.float32, CPU, said.append)
-    assert said == ["asking quanto's kernels which of 4 shapes and formats they take"]
+    assert said == ["checking which of 4 shapes and formats quanto's kernels support"]
     assert {format_: list(modules) for format_, modules in found.items()} == {"qint2:hqq": ["gate"]}
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert supported.staying(model, PAIRS, torch.float32, CPU, said.append) == found
@@ -136,7 +136,7 @@ def test_a_child_that_cannot_start_is_said_and_nothing_stays(cache: Path, monkey
     said: list[str] = []
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert supported.staying(two().to(torch.bfloat16), PAIRS, torch.float32, CPU, said.append) == {}
-    assert said[-1].startswith("4 shapes could not be asked for, and are taken to work: ")
+    assert said[-1].startswith("4 shapes could not be checked and are assumed to be supported: ")
     assert not cache.exists() or [json.loads(file.read_text(encoding="utf-8")) for file in cache.iterdir()] == [{}]
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import bitzones
 from bitzones.cli.main import app
-from bitzones.schema import profile
+from bitzones.schema import profile_files
 
 COMMANDS = ("run", "collect", "show", "verify", "apply", "doctor", "profiles")
 
@@ -52,7 +52,7 @@ def test_profiles_are_listed_with_what_they_are() -> None:
     done = CliRunner().invoke(app, ["profiles"])
     assert done.exit_code == 0
     listed = [line.split(maxsplit=1) for line in done.output.splitlines()]
-    assert listed == [[name, profile.load(name).description] for name in profile.available()]
+    assert listed == [[name, profile_files.load(name).description] for name in profile_files.available()]
 
 
 @pytest.mark.parametrize(

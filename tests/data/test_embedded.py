@@ -17,7 +17,7 @@ from bitzones import embedded
 from bitzones.data import tasks
 from bitzones.evaluation import accuracy
 from bitzones.models import loading, structure
-from bitzones.schema import profile
+from bitzones.schema import profile_files
 from embedded_tasks import science_mini, word_problems_mini
 
 NAMES = ("science_mini", "word_problems_mini")
@@ -167,7 +167,7 @@ def test_more_science_than_there_is_is_an_error() -> None:
 
 @pytest.fixture(scope="module")
 def loaded() -> loading.Loaded:
-    return loading.load(profile.load("tiny").model.model_copy(update={"dtype": "float32"}), torch.device("cpu"))
+    return loading.load(profile_files.load("tiny").model.model_copy(update={"dtype": "float32"}), torch.device("cpu"))
 
 
 def test_the_embedded_model_is_small_and_has_enough_layers(loaded: loading.Loaded) -> None:

@@ -8,7 +8,8 @@ import pytest
 import tiny_models
 
 from bitzones.data import prompts
-from bitzones.data.tasks import Item, TaskSet
+from bitzones.data.task_items import Item
+from bitzones.data.tasks import TaskSet
 from bitzones.schema.errors import TaskError
 
 SHOTS = (Item("s1", "Question: One?\nAnswer:", " yes", (" yes", " no")), Item("s2", "Question: Two?\nAnswer:", " no", (" yes", " no")))

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bitzones.data import sequences
 from bitzones.data.sequences import SequenceSet, TokenSequence
-from bitzones.data.tasks import Item
+from bitzones.data.task_items import Item
 from bitzones.devices import device as devices
 from bitzones.schema.errors import TaskError
 

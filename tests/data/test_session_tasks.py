@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 
 from bitzones.run.session import Session
-from bitzones.schema import profile
+from bitzones.schema import profile_files
 from bitzones.schema.errors import NotMeasuredError, TaskError
 from bitzones.schema.profile import Profile
 
@@ -31,7 +31,7 @@ def made(folder: Path, tasks: str, calibration: int = 60, template: str | None =
         source or str(folder / "model"), tasks=f"[[tasks]]\n{tasks}", sensitivity=f"[sensitivity]\ntokens = {calibration}"
     )
     path.write_text(text, encoding="utf-8")
-    loaded: Profile = profile.load(str(path))
+    loaded: Profile = profile_files.load(str(path))
     return Session(loaded)
 
 

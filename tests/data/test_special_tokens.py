@@ -10,9 +10,10 @@ from tokenizers import processors
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bitzones.data import prompts, sequences, special_tokens
-from bitzones.data.tasks import Item, TaskSet
+from bitzones.data.task_items import Item
+from bitzones.data.tasks import TaskSet
 from bitzones.evaluation import accuracy, generation, likelihood
-from bitzones.schema.records import SpecialTokens
+from bitzones.schema.quality_cells import SpecialTokens
 
 END = 0
 OPENS = "<|end|> $A"

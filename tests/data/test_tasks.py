@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitzones.data import tasks
-from bitzones.data.tasks import Item, TaskSet
+from bitzones.data import task_items, tasks
+from bitzones.data.task_items import Item
+from bitzones.data.tasks import TaskSet
 from bitzones.schema.errors import TaskError
 
 CHOICE: dict[str, Any] = {
@@ -62,8 +63,8 @@ RULE_1 = [
 @pytest.mark.parametrize(("text", "number"), RULE_1)
 def test_the_first_number_counts(text: str, number: float | None) -> None:
     """A change here is a change of the rule: raise its number with it."""
-    assert tasks.NUMBER_RULE == 1
-    assert tasks.first_number(text) == number
+    assert task_items.NUMBER_RULE == 1
+    assert task_items.first_number(text) == number
 
 
 def test_the_rule_has_its_number_in_the_hash_of_numbers_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +105,8 @@ def test_a_number_item_knows_where_its_numbers_stand(tmp_path: Path) -> None:
 @given(st.one_of(st.floats(allow_nan=False, allow_infinity=False, width=32), st.integers(-(10**9), 10**9)))
 def test_a_right_answer_is_right_by_the_rule(answer: float) -> None:
     """However large or small: an exponent would not be read."""
-    item = tasks._number_item({**PROBLEM, "Answer": str(answer)})
-    assert tasks.first_number(item.answer) == answer
+    item = task_items.number_item({**PROBLEM, "Answer": str(answer)})
+    assert task_items.first_number(item.answer) == answer
 
 
 @pytest.mark.parametrize(
@@ -114,21 +115,21 @@ def test_a_right_answer_is_right_by_the_rule(answer: float) -> None:
      ("7 apples", 7.0), ("1e3", 1000.0), (" 7 ", 7.0)],
 )  # fmt: skip
 def test_an_answer_is_read_as_what_is_written_is(text: str, number: float) -> None:
-    assert tasks.first_number(tasks._number_item({**PROBLEM, "Answer": text}).answer) == number
+    assert task_items.first_number(task_items.number_item({**PROBLEM, "Answer": text}).answer) == number
 
 
 @pytest.mark.parametrize("text", ["1,5", "1.200,50", "3 or 4", "1/2", "12:30", "seven", "1,2345"])
 def test_an_answer_that_may_be_another_number_is_none(text: str) -> None:
     with pytest.raises(ValueError, match=f"^Answer '{text}' is not one number$"):
-        tasks._number_item({**PROBLEM, "Answer": text})
+        task_items.number_item({**PROBLEM, "Answer": text})
 
 
 def test_an_empty_choice_is_left_out_and_the_item_kept() -> None:
     for texts, labels in ((["a", "b", "c", "d", ""], "ABCDE"), (["a", None, "b", "c", " ", "d"], "ABCDEF")):
-        item = tasks._choice_item({**CHOICE, "choices": {"text": texts, "label": list(labels)}, "answerKey": "A"})
+        item = task_items.choice_item({**CHOICE, "choices": {"text": texts, "label": list(labels)}, "answerKey": "A"})
         assert (item.choices, item.answer) == ((" a", " b", " c", " d"), " a")
     with pytest.raises(ValueError, match="answerKey 'E' is none of the labels A, B, C, D"):
-        tasks._choice_item({**CHOICE, "choices": {"text": ["a", "b", "c", "d", ""], "label": list("ABCDE")}, "answerKey": "E"})
+        task_items.choice_item({**CHOICE, "choices": {"text": ["a", "b", "c", "d", ""], "label": list("ABCDE")}, "answerKey": "E"})
 
 
 @pytest.mark.parametrize(
@@ -235,9 +236,9 @@ def test_what_is_in_memory_does_not_grow_with_the_data_set(tmp_path: Path) -> No
 
 def test_training_items_are_read_as_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    known = tasks._number_item
+    known = task_items.number_item
     monkeypatch.setattr(
-        tasks, "_PROBLEM", tasks._Schema("number", lambda row: (read.append(row["ID"]), known(row))[1], tasks._PROBLEM.columns)
+        tasks, "PROBLEM", task_items.Schema("number", lambda row: (read.append(row["ID"]), known(row))[1], task_items.PROBLEM.columns)
     )
     items = tasks.training("own", lines(tmp_path / "own.jsonl", numbered(50)))
     assert [next(items).id for _ in range(3)] == read == ["n0", "n1", "n2"]

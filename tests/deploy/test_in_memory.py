@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import bitzones
 from bitzones.analysis.plan import Plan
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers, saving
 from bitzones.data import sequences
 from bitzones.deploy.engines import ENGINES, engine
 from bitzones.models import structure
@@ -46,7 +46,7 @@ def load(source: Path, dtype: str = "bfloat16") -> PreTrainedModel:
 
 
 def formats_of(model: PreTrainedModel) -> dict[str, str]:
-    return {name: weight.qtype.name for name, weight in quantizers.packed_weights(model).items()}
+    return {name: weight.qtype.name for name, weight in packing.packed_weights(model).items()}
 
 
 def expected(plan: Plan) -> dict[str, str]:
@@ -84,8 +84,8 @@ def test_a_plan_quantizes_what_it_names_and_returns_the_model(plan: Plan, source
 def test_it_makes_the_integers_that_quanto_makes(plan: Plan, source: Path) -> None:
     model, other = bitzones.apply(plan, load(source)), load(source).requires_grad_(False)
     quantizers.quantize(other, plan.formats)
-    mine, theirs = quantizers.packed_weights(model), quantizers.packed_weights(other)
-    assert all(torch.equal(quantizers.dense(mine[name], torch.float32), quantizers.dense(theirs[name], torch.float32)) for name in mine)
+    mine, theirs = packing.packed_weights(model), packing.packed_weights(other)
+    assert all(torch.equal(packing.dense(mine[name], torch.float32), packing.dense(theirs[name], torch.float32)) for name in mine)
 
 
 def test_what_it_computes_is_near_the_reference_and_not_the_same(source: Path, plan: Plan) -> None:
@@ -104,10 +104,10 @@ def test_calibrated_formats_are_rounded_on_the_sequences_of_the_plan(plan: Plan,
     model = bitzones.apply(made, load(source))
     batches = list(sequences.batches(CALIBRATED_ON, 4, CPU))
     wanted = layerwise.in_sequence(load(source).float(), made.formats, batches, torch.bfloat16).weights
-    packed = quantizers.packed_weights(model)
+    packed = packing.packed_weights(model)
     two_bits = [name for name, format_name in made.formats.items() if format_name == "qint2:gptq"]
     assert two_bits
-    stock = quantizers.packed_weights(bitzones.apply(dict.fromkeys(two_bits, "qint2"), load(source)))
+    stock = packing.packed_weights(bitzones.apply(dict.fromkeys(two_bits, "qint2"), load(source)))
     for name in two_bits:
         assert torch.equal(packed[name]._data.unpack(), wanted[name]._data.unpack())
     assert any(not torch.equal(packed[name]._data.unpack(), stock[name]._data.unpack()) for name in two_bits)
@@ -231,7 +231,7 @@ def test_an_export_is_what_is_quantized_in_memory(plan: Plan, source: Path, tmp_
     made = plan.model_copy(update={"assignment": four, "group_sizes": sizes})
     steps: list[str] = []
     exported = bitzones.export(made, tmp_path / "model", notify=steps.append)
-    stored, mine = (quantizers.packed_weights(model) for model in (quantizers.reload(exported.folder), bitzones.apply(four, load(source))))
+    stored, mine = (packing.packed_weights(model) for model in (saving.reload(exported.folder), bitzones.apply(four, load(source))))
     assert stored.keys() == mine.keys() == four.keys()
     assert all(torch.equal(stored[name]._data.unpack(), mine[name]._data.unpack()) for name in four)
     assert exported.modules == {"qint4": len(four)}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from bitzones.analysis.plan import Plan, PlanAccuracy
 from bitzones.deploy.model_card import escaped, layer_table, model_card
-from bitzones.stats.intervals import Estimate, Interval, Verdict
+from bitzones.stats.intervals import Estimate, Interval
+from bitzones.stats.verdicts import Verdict
 
 LAYERS = {"l.0.q": 0, "l.0.k": 0, "l.1.q": 1, "l.1.k": 1}
 ASSIGNMENT = {"l.0.q": "qint4", "l.0.k": "qint4", "l.1.q": "qint2:hqq", "l.1.k": "bf16", "lm_head": "qint8"}

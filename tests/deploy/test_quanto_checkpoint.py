@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from bitzones import embedded
 from bitzones.analysis.plan import Plan
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import kernels, packing, saving
 from bitzones.data import sequences
 from bitzones.deploy import quanto_checkpoint as deploy
 from bitzones.deploy import verify
@@ -29,7 +29,7 @@ from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.models import loading, structure
 from bitzones.rounding import layerwise as rounding
 from bitzones.schema.errors import BitzonesError, ModelError, OutputError, PlanError
-from bitzones.schema.profile import Model
+from bitzones.schema.profile_sections import Model
 
 CPU = torch.device("cpu")
 UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
@@ -89,12 +89,12 @@ def test_vanilla_quanto_in_a_new_process_loads_it_and_computes_the_same(made: de
 
 
 def test_every_weight_is_as_planned(made: deploy.Applied, plan: Plan) -> None:
-    packed = quantizers.packed_weights(quantizers.reload(made.folder))
-    assert {name: quantizers.group_size(weight) for name, weight in packed.items()} == plan.group_sizes
+    packed = packing.packed_weights(saving.reload(made.folder))
+    assert {name: packing.group_size(weight) for name, weight in packed.items()} == plan.group_sizes
     assert {name: weight.qtype.name for name, weight in packed.items()} == {
         name: plan.assignment[name].partition(":")[0] for name in plan.group_sizes
     }
-    assert "TinyGemmWeightQBitsTensor" in {quantizers.kernel(m) for m in quantizers.reload(made.folder).modules()}
+    assert "TinyGemmWeightQBitsTensor" in {kernels.kernel(m) for m in saving.reload(made.folder).modules()}
 
 
 def test_what_lies_in_the_folder(made: deploy.Applied, plan: Plan) -> None:
@@ -135,7 +135,7 @@ def test_tied_embeddings_stay_tied_in_every_dtype(tmp_path: Path, tied: bool, dt
     plan = make_plan.for_tiny_llama(folder, sha256(folder), dtype=dtype)
     assignment = {name: reference if chosen == "bf16" else chosen for name, chosen in plan.assignment.items()}
     made = deploy.apply(plan_file(tmp_path, plan, assignment=assignment, reference=reference), tmp_path / "model", CPU)
-    assert structure.tied_embeddings(quantizers.reload(made.folder)) is tied
+    assert structure.tied_embeddings(saving.reload(made.folder)) is tied
     with safe_open(made.folder / "model.safetensors", framework="pt") as file:
         assert ("lm_head.weight" in file.keys()) is not tied  # noqa: SIM118  (a file is no mapping)
     assert verify.check(made.folder, CPU) is None
@@ -145,7 +145,7 @@ def test_a_quantized_head_is_untied_and_said_to_be(tmp_path: Path, source: Path,
     """Only where a plan asks for it: then there are two tensors, and nothing that ties them."""
     changes = {"assignment": {**plan.assignment, "lm_head": "qint8"}, "group_sizes": {**plan.group_sizes, "lm_head": None}}
     made = deploy.apply(plan_file(tmp_path, plan, **changes), tmp_path / "model", CPU)
-    again = quantizers.reload(made.folder)
+    again = saving.reload(made.folder)
     assert not structure.tied_embeddings(again)
     assert torch.equal(again.get_input_embeddings().weight, tiny_models.llama(torch.bfloat16).get_input_embeddings().weight)
     assert "| others | qint8: lm_head |" in (made.folder / "README.md").read_text(encoding="utf-8")
@@ -155,7 +155,7 @@ def test_modules_that_the_plan_does_not_name_stay_and_are_counted(tmp_path: Path
     made = deploy.apply(plan_file(tmp_path, plan, assignment={UP: "qint4"}, group_sizes={UP: 96}), tmp_path / "model", CPU)
     assert made.unnamed == len(plan.assignment) - 1
     assert "Modules: 1 qint4; 20 that the plan does not name stay as they are" in made.lines()
-    assert list(quantizers.packed_weights(quantizers.reload(made.folder))) == [UP]
+    assert list(packing.packed_weights(saving.reload(made.folder))) == [UP]
 
 
 def test_a_model_that_moved_is_found_where_the_user_says(tmp_path: Path, source: Path, plan: Plan) -> None:
@@ -283,7 +283,7 @@ def test_a_model_of_its_own_code_is_refused_since_quanto_would_not_reload_it(
 
 def test_a_file_that_is_damaged_on_its_way_to_the_disk_is_noticed(tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """One scale of one row, doubled: every type and every shape is right, and only what it computes is not."""
-    save = quantizers.save
+    save = saving.save
 
     def save_and_damage(model: Any, folder: Path) -> None:
         save(model, folder)
@@ -291,7 +291,7 @@ def test_a_file_that_is_damaged_on_its_way_to_the_disk_is_noticed(tmp_path: Path
         tensors[f"{UP}.weight._scale"][7] *= 2
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(quantizers, "save", save_and_damage)
+    monkeypatch.setattr(saving, "save", save_and_damage)
     assert plan.assignment[UP] != "bf16"
     assert "what quanto reloads computes something else: log-probabilities up to " in refused(tmp_path, plan, ModelError)
 
@@ -381,7 +381,7 @@ def test_a_mistake_on_the_command_line(tmp_path: Path, arguments: list[str], sai
 def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: Path) -> None:
     made = deploy.apply(plan_file(tmp_path, plan, **calibrated(plan)), tmp_path / "model", CPU)
     assert made.modules["qint2:gptq"] == sum(name == "qint2:hqq" for name in plan.assignment.values())
-    stored = quantizers.packed_weights(quantizers.reload(made.folder))
+    stored = packing.packed_weights(saving.reload(made.folder))
     assert plan.model is not None
     reference = loading.load(Model(source=plan.model.source), CPU).model.float()
     formats = {name: format_ for name, format_ in calibrated(plan)["assignment"].items() if format_ != "bf16"}

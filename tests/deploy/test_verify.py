@@ -164,7 +164,7 @@ def test_a_plan_that_names_less(folder: Path) -> None:
 
     edit(folder / "plan.json", forget)
     hash_again(folder)
-    assert differs(folder) == f"not what its plan says: module {UP!r} is quantized and was not asked for"
+    assert differs(folder) == f"not what its plan says: module {UP!r} is quantized and was not requested"
 
 
 def test_another_map(folder: Path) -> None:

@@ -14,7 +14,7 @@ from bitzones.devices import energy, nvml
 SCRIPT = """
 import json, sys
 from bitzones.devices import energy; from bitzones.devices import nvml
-from bitzones.schema.records import Figure
+from bitzones.schema.record import Figure
 
 gpu = nvml.open_gpu(sys.argv[1])
 runs = []

@@ -31,7 +31,8 @@ from transformers import (
 from transformers.models.bloom import BloomForCausalLM
 
 from bitzones.backends.quanto import quantizers
-from bitzones.data.tasks import Item, TaskSet
+from bitzones.data.task_items import Item
+from bitzones.data.tasks import TaskSet
 from bitzones.evaluation import accuracy, generation, likelihood, prefix_scoring, scoring
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError, TaskError

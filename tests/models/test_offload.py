@@ -28,9 +28,9 @@ from bitzones.models.units import fused_groups, model_units
 from bitzones.profiling import gemm_latency, latency, memory
 from bitzones.profiling.hardware import Hardware
 from bitzones.run.session import Session
-from bitzones.schema import profile
+from bitzones.schema import latency_grid, profile, profile_files, profile_sections
 from bitzones.schema.errors import ModelError, NotMeasuredError, OutOfMemoryError
-from bitzones.schema.profile import Timing
+from bitzones.schema.latency_grid import Timing
 from bitzones.sensitivity import activation_stats, fisher, sweep
 from bitzones.sensitivity.variants import Variants
 
@@ -199,7 +199,7 @@ def test_times_and_bytes(pair: Pair) -> None:
 
 
 def test_times_of_units_are_those_of_the_device(pair: Pair) -> None:
-    shapes = profile.Latency(batch=(1,), prompt_tokens=(4,), new_tokens=2, rounds=2, warmup_rounds=1)
+    shapes = latency_grid.Latency(batch=(1,), prompt_tokens=(4,), new_tokens=2, rounds=2, warmup_rounds=1)
     found = gemm_latency.measure(pair.spread, model_units(pair.spread.loaded.model), shapes, 0)
     assert {item.format for item in found.times} == set(FORMATS.values())
 
@@ -226,10 +226,10 @@ def test_skipped_layers_run_elsewhere_again_afterwards(pair: Pair) -> None:
     with torch.no_grad():
         kept, whole = passed(model, blocks, batch)
         for start in range(len(blocks) + 1):
-            with entered_at(blocks, start, kept.entering(start)):
+            with entered_at(blocks, kept.before(start)):
                 torch.testing.assert_close(kl.logits_of(model, batch), whole)
     assert ["forward" in vars(block) for block in blocks] == [False, True, True]
-    assert {kept.entering(start).device for start in range(len(blocks) + 1)} == {whole.device}
+    assert {tensor.device for call in kept.calls for tensor in (call.hidden, call.step.hidden)} == {whole.device}
 
 
 def test_where_layers_lie_is_in_the_record(pair: Pair) -> None:
@@ -245,6 +245,11 @@ def test_the_pretended_devices_refuse_what_real_ones_refuse() -> None:
         batch = next(calibration.batches(CALIBRATION, 2, NEAR))
         with pytest.raises(RuntimeError, match="expected all tensors on one device, found cpu, xpu:0"):
             kl.logits_of(model, batch)
+
+
+def test_a_layer_that_was_guessed_wrongly_is_named() -> None:
+    with pytest.raises(ModelError, match=r"^model.layers.2 is a decoder layer, and without weights model.layers.0 was taken for the first"):
+        offload.place(tiny_models.llama(), NEAR, dict.fromkeys(NAMES[:2], NEAR))
 
 
 def test_layers_fill_one_device_after_the_other() -> None:
@@ -294,9 +299,9 @@ def test_only_auto_spreads_a_model() -> None:
         config.hidden_size, config.intermediate_size = 6 * 1024, 18 * 1024
         large = tiny_models.LlamaForCausalLM(config).to(torch.bfloat16)
     plan = partial(loading._placement, large, device=GPU, formats=[])
-    assert set(plan(settings=profile.Model(source="owner/name")).values()) == {GPU, CPU}
+    assert set(plan(settings=profile_sections.Model(source="owner/name")).values()) == {GPU, CPU}
     with pytest.raises(ModelError, match=r"^it has 2\.\d GB of weights, and cuda:0 2\.0 GB free: device = 'auto' spreads it$"):
-        plan(settings=profile.Model(source="owner/name", device="cuda:0"))
+        plan(settings=profile_sections.Model(source="owner/name", device="cuda:0"))
 
 
 @pytest.fixture
@@ -306,7 +311,7 @@ def session(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Session:
     size = offload.held_bytes(tiny_models.llama(torch.bfloat16))
     monkeypatch.setattr(offload, "rooms", lambda device, held_bytes=0: {device: 3 * size, CPU: 100 * size})
     (tmp_path / "p.toml").write_text(tiny_models.profile_text(str(folder)))
-    return Session(profile.load(str(tmp_path / "p.toml")))
+    return Session(profile_files.load(str(tmp_path / "p.toml")))
 
 
 @pytest.mark.cuda
@@ -346,7 +351,7 @@ def scarce() -> Iterator[Hardware]:
     variants = made(GPU, None)
     total = torch.cuda.get_device_properties(GPU).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved(GPU) + 300e6) / total, GPU)
-    tiny = profile.load("tiny")
+    tiny = profile_files.load("tiny")
     yield Hardware(variants, tiny)
     torch.cuda.set_per_process_memory_fraction(1.0, GPU)
     devices.free(GPU)

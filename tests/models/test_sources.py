@@ -17,7 +17,7 @@ from huggingface_hub import constants
 
 from bitzones import embedded
 from bitzones.models import sources
-from bitzones.schema import profile
+from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError
 
 WEIGHTS = b"what a safetensors file holds is not looked at here"
@@ -34,8 +34,8 @@ MODEL = {
 }
 
 
-def settings(source: str | Path, **more: str | bool | None) -> profile.Model:
-    return profile.Model.model_validate({"source": str(source), **more})
+def settings(source: str | Path, **more: str | bool | None) -> profile_sections.Model:
+    return profile_sections.Model.model_validate({"source": str(source), **more})
 
 
 def refused(source: str | Path, **more: str | bool | None) -> str:
@@ -219,7 +219,10 @@ def test_a_folder_goes_before_the_hub(hub: tiny_hub.Hub, tmp_path: Path) -> None
 
 def test_offline_by_the_environment(tmp_path: Path) -> None:
     """The variable itself, as a user sets it: read when huggingface_hub is imported, so in a process of its own."""
-    program = "from bitzones.schema import profile; from bitzones.models import sources; sources.locate(profile.Model(source='tiny/model'))"
+    program = (
+        "from bitzones.schema.profile_sections import Model; from bitzones.models import sources; "
+        "sources.locate(Model(source='tiny/model'))"
+    )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM, PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
 
@@ -95,7 +95,7 @@ def test_model_bytes_with_packed_weights() -> None:
     other = tiny_models.llama(torch.bfloat16)
     quantizers.quantize(other, {name: "qint8"})
     square = tiny_models.WIDTH**2
-    assert structure.model_bytes(model, quantizers.packed_weights(other)) == before - 2 * square + square + 2 * tiny_models.WIDTH
+    assert structure.model_bytes(model, packing.packed_weights(other)) == before - 2 * square + square + 2 * tiny_models.WIDTH
 
 
 def test_an_untied_head_is_named_and_a_tied_one_is_refused_to_the_byte() -> None:
@@ -106,7 +106,7 @@ def test_an_untied_head_is_named_and_a_tied_one_is_refused_to_the_byte() -> None
     for name in ("qint8", "qint4", "qint2"):
         model = tiny_models.llama(torch.bfloat16)
         quantizers.quantize(model, {"lm_head": name})
-        packed = quantizers.packed_weights(model)
+        packed = packing.packed_weights(model)
         grown = structure.model_bytes(tied, packed) - structure.model_bytes(tied, {})
-        assert grown == quantizers.stored_bytes(packed["lm_head"])
+        assert grown == packing.stored_bytes(packed["lm_head"])
         assert f"{grown:,} bytes at {name}" in str(refused.value)

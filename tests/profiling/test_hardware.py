@@ -11,8 +11,10 @@ import torch
 from bitzones.devices import device, energy, nvml
 from bitzones.models import loading
 from bitzones.profiling.hardware import Hardware
-from bitzones.schema.profile import Latency, Model, Profile, Task, Timing
-from bitzones.schema.records import DivergenceCell
+from bitzones.schema.latency_grid import Latency, Timing
+from bitzones.schema.profile import Profile
+from bitzones.schema.profile_sections import Model, Task
+from bitzones.schema.quality_cells import DivergenceCell
 from bitzones.sensitivity.variants import Variants
 
 SHAPES = Latency(batch=(1, 3), prompt_tokens=(4, 6), new_tokens=2, rounds=2, warmup_rounds=1)

@@ -7,14 +7,14 @@ import tiny_models
 import torch
 from transformers import LlamaForCausalLM
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers
 from bitzones.devices import nvml
 from bitzones.models import kv_cache as cache
 from bitzones.models import structure, units
 from bitzones.profiling import latency
 from bitzones.schema.errors import OutOfMemoryError
-from bitzones.schema.profile import Timing
-from bitzones.schema.records import Figure
+from bitzones.schema.latency_grid import Timing
+from bitzones.schema.record import Figure
 
 PREFILL, DECODE = Timing("prefill", 2, 5), Timing("decode", 2, 5, 3)
 NO_GPU = nvml.open_gpu(None)
@@ -143,7 +143,7 @@ def test_what_a_step_reads(model: LlamaForCausalLM) -> None:
 def test_packed_weights_are_read_packed(model: LlamaForCausalLM) -> None:
     packed = tiny_models.llama()
     quantizers.quantize(packed, dict.fromkeys(structure.quantizable_modules(packed), "qint4"))
-    inside = sum(quantizers.stored_bytes(weight) for weight in quantizers.packed_weights(packed).values())
+    inside = sum(packing.stored_bytes(weight) for weight in packing.packed_weights(packed).values())
     dense = sum(model.get_parameter(f"{name}.weight").nbytes for name in structure.quantizable_modules(model))
     scales = 2 * 4 * 7 * tiny_models.LAYERS  # of activations, which quanto keeps beside every weight
     assert latency.weight_bytes(packed) == latency.weight_bytes(model) - dense + inside + scales

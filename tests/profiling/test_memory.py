@@ -9,7 +9,7 @@ import torch
 from bitzones.devices import device, nvml
 from bitzones.models import loading
 from bitzones.profiling import memory
-from bitzones.schema.profile import Timing
+from bitzones.schema.latency_grid import Timing
 from bitzones.sensitivity.variants import Variants
 
 CPU = torch.device("cpu")

@@ -19,8 +19,8 @@ from bitzones.regression.compare import compare, same_profile
 from bitzones.regression.comparison import CellDelta, Comparison
 from bitzones.regression.metrics import readings
 from bitzones.report.regression.metric_files import metrics_files
-from bitzones.schema.profile import Gate, Zones
-from bitzones.schema.records import FailedCell
+from bitzones.schema.cells import FailedCell
+from bitzones.schema.profile_sections import Gate, Zones
 
 Data = dict[str, Any]
 Cells = dict[tuple[str, str, str], CellDelta]

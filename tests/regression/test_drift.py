@@ -22,8 +22,8 @@ from bitzones.regression.comparison import Comparison, Metric
 from bitzones.regression.decision_rule import samples_needed
 from bitzones.regression.drift import Drift, between, medians, timed
 from bitzones.schema.cell_key import CellKey
-from bitzones.schema.profile import Gate
-from bitzones.schema.records import LatencyCell
+from bitzones.schema.performance_cells import LatencyCell
+from bitzones.schema.profile_sections import Gate
 
 RELEASE = {"torch": "2.14.0", "transformers": "5.23.0", "optimum-quanto": "0.2.7"}
 

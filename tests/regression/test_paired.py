@@ -7,7 +7,7 @@ import pytest
 
 from bitzones.regression.decision_rule import Draft, decided
 from bitzones.regression.paired import Sequences, kl
-from bitzones.schema.profile import Gate
+from bitzones.schema.profile_sections import Gate
 
 TOKENS = Sequences([30] * 60, 0)
 

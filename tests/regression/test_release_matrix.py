@@ -12,8 +12,9 @@ from bitzones.analysis.reader import read_run
 from bitzones.regression.comparison import CellDelta
 from bitzones.regression.release_matrix import Matrix, matrix
 from bitzones.report.regression.matrix_page import matrix_lines, matrix_page
+from bitzones.schema.cells import FailedCell, ReleaseCell
 from bitzones.schema.errors import RunFileError
-from bitzones.schema.records import FailedCell, Record, ReleaseCell
+from bitzones.schema.record import Record
 
 QUANTIZED = tuple(variant for variant in VARIANTS if variant != "bf16")
 

@@ -14,7 +14,7 @@ from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.decisions import mix
 from bitzones.report.mermaid.flow import STYLES, overview, technical
-from bitzones.schema.records import SensitivityCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 GITHUB_CHARACTERS = 50_000

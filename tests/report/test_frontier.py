@@ -9,7 +9,8 @@ from make_run import analysed, cells, decided, planned, without
 
 from bitzones.analysis.results import Analysis
 from bitzones.report.charts.frontier import KINDS, frontier, kind_of, units_bytes
-from bitzones.schema.records import AccuracyCell, DivergenceCell, PlansCell
+from bitzones.schema.plan_cells import PlansCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 
 alt = pytest.importorskip("altair", reason="altair holds the schema of Vega-Lite")
 

@@ -12,8 +12,9 @@ from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.results import Analysis
 from bitzones.analysis.zones import ranges
 from bitzones.report.markdown.headline import answers
-from bitzones.schema.profile import Budget, Zones
-from bitzones.schema.records import AccuracyCell, SensitivityCell
+from bitzones.schema.profile_sections import Budget, Zones
+from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 
 def analysed(folder: Path, found: Any, **changes: Any) -> Analysis:

@@ -14,7 +14,8 @@ from bitzones.analysis.results import Analysis
 from bitzones.report.charts.layer_map import NOT_MEASURED, layer_map, views
 from bitzones.report.charts.places import SIGNS, places
 from bitzones.report.charts.shades import INKS, SHADES, ink, shade
-from bitzones.schema.records import LayersCell, SensitivityCell
+from bitzones.schema.layer_statistics import LayersCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 alt = pytest.importorskip("altair", reason="altair holds the schema of Vega-Lite")
 

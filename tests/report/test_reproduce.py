@@ -11,15 +11,16 @@ from make_run import profile
 
 from bitzones.report.markdown.reproduce import command, profile_toml
 from bitzones.schema import profile as profiles
-from bitzones.schema.profile import Model, Task
+from bitzones.schema import profile_files
+from bitzones.schema.profile_sections import Model, Task
 
 
-@pytest.mark.parametrize("name", profiles.available())
+@pytest.mark.parametrize("name", profile_files.available())
 def test_every_profile_reads_back(name: str, tmp_path: Path) -> None:
-    known = profiles.load(name)
+    known = profile_files.load(name)
     path = tmp_path / "profile.toml"
     path.write_text(profile_toml(known), encoding="utf-8")
-    assert profiles.load(str(path)) == known
+    assert profile_files.load(str(path)) == known
 
 
 @given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1))

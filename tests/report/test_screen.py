@@ -12,7 +12,7 @@ from rich.console import Console
 from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.results import Analysis
 from bitzones.report.terminal.screen import show
-from bitzones.schema.records import SensitivityCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 
 def shown(analysis: Analysis, *, terminal: bool, width: int = 100) -> str:

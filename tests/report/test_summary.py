@@ -15,8 +15,10 @@ from bitzones.analysis.results import Analysis
 from bitzones.report.markdown import tables
 from bitzones.report.markdown.summary import headline, summary
 from bitzones.report.mermaid.flow import overview
-from bitzones.schema.profile import Budget
-from bitzones.schema.records import FailedCell, Figure, SensitivityCell
+from bitzones.schema.cells import FailedCell
+from bitzones.schema.profile_sections import Budget
+from bitzones.schema.record import Figure
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -10,7 +10,7 @@ from make_run import cells, run_dict, small, without, write
 from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.results import Analysis
 from bitzones.report.terminal.text_map import lines, markdown_map
-from bitzones.schema.records import SensitivityCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 
 @pytest.fixture(scope="module")

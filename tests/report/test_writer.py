@@ -15,7 +15,7 @@ from bitzones.analysis.results import Analysis
 from bitzones.report import writer
 from bitzones.report.writer import write_report
 from bitzones.schema.errors import OutputError
-from bitzones.schema.records import SensitivityCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 PLANNED = ["report.html", "summary.md", "overview_diagram.md", "technical_diagram.md", "analysis.json", "plan.json"]
 NAMES = [*PLANNED, "layer_map.svg", "layer_map.png", "frontier.svg", "frontier.png"]

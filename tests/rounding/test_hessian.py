@@ -8,7 +8,7 @@ from tiny_sweep import CALIBRATION, CPU, sequences
 
 from bitzones.data import sequences as calibration
 from bitzones.models import structure
-from bitzones.rounding.hessian import Entering, embedded, moments_of, shared, through
+from bitzones.rounding.hessian import Before, Entering, moments_of, shared, through
 
 MLP = {"up": "model.layers.1.mlp.up_proj", "gate": "model.layers.1.mlp.gate_proj", "down": "model.layers.1.mlp.down_proj"}
 MODEL = tiny_models.llama()
@@ -17,8 +17,7 @@ BATCHES = list(calibration.batches(CALIBRATION, 4, CPU))
 
 
 def entering_layer_1() -> Entering:
-    first = embedded(MODEL, LAYERS, BATCHES)
-    return Entering(through(MODEL, LAYERS, 0, first, BATCHES))
+    return Entering(through(MODEL, LAYERS, [() for _ in BATCHES], BATCHES))
 
 
 def given_to(name: str) -> torch.Tensor:
@@ -32,7 +31,7 @@ def given_to(name: str) -> torch.Tensor:
 
 
 def test_padding_is_left_out_and_every_token_counted() -> None:
-    found, _ = moments_of(MODEL, LAYERS, 1, list(MLP.values()), entering_layer_1(), BATCHES)
+    found, _ = moments_of(MODEL, LAYERS, list(MLP.values()), entering_layer_1(), BATCHES)
     for name in MLP.values():
         inputs = given_to(name)
         assert found[name].tokens == len(inputs) == sum(CALIBRATION.sequence_tokens)
@@ -41,7 +40,7 @@ def test_padding_is_left_out_and_every_token_counted() -> None:
 
 
 def test_modules_that_read_the_same_tensor_share_a_moment() -> None:
-    found, _ = moments_of(MODEL, LAYERS, 1, list(MLP.values()), entering_layer_1(), BATCHES)
+    found, _ = moments_of(MODEL, LAYERS, list(MLP.values()), entering_layer_1(), BATCHES)
     assert found[MLP["up"]] is found[MLP["gate"]]
     assert sorted(names for _, names in shared(found).values()) == [[MLP["down"]], [MLP["gate"], MLP["up"]]] or sorted(
         sorted(names) for _, names in shared(found).values()
@@ -50,45 +49,45 @@ def test_modules_that_read_the_same_tensor_share_a_moment() -> None:
 
 def test_several_batches_add_up() -> None:
     each = list(calibration.batches(CALIBRATION, 1, CPU))
-    first = Entering(through(MODEL, LAYERS, 0, embedded(MODEL, LAYERS, each), each))
-    apart, _ = moments_of(MODEL, LAYERS, 1, list(MLP.values()), first, each)
-    together, _ = moments_of(MODEL, LAYERS, 1, list(MLP.values()), entering_layer_1(), BATCHES)
+    first = Entering(through(MODEL, LAYERS, [() for _ in each], each))
+    apart, _ = moments_of(MODEL, LAYERS, list(MLP.values()), first, each)
+    together, _ = moments_of(MODEL, LAYERS, list(MLP.values()), entering_layer_1(), BATCHES)
     for name in MLP.values():
         assert apart[name].tokens == together[name].tokens
         torch.testing.assert_close(apart[name].total, together[name].total, rtol=1e-4, atol=1e-4)
 
 
 def test_walking_through_the_layers_is_the_model() -> None:
-    hidden = embedded(MODEL, LAYERS, BATCHES)
-    for at in range(len(LAYERS)):
-        hidden = through(MODEL, LAYERS, at, hidden, BATCHES)
+    before: list[Before] = [() for _ in BATCHES]
+    for _ in LAYERS:
+        before = through(MODEL, LAYERS, before, BATCHES)
     mask = BATCHES[0].mask.bool()
     expected = MODEL.model(input_ids=BATCHES[0].ids, attention_mask=BATCHES[0].mask).last_hidden_state
-    torch.testing.assert_close(MODEL.model.norm(hidden[0])[mask], expected[mask])
+    torch.testing.assert_close(MODEL.model.norm(before[0][-1].hidden)[mask], expected[mask])
 
 
 def test_a_drift_pairs_what_is_with_what_was() -> None:
     """Inputs that have become twice what they were: z - x is -x/2, so the drift is minus half of the moment."""
     entering = entering_layer_1()
-    doubled = Entering([2 * hidden for hidden in entering.now], entering.now)
+    doubled = Entering([[step.with_hidden(2 * step.hidden) for step in before] for before in entering.now], entering.now)
     query = "model.layers.1.self_attn.q_proj"
     norm = LAYERS[1].input_layernorm
     norm.forward = lambda hidden: hidden  # else it would scale the doubling away
     try:
-        found, leaving = moments_of(MODEL, LAYERS, 1, [query], doubled, BATCHES)
+        found, leaving = moments_of(MODEL, LAYERS, [query], doubled, BATCHES)
     finally:
         del norm.forward
     torch.testing.assert_close(found[query].drift, -found[query].total / 2, rtol=1e-4, atol=1e-4)
     assert leaving.reference is not None
-    assert not torch.equal(leaving.reference[0], leaving.now[0])
+    assert not torch.equal(leaving.reference[0][-1].hidden, leaving.now[0][-1].hidden)
 
 
 def test_a_module_that_never_ran_has_no_moment() -> None:
-    found, _ = moments_of(MODEL, LAYERS, 1, ["model.layers.0.mlp.up_proj"], entering_layer_1(), BATCHES)
+    found, _ = moments_of(MODEL, LAYERS, ["model.layers.0.mlp.up_proj"], entering_layer_1(), BATCHES)
     assert found == {}
 
 
 def test_longer_sequences_stay_in_their_order() -> None:
     uneven = sequences((3, 20))
     batches = list(calibration.batches(uneven, 2, CPU))
-    assert [hidden.shape[:2] for hidden in embedded(MODEL, LAYERS, batches)] == [(2, 20)]
+    assert [before[-1].hidden.shape[:2] for before in through(MODEL, LAYERS, [()], batches)] == [(2, 20)]

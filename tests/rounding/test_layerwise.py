@@ -11,7 +11,7 @@ import torch
 from tiny_sweep import CPU, sequences, swept
 
 from bitzones.allocation.knapsack import budget_bytes
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers, saving
 from bitzones.data import sequences as calibration
 from bitzones.data.sequences import Batch
 from bitzones.data.sets import check_tokens
@@ -19,11 +19,13 @@ from bitzones.evaluation import kl, swapping
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
 from bitzones.rounding import layerwise
-from bitzones.rounding.hessian import Entering, embedded, moments_of
+from bitzones.rounding.hessian import Entering, moments_of
+from bitzones.run import whole_plans
 from bitzones.run.session import Session
-from bitzones.schema import profile
+from bitzones.schema import profile_files
 from bitzones.schema.errors import ModelError, NonFiniteError, TaskError
-from bitzones.schema.profile import PLAN, Budget, Plans
+from bitzones.schema.profile import PLAN
+from bitzones.schema.profile_sections import Budget, Plans
 from bitzones.search import goals, held_out, local_search
 from bitzones.sensitivity import sweep
 from bitzones.sensitivity.variants import Variants
@@ -60,18 +62,18 @@ def lost(model, weights) -> float:
 
 def test_what_is_stored_is_what_was_computed(model, alone) -> None:
     layers = list(structure.decoder_layers(model).values())
-    moments, _ = moments_of(model, layers, 0, [DOWN], Entering(embedded(model, layers, BATCHES)), BATCHES)
+    moments, _ = moments_of(model, layers, [DOWN], Entering.first(BATCHES), BATCHES)
     weight = model.get_parameter(f"{DOWN}.weight")
     computed = layerwise.round_rows(weight, moments[DOWN].total.double(), torch.full((len(weight),), 3.0), 128, DTYPE)
     stored = alone["qint2:gptq"].weights[DOWN]
-    assert (stored.qtype.name, quantizers.group_size(stored), stored._scale.dtype) == ("qint2", 128, DTYPE)
-    assert torch.equal(quantizers.dense(stored, torch.float32), computed.values())
+    assert (stored.qtype.name, packing.group_size(stored), stored._scale.dtype) == ("qint2", 128, DTYPE)
+    assert torch.equal(packing.dense(stored, torch.float32), computed.values())
 
 
 def test_stored_bytes_are_those_of_the_stock_format(model, alone) -> None:
     for name, weight in alone["qint4:gptq"].weights.items():
         stock = quantizers.packed_alone(model.get_parameter(f"{name}.weight").to(DTYPE), "qint4")
-        assert quantizers.stored_bytes(weight) == quantizers.stored_bytes(stock)
+        assert packing.stored_bytes(weight) == packing.stored_bytes(stock)
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -146,7 +148,7 @@ def test_an_activation_that_is_not_finite_names_the_module() -> None:
 
 
 def test_a_calibrated_format_without_its_weights_is_refused() -> None:
-    with pytest.raises(ModelError, match="has to be rounded on calibration sequences first"):
+    with pytest.raises(ModelError, match="must first be rounded on the calibration set"):
         quantizers.quantize(tiny_models.llama(), {DOWN: "qint2:gptq"})
 
 
@@ -154,8 +156,8 @@ def test_anybodys_quanto_loads_it_and_computes_the_same(model, alone, tmp_path: 
     quantized = tiny_models.llama(torch.bfloat16)
     assignment = dict.fromkeys(structure.quantizable_modules(model), "qint2:gptq")
     quantizers.quantize(quantized, assignment, alone["qint2:gptq"].weights)
-    quantizers.save(quantized, tmp_path)
-    again = quantizers.reload(tmp_path)
+    saving.save(quantized, tmp_path)
+    again = saving.reload(tmp_path)
     quantizers.verify(again, assignment)
     quantizers.set_compute_dtype(again, torch.float32)
     again.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq  # which no file holds: the one here went through bfloat16
@@ -220,7 +222,7 @@ def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path:
         budget="[budget]\naverage_bits = 3.2",
     )
     (tmp_path / "own.toml").write_text(text, encoding="utf-8")
-    session = Session(profile.load(str(tmp_path / "own.toml")))
+    session = Session(profile_files.load(str(tmp_path / "own.toml")))
     plans = {plan.name: plan for plan in session.compare().plans}
     found = {name: plan.rounded for name, plan in plans.items()}
     assert found == {
@@ -238,7 +240,7 @@ def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path:
     units = plans["3.6 bits"].units
     modules = {module: units[unit.name] for unit in session.units for module in unit.modules}
     weights = session.variants.in_sequence("again", modules).weights
-    bench = session._workbench(lambda: calibration.batches(session.held_out, 16, CPU), session.held_out)
+    bench = whole_plans.workbench(session, lambda: calibration.batches(session.held_out, 16, CPU), session.held_out)
     (again,), (alone,) = local_search.as_made(bench, [(bench.choice(units), weights)]), local_search.trials(bench, [bench.choice(units)])
     assert plans["3.6 bits"].kl_nats == pytest.approx(again.kl_nats)
     assert plans["3.6 bits"].kl_nats != pytest.approx(alone.kl_nats)

@@ -11,7 +11,7 @@ from make_plan import plan
 
 from bitzones.run import external_plan
 from bitzones.schema.errors import PlanError
-from bitzones.schema.records import Unit
+from bitzones.schema.sensitivity_cells import Unit
 
 WHERE = Path("other.json")
 MODULES = [f"model.layers.{layer}.{name}" for layer in range(2) for name in ("attn.q", "attn.k", "mlp.down")]

@@ -14,7 +14,8 @@ import pytest
 from bitzones.run import journal
 from bitzones.run.journal import Entry
 from bitzones.schema.errors import MeasureError, OutputError
-from bitzones.schema.records import Figure, MemoryCell
+from bitzones.schema.performance_cells import MemoryCell
+from bitzones.schema.record import Figure
 
 FINGERPRINT = {"profile": {"seed": 0, "formats": ["qint8"]}, "environment": {"versions": {"torch": "2.13.0"}}}
 NONE = Figure(value=None, unit="bytes", status="unsupported")

@@ -15,8 +15,10 @@ from transformers import LlamaForCausalLM
 from bitzones.analysis.analyze import analyse
 from bitzones.analysis.reader import RunFile, read_run
 from bitzones.run.measuring import measure, profile_of
+from bitzones.schema.cells import FailedCell
 from bitzones.schema.errors import BitzonesError, ModelError
-from bitzones.schema.records import AccuracyCell, DivergenceCell, FailedCell, MemoryCell
+from bitzones.schema.performance_cells import MemoryCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 
 DOCUMENTS = [f"Document {number}. " + f"A fox numbered {number} jumps over {number + 1} lazy dogs. " * 5 for number in range(40)]
 SETTINGS: dict[str, Any] = {

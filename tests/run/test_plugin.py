@@ -14,7 +14,8 @@ import torch
 from pydantic import TypeAdapter
 
 from bitzones.run import recorder, runner
-from bitzones.schema.records import SCHEMA, Cell, Environment, Run
+from bitzones.schema.cells import Cell
+from bitzones.schema.run_record import SCHEMA, Environment, Run
 
 BENCH = str(runner.bench_folder())
 VARIANTS, TASKS = ("bf16", "w8", "w4", "w2", "plan"), ("science_mini", "word_problems_mini")
@@ -140,7 +141,8 @@ def test_a_reason_is_one_line_and_names_memory(error: Exception, said: str) -> N
 
 STOPPED = """
 from bitzones.schema.errors import NotMeasuredError
-from bitzones.schema.records import Figure, MemoryCell
+from bitzones.schema.performance_cells import MemoryCell
+from bitzones.schema.record import Figure
 
 none = Figure(value=None, unit="bytes", status="unsupported")
 

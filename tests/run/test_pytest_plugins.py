@@ -18,8 +18,8 @@ import tiny_models
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.reader import read_run
 from bitzones.regression.compare import compare
-from bitzones.schema.profile import Gate
-from bitzones.schema.records import FailedCell, UnknownCell
+from bitzones.schema.cells import FailedCell, UnknownCell
+from bitzones.schema.profile_sections import Gate
 
 SUITE = """
 from typing import Literal
@@ -27,7 +27,7 @@ from typing import Literal
 import pytest
 
 from bitzones.schema.kinds import register
-from bitzones.schema.records import OwnCell
+from bitzones.schema.cells import OwnCell
 
 
 @register

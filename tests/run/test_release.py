@@ -15,12 +15,14 @@ import torch
 from optimum import quanto
 
 from bitzones.analysis.reader import RunFile, read_run
-from bitzones.backends.quanto import compat, quantizers
+from bitzones.backends.quanto import compat, quantizers, saving
 from bitzones.data import prompts, tasks
 from bitzones.evaluation import accuracy, kl
 from bitzones.run import release
-from bitzones.schema import profile
-from bitzones.schema.records import AccuracyCell, DivergenceCell, FailedCell, MemoryCell, ReleaseCell
+from bitzones.schema import profile_files, profile_sections
+from bitzones.schema.cells import FailedCell, ReleaseCell
+from bitzones.schema.performance_cells import MemoryCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 
 FORMATS = 'formats = ["qint8", "qint4", "qint2", "qint2:hqq"]'
 VARIANTS = {"f32": "f32", "w8": "qint8", "w4": "qint4", "w2-hqq": "qint2:hqq", "w2-max": "qint2"}
@@ -48,7 +50,7 @@ def found(place: Path) -> RunFile:
 
 
 def measured(place: Path) -> dict[str, Any]:
-    chosen = profile.load(str(place / "small.toml"))
+    chosen = profile_files.load(str(place / "small.toml"))
     small = chosen.model_copy(update={"tasks": chosen.tasks[:1], "formats": ("qint8", "qint2:hqq")})
     return release.measure(small, lambda message: None)
 
@@ -66,7 +68,7 @@ def test_every_variant_has_every_cell(found: RunFile) -> None:
 
 
 def test_the_plain_way_answers_as_the_shared_cache_does(place: Path, found: RunFile) -> None:
-    chosen, model = profile.load(str(place / "small.toml")), tiny_models.llama()
+    chosen, model = profile_files.load(str(place / "small.toml")), tiny_models.llama()
     for task in chosen.tasks:
         asked = prompts.asked(tasks.load(task.name, limit=task.limit), tiny_models.tokenizer())
         expected = accuracy.measure(model, tiny_models.tokenizer(), asked, "f32", task.batch)
@@ -77,7 +79,7 @@ def test_the_plain_way_answers_as_the_shared_cache_does(place: Path, found: RunF
 
 
 def test_solved_items_and_the_chat_are_those_of_the_profile(place: Path) -> None:
-    chosen = profile.load(str(place / "small.toml"))
+    chosen = profile_files.load(str(place / "small.toml"))
     shown = [task.model_copy(update={"fewshot": 2, "chat_template": True}) for task in chosen.tasks]
     small = chosen.model_copy(update={"tasks": tuple(shown), "formats": ("qint8", "qint2:hqq"), "model": _with_chat(place, chosen.model)})
     cells = [cell for cell in read(place, release.measure(small, lambda message: None)).of(AccuracyCell) if cell.variant == "f32"]
@@ -89,7 +91,7 @@ def test_solved_items_and_the_chat_are_those_of_the_profile(place: Path) -> None
         assert cell.gold_nll_nats == pytest.approx(expected.gold_nll_nats, rel=1e-4)
 
 
-def _with_chat(place: Path, model: profile.Model) -> profile.Model:
+def _with_chat(place: Path, model: profile_sections.Model) -> profile_sections.Model:
     folder = place / "chat"
     shutil.copytree(place / "model", folder)
     (folder / "chat_template.jinja").write_text(tiny_models.CHATML, encoding="utf-8")
@@ -98,7 +100,7 @@ def _with_chat(place: Path, model: profile.Model) -> profile.Model:
 
 def test_formats_lose_what_the_checked_way_of_quantizing_loses(place: Path, found: RunFile) -> None:
     reference = tiny_models.llama()
-    chosen = profile.load(str(place / "small.toml"))
+    chosen = profile_files.load(str(place / "small.toml"))
     bench = release._bench(chosen, lambda message: None)
     for cell in found.of(DivergenceCell):
         model = tiny_models.llama()
@@ -112,7 +114,7 @@ def test_formats_lose_what_the_checked_way_of_quantizing_loses(place: Path, foun
 def test_stored_bytes_are_those_of_the_file_that_is_saved(place: Path, found: RunFile) -> None:
     model = tiny_models.llama()
     compat.quantize(model, "qint4", [name for name, m in model.named_modules() if quantizers.is_quantizable(m) and name != "lm_head"])
-    quantizers.save(model, place / "saved")
+    saving.save(model, place / "saved")
     on_disk = (place / "saved" / "model.safetensors").stat().st_size
     (cell,) = [cell for cell in found.of(MemoryCell) if cell.variant == "w4"]
     assert 0 <= on_disk - cell.stored_bytes < 0.3 * on_disk  # the names in the file's head: many, for so small a model

@@ -15,8 +15,8 @@ from bitzones.analysis.analyze import analyse
 from bitzones.analysis.reader import read_run
 from bitzones.run.journal import Entry
 from bitzones.schema import kinds
+from bitzones.schema.cells import Cell, FailedCell, OwnCell, UnknownCell
 from bitzones.schema.errors import RunFileError
-from bitzones.schema.records import Cell, FailedCell, OwnCell, UnknownCell
 
 CELL: TypeAdapter[Any] = TypeAdapter(Cell)
 ENERGY = {"schema": 4, "variant": "w4", "kind": "acme.energy", "joules": 2.5, "rounds": [1.0, 1.5]}

@@ -10,9 +10,11 @@ import pytest
 
 from bitzones.analysis.analyze import analyse, read_run
 from bitzones.deploy.plan_file import read_plan
-from bitzones.schema import migrations, profile
+from bitzones.schema import migrations, profile_files
 from bitzones.schema.errors import BitzonesWarning, ProfileError
-from bitzones.schema.records import CalibrationSet, SensitivityCell, UnitLatencyCell
+from bitzones.schema.performance_cells import UnitLatencyCell
+from bitzones.schema.run_record import CalibrationSet
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 ROOT = Path(__file__).parents[2]
 RUN_FILES = sorted([*ROOT.glob("docs/reports/*/run.json"), *ROOT.glob("profiles/reference/h200-*.json"), ROOT / ".ci" / "baseline.json"])
@@ -102,7 +104,7 @@ def test_a_profile_of_schema_1_is_read_and_names_the_new_keys(tmp_path: Path) ->
     path = tmp_path / "old.toml"
     path.write_text(OLD_PROFILE, encoding="utf-8")
     with pytest.warns(BitzonesWarning) as said:
-        found = profile.load(str(path))
+        found = profile_files.load(str(path))
     assert (found.sensitivity.tokens, found.sensitivity.batch, found.sensitivity.granularity) == (900, 8, "group")
     assert (found.calibration.tokens, found.calibration.damping, found.held_out.tokens) == (700, 0.02, 400)
     (warning,) = said
@@ -117,7 +119,7 @@ def test_an_old_key_in_a_new_profile_is_named_with_its_successor(tmp_path: Path,
     path = tmp_path / "new.toml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ProfileError) as error:
-        profile.load(str(path))
+        profile_files.load(str(path))
     assert old in str(error.value)
     assert now in str(error.value)
 

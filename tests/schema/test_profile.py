@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bitzones.schema import profile
+from bitzones.schema import profile, profile_files, profile_sections
 from bitzones.schema.errors import ProfileError
 
 GOOD = {
@@ -27,7 +27,7 @@ def write(folder: Path, **changes: str) -> str:
 
 def refused(path: str) -> str:
     with pytest.raises(ProfileError) as caught:
-        profile.load(path)
+        profile_files.load(path)
     said = str(caught.value)
     assert "\n" not in said
     return said
@@ -85,19 +85,19 @@ def test_what_is_not_text_is_not_toml(tmp_path: Path) -> None:
 
 
 def test_a_profile_that_is_not_there_lists_those_that_are() -> None:
-    assert "tiny" in profile.available()
-    names = ", ".join(profile.available())
+    assert "tiny" in profile_files.available()
+    names = ", ".join(profile_files.available())
     assert refused("tinny") == f"no profile is named 'tinny'; did you mean tiny? (there are: {names}; a path must end in .toml)"
     assert refused("nowhere/mine.toml") == f"nowhere/mine.toml: no such profile file; give a path that exists or one of: {names}"
 
 
 def test_every_shipped_profile_loads() -> None:
-    for name in profile.available():
-        assert profile.load(name).description
+    for name in profile_files.available():
+        assert profile_files.load(name).description
 
 
 def test_the_default_measures_every_width_on_both_tasks() -> None:
-    tiny = profile.load(profile.DEFAULT)
+    tiny = profile_files.load(profile_files.DEFAULT)
     assert profile.variant_formats(tiny) == {"bf16": "bf16", "w8": "qint8", "w4": "qint4", "w2": "qint2:hqq"}
     assert [(task.name, task.limit) for task in tiny.tasks] == [("science_mini", 500), ("word_problems_mini", 500)]
     assert tiny.model.source == "embedded:tiny"
@@ -112,45 +112,48 @@ def test_the_default_measures_every_width_on_both_tasks() -> None:
 )
 def test_a_package_is_named_whole_and_nothing_in_it_is_an_option_or_a_path(source: str) -> None:
     with pytest.raises(ValidationError, match=r"PACKAGE==VERSION#FILE\.gguf"):
-        profile.Model(source=source, sha256="0" * 64)
+        profile_sections.Model(source=source, sha256="0" * 64)
 
 
 @pytest.mark.parametrize(
     "source", ["embedded:tiny", "/a/folder", "model.gguf", "a/model.gguf", "random:a/config.json", "pypi:a==1#b.gguf", "gpt2"]
 )
 def test_only_a_hub_id_has_a_revision(source: str) -> None:
-    assert profile.Model(source="owner/name", revision="v1").revision == profile.Model(source="random:owner/name", revision="v1").revision
+    assert (
+        profile_sections.Model(source="owner/name", revision="v1").revision
+        == profile_sections.Model(source="random:owner/name", revision="v1").revision
+    )
     with pytest.raises(ValidationError, match="only a hub id, owner/name, has revisions"):
-        profile.Model(source=source, revision="v1", sha256="0" * 64)
+        profile_sections.Model(source=source, revision="v1", sha256="0" * 64)
 
 
 def test_the_profiles_of_real_models_say_what_they_are() -> None:
-    small = profile.load("smollm2")
-    assert profile.PYPI_SOURCE.fullmatch(small.model.source)
+    small = profile_files.load("smollm2")
+    assert profile_sections.PYPI_SOURCE.fullmatch(small.model.source)
     assert [task.name for task in small.resolved().tasks] == ["science_mini", "word_problems_mini"]
     four, two = {"w4-max": "qint4", "w4-gptq": "qint4:gptq"}, {"w2-hqq": "qint2:hqq", "w2-gptq": "qint2:gptq"}
     assert list(profile.variant_formats(small).items()) == list({"bf16": "bf16", **four, **two}.items())
-    assert profile.HUB_ID.fullmatch(profile.load("smollm2-hub").model.source)
+    assert profile_sections.HUB_ID.fullmatch(profile_files.load("smollm2-hub").model.source)
     for name in ("llama-3.1-8b", "mistral-7b", "qwen3-8b"):
-        large = profile.load(name)
-        assert profile.HUB_ID.fullmatch(large.model.source)
+        large = profile_files.load(name)
+        assert profile_sections.HUB_ID.fullmatch(large.model.source)
         assert large.model.device == "cuda"
         assert [(task.name, task.limit) for task in large.tasks] == [("arc_easy", 1000), ("arc_challenge", 500), ("svamp", 300)]
 
 
 def test_formats_of_one_width_name_their_optimizer(tmp_path: Path) -> None:
     path = write(tmp_path, formats='formats = ["qint2:hqq", "qint2", "qint4:max"]', model='[model]\nsource = "x"\ndtype = "float32"')
-    assert profile.variant_formats(profile.load(path)) == {"f32": "f32", "w4": "qint4", "w2-max": "qint2", "w2-hqq": "qint2:hqq"}
+    assert profile.variant_formats(profile_files.load(path)) == {"f32": "f32", "w4": "qint4", "w2-max": "qint2", "w2-hqq": "qint2:hqq"}
 
 
 def test_the_hash_is_that_of_the_settings(tmp_path: Path) -> None:
-    first = profile.load(write(tmp_path)).sha256
-    assert profile.load(write(tmp_path, schema="# a comment\nschema = 2")).sha256 == first
-    assert profile.load(write(tmp_path, schema="schema = 2\nseed = 1")).sha256 != first
+    first = profile_files.load(write(tmp_path)).sha256
+    assert profile_files.load(write(tmp_path, schema="# a comment\nschema = 2")).sha256 == first
+    assert profile_files.load(write(tmp_path, schema="schema = 2\nseed = 1")).sha256 != first
 
 
 def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
     path = Path(write(tmp_path))
-    expected = profile.load(str(path))
+    expected = profile_files.load(str(path))
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
-    assert profile.load(str(path)) == expected
+    assert profile_files.load(str(path)) == expected

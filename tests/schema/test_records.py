@@ -9,7 +9,9 @@ import make_run
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from bitzones.schema.records import Cell, Figure, Run
+from bitzones.schema.cells import Cell
+from bitzones.schema.record import Figure
+from bitzones.schema.run_record import Run
 
 CELL: TypeAdapter[Any] = TypeAdapter(Cell)
 

@@ -8,8 +8,9 @@ from tiny_sweep import swept
 
 from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.schema.errors import PlanError
-from bitzones.schema.profile import Budget
-from bitzones.schema.records import SensitivityCell, Trial
+from bitzones.schema.plan_cells import Trial
+from bitzones.schema.profile_sections import Budget
+from bitzones.schema.sensitivity_cells import SensitivityCell
 from bitzones.search import goals, local_search
 from bitzones.search.local_search import Workbench
 from bitzones.sensitivity.variants import Variants

@@ -9,8 +9,9 @@ from tiny_sweep import CALIBRATION, batches, swept
 
 from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.evaluation import kl
+from bitzones.schema.plan_cells import Trial
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import SensitivityCell, Trial
+from bitzones.schema.sensitivity_cells import SensitivityCell
 from bitzones.search import local_search
 from bitzones.search.local_search import LeastKl, Searched, Workbench
 from bitzones.sensitivity.variants import Variants

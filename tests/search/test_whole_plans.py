@@ -18,8 +18,11 @@ from bitzones.analysis.results import Analysis, CalibratedFormats
 from bitzones.report.markdown.method import methodology
 from bitzones.report.markdown.summary import headline, summary
 from bitzones.report.mermaid.flow import overview
-from bitzones.schema.profile import PLAN, Budget, Plans
-from bitzones.schema.records import FailedCell, NamedTrial, PlansCell, Record, SearchCell, SearchRound
+from bitzones.schema.cells import FailedCell
+from bitzones.schema.plan_cells import NamedTrial, PlansCell, SearchCell, SearchRound
+from bitzones.schema.profile import PLAN
+from bitzones.schema.profile_sections import Budget, Plans
+from bitzones.schema.record import Record
 
 
 def plans_of(analysis: Analysis) -> PlansReading:

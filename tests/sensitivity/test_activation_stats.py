@@ -16,7 +16,7 @@ from bitzones.data import sequences as calibration
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError
-from bitzones.schema.records import LayerStatistics
+from bitzones.schema.layer_statistics import LayerStatistics
 from bitzones.sensitivity import activation_stats
 from bitzones.sensitivity.activation_stats import ActivationMoments, AttentionTotals
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import odd_models
 import pytest
 import tiny_models
 import torch
 from tiny_sweep import CPU, LENGTHS, sequences
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from bitzones.data import sequences as calibration
 from bitzones.data.sequences import Batch, SequenceSet
@@ -27,7 +28,7 @@ def batches(size: int = 3, made: SequenceSet | None = None) -> Iterator[Batch]:
     return calibration.batches(made or sequences(), size, CPU)
 
 
-def moved(model: LlamaForCausalLM, name: str, share: float) -> torch.Tensor:
+def moved(model: PreTrainedModel, name: str, share: float) -> torch.Tensor:
     weight = model.get_submodule(name).weight
     return weight + share * weight.std() * torch.randn(weight.shape, generator=torch.Generator().manual_seed(3), dtype=weight.dtype)
 
@@ -53,6 +54,44 @@ def test_a_projection_is_the_derivative_along_the_change() -> None:
             with swapping.swapped(model, weights), torch.no_grad():
                 sums.append((cotangent * divergence.logits_of(model, batch)).sum((1, 2)))
         assert values.tolist() == pytest.approx(((sums[0] - sums[1]) / (2 * step)).tolist(), rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["bloom", "falcon-alibi", "mpt", "gpt-neo", "gemma3n", "gemma4", "zamba2", "bamba", "falcon-h1"])
+def test_gradients_flow_through_whatever_layers_hand_on(name: str) -> None:
+    """Against the gradient of the whole graph: through shared keys and values, tuples, streams, and modules that run twice in a layer."""
+    model = odd_models.model(name).double()
+    names, layers = list(structure.quantizable_modules(model)), list(structure.decoder_layers(model).values())
+    (batch,) = batches(4)
+    changes = [{name: moved(model, name, 0.1)} for name in names]
+    cotangent = torch.randn(*batch.ids.shape, 257, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * batch.mask[..., None]
+    (found,) = fisher.projections(model, layers, changes, batch, lambda _logits, rows: [cotangent[rows]])
+    weights = [model.get_parameter(f"{name}.weight") for name in names]
+    with torch.enable_grad():
+        model.requires_grad_(True)
+        per_sequence = (cotangent * divergence.logits_of(model, batch)).sum((1, 2))
+        gradients = [torch.autograd.grad(one, weights, retain_graph=True, materialize_grads=True) for one in per_sequence]
+    for number, (name, weight) in enumerate(zip(names, weights, strict=True)):
+        moves = changes[number][name].detach() - weight.detach()
+        expected = [float((gradient[number] * moves).sum()) for gradient in gradients]
+        assert found[number].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-7), name
+
+
+def test_a_weight_that_its_layer_reads_without_running_the_module_is_refused() -> None:
+    model = odd_models.model("jamba")
+    name = "model.layers.0.mamba.dt_proj"
+    with pytest.raises(NotMeasuredError, match=f"^fisher: {name} does not run: its layer reads the weight itself"):
+        fisher.scores(model, [{name: moved(model, name, 0.3)}], batches(), len(LENGTHS), 1, seed=0)
+
+
+def test_hidden_states_that_change_between_layers_are_refused(model: LlamaForCausalLM) -> None:
+    layers = list(structure.decoder_layers(model).values())
+    (batch,) = batches(4)
+    handle = layers[1].register_forward_pre_hook(lambda _module, args, kwargs: ((args[0] * 2, *args[1:]), kwargs), with_kwargs=True)
+    try:
+        with pytest.raises(NotMeasuredError, match="changes hidden states between layers 0 and 1"):
+            fisher.projections(model, layers, [{MODULES[0]: moved(model, MODULES[0], 0.3)}], batch, lambda logits, _rows: [logits])
+    finally:
+        handle.remove()
 
 
 def test_several_units_together_score_the_sum_of_theirs(model: LlamaForCausalLM) -> None:

@@ -9,11 +9,11 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 from bitzones.devices import nvml
 from bitzones.models import loading, structure
 from bitzones.profiling import memory
-from bitzones.schema.profile import Timing
+from bitzones.schema.latency_grid import Timing
 from bitzones.sensitivity.variants import Variants
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def test_the_reference_is_unchanged_by_the_others(compute: torch.dtype) -> None:
         assert torch.equal(parameter, before[name][1])
     assert torch.equal(reference(IDS).logits, logits)
     assert variants.loaded.model.dtype == torch.bfloat16
-    assert quantizers.packed_weights(variants.loaded.model) == {}
+    assert packing.packed_weights(variants.loaded.model) == {}
 
 
 def test_at_most_one_quantized_model_is_alive() -> None:
@@ -58,7 +58,7 @@ def test_each_is_quantized_from_a_fresh_copy_to_its_own_format() -> None:
     names = set(structure.quantizable_modules(variants.reference))
     for variant in ("w2", "w8", "w4", "w2"):
         model = variants.model(variant)
-        found = {name: weight.qtype.name for name, weight in quantizers.packed_weights(model).items()}
+        found = {name: weight.qtype.name for name, weight in packing.packed_weights(model).items()}
         assert found == dict.fromkeys(names, FORMATS[variant])
 
 

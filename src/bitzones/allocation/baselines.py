@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu
 from bitzones.schema.formats import is_calibrated
-from bitzones.schema.records import PlanOrigin
+from bitzones.schema.plan_cells import PlanOrigin
 
 __all__ = ["Baseline", "contiguous", "distinct", "random_plan", "uniform"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bitzones.allocation.relaxation import Floats, Integers, improve, pick, relax, undominated
 from bitzones.schema.errors import PlanError
 from bitzones.schema.index import index_of
-from bitzones.schema.records import SensitivityCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 __all__ = ["Menu", "budget_bytes", "cheapest", "cheapest_many", "menu_of", "solve", "solve_many"]
 

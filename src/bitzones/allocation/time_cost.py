@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu
 from bitzones.schema.errors import PlanError
-from bitzones.schema.records import ShapeTimes, UnitLatencyCell
-from bitzones.stats.intervals import Estimate, estimate
+from bitzones.schema.performance_cells import ShapeTimes, UnitLatencyCell
+from bitzones.stats.bootstrap import estimate
+from bitzones.stats.intervals import Estimate
 
 __all__ = ["budget_ns", "plan_ns", "plan_ratio", "plan_s", "timed_menu"]
 

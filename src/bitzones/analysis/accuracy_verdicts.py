@@ -10,17 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy, Asked, Paired
-from bitzones.schema.records import AccuracyCell
-from bitzones.stats.intervals import (
-    ALPHA,
-    above_chance,
-    holm,
-    mcnemar_exact,
-    minimum_detectable_effect,
-    paired_difference,
-    verdict,
-    wilson_interval,
-)
+from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.stats.intervals import ALPHA, paired_difference, wilson_interval
+from bitzones.stats.significance import above_chance, holm, mcnemar_exact, minimum_detectable_effect
+from bitzones.stats.verdicts import verdict
 
 __all__ = ["accuracies", "asked"]
 

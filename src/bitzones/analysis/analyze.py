@@ -23,23 +23,16 @@ from bitzones.analysis.plan_verdicts import RuleAudit
 from bitzones.analysis.reader import RunFile, one_line, read_run
 from bitzones.analysis.results import Analysis, CalibratedFormats, Decision, Failure, Took
 from bitzones.analysis.task_answers import Accuracy
+from bitzones.schema.cells import FailedCell
 from bitzones.schema.errors import PlanError, RunFileError
 from bitzones.schema.formats import REFERENCE_NAMES
+from bitzones.schema.layer_statistics import LayersCell
+from bitzones.schema.performance_cells import LatencyCell, MemoryCell, UnitLatencyCell
+from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, variant_formats
-from bitzones.schema.records import (
-    AccuracyCell,
-    DivergenceCell,
-    FailedCell,
-    FisherCell,
-    LatencyCell,
-    LayersCell,
-    MemoryCell,
-    PlansCell,
-    Run,
-    SearchCell,
-    SensitivityCell,
-    UnitLatencyCell,
-)
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.run_record import Run
+from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
 
 __all__ = ["RunFile", "analyse", "read_run"]
 

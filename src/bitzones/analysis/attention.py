@@ -11,7 +11,7 @@ from statistics import median
 from typing import Literal
 
 from bitzones.analysis.sensitivity_figures import LayerReading
-from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics
+from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
 
 __all__ = ["CONCENTRATED", "FLAT", "HEAVY_TAILS", "MEDIAN_LAYERS", "STANDARD_ERRORS", "layer_readings"]
 

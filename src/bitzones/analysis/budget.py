@@ -9,8 +9,9 @@ from bitzones.allocation.time_cost import budget_ns
 from bitzones.analysis.layer_sensitivity import Measured
 from bitzones.analysis.plan import PlanBudget, PlanLatency
 from bitzones.schema.errors import PlanError
+from bitzones.schema.plan_cells import SearchCell
 from bitzones.schema.profile import variant_formats
-from bitzones.schema.records import Run, SearchCell
+from bitzones.schema.run_record import Run
 
 __all__ = ["budget_of"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bitzones.schema.records import LatencyCell
+from bitzones.schema.performance_cells import LatencyCell
 
 __all__ = ["contended_by"]
 

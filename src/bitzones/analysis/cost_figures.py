@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from bitzones.analysis.plan import Decided
-from bitzones.schema.records import Figure
+from bitzones.schema.record import Figure
 from bitzones.stats.intervals import Estimate
 
 __all__ = [

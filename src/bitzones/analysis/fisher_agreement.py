@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from bitzones.analysis.layer_sensitivity import Measured, Sample, sample_of
 from bitzones.analysis.plan_verdicts import Disagreement, FisherReading
-from bitzones.schema.records import FisherCell
+from bitzones.schema.sensitivity_cells import FisherCell
+from bitzones.stats.bootstrap import bootstrap_ratio, weighted_ratio
 from bitzones.stats.correlation import MIN_PAIRS, mean_ranks, spearman, spearman_interval
-from bitzones.stats.intervals import MIN_SEQUENCES, Estimate, Interval, bootstrap_ratio, weighted_ratio
+from bitzones.stats.intervals import MIN_SEQUENCES, Estimate, Interval
 
 __all__ = ["MOST_DISAGREEMENTS", "ProxyScores", "agreement", "proxy_scores"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bitzones.analysis.plan import Fused, SplitGroup
-from bitzones.schema.records import Unit
+from bitzones.schema.sensitivity_cells import Unit
 
 __all__ = ["fused"]
 

@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from bitzones.analysis.layer_sensitivity import Measured, layers_of
 from bitzones.analysis.plan_verdicts import RuleReading, RuleReason, RuleVerdict
 from bitzones.analysis.rules_of_thumb import RULES, Rule, statistics
-from bitzones.schema.records import LayersCell
+from bitzones.schema.layer_statistics import LayersCell
 from bitzones.stats.correlation import MIN_PAIRS, spearman, spearman_interval, spearman_p
-from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Interval, holm, wilson_interval
+from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Interval, wilson_interval
+from bitzones.stats.significance import holm
 
 __all__ = ["MOSTLY", "SLIGHT", "USEFUL", "audit"]
 

@@ -14,12 +14,11 @@ from bitzones.analysis.contention import contended_by
 from bitzones.analysis.cost_figures import LatencyFigures, MemoryFigures, PlanTime, ShapeFigures, SlowPath, UnitLatencyFigures
 from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.plan import Plan
+from bitzones.schema.performance_cells import LatencyCell, MemoryCell, ShapeTimes, UnitLatencyCell
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import LatencyCell, MemoryCell, ShapeTimes, UnitLatencyCell
-from bitzones.stats.intervals import ratio_of_medians
+from bitzones.stats.bootstrap import ratio_of_medians
 
 __all__ = ["latencies", "memories", "roofline_s", "slow_path", "unit_latency"]
-
 
 SLOW = 1.5
 """A quantized kernel that takes half as long again as the dense product is worth a warning."""
@@ -32,7 +31,7 @@ def slow_path(cell: LatencyCell, slower: float | None) -> SlowPath | None:
         cell: the variant's.
         slower: its median time by the reference's; None where the interval does not lie above 1.
 
-    >>> from bitzones.schema.records import LatencyCell
+    >>> from bitzones.schema.performance_cells import LatencyCell
     >>> cell = LatencyCell(
     ...     variant="w2", phase="decode", batch=1, prompt_tokens=8, tokens=4, warmup_rounds=3, rounds_s=[1.0], kernels={"plain": 84},
     ...     kernel_kinds={"plain": "unpacked"},

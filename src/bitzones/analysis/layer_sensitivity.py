@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from bitzones.analysis.results import LayerRank, UnitReading, WholeVariant
 from bitzones.schema.index import index_of
-from bitzones.schema.records import DivergenceCell, SensitivityCell, Unit
-from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, bootstrap_ratio, estimate, estimates, resample_weights, weighted_ratio
+from bitzones.schema.quality_cells import DivergenceCell
+from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
+from bitzones.stats.bootstrap import bootstrap_ratio, estimate, estimates, resample_weights, weighted_ratio
+from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate
 
 __all__ = ["INTERVAL_RESAMPLES", "Measured", "Sample", "layers_of", "measured_of", "ranking", "readings", "sample_of", "whole_variants"]
 

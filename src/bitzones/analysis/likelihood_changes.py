@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.task_answers import Likelihood, PairedLikelihood
-from bitzones.schema.records import AccuracyCell
-from bitzones.stats.intervals import MIN_SEQUENCES, bootstrap_p, estimate, holm, resampled_sums, verdict_nats
+from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.stats.bootstrap import bootstrap_p, estimate, resampled_sums
+from bitzones.stats.intervals import MIN_SEQUENCES
+from bitzones.stats.significance import holm
+from bitzones.stats.verdicts import verdict_nats
 
 __all__ = ["likelihoods"]
 

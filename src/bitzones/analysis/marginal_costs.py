@@ -15,8 +15,8 @@ from bitzones.allocation.knapsack import Menu, solve, solve_many
 from bitzones.analysis.layer_sensitivity import Measured
 from bitzones.analysis.plan import Around
 from bitzones.schema.index import index_of
-from bitzones.schema.records import SearchCell
-from bitzones.stats.intervals import weighted_ratio
+from bitzones.schema.plan_cells import SearchCell
+from bitzones.stats.bootstrap import weighted_ratio
 
 __all__ = ["Costs", "around_plan", "costs_of", "separate", "swap_price"]
 

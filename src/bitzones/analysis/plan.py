@@ -18,8 +18,11 @@ from pydantic import ConfigDict, Field
 
 from bitzones.schema.errors import PlanError
 from bitzones.schema.files import write_text
-from bitzones.schema.records import CalibrationSet, PlanOrigin, Record
-from bitzones.stats.intervals import Estimate, Interval, Verdict
+from bitzones.schema.plan_cells import PlanOrigin
+from bitzones.schema.record import Record
+from bitzones.schema.run_record import CalibrationSet
+from bitzones.stats.intervals import Estimate, Interval
+from bitzones.stats.verdicts import Verdict
 
 __all__ = [
     "PLAN_FORMAT",

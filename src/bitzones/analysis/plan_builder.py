@@ -11,7 +11,7 @@ from bitzones.analysis.plan import Plan, PlanBudget, PlanLatency, PlannedModel, 
 from bitzones.analysis.plan_ranking import Chosen
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import CalibrationSet, Run
+from bitzones.schema.run_record import CalibrationSet, Run
 
 __all__ = ["plan_of", "unit_plans"]
 

@@ -17,9 +17,11 @@ from bitzones.allocation.time_cost import plan_ns
 from bitzones.analysis.fisher_agreement import ProxyScores
 from bitzones.analysis.layer_sensitivity import Measured, Sample, sample_of
 from bitzones.analysis.plan_verdicts import Compared, PlanReading, PlansReading, SearchEnd, SearchReading, SearchStep
+from bitzones.schema.performance_cells import UnitLatencyCell
+from bitzones.schema.plan_cells import NamedTrial, PlanOrigin, PlansCell, SearchCell, Trial
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import NamedTrial, PlanOrigin, PlansCell, SearchCell, Trial, UnitLatencyCell
-from bitzones.stats.intervals import Estimate, bootstrap_ratio, estimate, weighted_ratio
+from bitzones.stats.bootstrap import bootstrap_ratio, estimate, weighted_ratio
+from bitzones.stats.intervals import Estimate
 
 __all__ = ["HELD_OUT_SEED", "NO_BASELINES", "Chosen", "chosen", "history", "judge"]
 

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from bitzones.analysis.plan import Decided, PlanBudget
-from bitzones.schema.records import PlanOrigin, Rounded
+from bitzones.schema.plan_cells import PlanOrigin, Rounded
 from bitzones.stats.intervals import Estimate, Interval
 
 __all__ = [

@@ -13,10 +13,14 @@ from pydantic_core import from_json
 
 from bitzones.analysis.validation import faults
 from bitzones.schema import migrations
+from bitzones.schema.cells import Cell, FailedCell
 from bitzones.schema.errors import OutputError, RunFileError
 from bitzones.schema.files import beside
-from bitzones.schema.profile import Timing
-from bitzones.schema.records import KEY, AccuracyCell, Cell, FailedCell, NamedTrial, Record, Run
+from bitzones.schema.latency_grid import Timing
+from bitzones.schema.plan_cells import NamedTrial
+from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.record import Record
+from bitzones.schema.run_record import KEY, Run
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["RunFile", "add_plan", "one_line", "read_run"]

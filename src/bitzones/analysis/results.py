@@ -25,7 +25,7 @@ from bitzones.analysis.plan_verdicts import FisherReading, PlansReading, RuleAud
 from bitzones.analysis.sensitivity_figures import LayerRank, LayerReading, UnitReading, WholeVariant
 from bitzones.analysis.task_answers import Accuracy, Asked, Likelihood
 from bitzones.schema.profile import Profile
-from bitzones.schema.records import Environment, ModelInfo
+from bitzones.schema.run_record import Environment, ModelInfo
 
 __all__ = [
     "ANALYSIS_SCHEMA",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bitzones.analysis.layer_sensitivity import Measured, layers_of
-from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics
+from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
 
 __all__ = ["RULES", "Rule", "Statistic", "statistics"]
 

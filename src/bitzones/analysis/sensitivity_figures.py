@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bitzones.analysis.plan import Decided
-from bitzones.schema.records import LayerStatistics
+from bitzones.schema.layer_statistics import LayerStatistics
 from bitzones.stats.intervals import Estimate
 
 __all__ = [

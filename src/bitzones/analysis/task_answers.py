@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bitzones.analysis.plan import Decided
-from bitzones.schema.records import SpecialTokens
-from bitzones.stats.intervals import Estimate, Interval, Verdict
+from bitzones.schema.quality_cells import SpecialTokens
+from bitzones.stats.intervals import Estimate, Interval
+from bitzones.stats.verdicts import Verdict
 
 __all__ = ["NORMALIZED", "Accuracy", "Asked", "Likelihood", "Paired", "PairedLikelihood"]
 

@@ -8,21 +8,13 @@ from typing import TypeVar
 
 from bitzones.allocation.time_cost import plan_ns
 from bitzones.schema.cell_key import CellKey
+from bitzones.schema.cells import Cell, FailedCell
 from bitzones.schema.formats import REFERENCE_NAMES
-from bitzones.schema.records import (
-    AccuracyCell,
-    Cell,
-    DivergenceCell,
-    FailedCell,
-    FisherCell,
-    PlansCell,
-    Run,
-    SearchCell,
-    SensitivityCell,
-    Trial,
-    Unit,
-    UnitLatencyCell,
-)
+from bitzones.schema.performance_cells import UnitLatencyCell
+from bitzones.schema.plan_cells import PlansCell, SearchCell, Trial
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.run_record import Run
+from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell, Unit
 
 __all__ = ["faults"]
 

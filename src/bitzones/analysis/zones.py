@@ -24,8 +24,10 @@ from bitzones.analysis.plan_builder import plan_of, unit_plans
 from bitzones.analysis.plan_ranking import Chosen
 from bitzones.analysis.results import Decision
 from bitzones.schema.formats import format_bits
-from bitzones.schema.records import Run, SearchCell
-from bitzones.stats.intervals import MIN_SEQUENCES, resample_weights
+from bitzones.schema.plan_cells import SearchCell
+from bitzones.schema.run_record import Run
+from bitzones.stats.bootstrap import resample_weights
+from bitzones.stats.intervals import MIN_SEQUENCES
 
 __all__ = [
     "ZONES",

@@ -28,8 +28,9 @@ from bitzones.schema.errors import (
     RunFileError,
     TaskError,
 )
-from bitzones.schema.profile import Gate
-from bitzones.stats.intervals import Estimate, Interval, Verdict
+from bitzones.schema.profile_sections import Gate
+from bitzones.stats.intervals import Estimate, Interval
+from bitzones.stats.verdicts import Verdict
 
 __all__ = [
     "Analysis",

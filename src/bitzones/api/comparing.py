@@ -18,7 +18,7 @@ from bitzones.regression.compare import compare as compared
 from bitzones.regression.comparison import CellDelta, Metric, Status
 from bitzones.regression.drift import Drift, drift, timed
 from bitzones.schema.errors import RunFileError
-from bitzones.schema.profile import Gate
+from bitzones.schema.profile_sections import Gate
 
 if TYPE_CHECKING:
     import pandas as pd

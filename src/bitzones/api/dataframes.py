@@ -10,8 +10,9 @@ from pydantic import BaseModel
 
 from bitzones.api.requirements import needs
 from bitzones.schema.errors import ArgumentError
-from bitzones.schema.records import Figure
-from bitzones.stats.intervals import Estimate, Verdict
+from bitzones.schema.record import Figure
+from bitzones.stats.intervals import Estimate
+from bitzones.stats.verdicts import Verdict
 
 if TYPE_CHECKING:
     import pandas as pd

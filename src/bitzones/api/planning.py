@@ -18,7 +18,8 @@ from bitzones.deploy import plan_file
 from bitzones.deploy.engines import engine as engine_of
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.schema.errors import ArgumentError, RunFileError
-from bitzones.schema.records import PlansCell, SensitivityCell
+from bitzones.schema.plan_cells import PlansCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

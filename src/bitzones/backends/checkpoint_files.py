@@ -1,4 +1,4 @@
-"""Files of a saved model as quanto's loader needs them: the names of the model's own modules, and tensors at even addresses."""
+"""Saved weights as quanto's loader needs them: tensors under the names of the model's own modules, at aligned offsets."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bitzones.schema.files import beside
 __all__ = ["ALIGNMENT", "align", "not_in_files", "own_names"]
 
 ALIGNMENT = 64
-"""Bytes of a cache line, and of the widest vector register: no kernel asks for more."""
+"""Bytes of a cache line and of the widest vector register: no kernel requires more."""
 
 _LENGTH_BYTES, _CHUNK_BYTES = 8, 1 << 20
 
 
 @contextmanager
 def own_names(model: PreTrainedModel) -> Iterator[None]:
-    """Within the block ``model.save_pretrained``, also where others call it without options, leaves the names of tensors as they are.
+    """Within the block, ``model.save_pretrained`` keeps the tensor names of the model's modules, even when a library calls it.
 
-    transformers 5 would write fused experts, and the units of some vision-language models, under the names of the original checkpoint, and
-    translate them back when it loads.
+    By default transformers 5 writes fused experts, and modules of some vision-language models, under the names of the original checkpoint
+    and translates them when it loads the model.
     """
     model.__dict__["save_pretrained"] = partial(model.save_pretrained, save_original_format=False)
     try:
@@ -38,7 +38,7 @@ def own_names(model: PreTrainedModel) -> Iterator[None]:
 
 
 def not_in_files(model: PreTrainedModel, folder: Path) -> list[str]:
-    """Tensors of a model that no weights file of a folder holds, under their name or under that of one that shares their memory."""
+    """Tensors of a model that are in no weights file of a folder, neither under their own name nor under that of a tied tensor."""
     held: set[str] = set()
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as handle:
@@ -49,11 +49,11 @@ def not_in_files(model: PreTrainedModel, folder: Path) -> list[str]:
 
 
 def align(file: Path) -> None:
-    """Rewrite a safetensors file so that every tensor begins at a multiple of what its size is a multiple of, up to `ALIGNMENT`.
+    """Rewrite a safetensors file so that every tensor is aligned to the largest power of two that divides its size, up to `ALIGNMENT`.
 
-    safetensors aligns its data to 8 bytes, and tensors are read where they lie. torch's int8 kernel on AVX512 loads 16 bytes at a time from
-    addresses that must be multiples of 16, and ends the process where they are not: the int8 weights of a file as it was written crash for
-    whoever computes with them in bfloat16. The tensors, their names and their values stay as they are.
+    safetensors aligns its data section to 8 bytes, and tensors are memory-mapped in place. torch's int8 kernel for AVX512 loads 16 bytes at
+    a time from addresses that must be multiples of 16 and crashes the process otherwise, so int8 weights in an unaligned file crash as soon
+    as they are used in bfloat16. Names, dtypes and values of the tensors do not change.
 
     Raises:
         OSError: the file cannot be read or written.
@@ -68,7 +68,7 @@ def align(file: Path) -> None:
             size = tensor["data_offsets"][1] - tensor["data_offsets"][0]
             placed[name], end = {**tensor, "data_offsets": [end, end + size]}, end + size
         text = json.dumps({**metadata, **placed}, separators=(",", ":")).encode()
-        text += b" " * (-(_LENGTH_BYTES + len(text)) % ALIGNMENT)  # the format allows spaces behind the header
+        text += b" " * (-(_LENGTH_BYTES + len(text)) % ALIGNMENT)  # the format allows trailing spaces in the header
         with beside(file) as place, place.open("wb") as target:
             target.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
             for _, tensor in ordered:
@@ -79,7 +79,7 @@ def align(file: Path) -> None:
 
 
 def _multiple(offsets: tuple[int, int]) -> int:
-    """The largest power of two up to `ALIGNMENT` that a tensor's size is a multiple of."""
+    """The largest power of two up to `ALIGNMENT` that divides a tensor's size."""
     size = offsets[1] - offsets[0]
     return min(size & -size or ALIGNMENT, ALIGNMENT)
 
@@ -88,5 +88,5 @@ def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
     while size:
         chunk = source.read(min(size, _CHUNK_BYTES))
         if not chunk:
-            raise OSError("the file ends too early")
+            raise OSError("the file is truncated")
         size -= target.write(chunk)

@@ -1,4 +1,4 @@
-"""What rounding hands to a backend: integers, scales and shifts of some rows, not yet packed."""
+"""Integers, scales and shifts as calibrated rounding chooses them, before a backend packs them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Rounded"]
 
 @dataclass(frozen=True)
 class Rounded:
-    """What is stored of some rows.
+    """The stored form of some rows of a weight.
 
     Args:
         integers: uint8 of shape (rows, columns).
-        scale: shape (rows, groups), in the dtype that is stored.
-        shift: likewise; a weight stands for ``integer * scale - shift``.
+        scale: shape (rows, groups), in the stored dtype.
+        shift: like ``scale``; a weight is ``integer * scale - shift``.
     """
 
     integers: torch.Tensor
@@ -24,7 +24,7 @@ class Rounded:
     shift: torch.Tensor
 
     def values(self) -> torch.Tensor:
-        """The weights that are stood for, float32, shape (rows, columns)."""
+        """The dequantized weights in float32, shape (rows, columns)."""
         grouped = self.integers.float().unflatten(1, (self.scale.shape[1], -1))
         values: torch.Tensor = (grouped * self.scale.float()[..., None] - self.shift.float()[..., None]).flatten(1)
         return values
@@ -34,5 +34,5 @@ class Rounded:
         return Rounded(self.integers[start:stop], self.scale[start:stop], self.shift[start:stop])
 
     def to(self, device: torch.device) -> Rounded:
-        """The same on a device."""
+        """A copy on a device."""
         return Rounded(self.integers.to(device), self.scale.to(device), self.shift.to(device))

@@ -91,9 +91,9 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _extension() -> Iterator[Finding]:
-    from bitzones.backends.quanto import quantizers
+    from bitzones.backends.quanto import extensions
 
-    failure = quantizers.extension_failure()
+    failure = extensions.extension_failure()
     if failure is None:
         yield Finding("quanto's extension", "built")
     else:

@@ -67,9 +67,9 @@ def run(
     bitzones run smollm2 --data data/ --limit 1000 --resume
     """
     from bitzones.api.requirements import needs
-    from bitzones.schema import profile
+    from bitzones.schema import profile_files
 
-    profile.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
+    profile_files.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
     with needs("measure"):
         from bitzones.run import runner
     with runner.alone(output):
@@ -206,10 +206,10 @@ def release(
     import json
 
     from bitzones.api.requirements import needs
-    from bitzones.schema import profile
+    from bitzones.schema import profile_files
     from bitzones.schema.files import write_text
 
-    chosen = profile.load(name).resolved(None, limit)
+    chosen = profile_files.load(name).resolved(None, limit)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the older ones warn of the tokenizer that the newer ones wrote
     with needs("measure"):
         from bitzones.run import release as measuring
@@ -250,10 +250,10 @@ def doctor(
 @app.command()
 def profiles() -> None:
     """List the installed profiles."""
-    from bitzones.schema import profile
+    from bitzones.schema import profile_files
 
-    for name in profile.available():
-        typer.echo(f"{name:<16} {profile.load(name).description}")
+    for name in profile_files.available():
+        typer.echo(f"{name:<16} {profile_files.load(name).description}")
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.data.special_tokens import tokens
-from bitzones.data.tasks import Item
+from bitzones.data.task_items import Item
 from bitzones.models import text_config
 from bitzones.schema.errors import TaskError
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from bitzones.data.encoding import text_of, unanswerable
 from bitzones.data.special_tokens import described
-from bitzones.data.tasks import Item, TaskSet
+from bitzones.data.task_items import Item
+from bitzones.data.tasks import TaskSet
 from bitzones.schema.errors import TaskError
 
 __all__ = ["asked", "check_template"]

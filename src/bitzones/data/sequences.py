@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bitzones.data.padding import padded
 from bitzones.data.special_tokens import tokens
-from bitzones.data.tasks import Item
+from bitzones.data.task_items import Item
 from bitzones.devices import device as devices
 from bitzones.schema.errors import TaskError
 

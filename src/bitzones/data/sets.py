@@ -19,7 +19,7 @@ from bitzones.models import structure
 from bitzones.schema.errors import TaskError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.profile import Profile
-from bitzones.schema.records import TextSet
+from bitzones.schema.run_record import TextSet
 
 __all__ = ["SequenceSets", "SetName", "check_tokens"]
 

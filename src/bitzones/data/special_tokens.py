@@ -12,7 +12,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from bitzones.schema.records import SpecialTokens
+from bitzones.schema.quality_cells import SpecialTokens
 
 __all__ = ["Tokens", "described", "tokens"]
 

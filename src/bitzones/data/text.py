@@ -18,8 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from bitzones.data import readers
 from bitzones.data.sequences import SequenceSet, TokenSequence
 from bitzones.schema.errors import TaskError
-from bitzones.schema.profile import HUB_ID
-from bitzones.schema.records import TextSet
+from bitzones.schema.profile_sections import HUB_ID
+from bitzones.schema.run_record import TextSet
 
 __all__ = ["SHORTEST", "Dealer", "Documents", "Texts", "opened", "origin_of"]
 

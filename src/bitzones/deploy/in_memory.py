@@ -13,12 +13,12 @@ from huggingface_hub.errors import HFValidationError
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers
 from bitzones.deploy import verify
 from bitzones.deploy.plan_file import FORMATS, PlanFile
 from bitzones.deploy.quanto_checkpoint import calibrated, check_modules
 from bitzones.models import sources, structure
-from bitzones.schema import profile
+from bitzones.schema import profile_sections
 from bitzones.schema.errors import ArgumentError, ModelError, PlanError
 from bitzones.schema.formats import REFERENCE_NAMES, format_bits, is_calibrated
 
@@ -97,7 +97,7 @@ def _check_dense(model: Any) -> None:
     """Refuse what is no model, and what is quantized already by quanto or by transformers."""
     if not isinstance(model, PreTrainedModel):
         raise ArgumentError(f"expected a transformers PreTrainedModel in memory, got a {type(model).__name__}; export() takes a name")
-    if quantizers.packed_weights(model):
+    if packing.packed_weights(model):
         raise ModelError("the model is quantized already: load a fresh copy")
     if getattr(model.config, "quantization_config", None) is not None:
         raise ModelError("the model was loaded quantized (its config has a quantization_config): load it in its own dtype")
@@ -116,7 +116,7 @@ def _check_same(model: PreTrainedModel, plan_file: PlanFile) -> None:
         raise PlanError(f"the plan's modules take {plan_file.plan.reference_bytes:,} bytes, and those of {name!r} {size:,}: another model")
     for module, expected in plan_file.group_sizes.items():
         bits, columns = format_bits(plan_file.formats[module]), weights[module].shape[1]
-        found = None if bits == 8 else quantizers.planned_group_size(columns)  # 8 bits have one scale per row
+        found = None if bits == 8 else packing.planned_group_size(columns)  # 8 bits have one scale per row
         if found != expected:
             raise PlanError(f"the plan has group size {expected} for {module!r}, and with its {columns} input features it would be {found}")
     sha256 = _sha256(model, planned.source)
@@ -136,7 +136,7 @@ def _sha256(model: PreTrainedModel, planned: str) -> str | None:
     folder = _folder(model)
     if folder is None or not any(folder.glob("*.safetensors")):
         return None
-    return sources.locate(profile.Model(source=str(folder.resolve()))).sha256
+    return sources.locate(profile_sections.Model(source=str(folder.resolve()))).sha256
 
 
 def _folder(model: PreTrainedModel) -> Path | None:

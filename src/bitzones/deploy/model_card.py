@@ -15,7 +15,7 @@ from pathlib import Path
 from bitzones import __version__
 from bitzones.analysis.plan import Plan, PlannedModel
 from bitzones.schema.environment import versions
-from bitzones.schema.profile import HUB_ID
+from bitzones.schema.profile_sections import HUB_ID
 from bitzones.stats.intervals import CONFIDENCE
 
 __all__ = ["SNIPPET", "escaped", "layer_table", "model_card"]

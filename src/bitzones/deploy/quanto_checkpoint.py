@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from bitzones.backends.quanto import quantizers, supported
+from bitzones.backends.quanto import packing, quantizers, saving, supported
 from bitzones.data import sequences
 from bitzones.deploy import fingerprint, folders, verify
 from bitzones.deploy.model_card import model_card
@@ -26,7 +26,7 @@ from bitzones.deploy.plan_file import PlanFile
 from bitzones.devices import device as devices
 from bitzones.models import loading, structure, text_config
 from bitzones.rounding import layerwise
-from bitzones.schema import profile
+from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import REFERENCE_NAMES, is_calibrated
 from bitzones.schema.validation_errors import first_error
@@ -104,16 +104,16 @@ def apply(
         verify.verify(model, plan_file)
         notify("saving")
         (folder / verify.PLAN_FILE).write_text(plan_file.text, encoding="utf-8")
-        quantizers.save(model, folder)
+        saving.save(model, folder)
         tokenizer.save_pretrained(folder)
         bytes_after = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         (folder / "README.md").write_text(model_card(plan_file.plan, plan_file.model, layers, bytes_before, bytes_after), encoding="utf-8")
         notify("checking: what was quantized")
-        quantizers.repack_as_reloaded(model)
+        saving.repack_as_reloaded(model)
         expected = fingerprint.answer(model, fingerprint.fixed_tokens(model))
         del model
         notify("checking: what a user loads")
-        again = quantizers.reload(folder)
+        again = saving.reload(folder)
         torch.nn.Module.to(again, device)
         _check_reloaded(again, plan_file, expected, tied=tied)
         verify.write(folder, again, expected)
@@ -121,7 +121,7 @@ def apply(
     return Applied(output, bytes_before, bytes_after, dict(counts.most_common()), len(set(layers) - set(plan_file.plan.assignment)))
 
 
-def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: bool) -> profile.Model:
+def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: bool) -> profile_sections.Model:
     planned = plan_file.model
     if planned.trust_remote_code and not trust_remote_code:
         raise PlanError(
@@ -132,7 +132,7 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
     if source is None and planned.revision is not None:
         pinned["revision"] = planned.revision
     try:
-        return profile.Model.model_validate(
+        return profile_sections.Model.model_validate(
             {
                 "source": taken,
                 "dtype": planned.dtype,
@@ -145,7 +145,7 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
         raise PlanError(f"model source {taken!r}: {first_error(error).message}") from error
 
 
-def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, quantizers.Packed]:
+def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, packing.Packed]:
     """All weights of a plan with calibrated formats, which depend on each other; nothing for another plan.
 
     Raises:

@@ -17,13 +17,13 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 from transformers import PreTrainedModel
 
 from bitzones import __version__
-from bitzones.backends.quanto import quantizers, supported
+from bitzones.backends.quanto import packing, quantizers, saving, supported
 from bitzones.deploy.fingerprint import Answers, DtypeName, answer
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.models import structure
 from bitzones.schema.environment import versions
 from bitzones.schema.errors import ModelError, PlanError
-from bitzones.schema.records import Record
+from bitzones.schema.record import Record
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["CHECK_FILE", "KERNEL_TOLERANCE_NATS", "PLAN_FILE", "TOLERANCE_NATS", "Check", "check", "file_hashes", "verify", "write"]
@@ -84,9 +84,9 @@ def verify(model: PreTrainedModel, plan_file: PlanFile) -> None:
         ModelError: naming the first module that is not.
     """
     quantizers.verify(model, plan_file.formats)
-    packed = quantizers.packed_weights(model)
+    packed = packing.packed_weights(model)
     for name, expected in plan_file.group_sizes.items():
-        if (found := quantizers.group_size(packed[name])) != expected:
+        if (found := packing.group_size(packed[name])) != expected:
             raise ModelError(f"module {name!r} should have a scale for {_span(expected)} and has one for {_span(found)}")
 
 
@@ -151,7 +151,7 @@ def check(folder: Path, device: torch.device, notify: Callable[[str], None] = la
         return difference
     plan_file = read_plan(folder / PLAN_FILE)
     notify("loading")
-    model = quantizers.reload(folder)
+    model = saving.reload(folder)
     try:
         verify(model, plan_file)
     except ModelError as error:

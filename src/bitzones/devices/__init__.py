@@ -1,1 +1,1 @@
-"""CPU, CUDA, NVML, energy, and the retry when memory runs out."""
+"""CPU, CUDA, NVML, energy, and retries when memory runs out."""

@@ -1,7 +1,7 @@
-"""Energy of a GPU per token, over a window long enough for the driver's counter to be read, what it draws when idle subtracted.
+"""Energy per token of a GPU above idle, over a window that is long compared with the driver's counter.
 
-The counter is of the whole GPU, in millijoules, and renews every 20 to 100 ms; other processes on the GPU are in it. This module does not
-know what runs; it gives null where the driver does not count.
+The counter covers the whole GPU, other processes included, counts millijoules, and is updated every 20 to 100 ms. Figures are null if the
+driver has no such counter.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable
 
 from bitzones.devices.nvml import Gpu, missing
-from bitzones.schema.records import Energy, Figure
+from bitzones.schema.performance_cells import Energy
+from bitzones.schema.record import Figure
 
 __all__ = ["IDLE_S", "WINDOW_S", "idle_watts", "per_token"]
 
 WINDOW_S = 2.0
-"""Twenty times the counter's slowest period: its steps are then at most a twentieth of what is read."""
+"""Twenty times the counter's slowest update: a step is then at most a twentieth of the reading."""
 
 IDLE_S = 1.0
-"""Of doing nothing, with the models in memory, to know what the GPU draws anyway."""
+"""Idle window, with the models in memory, to measure what the GPU draws anyway."""
 
 
 def idle_watts(gpu: Gpu, window_s: float = IDLE_S) -> Figure:
-    """Mean power of the GPU while nothing is given to it."""
+    """Mean power of the idle GPU, in watts."""
     before, began = gpu.energy_joules(), time.perf_counter()
     if before.value is None:
         return missing("W", before.status)
@@ -37,11 +38,11 @@ def per_token(gpu: Gpu, idle: Figure, run: Callable[[], None], tokens: int, wind
     """Joules per token above idle.
 
     Args:
-        gpu: whose counter is read.
-        idle: watts, of `idle_watts`.
-        run: makes ``tokens`` tokens and waits for the device; repeated until the window is full.
-        tokens: made by one ``run``.
-        window_s: how long to go on at least.
+        gpu: the GPU whose counter is read.
+        idle: watts, from `idle_watts`.
+        run: generates ``tokens`` tokens and waits for the device; repeated until the window is over.
+        tokens: number of tokens that one ``run`` generates.
+        window_s: minimum duration in seconds.
     """
     before = gpu.energy_joules()
     if before.value is None or idle.value is None:
@@ -54,6 +55,6 @@ def per_token(gpu: Gpu, idle: Figure, run: Callable[[], None], tokens: int, wind
     if after.value is None:
         return Energy(per_token=missing("J/token", after.status), idle=idle)
     above = after.value - before.value - idle.value * took
-    if above <= 0:  # a token costs something: the window did not show it
+    if above <= 0:  # a token cannot cost nothing: the window was too short to show it
         return Energy(per_token=missing("J/token", "not seen above idle"), idle=idle, window_s=took, tokens=made)
     return Energy(per_token=Figure(value=above / made, unit="J/token", status="ok"), idle=idle, window_s=took, tokens=made)

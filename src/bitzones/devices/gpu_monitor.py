@@ -1,7 +1,7 @@
-"""A GPU watched while a cell runs: the peak of what changes faster than a cell, and whether something contended its times.
+"""Samples a GPU while a cell runs: peak memory use, other processes, and throttled clocks, which make times doubtful.
 
-A thread asks the driver every `PERIOD_S` and once at each end. What lies between two samples is not seen, so period, number and coverage
-stand beside every peak. This module does not know what runs meanwhile.
+A thread queries the driver every `PERIOD_S`, and once more at each end. Anything between two samples is missed, so every peak is recorded
+together with the sampling period, the number of samples and their coverage.
 """
 
 from __future__ import annotations
@@ -13,25 +13,26 @@ from collections import Counter
 from types import TracebackType
 
 from bitzones.devices.nvml import Gpu, missing
-from bitzones.schema.records import Figure, GpuWatch
+from bitzones.schema.performance_cells import GpuWatch
+from bitzones.schema.record import Figure
 
 __all__ = ["PERIOD_S", "Watch"]
 
 PERIOD_S = 0.05
-"""The driver's own counters renew every 20 to 100 ms, and each question takes it well under a millisecond."""
+"""The driver updates its counters every 20 to 100 ms, and a query takes well under a millisecond."""
 
 HELD_SHARE = 0.05
-"""Of the samples: clocks that are held down in more of them make a cell doubtful. One sample in twenty moves no median."""
+"""Share of samples with throttled clocks above which a cell's times are doubtful. One sample in twenty does not move a median."""
 
 
 class Watch:
-    """Watches a GPU inside a ``with`` block; `reading` tells afterwards what was seen.
+    """Samples a GPU inside a ``with`` block; `reading` returns the result afterwards.
 
-    Without a GPU that can be asked no thread is started, and every figure says why.
+    If the GPU cannot be queried, no thread is started and every figure holds the reason.
 
     Args:
-        gpu: whom to ask.
-        period_s: between two samples.
+        gpu: the GPU to sample.
+        period_s: seconds between two samples.
     """
 
     def __init__(self, gpu: Gpu, period_s: float = PERIOD_S) -> None:
@@ -75,7 +76,7 @@ class Watch:
         self._times.append(time.perf_counter())
 
     def reading(self) -> GpuWatch:
-        """What was seen. Peaks are the largest samples; a figure that came at least once is given."""
+        """The result. A peak is the largest sample, and is given if at least one sample succeeded."""
         asked = self._gpu.handle is not None
         clocks = (
             Figure(value=self._held_any / self._clock_samples, unit="share", status="ok")
@@ -100,7 +101,7 @@ class Watch:
         )
 
     def _coverage(self) -> float | None:
-        """Share of the time between first and last sample in gaps of at most two periods: a thread that starves leaves longer ones."""
+        """Share of the time covered by gaps of at most two periods: a starved thread leaves longer gaps."""
         gaps = [later - earlier for earlier, later in zip(self._times, self._times[1:], strict=False)]
         whole = sum(gaps)
         return sum(gap for gap in gaps if gap <= 2 * self._period_s) / whole if whole > 0 else None

@@ -1,8 +1,8 @@
-"""What the NVIDIA driver says of one GPU: memory in use, whose it is, energy, and what holds the clocks down.
+"""Queries the NVIDIA driver about one GPU through NVML: memory use by process, energy, and the reasons for throttled clocks.
 
-The only importer of ``pynvml``. Nothing here raises: a figure is a number or the reason why there is none, and 0 is never said where
-nothing is known. In containers the list of processes can be empty, hold the host's process ids or 0 bytes; a GPU that is split (MIG)
-refuses questions about the whole. This module knows no torch: a GPU is found by the UUID that torch gives for it.
+Nothing here raises. A figure is a number or the reason why there is none, and an unknown figure is never 0. In a container the process
+list can be empty, hold process IDs of the host, or report 0 bytes; a GPU partitioned with MIG rejects queries about the whole GPU. The GPU
+is found by the UUID that torch reports.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from bitzones.schema.records import Figure
+from bitzones.schema.record import Figure
 
 try:
     import pynvml
@@ -24,7 +24,7 @@ __all__ = ["NO_DEVICE", "Gpu", "missing", "open_gpu"]
 T = TypeVar("T")
 
 NO_DEVICE = "not measured (no CUDA device)"
-"""The status of every figure of a GPU where there is none."""
+"""The status of every GPU figure on a machine without a GPU."""
 
 _STATUS = {
     "NVML_ERROR_LIBRARY_NOT_FOUND": "no-library",
@@ -37,7 +37,7 @@ _STATUS = {
     "NVML_ERROR_NOT_FOUND": "not-listed",
     "NVML_ERROR_INVALID_ARGUMENT": "not-listed",
 }
-"""What NVML returns, and what a report says. NOT_FOUND and INVALID_ARGUMENT come from asking for a UUID that the driver does not list."""
+"""NVML error -> the status in a report. A UUID that the driver does not list gives NOT_FOUND or INVALID_ARGUMENT."""
 
 CLOCKS_HELD = {
     "SwPowerCap": "power cap",
@@ -46,7 +46,7 @@ CLOCKS_HELD = {
     "HwThermalSlowdown": "thermal slowdown (hardware)",
     "HwPowerBrakeSlowdown": "power brake",
 }
-"""Clock event reasons that make a time doubtful. Idle, set by somebody and synchronised are none: such clocks are steady."""
+"""Clock event reasons that make a time doubtful. Idle, user-set and synchronized clocks are left out: they are steady."""
 
 
 def _status(error: Exception) -> str:
@@ -55,15 +55,16 @@ def _status(error: Exception) -> str:
 
 
 def missing(unit: str, status: str) -> Figure:
-    """A figure that there is none of, and why."""
+    """A figure without a value, and the reason."""
     return Figure(value=None, unit=unit, status=status)
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, or the reason why nothing can be asked about it: ``handle`` is NVML's, None unless ``status`` is ``ok``.
+    """One GPU, or the reason why it cannot be queried: ``handle`` is None unless ``status`` is ``ok``.
 
-    ``whole`` is the handle of the GPU itself, which alone knows energy and clocks: for an instance of a split GPU it is another.
+    ``whole`` is the handle of the physical GPU, which is the one that reports energy and clocks. It differs from ``handle`` for a MIG
+    instance.
     """
 
     status: str
@@ -71,11 +72,11 @@ class Gpu:
     whole: Any = None
 
     def used_bytes(self) -> Figure:
-        """Memory in use by every process, without what the driver keeps for itself (which version 1 of this call counts as used)."""
+        """Memory in use by all processes, without the driver's own reservation, which version 1 of this call counts as used."""
         return self._figure("bytes", lambda: pynvml.nvmlDeviceGetMemoryInfo(self.handle, version=pynvml.nvmlMemory_v2).used)
 
     def process_bytes(self, pid: int) -> Figure:
-        """Memory of one process. ``not-listed`` where the driver does not name it, ``unsupported`` where it names it without bytes."""
+        """Memory of one process. ``not-listed`` if the driver does not list it, ``unsupported`` if it lists it without bytes."""
         listed = self._asked(lambda: _processes(self.handle))
         if isinstance(listed, str):
             return missing("bytes", listed)
@@ -85,7 +86,7 @@ class Gpu:
         return Figure(value=own[0], unit="bytes", status="ok") if own[0] else missing("bytes", "unsupported")
 
     def other_processes(self, pid: int) -> Figure:
-        """How many other processes compute on this GPU. ``not-listed`` where ours is not named: one of the others may be ours."""
+        """Number of other compute processes on this GPU. ``not-listed`` if this process is not listed: one of the others may be it."""
         listed = self._asked(lambda: _processes(self.handle))
         if isinstance(listed, str):
             return missing("processes", listed)
@@ -93,20 +94,20 @@ class Gpu:
         return Figure(value=len(pids - {pid}), unit="processes", status="ok") if pid in pids else missing("processes", "not-listed")
 
     def energy_joules(self) -> Figure:
-        """Energy of the whole GPU since the driver was loaded; Volta or newer."""
+        """Energy of the physical GPU since the driver was loaded; Volta or newer."""
         if self.whole is not self.handle:
-            return missing("J", "mig")  # the others' instances draw too
+            return missing("J", "mig")  # other instances contribute to the counter
         return self._figure("J", lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(self.whole) / 1000)
 
     def clocks_held(self) -> tuple[str, ...] | str:
-        """What holds the clocks down just now, in words (`CLOCKS_HELD`), or the status that says why that is not known."""
+        """Why the clocks are throttled at this moment (`CLOCKS_HELD`), or the status if that is unknown."""
         mask = self._asked(lambda: _clock_reasons(self.whole))
         if isinstance(mask, str):
             return mask
         return tuple(said for name, said in CLOCKS_HELD.items() if mask & getattr(pynvml, f"nvmlClocksThrottleReason{name}"))
 
     def _asked(self, ask: Callable[[], T]) -> T | str:
-        """The answer, or the status that stands for none."""
+        """The result of a query, or the status of its error."""
         if self.handle is None:
             return self.status
         try:
@@ -120,12 +121,12 @@ class Gpu:
 
 
 def _processes(handle: Any) -> Any:
-    """By its version: the call without one raises an error that is no `NVMLError` where the driver is older than pynvml."""
+    """Calls version 3 explicitly: with a driver older than pynvml, the unversioned call raises an error that is not an `NVMLError`."""
     return pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)
 
 
 def _clock_reasons(handle: Any) -> int:
-    """Drivers before 535 know the reasons by their older name only."""
+    """Drivers before 535 have this query under its old name only."""
     try:
         return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
     except pynvml.NVMLError as error:
@@ -135,10 +136,10 @@ def _clock_reasons(handle: Any) -> int:
 
 
 def open_gpu(uuid: str | None) -> Gpu:
-    """The GPU, or the instance of a split one, that torch computes on.
+    """The GPU, or the MIG instance, that torch computes on.
 
     Args:
-        uuid: as torch gives it, without prefix; None where there is no CUDA device.
+        uuid: as torch reports it, without prefix; None if there is no CUDA device.
     """
     if uuid is None:
         return Gpu(NO_DEVICE)
@@ -152,7 +153,7 @@ def open_gpu(uuid: str | None) -> Gpu:
 
 
 def _found(uuid: str) -> Gpu:
-    """By UUID, since ``CUDA_VISIBLE_DEVICES`` renumbers what NVML numbers otherwise."""
+    """Finds the GPU by UUID, because ``CUDA_VISIBLE_DEVICES`` renumbers devices for torch but not for NVML."""
     try:
         whole = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
     except pynvml.NVMLError as error:
@@ -172,17 +173,17 @@ def _found(uuid: str) -> Gpu:
 def _is_split(whole: Any) -> bool:
     try:
         return bool(pynvml.nvmlDeviceGetMigMode(whole)[0] == pynvml.NVML_DEVICE_MIG_ENABLE)
-    except pynvml.NVMLError:  # a GPU that cannot be split
+    except pynvml.NVMLError:  # the GPU does not support MIG
         return False
 
 
 def _instances(whole: Any) -> dict[str, Any]:
-    """UUID -> handle of every instance of a split GPU that this process may see."""
+    """UUID -> handle of every MIG instance that is visible to this process."""
     found = {}
     for number in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(whole)):
         try:
             handle = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(whole, number)
-        except pynvml.NVMLError:  # no instance of that number
+        except pynvml.NVMLError:  # no instance with this number
             continue
         found[str(pynvml.nvmlDeviceGetUUID(handle))] = handle
     return found

@@ -1,7 +1,4 @@
-"""Memory that runs out at one batch size may do at half of it: the work is tried again, and every try that failed is kept.
-
-This module does not know what the work is; it must be one that can be begun again.
-"""
+"""Retries work at half the batch size when memory runs out, and records every failed attempt. The work must be restartable."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import torch
 
 from bitzones.devices import device as devices
 from bitzones.schema.errors import OutOfMemoryError
-from bitzones.schema.records import Shortage
+from bitzones.schema.record import Shortage
 
 __all__ = ["halving"]
 
@@ -20,10 +17,10 @@ T = TypeVar("T")
 
 
 def halving(batch: int, work: Callable[[int], T], device: torch.device) -> tuple[T, tuple[Shortage, ...]]:
-    """What ``work`` gives at the largest batch of ``batch``, half of it and so on that memory is enough for.
+    """The result of ``work`` at the largest of the batch sizes ``batch``, ``batch // 2``, ... that fits in memory.
 
     Raises:
-        OutOfMemoryError: at batch 1 it is not enough either.
+        OutOfMemoryError: it does not fit at batch 1 either.
     """
     shortages: list[Shortage] = []
     while True:
@@ -33,7 +30,7 @@ def halving(batch: int, work: Callable[[int], T], device: torch.device) -> tuple
             if not devices.is_out_of_memory(error):
                 raise
             shortages.append(devices.shortage(error, batch, device))
-        devices.free(device)  # not in the handler: the error's traceback holds what is to be freed
+        devices.free(device)  # outside the handler: the traceback keeps the tensors alive
         if batch == 1:
             raise OutOfMemoryError(f"out of memory: {_said(shortages[-1])}", tuple(shortages))
         batch //= 2

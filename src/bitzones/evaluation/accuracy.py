@@ -15,7 +15,7 @@ from bitzones.evaluation.generation import answers
 from bitzones.evaluation.likelihood import choice_log_likelihoods
 from bitzones.evaluation.scoring import Scored
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import AccuracyCell
+from bitzones.schema.quality_cells import AccuracyCell
 
 __all__ = ["measure"]
 

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from bitzones.data.encoding import Encoded, encoded, text_of
 from bitzones.data.padding import padded
-from bitzones.data.tasks import Item
+from bitzones.data.task_items import Item
 from bitzones.evaluation import prefix_scoring
 from bitzones.evaluation.prefix_scoring import Context, Continuation
 from bitzones.evaluation.scoring import MAX_NEW_TOKENS

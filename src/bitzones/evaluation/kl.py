@@ -12,7 +12,7 @@ import torch
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.devices import device as devices
 from bitzones.schema.errors import NonFiniteError
-from bitzones.schema.records import DivergenceCell
+from bitzones.schema.quality_cells import DivergenceCell
 
 __all__ = ["as_log_probabilities", "check_finite", "divergence_cell", "kl_nats", "log_probabilities", "logits_of", "whole"]
 

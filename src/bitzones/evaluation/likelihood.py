@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.data.encoding import Encoded, encoded, text_of
-from bitzones.data.tasks import Item
+from bitzones.data.task_items import Item
 from bitzones.evaluation import prefix_scoring
 from bitzones.evaluation.prefix_scoring import Continuation
 from bitzones.schema.progress import Progress, silent

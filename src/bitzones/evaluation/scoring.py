@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitzones.data.tasks import Item, TaskSet, first_number
-from bitzones.schema.records import AccuracyCell
+from bitzones.data.task_items import Item, first_number
+from bitzones.data.tasks import TaskSet
+from bitzones.schema.quality_cells import AccuracyCell
 
 __all__ = ["MAX_NEW_TOKENS", "Scored", "best", "best_by_character", "cell", "chosen", "written"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 
 __all__ = ["swapped"]
 
@@ -29,7 +29,7 @@ def swapped(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iter
             if parameter.shape != values.shape:
                 raise ValueError(f"{name}: weight of shape {tuple(parameter.shape)} cannot become {tuple(values.shape)}")
             originals.append((parameter, parameter.data))
-            parameter.data = quantizers.values(values, parameter.dtype)
+            parameter.data = packing.values(values, parameter.dtype)
         yield
     finally:
         for parameter, values in reversed(originals):

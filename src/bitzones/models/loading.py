@@ -30,9 +30,9 @@ from bitzones.models import offload, sources, structure
 from bitzones.models import unexpected_weights as unexpected
 from bitzones.models.offload import Placement
 from bitzones.models.unexpected_weights import NOTHING, Unexpected
-from bitzones.schema import profile
+from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError, NotMeasuredError
-from bitzones.schema.records import ModelInfo
+from bitzones.schema.run_record import ModelInfo
 
 __all__ = ["Loaded", "load"]
 
@@ -94,12 +94,12 @@ class Loaded:
 
 
 def load(
-    settings: profile.Model, device: torch.device, notify: Callable[[str], None] = sources.silent, formats: Sequence[str] = ()
+    settings: profile_sections.Model, device: torch.device, notify: Callable[[str], None] = sources.silent, formats: Sequence[str] = ()
 ) -> Loaded:
     """Load a model, dense, in the dtype that it is to be stored in.
 
     Args:
-        settings: its source (`bitzones.schema.profile.Model`).
+        settings: its source (`bitzones.schema.profile_sections.Model`).
         device: where the weights go; layers that it has no room for go elsewhere where ``settings.device`` is ``auto``.
         notify: told, in a line, of anything that takes long, such as a download.
         formats: that it is going to be quantized to, which takes room too.
@@ -216,7 +216,7 @@ def _draw(
         return made(), where
 
 
-def _placement(model: PreTrainedModel, settings: profile.Model, device: torch.device, formats: Sequence[str]) -> Placement:
+def _placement(model: PreTrainedModel, settings: profile_sections.Model, device: torch.device, formats: Sequence[str]) -> Placement:
     """Where the layers of a model that lies on the host, or on no device yet, are to go.
 
     Raises:

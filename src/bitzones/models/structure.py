@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers
 from bitzones.models import decoder_list
 from bitzones.schema.errors import ModelError
-from bitzones.schema.records import SHARED_WEIGHTS
+from bitzones.schema.run_record import SHARED_WEIGHTS
 
 __all__ = [
     "decoder_layers",
@@ -135,7 +135,7 @@ def model_bytes(model: torch.nn.Module, packed: Mapping[str, torch.Tensor]) -> i
     """
     replaced = {f"{name}.weight" for name in packed}
     tensors = {t.data_ptr(): t for name, t in model.state_dict(keep_vars=True).items() if name not in replaced}
-    return sum(map(quantizers.stored_bytes, tensors.values())) + sum(map(quantizers.stored_bytes, packed.values()))
+    return sum(map(packing.stored_bytes, tensors.values())) + sum(map(packing.stored_bytes, packed.values()))
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

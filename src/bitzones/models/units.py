@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
-from bitzones.schema.records import Unit
+from bitzones.schema.sensitivity_cells import Unit
 
 __all__ = ["Granularity", "fused_groups", "model_units"]
 
@@ -75,7 +75,7 @@ def _unit(
         group=group,
         modules=modules,
         parameters=sum(w.numel() for w in weights),
-        reference_bytes=sum(quantizers.stored_bytes(w) for w in weights),
+        reference_bytes=sum(packing.stored_bytes(w) for w in weights),
         weight_kurtosis=_kurtosis(weights),
         fused=fused,
     )

@@ -14,13 +14,14 @@ from time import perf_counter
 
 import torch
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import extensions, kernels, packing, quantizers
 from bitzones.devices import device as devices
 from bitzones.models import offload, structure
-from bitzones.schema import profile
+from bitzones.schema import latency_grid
 from bitzones.schema.errors import NotMeasuredError
 from bitzones.schema.formats import format_bits
-from bitzones.schema.records import ShapeTimes, Unit, UnitLatencyCell
+from bitzones.schema.performance_cells import ShapeTimes, UnitLatencyCell
+from bitzones.schema.sensitivity_cells import Unit
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["COLD_BYTES", "measure"]
@@ -51,13 +52,13 @@ class _Bench:
         return perf_counter() - started
 
 
-def measure(variants: Variants, units: Sequence[Unit], shape: profile.Latency, seed: int) -> UnitLatencyCell:
+def measure(variants: Variants, units: Sequence[Unit], shape: latency_grid.Latency, seed: int) -> UnitLatencyCell:
     """Time every sort of unit in every format of the run and in the reference, at one token for each sequence of the first ``shape.batch``.
 
     Raises:
         NotMeasuredError: the weights would be packed and this machine unpacks them by a stand-in, whose time says nothing.
     """
-    failure = quantizers.extension_failure()
+    failure = extensions.extension_failure()
     if failure is not None and any(format_bits(name) < 8 for name in variants.uniform.values()):
         raise NotMeasuredError(f"latency of packed weights: {failure}")
     sorts: dict[Shapes, list[Unit]] = {}
@@ -118,12 +119,12 @@ def _stand_in(variants: Variants, unit: Unit, name: str) -> list[torch.nn.Module
 
 
 def _copies(modules: Sequence[torch.nn.Module], units: int) -> int:
-    used = sum(quantizers.stored_bytes(module.get_parameter("weight").data) for module in modules)
+    used = sum(packing.stored_bytes(module.get_parameter("weight").data) for module in modules)
     return max(1, min(units, -(-COLD_BYTES // used)))
 
 
 @torch.no_grad()
-def _timed(shapes: Shapes, benches: Sequence[_Bench], shape: profile.Latency) -> list[ShapeTimes]:
+def _timed(shapes: Shapes, benches: Sequence[_Bench], shape: latency_grid.Latency) -> list[ShapeTimes]:
     rounds: list[list[float]] = [[] for _ in benches]
     for number in range(shape.warmup_rounds + shape.rounds):
         for bench, took in zip(benches, rounds, strict=True):
@@ -136,7 +137,7 @@ def _timed(shapes: Shapes, benches: Sequence[_Bench], shape: profile.Latency) ->
             format=bench.format,
             repeats=len(bench.copies),
             rounds_s=tuple(took),
-            kernels=quantizers.kernels(bench.copies[0]),
+            kernels=kernels.kernels(bench.copies[0]),
         )
         for bench, took in zip(benches, rounds, strict=True)
     ]

@@ -13,8 +13,10 @@ from bitzones.devices import device as devices
 from bitzones.devices import energy, nvml, oom_retry
 from bitzones.models import units
 from bitzones.profiling import latency
-from bitzones.schema.profile import Profile, Timing
-from bitzones.schema.records import Figure, LatencyCell, Measured
+from bitzones.schema.latency_grid import Timing
+from bitzones.schema.performance_cells import LatencyCell
+from bitzones.schema.profile import Profile
+from bitzones.schema.record import Figure, Measured
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Hardware"]

@@ -15,7 +15,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import extensions, packing
+from bitzones.backends.quanto.kernels import kernel, kernel_kinds, needs_unpacking
+from bitzones.backends.quanto.kernels import kernels as kernels_of
 from bitzones.devices import device as devices
 from bitzones.devices import energy, oom_retry
 from bitzones.devices.gpu_monitor import Watch
@@ -23,8 +25,9 @@ from bitzones.devices.nvml import Gpu
 from bitzones.models import kv_cache as caches
 from bitzones.models import offload, structure, text_config
 from bitzones.schema.errors import NotMeasuredError
-from bitzones.schema.profile import Timing
-from bitzones.schema.records import Energy, Figure, LatencyCell, Shortage
+from bitzones.schema.latency_grid import Timing
+from bitzones.schema.performance_cells import Energy, LatencyCell
+from bitzones.schema.record import Figure, Shortage
 
 __all__ = [
     "Ready",
@@ -132,8 +135,8 @@ def prepare(model: PreTrainedModel, timing: Timing, seed: int) -> Timed:
     Raises:
         NotMeasuredError: the weights are packed and this machine unpacks them by a stand-in, whose time says nothing.
     """
-    failure = quantizers.extension_failure()
-    if failure is not None and any(quantizers.needs_unpacking(module) for module in model.modules()):
+    failure = extensions.extension_failure()
+    if failure is not None and any(needs_unpacking(module) for module in model.modules()):
         raise NotMeasuredError(f"latency of packed weights: {failure}")
     if timing.phase == "prefill":
         return prefill(model, timing.batch, timing.prompt_tokens, seed)
@@ -165,7 +168,7 @@ def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure
         device_rounds_s=timed.clock.rounds_s(len(rounds_s)),
         kernels=timed.kernels,
         kernels_by_group=made.groups,
-        kernel_kinds=quantizers.kernel_kinds(timed.kernels),
+        kernel_kinds=kernel_kinds(timed.kernels),
         weight_bytes=timed.weight_bytes,
         cache_bytes=timed.cache_bytes(),
         bandwidth=bandwidth,
@@ -207,7 +210,7 @@ def warm_up(once: Callable[[], float], least: int) -> WarmUp:
 def kernels(model: PreTrainedModel) -> dict[str, int]:
     """How many linear modules of the decoder layers each kind of weight, and so each kernel, computes."""
     layers = structure.decoder_layers(model).values()
-    return quantizers.kernels(m for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear))
+    return kernels_of(m for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear))
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
@@ -218,7 +221,7 @@ def weight_bytes(model: PreTrainedModel) -> int:
     table = model.get_input_embeddings().weight
     skipped = None if structure.tied_embeddings(model) else id(table)
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return sum(quantizers.stored_bytes(tensor) for key, tensor in tensors.items() if key != skipped)
+    return sum(packing.stored_bytes(tensor) for key, tensor in tensors.items() if key != skipped)
 
 
 def _prompt(model: PreTrainedModel, batch: int, length: int, seed: int) -> torch.Tensor:
@@ -297,5 +300,5 @@ def kernels_by_group(model: PreTrainedModel, groups: Groups) -> dict[str, dict[s
     """Group (`attn.qkv` and so on) -> kind of weight -> how many modules of all layers it computes."""
     found: dict[str, Counter[str]] = {}
     for (_, group), names in groups.items():
-        found.setdefault(group, Counter()).update(quantizers.kernel(model.get_submodule(name)) for name in names)
+        found.setdefault(group, Counter()).update(kernel(model.get_submodule(name)) for name in names)
     return {group: dict(kinds) for group, kinds in found.items()}

@@ -1,7 +1,7 @@
 """Bytes of a variant: as it is stored, by the tensors, and as the running process and the device show it while it decodes.
 
 What the device says is a peak over one decoding, weights and keys and values apart; what it does not say has its reason
-(`bitzones.schema.records.Figure`). This module does not judge what is much.
+(`bitzones.schema.record.Figure`). This module does not judge what is much.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 from bitzones.devices import device as devices
 from bitzones.devices.gpu_monitor import Watch
 from bitzones.devices.nvml import Gpu
 from bitzones.profiling import latency
-from bitzones.schema.profile import Timing
-from bitzones.schema.records import MemoryCell
+from bitzones.schema.latency_grid import Timing
+from bitzones.schema.performance_cells import MemoryCell
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["held_bytes", "measure"]
@@ -36,7 +36,7 @@ def measure(variant: str, variants: Variants, shape: Timing, gpu: Gpu, seed: int
     """
     model = variants.model(variant)
     stored, packed = variants.stored_bytes(variant), variants.packed(variant)
-    quantized = sum(map(quantizers.stored_bytes, packed.values()))
+    quantized = sum(map(packing.stored_bytes, packed.values()))
     by_format = {variants.formats[variants.reference_id]: stored - quantized}
     if packed:
         by_format[variants.formats[variant]] = quantized
@@ -67,4 +67,4 @@ def measure(variant: str, variants: Variants, shape: Timing, gpu: Gpu, seed: int
 def held_bytes(model: PreTrainedModel) -> int:
     """Bytes of every weight and buffer as it lies in memory, tied ones once."""
     tensors: dict[int, torch.Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return sum(map(quantizers.stored_bytes, tensors.values()))
+    return sum(map(packing.stored_bytes, tensors.values()))

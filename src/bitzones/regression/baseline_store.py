@@ -16,7 +16,7 @@ from bitzones.regression.compare import same_profile
 from bitzones.regression.time_changes import machine
 from bitzones.schema.errors import OutputError, RunFileError
 from bitzones.schema.files import write_text
-from bitzones.schema.records import KEY
+from bitzones.schema.run_record import KEY
 
 __all__ = ["Stored", "newest_like", "save", "stored"]
 

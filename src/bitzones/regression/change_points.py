@@ -16,8 +16,8 @@ from bitzones.regression.drift import drift, timed
 from bitzones.regression.metrics import Reading, readings
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.errors import RunFileError
-from bitzones.schema.profile import Gate
-from bitzones.schema.records import Record
+from bitzones.schema.profile_sections import Gate
+from bitzones.schema.record import Record
 
 __all__ = ["Point", "Trend", "trend"]
 

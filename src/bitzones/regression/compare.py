@@ -16,22 +16,14 @@ from bitzones.regression.decision_rule import Draft, decided, settled
 from bitzones.regression.drift import Drift
 from bitzones.regression.zone_changes import moved_zones
 from bitzones.schema.cell_key import CellKey
-from bitzones.schema.profile import PLAN, Gate
-from bitzones.schema.records import (
-    AccuracyCell,
-    Cell,
-    DivergenceCell,
-    FailedCell,
-    Figure,
-    LatencyCell,
-    MemoryCell,
-    NamedTrial,
-    PlansCell,
-    ReleaseCell,
-    SearchCell,
-    SensitivityCell,
-    UnitSensitivity,
-)
+from bitzones.schema.cells import Cell, FailedCell, ReleaseCell
+from bitzones.schema.performance_cells import LatencyCell, MemoryCell
+from bitzones.schema.plan_cells import NamedTrial, PlansCell, SearchCell
+from bitzones.schema.profile import PLAN
+from bitzones.schema.profile_sections import Gate
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.record import Figure
+from bitzones.schema.sensitivity_cells import SensitivityCell, UnitSensitivity
 
 __all__ = ["compare", "same_profile"]
 

@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field
 
 from bitzones.analysis.plan import Around, ZoneWord
 from bitzones.schema.cell_key import CellKey
-from bitzones.schema.profile import Gate
-from bitzones.schema.records import Record
+from bitzones.schema.profile_sections import Gate
+from bitzones.schema.record import Record
 from bitzones.stats.intervals import Estimate
 
 __all__ = ["STATUSES", "CellDelta", "Comparison", "MeasureUnit", "Metric", "Moved", "Repeats", "Side", "Status", "gravest"]

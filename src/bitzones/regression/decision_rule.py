@@ -15,7 +15,8 @@ from statistics import NormalDist
 from typing import Literal
 
 from bitzones.regression.comparison import Metric, Status
-from bitzones.stats.intervals import ALPHA, POWER, holm
+from bitzones.stats.intervals import ALPHA
+from bitzones.stats.significance import POWER, holm
 
 __all__ = ["FAMILIES", "Draft", "Family", "decided", "normal_p", "samples_needed", "settled"]
 

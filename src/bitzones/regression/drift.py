@@ -17,8 +17,8 @@ from bitzones.analysis.contention import contended_by
 from bitzones.analysis.reader import RunFile
 from bitzones.regression.time_changes import Drifted, machine
 from bitzones.schema.cell_key import CellKey
+from bitzones.schema.performance_cells import LatencyCell
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import LatencyCell
 
 __all__ = ["MIN_FREEDOM", "Drift", "Timed", "between", "drift", "medians", "timed"]
 

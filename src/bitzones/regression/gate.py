@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bitzones.regression.comparison import Comparison
 from bitzones.schema.errors import ProfileError
-from bitzones.schema.profile import Gate
+from bitzones.schema.profile_sections import Gate
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["CANNOT_COMPARE", "FAIL_ON", "GATE_WORDS", "OPEN", "REGRESSION", "exit_code", "fail_on", "tolerances"]

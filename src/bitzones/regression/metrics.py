@@ -13,8 +13,11 @@ from bitzones.analysis.reader import RunFile
 from bitzones.regression.comparison import MeasureUnit
 from bitzones.regression.paired import Sequences
 from bitzones.schema.cell_key import CellKey
-from bitzones.schema.records import AccuracyCell, DivergenceCell, LatencyCell, MemoryCell, Record
-from bitzones.stats.intervals import MIN_SEQUENCES, percentile_interval, wilson_interval
+from bitzones.schema.performance_cells import LatencyCell, MemoryCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.record import Record
+from bitzones.stats.bootstrap import percentile_interval
+from bitzones.stats.intervals import MIN_SEQUENCES, wilson_interval
 
 __all__ = ["Reading", "readings"]
 

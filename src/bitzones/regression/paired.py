@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from bitzones.analysis.task_answers import NORMALIZED
 from bitzones.regression.comparison import Metric
 from bitzones.regression.decision_rule import Draft, normal_p, settled
-from bitzones.schema.profile import Gate
-from bitzones.schema.records import AccuracyCell
-from bitzones.stats.intervals import MIN_SEQUENCES, Estimate, mcnemar_exact, paired_difference, percentile_interval, resample_weights
+from bitzones.schema.profile_sections import Gate
+from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.stats.bootstrap import percentile_interval, resample_weights
+from bitzones.stats.intervals import MIN_SEQUENCES, Estimate, paired_difference
+from bitzones.stats.significance import mcnemar_exact
 
 __all__ = ["Sequences", "accuracy", "kl"]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bitzones.regression.comparison import Metric, Status
 from bitzones.regression.decision_rule import Draft, settled
-from bitzones.schema.records import ReleaseCell
+from bitzones.schema.cells import ReleaseCell
 
 __all__ = ["AS_ASKED", "RELOADED", "as_asked", "judge", "reloaded"]
 

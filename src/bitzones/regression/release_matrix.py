@@ -12,7 +12,7 @@ from bitzones.analysis.reader import RunFile, one_line
 from bitzones.regression.compare import compare, same_profile
 from bitzones.regression.comparison import Comparison
 from bitzones.schema.errors import RunFileError
-from bitzones.schema.records import Record
+from bitzones.schema.record import Record
 
 __all__ = ["Matrix", "Release", "matrix"]
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from bitzones.analysis.contention import contended_by
 from bitzones.regression.comparison import Metric
 from bitzones.regression.decision_rule import Draft, normal_p, settled
-from bitzones.schema.profile import Gate
-from bitzones.schema.records import Environment, LatencyCell
-from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, Interval, percentile_interval
+from bitzones.schema.performance_cells import LatencyCell
+from bitzones.schema.profile_sections import Gate
+from bitzones.schema.run_record import Environment
+from bitzones.stats.bootstrap import percentile_interval
+from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, Interval
 
 __all__ = ["Drifted", "latency", "machine", "other_machine", "slowdown"]
 

@@ -17,8 +17,10 @@ from bitzones.analysis.reader import RunFile
 from bitzones.regression.comparison import Moved
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import REFERENCE_NAMES
+from bitzones.schema.performance_cells import UnitLatencyCell
+from bitzones.schema.plan_cells import SearchCell
 from bitzones.schema.profile import variant_formats
-from bitzones.schema.records import SearchCell, SensitivityCell, UnitLatencyCell
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 __all__ = ["ZoneChanges", "moved_zones"]
 

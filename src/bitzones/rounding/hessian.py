@@ -1,7 +1,8 @@
 """What enters the modules of one decoder layer on calibration sequences: the second moments that GPTQ calls the Hessian.
 
 One layer at a time, so that memory is bounded by a layer whatever the depth of the model: the hidden states of all sequences stand before
-a layer, are run through it, and stand before the next. Modules that read the same tensor (q, k and v; gate and up) share one moment. This
+a layer, are run through it, and stand before the next, with the keys and values that later layers take from earlier ones. Modules that
+read the same tensor (q, k and v; gate and up) share one moment. This
 module does not know what the moments are for.
 """
 
@@ -10,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import torch
-from torch.utils.hooks import RemovableHandle
 
 from bitzones.data.sequences import Batch
-from bitzones.evaluation.layer_replay import entered_at, hidden_of
+from bitzones.evaluation.layer_calls import Step
+from bitzones.evaluation.layer_replay import stepped
 
-__all__ = ["Entering", "Moment", "embedded", "moments_of", "shared", "through"]
+__all__ = ["Before", "Entering", "Moment", "moments_of", "shared", "through"]
 
 
 @dataclass(eq=False)
@@ -36,70 +37,38 @@ class Moment:
     tokens: int = 0
 
 
-class _Left(Exception):  # noqa: N818  (not an error: the rest of the model is not needed)
-    """The layer that was asked for has run."""
+Before: TypeAlias = Sequence[Step]
+"""What the layers before a layer did on one batch: what stands before it."""
 
 
-@contextmanager
-def _until(stop: RemovableHandle) -> Iterator[None]:
-    """Run a model only as far as a hook that raises `_Left`, and take the hook away."""
-    try:
-        yield
-    except _Left:
-        pass
-    finally:
-        stop.remove()
-
-
-@torch.no_grad()
-def embedded(model: torch.nn.Module, layers: Sequence[torch.nn.Module], batches: Sequence[Batch]) -> list[torch.Tensor]:
-    """The hidden states that enter the first layer: of each batch, shape (sequences, length, width)."""
-    found: list[torch.Tensor] = []
-
-    def stop(_layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(args[0] if args else kwargs["hidden_states"])
-        raise _Left
-
-    for batch in batches:
-        with _until(layers[0].register_forward_pre_hook(stop, with_kwargs=True)):
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return found
-
-
-@torch.no_grad()
 def through(
-    model: torch.nn.Module, layers: Sequence[torch.nn.Module], at: int, entering: Sequence[torch.Tensor], batches: Sequence[Batch]
-) -> list[torch.Tensor]:
-    """The hidden states that leave layer ``at``, where those ``entering`` it are given."""
-    found: list[torch.Tensor] = []
-
-    def stop(_layer: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        found.append(hidden_of(output))
-        raise _Left
-
-    for batch, hidden in zip(batches, entering, strict=True):
-        with _until(layers[at].register_forward_hook(stop)), entered_at(layers, at, hidden):
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    return found
+    model: torch.nn.Module, layers: Sequence[torch.nn.Module], entering: Sequence[Before], batches: Sequence[Batch]
+) -> list[Before]:
+    """What stands before the next layer, on each batch, where what stands before a layer is given; nothing stands before the first."""
+    return [stepped(model, layers, before, batch) for before, batch in zip(entering, batches, strict=True)]
 
 
 @dataclass(frozen=True)
 class Entering:
-    """The hidden states of every batch that stand before a layer: as the layers before it give them, and as the reference's did."""
+    """What stands before a layer on every batch: as the layers before it give it, and as the reference's did."""
 
-    now: list[torch.Tensor]
-    reference: list[torch.Tensor] | None = None
+    now: list[Before]
+    reference: list[Before] | None = None
+
+    @classmethod
+    def first(cls, batches: Sequence[Batch]) -> Entering:
+        """Before the first layer, where nothing has drifted yet."""
+        return cls([() for _ in batches], [() for _ in batches])
 
 
 def moments_of(
     model: torch.nn.Module,
     layers: Sequence[torch.nn.Module],
-    at: int,
     names: Sequence[str],
     entering: Entering,
     batches: Sequence[Batch],
 ) -> tuple[dict[str, Moment], Entering]:
-    """The moment of each named module of layer ``at``, and the hidden states that leave the layer, which is as the reference's.
+    """The moment of each named module of the layer that is entered, and what leaves it, which is as the reference's.
 
     Padding is left out where a module is given whole sequences. An expert is given the tokens that were sent to it, and padding among them
     cannot be told apart: give batches without padding then. Such tokens are not paired with those that the reference sent, either.
@@ -113,9 +82,9 @@ def moments_of(
         were: dict[str, torch.Tensor] = {}
         if entering.reference is not None and leaving.reference is not None:
             with _watching(model, names, were.__setitem__):
-                leaving.reference.extend(through(model, layers, at, [entering.reference[number]], [batch]))
+                leaving.reference.extend(through(model, layers, [entering.reference[number]], [batch]))
         with _watching(model, names, _adder(found, were, batch.mask)):
-            leaving.now.extend(through(model, layers, at, [entering.now[number]], [batch]))
+            leaving.now.extend(through(model, layers, [entering.now[number]], [batch]))
     return found, leaving
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
-from bitzones.backends.quanto.quantizers import Packed
+from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends.quanto.packing import Packed
 from bitzones.data.sequences import Batch
 from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.rounding.gptq import DAMPING, round_rows, towards
-from bitzones.rounding.hessian import Entering, Moment, embedded, moments_of, shared, through
+from bitzones.rounding.hessian import Entering, Moment, moments_of, shared, through
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.formats import Format, format_bits, is_calibrated
 from bitzones.schema.progress import Progress, silent
@@ -62,10 +62,10 @@ def separately(
     """
     found = {name: Calibrated() for name in formats}
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
-    entering = Entering(embedded(model, layers, batches))
+    entering = Entering([() for _ in batches])
     for at in range(len(layers)):
         names = [name for name, layer in modules.items() if layer == at]
-        moments, entering = moments_of(model, layers, at, names, entering, batches)
+        moments, entering = moments_of(model, layers, names, entering, batches)
         for moment, together in _groups(moments, names):
             pairs = [(name, format_) for format_ in formats for name in together if name not in (staying or {}).get(format_, ())]
             rounded = _round(model, pairs, moment, dtype, damping) if pairs else []
@@ -99,13 +99,12 @@ def in_sequence(
     """
     found = Calibrated()
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
-    first = embedded(model, layers, batches)
-    entering = Entering(first, first)
+    entering = Entering.first(batches)
     with ExitStack() as changed:
         for at in range(len(layers)):
             names = [name for name in assignment if modules.get(name) == at]
             calibrated = [name for name in names if is_calibrated(assignment[name])]
-            moments, leaving = moments_of(model, layers, at, calibrated, entering, batches)
+            moments, leaving = moments_of(model, layers, calibrated, entering, batches)
             for moment, together in _groups(moments, calibrated):
                 pairs = [(name, assignment[name]) for name in together]
                 for name, (weight, why) in zip(together, _round(model, pairs, moment, dtype, damping), strict=True):
@@ -114,7 +113,7 @@ def in_sequence(
                 _put(found, name, _stock(model, name, assignment[name], dtype), None)
             if names:
                 changed.enter_context(swapped(model, {name: found.weights[name] for name in names}))
-                leaving = Entering(through(model, layers, at, entering.now, batches), leaving.reference)
+                leaving = Entering(through(model, layers, entering.now, batches), leaving.reference)
             entering = leaving
             progress((at + 1) / len(layers))
     return found
@@ -145,7 +144,7 @@ def _round(
     rows = [len(weight) for weight in weights]
     home, device = weights[0].device, moment.total.device  # where the modules lie, and where they ran
     levels = torch.cat([torch.full((count,), 2.0**width_ - 1, device=device) for count, width_ in zip(rows, bits, strict=True)])
-    size = quantizers.planned_group_size(width)
+    size = packing.planned_group_size(width)
     try:
         hessian = moment.total.double()
         wanted = torch.cat(weights).to(device).float()
@@ -156,7 +155,7 @@ def _round(
         raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
     starts = [sum(rows[:number]) for number in range(len(rows))]
     return [
-        (quantizers.pack(rounded.rows(start, start + count), width_, size), None)
+        (packing.pack(rounded.rows(start, start + count), width_, size), None)
         for start, count, width_ in zip(starts, rows, bits, strict=True)
     ]
 

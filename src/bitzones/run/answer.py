@@ -13,7 +13,8 @@ from bitzones.schema.errors import BitzonesError, PlanError
 if TYPE_CHECKING:
     from bitzones.analysis.reader import RunFile
     from bitzones.run.stash import Recorded
-    from bitzones.schema.records import Measured, Run
+    from bitzones.schema.record import Measured
+    from bitzones.schema.run_record import Run
 
 __all__ = ["AnalyzedRun", "analyzed", "failures", "lines"]
 
@@ -59,7 +60,7 @@ def analyzed(run: RunFile | Path | str) -> AnalyzedRun:
 def failures(cells: Recorded) -> list[str]:
     """A line for each cell without a result."""
     from bitzones.analysis.reader import one_line
-    from bitzones.schema.records import FailedCell
+    from bitzones.schema.cells import FailedCell
 
     return [
         one_line(f"{cell.status}: {node.rpartition('::')[2]}: {cell.reason}")
@@ -72,7 +73,8 @@ def lines(run: Run, cells: Iterable[tuple[Measured, float | None]]) -> Iterator[
     """The answer of the cells that were measured in this process, where they can give one: no file is needed."""
     from bitzones.analysis.reader import RunFile
     from bitzones.report.markdown import summary
-    from bitzones.schema.records import AccuracyCell, SensitivityCell
+    from bitzones.schema.quality_cells import AccuracyCell
+    from bitzones.schema.sensitivity_cells import SensitivityCell
 
     found = list(cells)
     if not any(isinstance(cell, AccuracyCell | SensitivityCell) for cell, _ in found):

@@ -16,8 +16,11 @@ from typing import Any
 from bitzones.evaluation import accuracy
 from bitzones.run.session import Session
 from bitzones.schema.errors import ModelError, PlanError
+from bitzones.schema.plan_cells import NamedTrial, PlansCell
 from bitzones.schema.profile import variant_formats
-from bitzones.schema.records import AccuracyCell, NamedTrial, PlansCell, Run, SensitivityCell, Unit
+from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.run_record import Run
+from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.search import local_search
 
 __all__ = ["Verified", "by_module", "by_unit", "measure", "read_formats"]

@@ -20,9 +20,10 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
+from bitzones.schema.cells import Cell
 from bitzones.schema.errors import MeasureError, OutputError
 from bitzones.schema.files import beside
-from bitzones.schema.records import Cell, NonNegative, Record
+from bitzones.schema.record import NonNegative, Record
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "difference", "resume", "sole", "start"]

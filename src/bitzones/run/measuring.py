@@ -14,7 +14,9 @@ from bitzones.data.text import Texts, origin_of
 from bitzones.run import runner
 from bitzones.run.given import MEMORY, Given
 from bitzones.schema.errors import ModelError, ProfileError
-from bitzones.schema.profile import PROFILE_SCHEMA, Budget, Profile, Task, explain
+from bitzones.schema.profile import PROFILE_SCHEMA, Profile
+from bitzones.schema.profile_files import explain
+from bitzones.schema.profile_sections import Budget, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -15,9 +15,11 @@ import pytest
 from bitzones.run import journal
 from bitzones.run.stash import Recorded
 from bitzones.run.timed import Timed
+from bitzones.schema.cells import FailedCell
 from bitzones.schema.errors import BitzonesError, NotMeasuredError, OutOfMemoryError, OutputError
 from bitzones.schema.progress import Progress
-from bitzones.schema.records import KEY, FailedCell, Measured, Shortage
+from bitzones.schema.record import Measured, Shortage
+from bitzones.schema.run_record import KEY
 
 if TYPE_CHECKING:
     from typing import Literal

@@ -31,9 +31,13 @@ from bitzones.evaluation import kl, scoring
 from bitzones.evaluation.scoring import MAX_NEW_TOKENS, Scored
 from bitzones.models import sources
 from bitzones.schema import environment
+from bitzones.schema.cells import Cell, FailedCell, ReleaseCell
 from bitzones.schema.errors import NonFiniteError, NotMeasuredError
+from bitzones.schema.performance_cells import MemoryCell
 from bitzones.schema.profile import Profile, variant_formats
-from bitzones.schema.records import KEY, AccuracyCell, Cell, DivergenceCell, FailedCell, Figure, MemoryCell, ModelInfo, ReleaseCell, Run
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.record import Figure
+from bitzones.schema.run_record import KEY, ModelInfo, Run
 
 __all__ = ["measure", "run_file"]
 

@@ -19,7 +19,7 @@ import pytest
 from bitzones.run import journal
 from bitzones.run.given import Given
 from bitzones.run.watching import Asked, watcher
-from bitzones.schema import profile as profiles
+from bitzones.schema import profile_files
 from bitzones.schema.errors import MeasureError, OutputError
 from bitzones.schema.profile import Profile
 
@@ -112,7 +112,7 @@ def measure(
         OutputError: the folder cannot be written; earlier files are as they were.
     """
     run_file, partial, log = folder / "run.json", folder / ".run.json.partial", folder / "pytest.log"
-    chosen = profiles.load(profile) if isinstance(profile, str) else profile
+    chosen = profile_files.load(profile) if isinstance(profile, str) else profile
     arguments = [
         *_ALONE,
         str(bench_folder()),

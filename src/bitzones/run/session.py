@@ -12,44 +12,45 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import bitzones
-from bitzones.allocation.baselines import Baseline
-from bitzones.backends.quanto import quantizers, supported
+from bitzones.backends.quanto import extensions, supported
 from bitzones.data import prompts, sequences, tasks
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.data.sets import SequenceSets, SetName
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
-from bitzones.devices import oom_retry
 from bitzones.models import loading, structure
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency as unit_times
 from bitzones.profiling.hardware import Hardware
-from bitzones.run import journal
+from bitzones.run import journal, whole_plans
 from bitzones.run.given import Given
-from bitzones.schema import environment, records
+from bitzones.schema import environment
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
 from bitzones.schema.formats import is_calibrated
+from bitzones.schema.performance_cells import UnitLatencyCell
+from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, Profile, variant_formats
 from bitzones.schema.progress import Progress, silent
+from bitzones.schema.record import Measured
+from bitzones.schema.run_record import CalibrationSet, Environment, Run, TextSet
+from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.search import goals, held_out
-from bitzones.search import local_search as search
-from bitzones.search.local_search import Workbench
 from bitzones.sensitivity import sweep as sensitivity
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Session"]
 
 T = TypeVar("T")
-M = TypeVar("M", bound=records.Measured)
+M = TypeVar("M", bound=Measured)
 
 Batches: TypeAlias = Callable[[], Iterator[Batch]]
 """Gives the same batches whenever it is called."""
 
 _SHARED: dict[type, str] = {
-    records.UnitLatencyCell: "unit_times",
-    records.SensitivityCell: "sweep",
-    records.SearchCell: "search",
-    records.PlansCell: "plans",
+    UnitLatencyCell: "unit_times",
+    SensitivityCell: "sweep",
+    SearchCell: "search",
+    PlansCell: "plans",
 }
 """Cells that others build on, and the names under which a session keeps them."""
 
@@ -83,7 +84,7 @@ class Session:
         if any(task.chat_template for task in self.profile.tasks):
             with suppress(NotMeasuredError):  # random weights have no tokenizer: cells refuse them one by one
                 prompts.check_template(loaded.tokenizer)
-        quantizers.extension_failure(self._notify)
+        extensions.extension_failure(self._notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
         formats, damping = variant_formats(self.profile), self.profile.calibration.damping
         include = [structure.head(loaded.model) for _ in self.profile.sensitivity.include]
@@ -124,7 +125,7 @@ class Session:
         return self.profile.sensitivity.granularity
 
     @cached_property
-    def units(self) -> tuple[records.Unit, ...]:
+    def units(self) -> tuple[Unit, ...]:
         """What is decided separately."""
         model, settings = self.variants.loaded.model, self.profile.sensitivity
         return model_units(model, self.granularity, settings.layers, [structure.head(model) for _ in settings.include])
@@ -209,16 +210,16 @@ class Session:
         menu = goals.expected_menu(self.variants.loaded.model, self.units, self.profile.formats, reference, self.variants.staying)
         goals.check_budget(menu, self.profile.budget, self.times)
 
-    def unit_times(self) -> records.UnitLatencyCell:
+    def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
         return self._once("unit_times", lambda: unit_times.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
 
     @property
-    def times(self) -> records.UnitLatencyCell | None:
+    def times(self) -> UnitLatencyCell | None:
         """What plans are charged with; None where they are charged with bytes."""
         return None if self.profile.budget.latency is None else self.unit_times()
 
-    def sweep(self, progress: Progress = silent) -> records.SensitivityCell:
+    def sweep(self, progress: Progress = silent) -> SensitivityCell:
         """The separate sensitivities, measured once."""
         return self._once(
             "sweep",
@@ -230,13 +231,14 @@ class Session:
             ),
         )
 
-    def _workbench(self, batches: Batches, on: SequenceSet) -> search.Workbench:
-        """What plans are measured with, on some sequences."""
-        return search.workbench(self.variants, self.sweep(), batches, len(on.sequences), self.times)
-
-    def search(self, progress: Progress = silent) -> records.SearchCell:
+    def search(self, progress: Progress = silent) -> SearchCell:
         """The plan, searched once."""
         return self._once("search", lambda: self._search(progress))
+
+    def _search(self, progress: Progress) -> SearchCell:
+        cell = whole_plans.search_plan(self, progress)
+        self._define(PLAN, cell.found.units)
+        return cell
 
     def adopt(self, entries: Iterable[journal.Entry]) -> None:
         """Take up what an earlier run has measured and later cells, or the run's own record, build on."""
@@ -245,36 +247,14 @@ class Session:
             self.variants.fallbacks.update(entry.fallbacks)
             if (name := _SHARED.get(type(entry.cell))) is not None:
                 self._made[name] = entry.cell
-            if isinstance(entry.cell, records.SearchCell):
+            if isinstance(entry.cell, SearchCell):
                 self._define(PLAN, entry.cell.found.units)
         for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.accuracy):
             self._define_baseline(variant)
 
-    def _search(self, progress: Progress) -> records.SearchCell:
-        profile = self.profile
-
-        def searched(batches: Batches) -> records.SearchCell:
-            bench = self._workbench(batches, self.sensitivity_set)
-            return goals.search_cell(bench, self.sweep(), profile.budget, self.variants.uniform, profile.plans.rounds, progress)
-
-        cell = self.on(self.sensitivity_set, searched)
-        self._define(PLAN, cell.found.units)
-        return cell
-
-    def compare(self, progress: Progress = silent) -> records.PlansCell:
+    def compare(self, progress: Progress = silent) -> PlansCell:
         """The plan beside its baselines on held-out sequences, measured once."""
-        return self._once("plans", lambda: self._compare(progress))
-
-    def _compare(self, progress: Progress) -> records.PlansCell:
-        stock, whole = self._without_calibration(), dict[str, Mapping[str, torch.Tensor]]()
-
-        def compared(batches: Batches) -> records.PlansCell:
-            bench = self._workbench(batches, self.held_out)
-            baselines = held_out.comparison_plans(bench, self.sweep(), self.search(), self.profile.plans, self.profile.seed, stock)
-            whole.update(self._whole(bench, [item for item in baselines if item[0] not in whole]))
-            return held_out.plans_cell(bench, baselines, self.held_out, self.search(), whole, progress)
-
-        return self.on(self.held_out, compared)
+        return self._once("plans", lambda: whole_plans.compare_plans(self, progress))
 
     def _baseline(self, name: str) -> Mapping[str, str]:
         """Unit -> format of a plan that the profile names to answer the tasks."""
@@ -290,31 +270,6 @@ class Session:
         """A variant from unit -> format."""
         self.variants.define(variant, {module: formats[unit.name] for unit in self.units for module in unit.modules})
 
-    def _without_calibration(self) -> records.Trial | None:
-        """What the search would find without calibrated formats; None where there is nothing to compare."""
-        budget, rounds = self.search().limit, self.profile.plans.rounds
-
-        def searched(size: int) -> records.Trial | None:
-            bench = self._workbench(lambda: sequences.batches(self.sensitivity_set, size, self.device), self.sensitivity_set)
-            return goals.without_calibration(bench, self.sweep(), budget, rounds)
-
-        return oom_retry.halving(self.profile.sensitivity.batch, searched, self.device)[0]
-
-    def _whole(self, bench: Workbench, baselines: Iterable[Baseline]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
-        """Plans and their weights, where those depend on the whole of a plan: calibrated formats are rounded layer after layer."""
-        every = {name for unit in self.units for name in unit.modules}
-        covered = set(structure.quantizable_modules(self.variants.reference)) <= every
-        known = {f"uniform {name}": variant for variant, name in self.variants.uniform.items() if covered} | {PLAN: PLAN}
-        for name, origin, choice in baselines:
-            formats, alone = bench.named(choice), search.weights_of(bench, choice)
-            if origin not in held_out.AS_APPLIED or not any(map(is_calibrated, formats.values())):
-                continue
-            if name in known:
-                yield name, self.variants.whole(known[name])
-            else:
-                chosen = {module: formats[unit.name] for unit in self.units for module in unit.modules if module in alone}
-                yield name, {**alone, **self.variants.in_sequence(name, chosen).weights}
-
     def _once(self, name: str, make: Callable[[], T]) -> T:
         """What several cells need is made once, and fails once: the others are told the same."""
         if name not in self._made:
@@ -327,9 +282,9 @@ class Session:
             raise made
         return cast("T", made)
 
-    def run(self) -> records.Run:
+    def run(self) -> Run:
         """What the run file says of the whole run."""
-        return records.Run(
+        return Run(
             bitzones=bitzones.__version__,
             profile=self.profile,
             model=self.variants.info(),
@@ -339,13 +294,13 @@ class Session:
             texts=self._read_texts(),
         )
 
-    def _read_texts(self) -> dict[SetName, records.TextSet]:
+    def _read_texts(self) -> dict[SetName, TextSet]:
         return {} if self.profile.text is None or self.variants.loaded.own_tokenizer is None else dict(self.sets.texts)
 
-    def _calibration(self) -> records.CalibrationSet | None:
+    def _calibration(self) -> CalibrationSet | None:
         if not any(map(is_calibrated, self.profile.formats)):
             return None
-        return records.CalibrationSet(
+        return CalibrationSet(
             sequences_sha256=self.calibration_set.sha256,
             sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in self.calibration_set.sequences),
             batch=self.calibration_batch,
@@ -359,6 +314,6 @@ class Session:
         run["profile"].pop("gate")  # it measures nothing
         return {**run, "code": journal.code_sha256(), "tasks": {name: task.sha256 for name, task in self.scored.items()}}
 
-    def environment(self) -> records.Environment:
-        failure = quantizers.extension_failure(self._notify)
+    def environment(self) -> Environment:
+        failure = extensions.extension_failure(self._notify)
         return environment.collect(str(self.device), devices.name_of(self.device), torch.get_num_threads(), failure or "built")

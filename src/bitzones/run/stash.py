@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bitzones.run.session import Session
     from bitzones.schema.profile import Profile
     from bitzones.schema.progress import Progress
-    from bitzones.schema.records import Measured
+    from bitzones.schema.record import Measured
 
 __all__ = ["CELLS", "GIVEN", "HELD", "JOURNAL", "NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorded"]
 

@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from bitzones.schema.records import Environment
+from bitzones.schema.run_record import Environment
 
 __all__ = ["PACKAGES", "collect", "cpu_name", "versions"]
 

@@ -48,7 +48,7 @@ def is_own(kind: object) -> bool:
 
 
 def register(record: type[RecordT]) -> type[RecordT]:
-    """Register a subclass of `bitzones.schema.records.OwnCell` under the default of its field ``kind``. Use it as a decorator.
+    """Register a subclass of `bitzones.schema.cells.OwnCell` under the default of its field ``kind``. Use it as a decorator.
 
     Registering a class again under the same name replaces it, so that a module can be reloaded.
 

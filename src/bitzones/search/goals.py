@@ -15,13 +15,15 @@ from transformers import PreTrainedModel
 
 from bitzones.allocation.knapsack import Menu, budget_bytes, solve
 from bitzones.allocation.time_cost import budget_ns, timed_menu
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers
 from bitzones.backends.quanto.supported import Staying
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated
-from bitzones.schema.profile import Budget
+from bitzones.schema.performance_cells import UnitLatencyCell
+from bitzones.schema.plan_cells import SearchCell, Trial
+from bitzones.schema.profile_sections import Budget
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import SearchCell, SensitivityCell, Trial, Unit, UnitLatencyCell, UnitSensitivity
+from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 from bitzones.search.local_search import Integers, LeastKl, Workbench, proposals, search, summed, total, trials
 
 __all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated", "without_calibration"]
@@ -49,7 +51,7 @@ def expected_menu(
 def _expected_bytes(model: PreTrainedModel, unit: Unit, format_name: str, staying: Mapping[str, str]) -> int:
     weights = {module: model.get_parameter(f"{module}.weight") for module in unit.modules}
     return sum(
-        quantizers.stored_bytes(weight) if module in staying else quantizers.expected_bytes(*weight.shape, model.dtype, format_name)
+        packing.stored_bytes(weight) if module in staying else quantizers.expected_bytes(*weight.shape, model.dtype, format_name)
         for module, weight in weights.items()
     )
 

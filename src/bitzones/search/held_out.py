@@ -17,10 +17,11 @@ from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.data.sequences import SequenceSet
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated
+from bitzones.schema.plan_cells import NamedTrial, PlansCell, Rounded, SearchCell, Trial
 from bitzones.schema.profile import PLAN
-from bitzones.schema.profile import Plans as Settings
+from bitzones.schema.profile_sections import Plans as Settings
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import NamedTrial, PlansCell, Rounded, SearchCell, SensitivityCell, Trial
+from bitzones.schema.sensitivity_cells import SensitivityCell
 from bitzones.search import local_search
 from bitzones.search.local_search import Integers, Workbench
 

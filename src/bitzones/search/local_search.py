@@ -23,8 +23,10 @@ from bitzones.allocation.time_cost import timed_menu
 from bitzones.data.sequences import Batch
 from bitzones.models import structure
 from bitzones.schema.index import index_of
+from bitzones.schema.performance_cells import UnitLatencyCell
+from bitzones.schema.plan_cells import SearchRound, Trial
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import SearchRound, SensitivityCell, Trial, Unit, UnitLatencyCell, UnitSensitivity
+from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 from bitzones.sensitivity import sweep
 from bitzones.sensitivity.sweep import Candidate
 from bitzones.sensitivity.variants import Variants

@@ -14,9 +14,10 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
-from bitzones.evaluation.layer_replay import hidden_of
+from bitzones.evaluation.layer_calls import hidden_of
+from bitzones.evaluation.layer_replay import by_token
 from bitzones.schema.errors import NonFiniteError
-from bitzones.schema.records import AttentionStatistics, LayersCell, LayerStatistics
+from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
 
 __all__ = ["SPARSE_BELOW", "ActivationMoments", "AttentionTotals", "cell", "measure", "reasoning_focus"]
 
@@ -184,7 +185,7 @@ def _statistics(number: int, moments: ActivationMoments, attention: AttentionTot
 
 
 def _scored(output: Any, batch: Batch) -> torch.Tensor:
-    return hidden_of(output)[batch.mask.bool()]
+    return by_token(hidden_of(output), batch.mask)[batch.mask.bool()]
 
 
 @contextmanager

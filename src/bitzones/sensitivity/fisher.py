@@ -10,22 +10,24 @@ last word. This module does not know what a plan is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import check_finite, logits_of
-from bitzones.evaluation.layer_replay import Entry, entered_at, passed
+from bitzones.evaluation.layer_calls import Address, Call, Step, address, tensors_in
+from bitzones.evaluation.layer_replay import entered_at, passed
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError, NotMeasuredError
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import FisherCell, Unit, UnitScores
+from bitzones.schema.sensitivity_cells import FisherCell, Unit, UnitScores
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Change", "Cotangents", "fisher_cell", "projections", "sampled_cotangent", "scores"]
@@ -46,20 +48,25 @@ TAIL_STEPS = 4
 
 @dataclass
 class _Watched:
-    """What one forward pass left of a module: what it was given, and its output in the graph."""
+    """What one run of a module left: its name, what it was given, and its output in the graph."""
 
+    name: str
     given: torch.Tensor
     output: torch.Tensor
 
 
 @contextmanager
-def _watching(model: PreTrainedModel, names: Iterable[str]) -> Iterator[dict[str, _Watched]]:
-    """Keep input and output of the named modules."""
-    seen: dict[str, _Watched] = {}
+def _watching(model: PreTrainedModel, names: Collection[str]) -> Iterator[list[_Watched]]:
+    """Keep input and output of the named modules, as often as they run.
+
+    Raises:
+        NotMeasuredError: one of them does not run at all.
+    """
+    seen: list[_Watched] = []
 
     def keep(name: str) -> Any:
         def hook(module: torch.nn.Module, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            seen[name] = _Watched(args[0].detach(), output)
+            seen.append(_Watched(name, args[0].detach(), output if output.requires_grad else output.requires_grad_()))
 
         return hook
 
@@ -69,6 +76,8 @@ def _watching(model: PreTrainedModel, names: Iterable[str]) -> Iterator[dict[str
     finally:
         for handle in handles:
             handle.remove()
+    if idle := sorted(set(names) - {run.name for run in seen}):
+        raise NotMeasuredError(f"fisher: {idle[0]} does not run: its layer reads the weight itself, or sends it no token")
 
 
 class _Projector:
@@ -82,59 +91,94 @@ class _Projector:
         for name in names:
             self._inside[own.get(id(model.get_submodule(name)), len(layers))].append(name)
         self._found: list[torch.Tensor] = []
-        self._incoming: list[torch.Tensor] = []
+        self._incoming: list[dict[Address, torch.Tensor]] = []
+        """Of each sample: the gradients of what layers gave, hidden states and whatever else a later layer was given."""
 
     def run(self, cotangents: Cotangents) -> list[torch.Tensor]:
         with torch.no_grad():
-            pass_ = passed(self._model, self._layers, self._batch)[0]
-        entries, after = pass_.entries, pass_.after
-        for rows in _steps(len(self._batch.index)):
-            self._tail(after, rows, cotangents)
+            calls = passed(self._model, self._layers, self._batch)[0].calls
+        for number, (call, following) in enumerate(pairwise(calls)):
+            if address(call.step.hidden) != address(following.hidden):
+                raise NotMeasuredError(f"fisher: the model changes hidden states between layers {number} and {number + 1}")
+        given = {address(calls[0].hidden), *(address(made) for call in calls for made in _made(call.step))}
+        steps = [call.step for call in calls]
+        after = steps[-1].hidden
+        for rows in _steps(len(self._batch.index)) if after.shape[:2] == self._batch.ids.shape else [slice(None)]:
+            self._tail(steps, rows, cotangents)
+        del steps
         for number in reversed(range(len(self._layers))):
-            self._layer(number, entries.pop())
+            self._layer(number, calls.pop(), given)
         return self._found
 
-    def _tail(self, after: torch.Tensor, rows: slice, cotangents: Cotangents) -> None:
+    def _tail(self, steps: Sequence[Step], rows: slice, cotangents: Cotangents) -> None:
         """From the logits of some sequences back to what left the last layer."""
-        batch, count = self._batch, len(self._layers)
+        batch, after = self._batch, steps[-1].hidden
         leaf = after[rows].detach().requires_grad_()
         here = Batch(batch.ids[rows], batch.mask[rows], batch.index[rows], batch.sequences[rows])
-        with torch.enable_grad(), entered_at(self._layers, count, leaf), _watching(self._model, self._inside[count]) as seen:
+        skipped = entered_at(self._layers, [step.hollow(leaf) for step in steps])
+        with torch.enable_grad(), skipped, _watching(self._model, self._inside[-1]) as seen:
             logits = logits_of(self._model, here)
         check_finite(logits, here.mask)
         for sample, cotangent in enumerate(cotangents(logits.detach(), rows)):
             if sample == len(self._found):
                 self._found.append(torch.zeros(len(self._changes), len(batch.index), dtype=torch.float64, device=logits.device))
-                self._incoming.append(torch.zeros_like(after))
-            gradients = torch.autograd.grad(logits, [leaf, *(w.output for w in seen.values())], cotangent, retain_graph=True)
-            self._incoming[sample][rows] = gradients[0]
+                self._incoming.append({address(after): torch.zeros_like(after)})
+            gradients = torch.autograd.grad(logits, [leaf, *(run.output for run in seen)], cotangent, retain_graph=True)
+            self._incoming[sample][address(after)][rows] = gradients[0]
             self._add(seen, {sample: gradients[1:]}, rows)
 
-    def _layer(self, number: int, entry: Entry) -> None:
-        """From what left a layer back to what entered it."""
-        leaf = entry.hidden.detach().requires_grad_()
+    def _layer(self, number: int, call: Call, given: Container[Address]) -> None:
+        """From what left a layer back to what entered it, which the layers before it gave."""
+        leaves: dict[Address, torch.Tensor] = {}
+
+        def leaf(tensor: torch.Tensor) -> torch.Tensor:
+            key = address(tensor)
+            if not tensor.is_floating_point() or key not in given:
+                return tensor
+            return leaves.setdefault(key, tensor.detach().requires_grad_())
+
         with torch.enable_grad(), _watching(self._model, self._inside[number]) as seen:
-            left = entry.run(self._layers[number], leaf)
-        outputs, kept = [leaf, *(w.output for w in seen.values())], {}
-        for sample, gradient in enumerate(self._incoming):
-            found = torch.autograd.grad(left, outputs, gradient, retain_graph=sample + 1 < len(self._incoming))
-            self._incoming[sample], kept[sample] = found[0], found[1:]
+            again = call.run(self._layers[number], leaf)
+        made = {address(was): now for was, now in zip(_made(call.step), _made(again), strict=True) if now.requires_grad}
+        outputs, kept = [*leaves.values(), *(run.output for run in seen)], {}
+        for sample, incoming in enumerate(self._incoming):
+            if address(call.step.hidden) not in incoming:
+                raise NotMeasuredError(
+                    f"fisher: the model changes the hidden states that leave layer {number} before the next is given them"
+                )
+            flowing = {key: incoming.pop(key) for key in made if key in incoming}
+            found = torch.autograd.grad(
+                [made[key] for key in flowing],
+                outputs,
+                list(flowing.values()),
+                retain_graph=sample + 1 < len(self._incoming),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            for key, gradient in zip(leaves, found, strict=False):
+                incoming[key] = incoming[key] + gradient if key in incoming else gradient
+            kept[sample] = found[len(leaves) :]
         self._add(seen, kept, slice(None))
 
     @torch.no_grad()
-    def _add(self, seen: Mapping[str, _Watched], gradients: Mapping[int, Sequence[torch.Tensor]], rows: slice) -> None:
+    def _add(self, seen: Sequence[_Watched], gradients: Mapping[int, Sequence[torch.Tensor]], rows: slice) -> None:
         """Add gradient * change of every module; what a change adds to an output is made once for all samples, and not kept."""
-        for at, (name, module) in enumerate(seen.items()):
-            device = module.given.device  # where it ran, which need not be where it lies
+        for at, module in enumerate(seen):
+            name, device = module.name, module.given.device  # where it ran, which need not be where it lies
             weight = self._model.get_submodule(name).get_parameter("weight").detach().to(device)
             if module.output.shape[:-1] != self._batch.ids[rows].shape:
                 raise NotMeasuredError(f"{name} is not given every token in its place: fisher scores of it cannot be told by sequence")
             for number, change in enumerate(self._changes):
                 if name in change:
-                    added = module.given @ (quantizers.values(change[name], weight.dtype).to(device) - weight).T
+                    added = module.given @ (packing.values(change[name], weight.dtype).to(device) - weight).T
                     for sample, found in gradients.items():
                         scored = torch.linalg.vecdot(found[at], added).sum(-1, dtype=torch.float64)
                         self._found[sample][number, rows] += scored.to(self._found[sample].device)
+
+
+def _made(step: Step) -> list[torch.Tensor]:
+    """Every tensor that a layer gave: returned, or put into a mapping."""
+    return [*tensors_in(step.output), *tensors_in(step.put)]
 
 
 def _steps(sequences: int) -> Iterator[slice]:
@@ -162,7 +206,8 @@ def projections(
 
     Raises:
         NonFiniteError: a logit of a scored token is NaN or infinite.
-        NotMeasuredError: a module does not see every token of every sequence, as an expert does not.
+        NotMeasuredError: a module does not see every token of every sequence, as an expert does not, or the model changes hidden states
+            between layers.
     """
     return _Projector(model, layers, changes, batch).run(cotangents)
 

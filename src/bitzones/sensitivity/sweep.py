@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import as_log_probabilities, kl_nats, log_probabilities, logits_of
 from bitzones.evaluation.layer_replay import entered_at, passed
@@ -22,7 +22,7 @@ from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.models.units import Granularity
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.records import SensitivityCell, Unit, UnitSensitivity
+from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell"]
@@ -79,7 +79,7 @@ def exact(
     """
     made = Sweep([0.0] * sequences, [[0.0] * sequences for _ in candidates])
     broken: set[int] = set()
-    based = {name: quantizers.values(weight, model.get_parameter(f"{name}.weight").dtype) for name, weight in (base or {}).items()}
+    based = {name: packing.values(weight, model.get_parameter(f"{name}.weight").dtype) for name, weight in (base or {}).items()}
     for batch in batches:
         reference = log_probabilities(model, batch) if based else None
         with swapped(model, based):
@@ -92,7 +92,7 @@ def exact(
                 _put(made.base, batch, kl_nats(reference, log_q, batch.mask))
             for number, candidate in enumerate(candidates):
                 start = len(layers) if candidate.layer is None else candidate.layer
-                with swapped(model, candidate.weights), entered_at(layers, start, pass_.entering(start)):
+                with swapped(model, candidate.weights), entered_at(layers, pass_.before(start)):
                     values = kl_nats(reference, logits_of(model, batch), batch.mask)
                 if not torch.isfinite(values).all():
                     broken.add(number)
@@ -146,8 +146,8 @@ def _measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] |
     return UnitSensitivity(
         unit=unit.name,
         format=name,
-        stored_bytes=sum(map(quantizers.stored_bytes, (*weights.values(), *dense))),
-        group_sizes=tuple(map(quantizers.group_size, weights.values())),
+        stored_bytes=sum(map(packing.stored_bytes, (*weights.values(), *dense))),
+        group_sizes=tuple(map(packing.group_size, weights.values())),
         kl_nats=None if kl is None else tuple(kl),
         weight_error=_weight_error(variants, unit, weights) if weights else None,
         failure=None if kl is not None else NOT_FINITE if weights else variants.staying[name][unit.modules[0]],
@@ -160,7 +160,7 @@ def _weight_error(variants: Variants, unit: Unit, weights: Mapping[str, torch.Te
     lost = total = 0.0
     for name in unit.modules:
         weight = variants.reference.get_parameter(f"{name}.weight")
-        values = quantizers.values(weights.get(name, weight), weight.dtype)
+        values = packing.values(weights.get(name, weight), weight.dtype)
         lost += float((weight - values).float().square().sum(dtype=torch.float64))
         total += float(weight.float().square().sum(dtype=torch.float64))
     error = (lost / total) ** 0.5 if total else 0.0

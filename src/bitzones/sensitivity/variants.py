@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import quantizers
-from bitzones.backends.quanto.quantizers import Packed
+from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends.quanto.packing import Packed
 from bitzones.backends.quanto.supported import Staying
 from bitzones.data.sequences import Batch
 from bitzones.devices import device as devices
@@ -23,7 +23,8 @@ from bitzones.rounding import layerwise
 from bitzones.rounding.gptq import DAMPING
 from bitzones.schema.errors import ModelError, NotMeasuredError
 from bitzones.schema.formats import is_calibrated
-from bitzones.schema.records import ModelInfo, Unit
+from bitzones.schema.run_record import ModelInfo
+from bitzones.schema.sensitivity_cells import Unit
 
 __all__ = ["Variants"]
 
@@ -157,7 +158,7 @@ class Variants:
         model = _copied(self.loaded.model, assignment)
         if assignment:  # a plan may leave everything as it is
             quantizers.quantize(model, assignment, ready)
-        self._whole[variant] = quantizers.packed_weights(model)
+        self._whole[variant] = packing.packed_weights(model)
         return self._ready(model)
 
     def _everywhere(self, variant: str) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Quanto's compiled extensions, built once and then loaded as they are, because quanto builds them in the midst of what is to be timed.
+"""Builds and loads quanto's compiled extensions before anything is timed; quanto alone would build them at their first use.
 
-Left to itself quanto asks torch to build at every first use: that takes a lock in its own folder and a compiler, even where all is built,
-so a read-only installation and one without a compiler fail with a library that lies ready; and the CUDA extension would be built again in
-an image that was made without a GPU, since the GPU stands in its flags. So a library that was built for this torch is loaded directly.
-This module does not know weights.
+quanto asks torch to build at the first use in every process. That needs a lock in quanto's own folder and a compiler even if the library
+is already built, so it fails in a read-only installation and on a machine without a compiler. And because the GPU architecture is one of
+the compiler flags, an image that was built without a GPU would compile the CUDA extension again. So a library that was built for this
+version of torch is loaded directly.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _fallbacks: list[torch.library.Library] = []
 
 
 def extension_failure(notify: Callable[[str], None] = lambda message: None) -> str | None:
-    """None where quanto's extensions for this machine work, else why not, in one line; compiles them at the first call.
+    """None if quanto's extensions work on this machine, else the reason in one line. Compiles them if needed.
 
-    Compiling takes about a minute (with CUDA several), needs a C++ compiler (and nvcc) and ninja, and happens once per installation: call
-    this before anything is timed.
+    Compiling happens once per installation, takes about a minute (with CUDA several) and needs ninja and a C++ compiler (with CUDA also
+    nvcc). Call this before anything is timed.
     """
-    names = [name for name in (CPP, CUDA) if quanto_extensions.is_extension_available(name)]  # CUDA's only where there is a device
+    names = [name for name in (CPP, CUDA) if quanto_extensions.is_extension_available(name)]  # CUDA only if there is a device
     failures = [failure for name in names if (failure := _once(name, notify)) is not None]
     return failures[0] if failures else None
 
 
 def build(notify: Callable[[str], None] = lambda message: None) -> dict[str, str | None]:
-    """Build all that this installation of torch has a use for, with a device or without: name -> failure, None where it is built.
+    """Build every extension that this build of torch can use: name -> failure, None if it is built.
 
-    Where no device is there, as in the making of an image, the GPUs that are built for are those of ``TORCH_CUDA_ARCH_LIST``; without it
-    the CUDA extension is left alone.
+    Without a device, as in an image build, the CUDA extension is built for the GPUs in ``TORCH_CUDA_ARCH_LIST``, and skipped if that is
+    not set.
     """
     found = {CPP: _once(CPP, notify)}
     if quanto_extensions.is_extension_available(CUDA):
@@ -59,7 +59,7 @@ def build(notify: Callable[[str], None] = lambda message: None) -> dict[str, str
 
 
 def architecture(listed: str) -> str | None:
-    """The newest GPU of a ``TORCH_CUDA_ARCH_LIST`` as quanto's sources want it; None where the list names none by number.
+    """The newest GPU in a ``TORCH_CUDA_ARCH_LIST``, in the notation of quanto's sources; None if the list has no numbers.
 
     >>> architecture("8.0;9.0+PTX"), architecture("8.6 10.0"), architecture("Hopper")
     ('900', '1000', None)
@@ -75,7 +75,7 @@ def _once(name: str, notify: Callable[[str], None]) -> str | None:
 
 
 def _ready(name: str, notify: Callable[[str], None]) -> str | None:
-    """Why an extension cannot be had, in one line; None where it is loaded."""
+    """None if the extension is loaded, else the reason in one line."""
     extension = quanto_extensions.get_extension(name)
     if extension._lib is None and (library := _built(extension)) is not None:
         extension._lib = _loaded(name, library)
@@ -87,27 +87,27 @@ def _ready(name: str, notify: Callable[[str], None]) -> str | None:
             loaded = extension.lib
             if name == CPP:
                 loaded.unpack(torch.zeros(4, 4, dtype=torch.uint8), 4)
-    except Exception as error:  # noqa: BLE001  (torch raises RuntimeError, OSError, ImportError or CalledProcessError, by what is missing)
+    except Exception as error:  # noqa: BLE001  (RuntimeError, OSError, ImportError or CalledProcessError, depending on what is missing)
         if name == CPP:
             _unpack_in_python()
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         what, needed = ("C++", "g++") if name == CPP else ("CUDA", "nvcc, g++")
-        return f"quanto's {what} extension cannot be built ({lines[0][:200]}); install {needed} and ninja, and let its folder be writable"
+        return f"quanto's {what} extension cannot be built ({lines[0][:200]}); install {needed} and ninja, and make its folder writable"
     return None
 
 
 def _built(extension: Any) -> Path | None:
-    """The library that quanto built for this torch; None where there is none, or one for another torch."""
+    """The library that was built for this version of torch, if there is one."""
     folder = Path(extension.build_directory)
     library, version = folder / f"{extension.name}.so", folder / "pytorch_version.txt"
     try:
         return library if library.is_file() and version.read_text().strip() == torch.__version__ else None
-    except OSError:  # it cannot be read, or was not finished
+    except OSError:  # unreadable or unfinished
         return None
 
 
 def _loaded(name: str, library: Path) -> Any:
-    """The library as a module; None where it cannot be loaded: it is built again then."""
+    """The library as a module; None if it cannot be loaded and has to be built again."""
     spec = importlib.util.spec_from_file_location(name, library)
     assert spec is not None
     assert spec.loader is not None
@@ -120,16 +120,16 @@ def _loaded(name: str, library: Path) -> Any:
 
 
 def _unpack_in_python() -> None:
-    """Let torch's own operations unpack: the same integers, but no time worth reporting."""
-    library = torch.library.Library("quanto", "IMPL")  # noqa: TOR901  (kept below: its registrations end with it)
+    """Register an unpacking made of torch operations: same integers, but its times are meaningless."""
+    library = torch.library.Library("quanto", "IMPL")  # noqa: TOR901  (kept alive below, because its registrations end with it)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that the compiled kernel's registration is overridden: that is the purpose
+        warnings.simplefilter("ignore")  # torch warns that this overrides the registered kernel, which is the purpose
         library.impl("unpack", unpack, "CPU")
     _fallbacks.append(library)
 
 
 def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    """Integers of 2 or 4 bits out of bytes, as quanto packs them: all lowest bits first, shape (rows * 8 / bits, ...), uint8.
+    """Unpacked 2-bit or 4-bit integers as uint8, shape (rows * 8 / bits, ...); quanto packs the first rows into the lowest bits.
 
     >>> unpack(torch.tensor([0b1110_0100], dtype=torch.uint8), 2).tolist()
     [0, 1, 2, 3]

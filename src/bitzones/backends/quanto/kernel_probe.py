@@ -1,8 +1,8 @@
-"""Whether quanto's kernels take a shape: one linear module goes the whole way of a model's, from quantizing to a reloaded weight.
+"""Tries whether quanto's kernels support a shape: one linear module goes through quantizing, computing, saving and reloading.
 
-A kernel that does not take a shape raises, computes something else, or ends the process. Run as a program this module reads questions from
-its standard input and answers each in a line on its standard output; kernels run in a fork, so that one that ends its process is an answer
-too and the questions after it are still asked.
+A kernel that does not support a shape raises, computes something else, or crashes the process. Run as a program, this module reads
+questions from standard input and writes one line per answer to standard output. Kernels run in a forked process, so that a crash is an
+answer too and the remaining questions are still answered.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ import torch
 from optimum import quanto
 
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers, saving
 from bitzones.schema.formats import Format, format_bits, is_calibrated
 
 __all__ = ["Question", "answer", "answers", "asked", "written"]
 
 TOKENS = (1, 3, 4, 16, 33)
-"""Kernels have a path of their own for one token, for fewer than a block of four, and for what is left over behind whole blocks."""
+"""Kernels have separate code paths for one token, for less than a block of four, and for the remainder after whole blocks."""
 
 TOLERANCE = 0.02
-"""Largest ||difference|| / ||product|| in a 16-bit dtype. Rounding alone was at most 0.005; a kernel that reads four features too many of
-3,071, the least that it can do wrong here, is off by 0.036."""
+"""Largest accepted ||difference|| / ||product|| in a 16-bit dtype. Rounding alone gave at most 0.005; the smallest error a kernel can make
+here, reading 4 features too many of 3,071, gives 0.036."""
 
 MOST_SECONDS = 60
-"""For one question, of which the largest takes about a second: a kernel that hangs is none that can be used."""
+"""Timeout of one question; the largest takes about a second. A kernel that hangs is not usable."""
 
 
 @dataclass(frozen=True)
 class Question:
     """Does a weight of ``rows`` output and ``columns`` input features work in a format?
 
-    ``dtype`` is that of the model, which quanto's own loader computes in, ``compute_dtype`` that of the run's arithmetic.
+    ``dtype`` is the model's dtype, in which quanto's own loader computes; ``compute_dtype`` is that of the run's arithmetic.
     """
 
     rows: int
@@ -52,25 +52,25 @@ class Question:
 
 @torch.no_grad()
 def answer(question: Question) -> str | None:
-    """None where the weight works, else why not, in one line; must not be asked in a process that may not end where a kernel may crash."""
+    """None if the weight works, else the reason in one line. A kernel may crash: do not call this in a process that must survive."""
     dtype, compute_dtype = getattr(torch, question.dtype), getattr(torch, question.compute_dtype)
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(question.rows, question.columns, generator=generator).to(question.device, dtype)
     given = [torch.randn(count, question.columns, generator=generator).to(question.device) for count in TOKENS]
     try:
         made = _quantized(weight, question.format)
-        computing = _quantized(weight, question.format)  # a quantized weight is not always copied by copy.deepcopy
+        computing = _quantized(weight, question.format)  # copy.deepcopy cannot copy every quantized weight
         quantizers.set_compute_dtype(computing, compute_dtype)
         if (apart := _apart(computing, given, compute_dtype)) is not None:
             return apart
-        quantizers.repack_as_reloaded(made)
+        saving.repack_as_reloaded(made)
         if (apart := _apart(made, given, dtype)) is not None:
             return apart
         again = _reloaded(made, question).to(question.device)
         same = all(torch.equal(made(x.to(dtype)), again(x.to(dtype))) for x in given)
-    except Exception as error:  # noqa: BLE001  (whatever a kernel raises is the answer)
+    except Exception as error:  # noqa: BLE001  (any error of a kernel is the answer)
         return " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return None if same else "reloaded it computes something else"
+    return None if same else "it computes something else after a reload"
 
 
 def _quantized(weight: torch.Tensor, format_name: str) -> torch.nn.Module:
@@ -79,32 +79,32 @@ def _quantized(weight: torch.Tensor, format_name: str) -> torch.nn.Module:
     made = torch.nn.Sequential(linear)
     ready = {}
     if is_calibrated(format_name):
-        _quantized(weight, Format.of(format_name).stock.name)  # what a module gets that could not be calibrated has to work too
+        _quantized(weight, Format.of(format_name).stock.name)  # the fallback of a module that cannot be calibrated must work too
         ready["0"] = _packed(weight, format_bits(format_name))
     quantizers.quantize(made, {"0": format_name}, ready)
     return made
 
 
-def _packed(weight: torch.Tensor, bits: int) -> quantizers.Packed:
-    """Some integers, scales and shifts in the packing that calibrated ones get."""
-    group = quantizers.planned_group_size(weight.shape[1])
+def _packed(weight: torch.Tensor, bits: int) -> packing.Packed:
+    """Arbitrary integers, scales and shifts, packed like calibrated ones."""
+    group = packing.planned_group_size(weight.shape[1])
     integers = torch.arange(weight.numel(), device=weight.device).reshape(weight.shape).remainder(2**bits).to(torch.uint8)
     scale = weight.abs().reshape(weight.shape[0], -1, group or weight.shape[1]).amax(-1)
-    return quantizers.pack(Rounded(integers, scale, scale * (2**bits - 1) / 2), bits, group)
+    return packing.pack(Rounded(integers, scale, scale * (2**bits - 1) / 2), bits, group)
 
 
 @torch.no_grad()
 def _apart(module: torch.nn.Module, given: Sequence[torch.Tensor], dtype: torch.dtype) -> str | None:
-    """What products are off by, where that is more than rounding explains; compared with float32 products of the same integers."""
+    """The error of the products against float32 products of the same integers, if rounding does not explain it."""
     weight = module.get_submodule("0").get_parameter("weight").data
-    wanted = torch.cat([x.to(dtype).float() for x in given]) @ quantizers.dense(weight, weight.dtype).float().t()
+    wanted = torch.cat([x.to(dtype).float() for x in given]) @ packing.dense(weight, weight.dtype).float().t()
     found = torch.cat([module(x.to(dtype)) for x in given]).float()
     off = float((found - wanted).norm() / wanted.norm())
-    return None if off <= TOLERANCE else f"its products in {str(dtype).removeprefix('torch.')} are off by {off:.0%}"
+    return None if off <= TOLERANCE else f"products in {str(dtype).removeprefix('torch.')} are off by {off:.0%}"
 
 
 def _reloaded(made: torch.nn.Module, question: Question) -> torch.nn.Module:
-    """As quanto makes it from a state that was saved."""
+    """The module as quanto restores it from its state dict."""
     dtype: torch.dtype = getattr(torch, question.dtype)
     again = torch.nn.Sequential(torch.nn.Linear(question.columns, question.rows, bias=False, dtype=dtype, device="meta"))
     state = {name: tensor.cpu() for name, tensor in made.state_dict().items()}
@@ -123,7 +123,7 @@ def asked(text: str) -> list[Question]:
 
 
 def answers(questions: Sequence[Question]) -> Iterator[str | None]:
-    """`answer` to every question, in order, computed in forks of this process, which must not have computed anything itself."""
+    """The `answer` to every question, in order, from forks of this process, which must not have used torch's thread pool itself."""
     done = 0
     while done < len(questions):
         reading, writing = os.pipe()
@@ -143,7 +143,7 @@ def answers(questions: Sequence[Question]) -> Iterator[str | None]:
 
 
 def _work(questions: Sequence[Question], writing: int) -> None:
-    """Answer until a kernel ends this process; what is read on the other side are whole lines."""
+    """Answer until all questions are done or a kernel crashes this process; only whole lines are written."""
     try:
         for question in questions:
             signal.alarm(MOST_SECONDS)
@@ -154,15 +154,15 @@ def _work(questions: Sequence[Question], writing: int) -> None:
 
 def _ended(status: int) -> str:
     if not os.WIFSIGNALED(status):
-        return "the process that computes it ends"
+        return "it ends the process"
     number = os.WTERMSIG(status)
     if number == signal.SIGALRM:
         return f"it takes more than {MOST_SECONDS} seconds"
-    return f"the process that computes it is killed ({signal.Signals(number).name})"
+    return f"it crashes the process ({signal.Signals(number).name})"
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # crashes are expected, and no news
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))  # crashes are expected: no core dumps
     for found in answers(asked(sys.stdin.read())):
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()

@@ -1,8 +1,8 @@
-"""Which modules quanto's kernels do not take in a format, asked before anything is quantized: those stay in the reference's format.
+"""Finds the modules whose shape quanto's kernels do not support in a format; those stay in the reference's format.
 
-The questions go to a child process (`kernel_probe`), since a kernel that does not take a shape may end its process. What a kernel takes
-depends on remainders of the shape, the dtypes, the versions and the machine, and on nothing else of a model: the answers are kept in the
-user's cache folder, and a model whose shapes are known starts no child.
+Shapes are tried in a child process (`kernel_probe`), because an unsupported one can crash the process. Support depends only on remainders
+of the shape, on the dtypes, on the versions and on the machine, so answers are cached in the user's cache folder, and a model with known
+shapes starts no child process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import bitzones
-from bitzones.backends.quanto import kernel_probe, quantizers
+from bitzones.backends.quanto import extensions, kernel_probe
 from bitzones.backends.quanto.kernel_probe import Question
 from bitzones.devices import device as devices
 from bitzones.schema import environment
@@ -29,14 +29,14 @@ from bitzones.schema.files import beside
 __all__ = ["Staying", "question", "staying"]
 
 Staying = Mapping[str, Mapping[str, str]]
-"""Format -> module that stays as it is in that format -> why."""
+"""Format -> module that this format leaves in the reference's format -> reason."""
 
 ROWS, COLUMNS = 256, 1536
-"""Kernels ask for remainders of a shape and for thresholds up to 128 rows: larger shapes are asked for at the same remainders of these.
-1536 holds every group size of quanto (128, 96, 64, 32) and every power of two up to 512."""
+"""Kernels depend on remainders of the shape and on thresholds up to 128 rows, so a larger shape is tried as a smaller one with the same
+remainders by these. 1536 is a multiple of every group size of quanto (128, 96, 64, 32) and of every power of two up to 512."""
 
 MOST_SECONDS = 600
-"""For all questions of a model: a child that takes longer is given up."""
+"""Timeout of the child process, for all shapes of a model."""
 
 
 def staying(
@@ -46,17 +46,17 @@ def staying(
     device: torch.device,
     notify: Callable[[str], None] = lambda message: None,
 ) -> dict[str, dict[str, str]]:
-    """Format -> module -> why it cannot be quantized to it: in the dtype of the arithmetic, or in the model's own once it is reloaded.
+    """Format -> module -> why no kernel supports it: in the dtype of the arithmetic, or in the model's own dtype after a reload.
 
     Args:
-        model: its weights may be quantized already.
-        wanted: names of linear modules, each with a format, stock or calibrated.
-        compute_dtype: of the arithmetic.
-        device: where it is done.
-        notify: told, in a line, what takes long or could not be found out.
+        model: its weights may already be quantized.
+        wanted: names of linear modules, each with a stock or calibrated format.
+        compute_dtype: the dtype of the arithmetic.
+        device: the device of the arithmetic.
+        notify: receives a line about anything that takes long or fails.
 
     Returns:
-        Formats that every module takes are absent.
+        Only formats that some module does not support.
     """
     questions = {
         (name, format_): question(model.get_parameter(f"{name}.weight"), format_, compute_dtype, device) for name, format_ in wanted
@@ -72,7 +72,7 @@ def staying(
 
 
 def question(weight: torch.Tensor, format_name: str, compute_dtype: torch.dtype, device: torch.device) -> Question:
-    """What to ask for a weight: of a large one, at the same remainders."""
+    """The question for a weight; a large one is replaced by a smaller one with the same remainders."""
     rows, columns = weight.shape
     return Question(
         rows if rows < 2 * ROWS else ROWS + rows % ROWS,
@@ -89,8 +89,8 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _failures(questions: list[Question], notify: Callable[[str], None]) -> dict[Question, str | None]:
-    """Answers to all questions; one that could not be had is absent."""
-    quantizers.extension_failure(notify)  # compiled here, if it has to be, and not by a child that is given little time
+    """The answers, without those that could not be found out."""
+    extensions.extension_failure(notify)  # compile here if needed, not in the child process with its timeout
     known = _read(_place())
     if missing := [asked for asked in questions if _key(asked) not in known]:
         known |= dict(zip(map(_key, missing), _ask(missing, notify), strict=False))
@@ -99,14 +99,14 @@ def _failures(questions: list[Question], notify: Callable[[str], None]) -> dict[
 
 
 def _ask(questions: list[Question], notify: Callable[[str], None]) -> list[str | None]:
-    """Answers in order: in this process where nothing but float32 on a CPU is asked, which is torch's own product; else in a child."""
+    """The answers in order. Only float32 on a CPU, which uses torch's own matrix product, is tried in this process."""
     if all({asked.dtype, asked.compute_dtype, asked.device} == {"float32", "cpu"} for asked in questions):
         return [kernel_probe.answer(asked) for asked in questions]
-    notify(f"asking quanto's kernels which of {len(questions)} shapes and formats they take")
+    notify(f"checking which of {len(questions)} shapes and formats quanto's kernels support")
     package = str(Path(bitzones.__file__).parents[1])
     paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
-        child = subprocess.run(  # noqa: S603  (this very Python, and a module of this package)
+        child = subprocess.run(  # noqa: S603  (this interpreter and a module of this package)
             [sys.executable, "-P", "-m", kernel_probe.__name__],
             input=kernel_probe.written(questions),
             capture_output=True,
@@ -120,8 +120,8 @@ def _ask(questions: list[Question], notify: Callable[[str], None]) -> list[str |
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         answers, said = [], str(error)
     if len(answers) < len(questions):
-        lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
-        notify(f"{len(questions) - len(answers)} shapes could not be asked for, and are taken to work: {lines[-1][:200]}")
+        lines = [line for line in said.splitlines() if line.strip()] or ["no error message"]
+        notify(f"{len(questions) - len(answers)} shapes could not be checked and are assumed to be supported: {lines[-1][:200]}")
     return answers
 
 
@@ -130,7 +130,7 @@ def _key(asked: Question) -> str:
 
 
 def _place() -> Path:
-    """The answers of these versions on this machine, which nothing else may answer for."""
+    """The cache file for these versions on this machine."""
     source = Path(kernel_probe.__file__).read_bytes()
     versions = {name: version for name, version in environment.versions().items() if name in {"torch", "optimum-quanto"}}
     machine = [versions, environment.cpu_name(), torch.backends.cpu.get_cpu_capability(), *devices.cuda_names()]
@@ -149,6 +149,6 @@ def _read(place: Path) -> dict[str, str | None]:
 
 
 def _keep(known: Mapping[str, str | None]) -> None:
-    """A cache folder that cannot be written costs a child in every run, and no more."""
+    """Update the cache. If the folder is not writable, every run starts the child process again."""
     with suppress(OSError), beside(_place()) as place:
         place.write_text(json.dumps({**_read(_place()), **known}, indent=1), encoding="utf-8")

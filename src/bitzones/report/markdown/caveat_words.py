@@ -8,7 +8,7 @@ from bitzones.analysis.caveat_records import Caveat, CaveatCode
 from bitzones.analysis.results import Analysis
 from bitzones.analysis.zones import ranges
 from bitzones.report.markdown.tables import plain
-from bitzones.schema.records import SHARED_WEIGHTS
+from bitzones.schema.run_record import SHARED_WEIGHTS
 from bitzones.stats.intervals import MIN_SEQUENCES
 
 __all__ = ["caveat_sentence", "layers_in_words"]

@@ -7,7 +7,9 @@ from bitzones.analysis.plan_ranking import HELD_OUT_SEED
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import markdown
 from bitzones.schema.formats import is_calibrated
-from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, NON_INFERIORITY_MARGIN, POWER
+from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES
+from bitzones.stats.significance import POWER
+from bitzones.stats.verdicts import NON_INFERIORITY_MARGIN
 
 __all__ = ["methodology"]
 

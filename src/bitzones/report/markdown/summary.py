@@ -19,7 +19,6 @@ from bitzones.stats.intervals import Estimate
 
 __all__ = ["about", "headline", "inconclusive", "summary"]
 
-
 _LINKS = "[Report with charts](report.html) · [overview diagram](overview_diagram.md) · [technical diagram](technical_diagram.md)"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from tabulate import tabulate
 
-from bitzones.schema.records import Figure
+from bitzones.schema.record import Figure
 from bitzones.stats.intervals import Estimate, Interval
 
 __all__ = [

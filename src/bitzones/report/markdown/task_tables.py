@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from bitzones.analysis.results import Analysis
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy, Asked, Likelihood, Paired
 from bitzones.report.markdown.tables import ABSENT, markdown, more_nats, nats, p_value, percent, points, table
-from bitzones.stats.intervals import ALPHA, NON_INFERIORITY_NATS
+from bitzones.stats.intervals import ALPHA
+from bitzones.stats.verdicts import NON_INFERIORITY_NATS
 
 __all__ = ["accuracy"]
 

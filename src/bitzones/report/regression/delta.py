@@ -22,7 +22,7 @@ from bitzones.report.markdown.tables import (
     plain,
     table,
 )
-from bitzones.schema.profile import Gate
+from bitzones.schema.profile_sections import Gate
 from bitzones.stats.intervals import Estimate
 
 __all__ = ["delta", "delta_json", "delta_lines", "every", "judged", "metrics_table", "telling"]

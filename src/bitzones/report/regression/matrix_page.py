@@ -11,7 +11,7 @@ from bitzones.regression.release_changes import as_asked, reloaded
 from bitzones.regression.release_matrix import Matrix, Release
 from bitzones.report.markdown.tables import ABSENT, details, markdown, megabytes, nats, percent, plain, table
 from bitzones.report.regression.delta import every, judged, metrics_table, telling
-from bitzones.schema.records import ReleaseCell
+from bitzones.schema.cells import ReleaseCell
 from bitzones.stats.intervals import Estimate
 
 __all__ = ["matrix_lines", "matrix_page"]

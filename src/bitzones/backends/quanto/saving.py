@@ -1,0 +1,73 @@
+"""Saves quantized models in quanto's layout and loads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from optimum import quanto
+from optimum.quanto.nn import QModuleMixin
+from optimum.quanto.tensor import WeightQBytesTensor
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from bitzones.backends import checkpoint_files
+from bitzones.backends.quanto.extensions import extension_failure
+from bitzones.backends.quanto.packing import as_stored
+from bitzones.schema.errors import ModelError
+
+__all__ = ["reload", "repack_as_reloaded", "save"]
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Write a quantized model in quanto's layout: safetensors, ``config.json``, ``quanto_qmap.json``, and a README.md if there is none.
+
+    Tensors keep the names of the model's modules, because quanto's loader does not translate names of an original checkpoint.
+
+    Raises:
+        ModelError: the model has no quantized module.
+        OSError: the folder cannot be written.
+    """
+    try:
+        with checkpoint_files.own_names(model):
+            quanto.QuantizedModelForCausalLM(model).save_pretrained(folder)
+        for file in sorted(folder.glob("*.safetensors")):
+            checkpoint_files.align(file)
+    except ValueError as error:
+        raise ModelError(f"quanto cannot save the model: {str(error)[:300]}") from error
+
+
+def reload(folder: Path) -> PreTrainedModel:
+    """Load a folder with ``QuantizedModelForCausalLM.from_pretrained``, on the CPU and without running code from the folder.
+
+    quanto loads with ``strict=False``, which leaves a tensor that is in no file uninitialized. So every tensor must be in a file, and the
+    result must be compared with `verify` and by its outputs.
+
+    Raises:
+        ModelError: quanto cannot load it, or a tensor of the model is in no file.
+    """
+    extension_failure()
+    try:
+        model = quanto.QuantizedModelForCausalLM.from_pretrained(folder, trust_remote_code=False, local_files_only=True)._wrapped
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: quanto cannot load this: {str(error)[:300]}") from error
+    assert isinstance(model, PreTrainedModel)
+    if absent := checkpoint_files.not_in_files(model, folder):
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise ModelError(f"{folder}: no file holds the model's tensor {absent[0]!r}{more}: quanto would leave it with arbitrary values")
+    for weight in (m.weight for m in model.modules() if isinstance(m, QModuleMixin) and isinstance(m.weight, WeightQBytesTensor)):
+        if weight._data.data_ptr() % checkpoint_files.ALIGNMENT:  # a file that `align` did not write
+            weight._data = weight._data.clone()
+    return model.requires_grad_(requires_grad=False)
+
+
+def repack_as_reloaded(model: torch.nn.Module) -> None:
+    """Give every weight, in place and on its device, the packing that it has after saving and `reload`.
+
+    TinyGemm's packing can lose some bits of a shift each time, if all values of a group have the same sign. A freshly quantized model has
+    been packed once, a reloaded one twice; after this call both have been packed twice.
+    """
+    for module in model.modules():
+        if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor):
+            device = module.weight.device
+            module.weight = torch.nn.Parameter(as_stored(module.weight.data).to("cpu").optimize().to(device), requires_grad=False)

@@ -1,0 +1,118 @@
+"""`Cell`, any result in a run file, and the cells that belong to no other module: releases, failures, user-defined kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
+
+from bitzones.schema import kinds
+from bitzones.schema.cell_key import CellKey
+from bitzones.schema.layer_statistics import LayersCell
+from bitzones.schema.performance_cells import LatencyCell, MemoryCell, UnitLatencyCell
+from bitzones.schema.plan_cells import PlansCell, SearchCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.record import Measured, Positive
+from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
+
+__all__ = ["Cell", "FailedCell", "OwnCell", "ReleaseCell", "UnknownCell"]
+
+
+class ReleaseCell(Measured):
+    """What a release of quanto does with a variant besides its figures.
+
+    Of ``modules`` that were asked for it left some as they were (``missed``), and quantized others too (``unasked``). ``reload`` says
+    whether a model that it saved and loaded computes exactly what it did, ``reason`` what is to be said where it does not.
+    """
+
+    kind: Literal["release"] = "release"
+    modules: Positive
+    unasked: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
+    reload: Literal["same", "differs", "unsupported", "failed"]
+    reason: str = ""
+
+
+class FailedCell(Measured):
+    """A cell without a result: it stays in the run file, so that nothing goes missing silently.
+
+    ``not measured`` is a cell that this machine cannot give; ``failed`` is one that should have come out and did not.
+    """
+
+    kind: Literal["failed"] = "failed"
+    of: Annotated[str, AfterValidator(kinds.checked_kind)]
+    status: Literal["failed", "not measured"] = "failed"
+    detail: str = ""
+    reason: str
+
+    @property
+    def key(self) -> CellKey:
+        """That of the result which is missing; a detail that no result has (the method of a sweep) is no part of it."""
+        named = self.of in {"accuracy", "latency"} or kinds.is_own(self.of)
+        return CellKey(self.of, self.variant, self.detail if named else "")
+
+
+class OwnCell(Measured):
+    """Base of the cells that a user defines. A subclass gives ``kind`` a default, ``Literal["owner.name"]``, adds the fields that it
+    measures, and is registered with `bitzones.schema.kinds.register`. What it measures is identified by kind, ``variant`` and ``detail``.
+    """
+
+    kind: str = Field(pattern=rf"^{kinds.OWN_KIND.pattern}$")
+    detail: str = ""
+
+    @property
+    def _detail(self) -> str:
+        return self.detail
+
+
+class UnknownCell(OwnCell):
+    """A cell of a user-defined kind that this process has not imported: kept as it stands, counted, and not judged."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _finite(self) -> UnknownCell:
+        for name, value in (self.model_extra or {}).items():
+            kinds.require_finite(value, name)
+        return self
+
+
+_BuiltIn = Annotated[
+    AccuracyCell
+    | LatencyCell
+    | UnitLatencyCell
+    | MemoryCell
+    | LayersCell
+    | SensitivityCell
+    | FisherCell
+    | SearchCell
+    | PlansCell
+    | DivergenceCell
+    | ReleaseCell
+    | FailedCell,
+    Field(discriminator="kind"),
+]
+
+
+class _Open:
+    """Validates a cell by its kind: built in, registered, or a kind of the form ``owner.name`` that is not known here."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            _by_kind, handler.generate_schema(_BuiltIn), serialization=core_schema.simple_ser_schema("any")
+        )
+
+
+def _by_kind(value: Any, built_in: Callable[[Any], Any]) -> Any:
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    if isinstance(value, OwnCell):
+        return value
+    return (
+        (kinds.registered(kind) or UnknownCell).model_validate(value) if isinstance(kind, str) and kinds.is_own(kind) else built_in(value)
+    )
+
+
+Cell = Annotated[_BuiltIn | OwnCell, _Open]

@@ -1,0 +1,120 @@
+"""Whole plans: how one was searched on the sensitivity set, and how plans compare on the held-out set."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bitzones.schema.record import Count, Measured, NonNegative, Record
+from bitzones.schema.sensitivity_cells import UnitSensitivity
+
+__all__ = ["NamedTrial", "PlanOrigin", "PlansCell", "SearchCell", "SearchRound", "Trial"]
+
+
+class Trial(Record):
+    """A whole plan, measured: ``units`` is unit to format, ``kl_nats`` per sequence; null where the model gave NaN or infinity."""
+
+    units: dict[str, str]
+    stored_bytes: Count
+    kl_nats: tuple[NonNegative, ...] | None
+
+
+class SearchRound(Record):
+    """One sweep around the plan at hand, the plans proposed from it, and which of them was accepted, if any."""
+
+    around: tuple[UnitSensitivity, ...]
+    trials: tuple[Trial, ...]
+    accepted: Count | None
+
+    @model_validator(mode="after")
+    def _accepted_is_there(self) -> SearchRound:
+        if self.accepted is not None and self.accepted >= len(self.trials):
+            raise ValueError(f"trial {self.accepted} was accepted, and there are {len(self.trials)}")
+        return self
+
+
+class SearchCell(Measured):
+    """How the plan came about, on sensitivity sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans.
+
+    ``tolerance_nats`` is the KL, summed over all sequences, for which the fewest bytes were searched, ``budget_bytes`` those of the plan
+    found; null where the budget was given. ``budget_ns`` is set where the budget is one of time: what the products of all units may take in
+    a decode step, by `UnitLatencyCell`; ``budget_bytes`` is then the most that any plan takes. ``around`` is the last sweep, where it
+    belongs to no round: a last round that accepted nothing swept around the plan found, and after any other one more sweep does.
+    """
+
+    kind: Literal["search"] = "search"
+    sequences_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    budget_bytes: Count
+    tolerance_nats: NonNegative | None = None
+    budget_ns: Count | None = None
+    start: Trial
+    rounds: tuple[SearchRound, ...]
+    around: tuple[UnitSensitivity, ...] | None = None
+
+    @property
+    def limit(self) -> int:
+        """What the budget allows, in what it counts: nanoseconds or bytes."""
+        return self.budget_bytes if self.budget_ns is None else self.budget_ns
+
+    @property
+    def around_found(self) -> tuple[UnitSensitivity, ...] | None:
+        """The sweep around the plan that was found; None where none was made."""
+        return self.rounds[-1].around if self.rounds and self.rounds[-1].accepted is None else self.around
+
+    @property
+    def found(self) -> Trial:
+        """The plan that was found."""
+        accepted = [item.trials[item.accepted] for item in self.rounds if item.accepted is not None]
+        return accepted[-1] if accepted else self.start
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchCell:
+        trials = [self.start, *(trial for item in self.rounds for trial in item.trials)]
+        if any(trial.kl_nats is not None and len(trial.kl_nats) != len(self.sequence_tokens) for trial in trials):
+            raise ValueError("a trial has another number of sequences than the cell")
+        return self
+
+
+PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign", "stock", "separate"]
+
+Rounded = Literal["alone", "in sequence"]
+
+
+class NamedTrial(Trial):
+    """A whole plan under a name, and how it was made; ``rounded`` is how its calibrated formats came by their integers, null without any.
+
+    ``in sequence`` is layer after layer, as a plan is applied; ``alone`` is each module as if it alone were changed.
+    """
+
+    name: str
+    origin: PlanOrigin
+    rounded: Rounded | None = None
+
+
+class PlansCell(Measured):
+    """Whole plans side by side on held-out sequences, from which none of them was made; budgets as in `SearchCell`."""
+
+    kind: Literal["plans"] = "plans"
+    sequences_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    passed_over: Count = 0
+    budget_bytes: Count
+    budget_ns: Count | None = None
+    plans: tuple[NamedTrial, ...] = Field(min_length=1)
+
+    def best_of(self, origin: str) -> NamedTrial | None:
+        """The plan of an origin with the least measured KL; None where none was measured."""
+        found = [plan for plan in self.plans if plan.origin == origin and plan.kl_nats is not None]
+        return min(found, key=lambda plan: sum(plan.kl_nats or ()), default=None)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PlansCell:
+        names = [plan.name for plan in self.plans]
+        if len(set(names)) < len(names):
+            raise ValueError("a plan's name stands twice")
+        for plan in self.plans:
+            if plan.kl_nats is not None and len(plan.kl_nats) != len(self.sequence_tokens):
+                raise ValueError(f"{plan.name} has {len(plan.kl_nats)} sequences, the cell has {len(self.sequence_tokens)}")
+        return self

@@ -1,0 +1,123 @@
+"""What all cells of a run file share: the profile, the model, the environment and the sequences.
+
+A run file is a pytest-benchmark JSON with a `Run` under the top-level key ``bitzones`` and a `Cell` under ``extra_info["bitzones"]`` of
+each benchmark. History of ``SCHEMA``:
+
+    1   2026-11   first
+    2   2026-11   accuracy: acc_norm, NLL of the gold answer, how it was asked; sensitivity: granularity; model: revision, random weights
+    3   2026-11   calibrated formats and their sequences; latency as a cost; NVML, energy, the bandwidth roofline; sweeps around plans; what
+                a release does with a variant
+    4   2026-11   renamed: unit (part), sequences_sha256 (calibration_sha256), calibration (rounding), contended (disturbed)
+
+`bitzones.schema.migrations` reads the older ones.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from bitzones.schema.profile import Profile
+from bitzones.schema.record import Count, Layers, Positive, Record
+
+__all__ = ["KEY", "SCHEMA", "SHARED_WEIGHTS", "CalibrationSet", "Environment", "ModelInfo", "Run", "TextSet"]
+
+SCHEMA = 4
+
+KEY = "bitzones"
+"""Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
+
+SHARED_WEIGHTS = "with shared weights"
+"""Ends a kind of `ModelInfo.not_quantizable` whose weights several modules have in common."""
+
+
+class ModelInfo(Record):
+    """The model that was measured. ``dtype`` is how the reference is stored, ``compute_dtype`` what the arithmetic was done in.
+
+    ``revision`` is the resolved commit of a model from the hub; ``sha256`` is of the weights, or of the configuration where
+    ``random_weights`` says that they were drawn. ``placement`` says which layers lie where, such as ``{"0-17": "cuda:0", "18-31": "cpu"}``,
+    of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass. ``staying`` is
+    format to reason to the modules that stay in the reference's format in that one, since quanto has no kernel for them on this machine.
+    of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass. ``staying`` is
+    format to reason to the modules that stay in the reference's format in that one, since quanto has no kernel for them on this machine.
+    ``unexpected_weights`` were in its files without a place in the architecture, and left out because the profile allows it.
+    """
+
+    source: str
+    revision: str | None = None
+    sha256: str
+    random_weights: bool = False
+    architecture: str
+    parameters: Count
+    layers: Layers
+    dtype: str
+    compute_dtype: str
+    tied_embeddings: bool
+    not_quantizable: dict[str, Count] = {}
+    placement: dict[str, str] = {}
+    staying: dict[str, dict[str, tuple[str, ...]]] = {}
+    unexpected_weights: Count = 0
+    unexpected_bytes: Count = 0
+
+
+class Environment(Record):
+    """Where it was measured; two runs are compared on time only where these agree."""
+
+    python: str
+    versions: dict[str, str]
+    platform: str
+    cpu: str
+    threads: Count
+    device: str
+    device_name: str
+    quanto_extension: str
+
+
+class CalibrationSet(Record):
+    """The calibration set, whole: with the model it is all that making the same integers again takes.
+
+    ``sequences`` are token ids in decimal with one space between, ``batch`` of them at a time. ``fallbacks`` is variant to module to the
+    reason why that module has the stock format's integers.
+    """
+
+    sequences_sha256: str
+    sequences: tuple[Annotated[str, Field(pattern=r"^\d+( \d+)*$")], ...] = Field(min_length=1)
+    batch: Positive
+    damping: float = Field(gt=0, le=1)
+    fallbacks: dict[str, dict[str, str]] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return sum(sequence.count(" ") + 1 for sequence in self.sequences)
+
+
+class TextSet(Record):
+    """Sequences of one set (``sensitivity``, ``held_out`` or ``calibration``) that were cut from documents.
+
+    ``origin`` says where the documents came from; ``sha256`` is of those used, in order. ``passed_over`` counts documents that were read
+    and not used, by reason: no document is in two sets.
+    """
+
+    origin: str
+    documents: Positive
+    sequences: Positive
+    tokens: Positive
+    sequence_tokens: Positive
+    passed_over: dict[str, Count] = {}
+    sha256: str
+
+
+class Run(Record):
+    """What all cells of a run share."""
+
+    schema_number: Literal[4] = Field(default=4, alias="schema")
+    bitzones: str
+    profile: Profile
+    model: ModelInfo | None
+    variants: dict[str, str]
+    environment: Environment | None
+    calibration: CalibrationSet | None = None
+    texts: dict[Literal["sensitivity", "held_out", "calibration"], TextSet] = {}
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

@@ -1,0 +1,117 @@
+"""Units of decision and their sensitivities: measured exactly, and estimated by the Fisher proxy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bitzones.schema.record import Count, Finite, Layers, Measured, NonNegative, Positive, Record
+
+__all__ = ["FisherCell", "SensitivityCell", "Unit", "UnitScores", "UnitSensitivity"]
+
+
+class Unit(Record):
+    """What one decision covers: the modules that are quantized together.
+
+    ``layer`` is null where a unit lies behind all layers, as the head does.
+    ``weight_kurtosis`` is the fourth standardized moment of all its weights, 3 for a normal law; null where it was not computed.
+    ``fused`` names, for a unit of one module, what serving engines would fuse it into within its layer; null where a unit is more.
+    """
+
+    name: str
+    layer: Layers | None
+    group: str | None = None
+    modules: tuple[str, ...]
+    parameters: Count
+    reference_bytes: Count
+    weight_kurtosis: NonNegative | None = None
+    fused: str | None = None
+
+
+class UnitSensitivity(Record):
+    """The KL that quantizing one unit to one format does to the whole model.
+
+    ``kl_nats`` is the sum over the scored tokens of each sensitivity sequence, in the order of `SensitivityCell.sequence_tokens`; null with
+    a ``failure`` where it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the unit's weights.
+    ``stays`` names modules of the unit that stay in the reference's format, since no kernel computes them in this one
+    (`ModelInfo.staying`); ``group_sizes`` are those of the others, in order.
+    """
+
+    unit: str
+    format: str
+    stored_bytes: Count
+    group_sizes: tuple[int | None, ...]
+    kl_nats: tuple[NonNegative, ...] | None
+    weight_error: NonNegative | None = None
+    failure: str | None = None
+    stays: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _measured_or_failed(self) -> UnitSensitivity:
+        if (self.kl_nats is None) == (self.failure is None):
+            raise ValueError("exactly one of kl_nats and failure must be given")
+        return self
+
+
+class SensitivityCell(Measured):
+    """KL(reference || model with only that unit quantized) for every unit and format; ``variant`` is the reference.
+
+    ``passed_over`` counts the train items that were longer than the model has positions while its sequences were taken.
+    """
+
+    kind: Literal["sensitivity"] = "sensitivity"
+    method: Literal["exact"]
+    granularity: Literal["layer", "group", "module"] = "layer"
+    sequences_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    passed_over: Count = 0
+    units: tuple[Unit, ...] = Field(min_length=1)
+    measurements: tuple[UnitSensitivity, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SensitivityCell:
+        names = {unit.name for unit in self.units}
+        seen: set[tuple[str, str]] = set()
+        for measured in self.measurements:
+            where = f"{measured.unit} at {measured.format}"
+            if measured.unit not in names:
+                raise ValueError(f"{where} is not one of the units")
+            if (measured.unit, measured.format) in seen:
+                raise ValueError(f"{where} stands twice")
+            if measured.kl_nats is not None and len(measured.kl_nats) != len(self.sequence_tokens):
+                raise ValueError(f"{where} has {len(measured.kl_nats)} sequences, the cell has {len(self.sequence_tokens)}")
+            seen.add((measured.unit, measured.format))
+        return self
+
+
+class UnitScores(Record):
+    """The scores a of one unit at one format: sample by sample, and in each sequence by sequence. mean(a^2)/2 is about its KL in nats."""
+
+    unit: str
+    format: str
+    nats: tuple[Finite, ...]
+
+
+class FisherCell(Measured):
+    """A second-order estimate of the KL of every unit and format; sums of scores over units estimate plans, interactions included."""
+
+    kind: Literal["fisher"] = "fisher"
+    sequences_sha256: str
+    sequence_tokens: tuple[Count, ...] = Field(min_length=1)
+    samples: Positive
+    units: tuple[Unit, ...] = Field(min_length=1)
+    scores: tuple[UnitScores, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FisherCell:
+        names, wanted = {unit.name for unit in self.units}, self.samples * len(self.sequence_tokens)
+        pairs = [(item.unit, item.format) for item in self.scores]
+        if len(set(pairs)) < len(pairs):
+            raise ValueError("a unit stands twice at one format")
+        for item in self.scores:
+            if item.unit not in names:
+                raise ValueError(f"{item.unit} is not one of the units")
+            if len(item.nats) != wanted:
+                raise ValueError(f"{item.unit} at {item.format} has {len(item.nats)} scores; samples times sequences are {wanted}")
+        return self

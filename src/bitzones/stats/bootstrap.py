@@ -1,0 +1,113 @@
+"""The percentile bootstrap over samples that were drawn together: sequences, items, rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, Interval
+
+__all__ = [
+    "bootstrap_p",
+    "bootstrap_ratio",
+    "estimate",
+    "estimates",
+    "percentile_interval",
+    "ratio_of_medians",
+    "resample_weights",
+    "resampled_sums",
+    "weighted_ratio",
+]
+
+DRAWS = 2**22
+"""Draws that `resampled_sums` holds at a time, 32 MiB of them: a hundred thousand items are summed in the memory of a thousand."""
+
+DRAWN = 4
+"""Matrices that `resample_weights` keeps: the same are asked for again and again, and drawing them takes longer than any use of them."""
+
+Floats = NDArray[np.float64]
+
+
+@lru_cache(maxsize=DRAWN)
+def resample_weights(samples: int, resamples: int, seed: int) -> Floats:
+    """How often each sample is drawn in each bootstrap resample: shape (resamples, samples), every row sums to ``samples``.
+
+    One matrix serves everything that was measured on the same samples, so that all of it is resampled alike and differences are paired.
+    """
+    draws = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=resamples).astype(np.float64)
+    draws.setflags(write=False)
+    return draws
+
+
+def resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
+    """Sums over samples of ``values[k, sample]`` in every resample, shape (resamples, k): drawn as `resample_weights`, some at a time."""
+    samples = values.shape[1]
+    if samples * resamples <= DRAWS:
+        return resample_weights(samples, resamples, seed) @ values.T
+    rng = np.random.default_rng(seed)
+    step = max(1, DRAWS // samples)
+    shares = np.full(samples, 1 / samples)
+    drawn = [rng.multinomial(samples, shares, size=min(step, resamples - start)) @ values.T for start in range(0, resamples, step)]
+    return np.concatenate(drawn)
+
+
+def weighted_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Floats:
+    """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., samples)."""
+    totals = weights @ denominators
+    sums = np.moveaxis(numerators @ weights.T, -1, 0)
+    return np.asarray(sums / totals.reshape((-1,) + (1,) * (numerators.ndim - 1)))
+
+
+def percentile_interval(value: float, resampled: Floats) -> Interval:
+    """The estimate with the percentile bootstrap 95% interval (Efron & Tibshirani 1993, ch. 13)."""
+    low, high = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2])
+    return Interval(value=float(value), low=float(low), high=float(high))
+
+
+def estimate(value: float, resampled: Floats, samples: int) -> Estimate:
+    """The estimate with its percentile bootstrap interval, or without one where fewer than `MIN_SEQUENCES` samples were resampled."""
+    if samples < MIN_SEQUENCES:
+        return Estimate(value=float(value), low=None, high=None)
+    interval = percentile_interval(value, resampled)
+    return Estimate(value=interval.value, low=interval.low, high=interval.high)
+
+
+def estimates(values: Floats, resampled: Floats, samples: int) -> list[Estimate]:
+    """`estimate` of ``values[k]`` from ``resampled[r, k]``, for every k: a thousand quantiles of one array, not of a thousand."""
+    if samples < MIN_SEQUENCES:
+        return [Estimate(value=float(value), low=None, high=None) for value in values]
+    lows, highs = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
+    return [Estimate(value=float(value), low=float(low), high=float(high)) for value, low, high in zip(values, lows, highs, strict=True)]
+
+
+def bootstrap_p(resampled: Floats) -> float:
+    """Two-sided p-value of a difference being 0, by how often its resamples lie on the rarer side of 0.
+
+    It is below 5% where the percentile interval excludes 0 (Efron & Tibshirani 1993, ch. 15.4). One resample is added to each side, so that
+    p is never 0 (Davison & Hinkley 1997, ch. 4.2).
+    """
+    rarer = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (resampled.size + 1))
+
+
+def bootstrap_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Estimate:
+    """Ratio of sums, as nats per token, with a bootstrap 95% interval over the samples (sequences) that were sampled together."""
+    value = float(numerators.sum() / denominators.sum())
+    return estimate(value, weighted_ratio(weights, numerators, denominators), weights.shape[1])
+
+
+def ratio_of_medians(new: Sequence[float], old: Sequence[float], resamples: int, seed: int) -> Estimate | None:
+    """Median of new rounds over median of old ones, with a bootstrap 95% interval; None where the old median is 0.
+
+    The rounds are taken as independent, which slow drift of a machine breaks: the interval is then too narrow.
+    """
+    rng = np.random.default_rng(seed)
+    a, b = np.asarray(new, dtype=np.float64), np.asarray(old, dtype=np.float64)
+    medians_a = np.median(rng.choice(a, size=(resamples, a.size)), axis=1)
+    medians_b = np.median(rng.choice(b, size=(resamples, b.size)), axis=1)
+    if np.median(b) == 0 or np.any(medians_b == 0):
+        return None
+    return estimate(float(np.median(a) / np.median(b)), medians_a / medians_b, min(a.size, b.size))
