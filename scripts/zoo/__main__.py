@@ -1,9 +1,9 @@
 """Measure every architecture of the zoo and write docs/architectures.md.
 
-    python -m scripts.zoo                  # measure all, write the page
-    python -m scripts.zoo --check          # measure all; fail where something breaks or the page is stale (tox -e zoo)
-    python -m scripts.zoo llama bloom      # only these; no page
-    python -m scripts.zoo --all            # every causal model that transformers has and that can be made tiny; no page
+python -m scripts.zoo                  # measure all, write the page
+python -m scripts.zoo --check          # measure all; fail where something breaks or the page is stale (tox -e zoo)
+python -m scripts.zoo llama bloom      # only these; no page
+python -m scripts.zoo --all            # every causal model that transformers has and that can be made tiny; no page
 """
 
 from __future__ import annotations

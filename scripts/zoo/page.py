@@ -15,10 +15,10 @@ VERSIONS = re.compile(r"^Measured with .*$", re.MULTILINE)
 """The line that another version of a package changes, and nothing else need."""
 
 INTRO = """\
-Written by `python -m scripts.zoo`; do not edit. Every row is measured in CI, on a tiny model with random weights that is saved by transformers and loaded as any
-folder is: accuracy, likelihood, latency and memory of the formats {formats}, KL, the exact sweep, the Fisher proxy, calibrated
-rounding, a searched plan, the plan applied in memory and as a checkpoint, and the checkpoint reloaded by quanto alone. A model that is
-not in the list is found by the same rules, and the same checks decide whether it can be measured."""
+Written by `python -m scripts.zoo`; do not edit. CI measures every row (`tox -e zoo`), on a tiny model with random weights that is saved by
+transformers and loaded as any folder is: accuracy, likelihood, latency and memory of the formats {formats};
+KL, the exact sweep, the Fisher proxy, calibrated rounding, a searched plan, and the plan applied in memory and as a checkpoint, which
+quanto alone reloads. A model that is not in the list is read by the same rules, since none of them goes by a name."""
 
 CHECKS = """\
 ## What is checked of each
@@ -29,13 +29,14 @@ CHECKS = """\
 - Every layer of the decoder has a part in the logits.
 - A plan applied in memory and its checkpoint, reloaded by quanto alone, give the same logits bit for bit."""
 
+STAYS = """\
+What stays keeps the reference's format, is counted in every size, and is named in the report. A class under "what stays" is no
+`torch.nn.Linear`, and quanto has no quantized counterpart of it: where experts are fused, that is most of a model's weights. All that is
+not left out is measured."""
+
 COLUMNS = {
     "supported": ("## Supported", "Every matrix of the decoder layers can be quantized, and everything is measured."),
-    "in part": (
-        "## In part",
-        "Everything else is measured. What stays keeps the reference's format, is counted in every size, and is named in the report. A class in the second-last "
-        "column is no `torch.nn.Linear`, and quanto has no quantized counterpart of it; where experts are fused, that is most of a model's weights.",
-    ),
+    "in part": ("## In part", STAYS),
     "refused": ("## Refused", "In one line, before anything is measured. The line is the last column."),
 }
 

@@ -22,37 +22,38 @@ _SIZES: tuple[tuple[int, str], ...] = (
     (VOCABULARY, "vocab_size vocab_size_per_layer_input unpadded_vocab_size"),
     (
         WIDTH,
-        "hidden_size d_model n_embd embed_dim embedding_size embedding_dim decoder_hidden_size dim projection_dim out_hidden_size "
-        "rotary_embedding_dim lru_width word_embed_proj_dim emb_dim output_dim qk_hidden_size input_embedding_size dim_model",
+        """hidden_size d_model n_embd embed_dim embedding_size embedding_dim decoder_hidden_size dim projection_dim out_hidden_size
+        rotary_embedding_dim lru_width word_embed_proj_dim emb_dim output_dim qk_hidden_size input_embedding_size dim_model""",
     ),
     (
         2 * WIDTH,
-        "intermediate_size ffn_dim ffn_dim_size n_inner d_ff decoder_ffn_dim encoder_ffn_dim ffn_hidden_size intermediate_size_mlp dff "
-        "shared_intermediate_size mamba_d_ssm inner_dim mlp_hidden_size dense_intermediate_size d_inner dim_ff block_ff_dim "
-        "dense_intermediate_size_mlp prefix_dense_intermediate_size",
+        """intermediate_size ffn_dim ffn_dim_size n_inner d_ff decoder_ffn_dim encoder_ffn_dim ffn_hidden_size
+        intermediate_size_mlp dff shared_intermediate_size mamba_d_ssm inner_dim mlp_hidden_size dense_intermediate_size d_inner
+        dim_ff block_ff_dim dense_intermediate_size_mlp prefix_dense_intermediate_size""",
     ),
     (
         WIDTH // 2,
-        "moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size kv_lora_rank moe_shared_expert_intermediate_size "
-        "moe_ffn_hidden_size moe_latent_size o_lora_rank q_lora_rank hidden_size_per_layer_input laurel_rank "
-        "expert_intermediate_size moe_shared_intermediate_size",
+        """moe_intermediate_size shared_expert_intermediate_size expert_ffn_hidden_size kv_lora_rank
+        moe_shared_expert_intermediate_size moe_ffn_hidden_size moe_latent_size o_lora_rank q_lora_rank
+        hidden_size_per_layer_input laurel_rank expert_intermediate_size moe_shared_intermediate_size""",
     ),
     (
         HEADS,
-        "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads "
-        "linear_num_value_heads num_query_heads index_n_heads swa_num_attention_heads encoder_num_heads",
+        """num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads linear_num_value_heads
+        num_query_heads index_n_heads swa_num_attention_heads encoder_num_heads""",
     ),
     (
         2,
-        "num_key_value_heads num_kv_heads kv_n_heads num_attention_groups linear_num_key_heads num_experts_per_tok moe_k moe_topk top_k "
-        "num_experts_per_token num_selected_experts n_group topk_group swa_num_key_value_heads num_global_key_value_heads top_k_experts",
+        """num_key_value_heads num_kv_heads kv_n_heads num_attention_groups linear_num_key_heads num_experts_per_tok moe_k moe_topk
+        top_k num_experts_per_token num_selected_experts n_group topk_group swa_num_key_value_heads num_global_key_value_heads
+        top_k_experts""",
     ),
     (
         HEAD,
-        "head_dim v_head_dim qk_nope_head_dim attention_head_dim kv_channels attention_head_size d_kv d_head linear_key_head_dim swa_head_dim "
-        "linear_value_head_dim mamba_d_head mamba_headdim mamba_head_dim index_head_dim mamba_d_state ssm_state_size state_size dim_head "
-        "swa_v_head_dim global_head_dim sliding_window window_size attention_window_size local_window_size index_topk mamba_chunk_size "
-        "attention_chunk_size chunk_size mamba_dt_rank time_step_rank",
+        """head_dim v_head_dim qk_nope_head_dim attention_head_dim kv_channels attention_head_size d_kv d_head linear_key_head_dim
+        swa_head_dim linear_value_head_dim mamba_d_head mamba_headdim mamba_head_dim index_head_dim mamba_d_state ssm_state_size
+        state_size dim_head swa_v_head_dim global_head_dim sliding_window window_size attention_window_size local_window_size
+        index_topk mamba_chunk_size attention_chunk_size chunk_size mamba_dt_rank time_step_rank""",
     ),
     (2 * WIDTH // HEAD, "mamba_n_heads n_mamba_heads mamba_num_heads"),  # times a head they are what these models expand to
     (HEAD // 2, "qk_rope_head_dim rotary_dim"),
@@ -60,8 +61,8 @@ _SIZES: tuple[tuple[int, str], ...] = (
     (EXPERTS, "num_experts num_local_experts n_routed_experts moe_num_experts zero_expert_num num_routed_experts"),
     (
         1,
-        "first_k_dense_replace n_groups mamba_n_groups mamba_ngroups num_nextn_predict_layers n_shared_experts num_shared_experts "
-        "num_mem_blocks num_dense_layers",
+        """first_k_dense_replace n_groups mamba_n_groups mamba_ngroups num_nextn_predict_layers n_shared_experts num_shared_experts
+        num_mem_blocks num_dense_layers""",
     ),
     (POSITIONS, "max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length seq_length max_target_positions"),
 )

@@ -10,15 +10,17 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 import transformers
+from scripts.zoo import checks
+from scripts.zoo.architectures import BY_HAND
+from scripts.zoo.shrink import tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import bitzones
 from bitzones.embedded import TINY
-from bitzones.schema.records import FailedCell, MemoryCell, ModelInfo
-from scripts.zoo import invariants
-from scripts.zoo.architectures import BY_HAND
-from scripts.zoo.shrink import tiny_config
+from bitzones.schema.cells import FailedCell
+from bitzones.schema.performance_cells import MemoryCell
+from bitzones.schema.run_record import ModelInfo
 
 __all__ = ["Found", "examine", "save"]
 
@@ -111,8 +113,9 @@ def _measured(name: str, architecture: str, folder: Path) -> Found:
     failures = run.of(FailedCell)
     for cell in failures:
         assert cell.status == "not measured", f"{cell.of} {cell.variant} {cell.detail}: {cell.reason}"
-    invariants.check(source)
-    assert run.run is not None and run.run.model is not None
+    checks.check(source)
+    assert run.run is not None
+    assert run.run.model is not None
     stays = _stays(run.run.model)
     left_out = (*dict.fromkeys(f"{cell.of}: {cell.reason}" for cell in failures), *_applied(run, source, folder))
     return Found(name, "in part" if stays or left_out else "supported", architecture, stays, left_out)
@@ -135,9 +138,9 @@ def _applied(run: bitzones.RunFile, source: Path, folder: Path) -> Iterable[str]
     try:
         bitzones.export(plan, folder / "applied")
     except bitzones.BitzonesError as error:
-        invariants.check_in_memory(plan, source)
+        checks.check_in_memory(plan, source)
         return (f"apply: {_said(error, folder)}",)
-    invariants.check_applied(plan, source, folder / "applied", run.of(MemoryCell))
+    checks.check_applied(plan, source, folder / "applied", run.of(MemoryCell))
     return ()
 
 

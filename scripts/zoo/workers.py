@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 import transformers
+from scripts.zoo.specimen import Found, examine
 
 from bitzones.api import analyzing, planning  # noqa: F401  (loaded before gc.freeze, which makes the many collections of a run cheap)
 from bitzones.run import session  # noqa: F401
-from scripts.zoo.specimen import Found, examine
 
 __all__ = ["examined"]
 

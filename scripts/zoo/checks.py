@@ -16,16 +16,17 @@ from transformers import PreTrainedModel
 
 import bitzones
 from bitzones.analysis.plan import Plan
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.quanto import packing, quantizers, saving
 from bitzones.data import sequences
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
-from bitzones.evaluation.kl import logits_of
+from bitzones.evaluation.kl import kl_nats, log_probabilities, logits_of
 from bitzones.evaluation.layer_replay import entered_at, passed
+from bitzones.evaluation.swapping import swapped
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
 from bitzones.schema import profile
+from bitzones.schema.performance_cells import MemoryCell
 from bitzones.schema.profile import PLAN
-from bitzones.schema.records import MemoryCell
 from bitzones.sensitivity import sweep
 from bitzones.sensitivity.sweep import Candidate
 
@@ -51,6 +52,7 @@ def check(source: Path) -> None:
     layers = list(structure.decoder_layers(model).values())
     _check_replay(model, layers, batch)
     _check_own_weights(model, layers, batch)
+    _check_changes(model, layers, batch)
     _check_layers(model, layers, batch)
 
 
@@ -69,7 +71,7 @@ def _check_replay(model: PreTrainedModel, layers: list[torch.nn.Module], batch: 
     pass_, logits = passed(model, layers, batch)
     assert torch.equal(logits, logits_of(model, batch)), "two passes differ"
     for start in range(len(layers) + 1):
-        with entered_at(layers, start, pass_.entering(start)):
+        with entered_at(layers, pass_.before(start)):
             again = logits_of(model, batch)
         off = float((again - logits)[batch.mask.bool()].abs().max())
         assert off == 0.0, f"entered at layer {start}, logits are up to {off:.2g} off"
@@ -79,7 +81,21 @@ def _check_own_weights(model: PreTrainedModel, layers: list[torch.nn.Module], ba
     units = model_units(model, "module")
     own = [Candidate(unit.layer, {name: model.get_parameter(f"{name}.weight").data.clone() for name in unit.modules}) for unit in units]
     for unit, values in zip(units, sweep.exact(model, layers, own, [batch], len(LENGTHS)).candidates, strict=True):
-        assert values is not None and max(values) == 0.0, f"the own weights of {unit.name} give a KL of {values}"
+        assert values == [0.0] * len(LENGTHS), f"the own weights of {unit.name} give a KL of {values}"
+
+
+def _check_changes(model: PreTrainedModel, layers: list[torch.nn.Module], batch: Batch) -> None:
+    """A unit that is changed has the KL in a sweep, where only the layers from its own on are run, that it has in a whole pass."""
+    units = model_units(model, "layer")
+    halved = [{name: model.get_parameter(f"{name}.weight").data / 2 for name in unit.modules} for unit in units]
+    candidates = [Candidate(unit.layer, weights) for unit, weights in zip(units, halved, strict=True)]
+    swept = sweep.exact(model, layers, candidates, [batch], len(LENGTHS)).candidates
+    reference = log_probabilities(model, batch)
+    for unit, weights, values in zip(units, halved, swept, strict=True):
+        with swapped(model, weights):
+            whole = kl_nats(reference, logits_of(model, batch), batch.mask).tolist()
+        assert max(whole) > 0, f"halved, {unit.name} computes the same"
+        assert values == whole, f"halved, {unit.name} has a KL of {values} in a sweep and {whole} in a whole pass"
 
 
 def _check_layers(model: PreTrainedModel, layers: list[torch.nn.Module], batch: Batch) -> None:
@@ -105,8 +121,8 @@ def check_in_memory(plan: Plan, source: Path) -> PreTrainedModel:
     """
     model = bitzones.apply(plan, _loaded(source))
     planned = {name for name, format_ in plan.assignment.items() if format_ != plan.reference}
-    assert set(quantizers.packed_weights(model)) == planned, "other modules are quantized than the plan says"
-    quantizers.repack_as_reloaded(model)
+    assert set(packing.packed_weights(model)) == planned, "other modules are quantized than the plan says"
+    saving.repack_as_reloaded(model)
     return model
 
 
@@ -122,7 +138,7 @@ def check_applied(plan: Plan, source: Path, folder: Path, memory: Iterable[Memor
     batch = _batch(mine)
     off = float((logits_of(mine, batch) - logits_of(theirs, batch)).abs().max())
     assert off == 0.0, f"what quanto reloads is up to {off:.2g} off in its logits"
-    packed = quantizers.packed_weights(mine)
+    packed = packing.packed_weights(mine)
     unused = 2 * mine.dtype.itemsize * len(packed)  # quanto stores two scales of activations with each module
     expected, found = structure.model_bytes(_loaded(source), packed) + unused, _file_bytes(folder)
     assert expected == found, f"the plan's weights have {expected} bytes, and its files {found}"
