@@ -11,11 +11,6 @@ from pathlib import Path
 import pytest
 import tiny_models
 import torch
-from transformers import AutoModelForCausalLM
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-from bitzones.evaluation import layer_replay
-from bitzones.models import structure
 from scripts.zoo import checks
 from scripts.zoo.__main__ import PAGE, settle
 from scripts.zoo.architectures import BY_HAND, ZOO
@@ -23,6 +18,11 @@ from scripts.zoo.page import VERSIONS, page
 from scripts.zoo.shrink import tiny_config
 from scripts.zoo.specimen import Found
 from scripts.zoo.workers import examined
+from transformers import AutoModelForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from bitzones.evaluation import layer_replay
+from bitzones.models import structure
 
 
 @pytest.mark.parametrize("name", ["llama", "falcon:alibi", "gemma3", "deepseek_v3"])
