@@ -23,7 +23,11 @@ END = "<|end|>"
 SPACE = "▁"
 """What SentencePiece writes for a space."""
 
-TEMPLATE = "{% for message in messages %}{{ message.role }}:\n{{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:\n{% endif %}"
+TEMPLATE = """\
+{% for message in messages %}{{ message.role }}:
+{{ message.content }}
+{% endfor %}{% if add_generation_prompt %}assistant:
+{% endif %}"""
 """As those of Zephyr and TinyLlama it leaves the begin token to the tokenizer."""
 
 
@@ -43,11 +47,9 @@ class Family:
 def _made(before: str, after: str, change: Callable[[dict[str, Any]], None] = lambda state: None) -> PreTrainedTokenizerBase:
     """The embedded tokenizer with tokens before and after every text, and whatever else is changed in its description."""
     state = json.loads(AutoTokenizer.from_pretrained(TINY).backend_tokenizer.to_str())
-    pieces = [
-        {"SpecialToken": {"id": token, "type_id": 0}} if token else {"Sequence": {"id": "A", "type_id": 0}}
-        for token in _frame(before, after)
-    ]
-    state["post_processor"] |= {"single": pieces}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    opens, closes = ([{"SpecialToken": {"id": token, "type_id": 0}}] if token else [] for token in (before, after))
+    state["post_processor"] |= {"single": [*opens, text, *closes]}
     change(state)
     made = Tokenizer.from_str(json.dumps(state))
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token=END, eos_token=END, pad_token=END)
