@@ -117,8 +117,12 @@ def _measured(name: str, architecture: str, folder: Path) -> Found:
     assert run.run is not None
     assert run.run.model is not None
     stays = _stays(run.run.model)
-    left_out = (*dict.fromkeys(f"{cell.of}: {cell.reason}" for cell in failures), *_applied(run, source, folder))
+    left_out = (*dict.fromkeys(_named(cell) for cell in failures), *_applied(run, source, folder))
     return Found(name, "in part" if stays or left_out else "supported", architecture, stays, left_out)
+
+
+def _named(cell: FailedCell) -> str:
+    return cell.reason if cell.reason.startswith(f"{cell.of}:") else f"{cell.of}: {cell.reason}"
 
 
 def _stays(model: ModelInfo) -> tuple[str, ...]:
