@@ -356,7 +356,7 @@ def test_likelihood_is_per_answer_token_and_paired(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("items", "worse", "word"),
-    [(1000, 0.1, "worse"), (1000, 0.0, "non-inferior"), (19, 0.1, "inconclusive"), (20, 0.1, "worse")],
+    [(1000, 0.1, "worse"), (1000, 0.0, "equivalent"), (19, 0.1, "inconclusive"), (20, 0.1, "worse")],
 )
 def test_verdicts_on_likelihood(tmp_path: Path, items: int, worse: float, word: str) -> None:
     found = likelihood_of(tmp_path, items, worse)
@@ -389,7 +389,7 @@ def test_holm_corrects_over_the_variants_of_one_task_and_metric(tmp_path: Path) 
         assert paired.p_adjusted == pytest.approx(paired.p_value * (1 + len(others)))
         assert paired.tests == 1 + len(others)
         words.append((paired.verdict.word, paired.minimum_detectable_effect))
-    assert [word for word, _ in words] == ["worse", "non-inferior"]
+    assert [word for word, _ in words] == ["worse", "equivalent"]
     assert words[0][1] < words[1][1]
 
 
