@@ -22,8 +22,8 @@ PROJECT = Path("pyproject.toml")
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The baseline run; with --against, the run to judge.")],
-    new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", help="The run to judge.")] = None,
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", readable=False, help="The baseline run; with --against, the run to judge.")],
+    new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", readable=False, help="The run to judge.")] = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Compare with the newest run in FOLDER of the same profile, model and machine."),
@@ -97,7 +97,7 @@ Storage = Annotated[Path, typer.Option("--storage", metavar="FOLDER", help="Fold
 
 @baselines.command()
 def save(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run to keep.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="The run to keep.")],
     name: Annotated[str | None, typer.Option(help="Part of the file name; default: the time of the measurement.")] = None,
     storage: Storage = STORAGE,
 ) -> None:
@@ -119,7 +119,7 @@ def list_(storage: Storage = STORAGE) -> None:
 
 @baselines.command()
 def show(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run to judge.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="The run to judge.")],
     storage: Storage = STORAGE,
 ) -> None:
     """Show which kept run this one would be compared with: the newest of the same profile, model and machine."""
@@ -129,7 +129,9 @@ def show(
 
 
 def trend(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of run files, such as pytest-benchmark's storage.")] = STORAGE,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", readable=False, help="A folder of run files, such as pytest-benchmark's storage.")
+    ] = STORAGE,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="TREND.html", help="File to write.")] = Path("trend.html"),
 ) -> None:
     """Plot every figure over releases on one page, with intervals and change points.
@@ -149,7 +151,7 @@ def trend(
 
 
 def export_metrics(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run file.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="A run file.")],
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="github-action-benchmark or bencher.")
     ] = "github-action-benchmark",
@@ -172,7 +174,9 @@ def export_metrics(
 
 
 def matrix(
-    run_files: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="Written by 'bitzones release', one file per release.")],
+    run_files: Annotated[
+        list[Path], typer.Argument(metavar="RUN.json...", readable=False, help="Written by 'bitzones release', one file per release.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.md", help="File to write.")] = Path("releases.md"),
     baseline: Annotated[
         str | None, typer.Option(metavar="NAME", help="File to judge the others against, without .json; default: the last.")

@@ -21,7 +21,7 @@ from bitzones.devices import device as devices
 from bitzones.evaluation import self_text
 from bitzones.models import loading, structure
 from bitzones.models.units import Granularity, model_units
-from bitzones.profiling import gemm_latency as unit_times
+from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
 from bitzones.run import journal, whole_plans
 from bitzones.run.given import Given
@@ -232,7 +232,7 @@ class Session:
 
     def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
-        return self._once("unit_times", lambda: unit_times.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
+        return self._once("unit_times", lambda: gemm_latency.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
 
     @property
     def times(self) -> UnitLatencyCell | None:
