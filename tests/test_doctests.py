@@ -23,7 +23,7 @@ import bitzones
 NOT_MODULES = ("bitzones.bench", "bitzones.__main__")
 """Benchmarks are pytest's to import; ``__main__`` runs."""
 GOLDEN = Path(__file__).parent / "golden"
-RUNNING = ("apply", "export", "verify_export", "measure_plan")
+RUNNING = ("apply", "export", "verify_export", "measure_export", "measure_plan")
 """Functions of the API that run a model."""
 SETUP = """
 from bitzones import analyze, compare

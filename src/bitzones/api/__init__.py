@@ -21,7 +21,7 @@ from bitzones.api.history import (
     save_baseline,
     trend,
 )
-from bitzones.api.planning import apply, export, measure_plan, read_plan, verify_export
+from bitzones.api.planning import apply, export, measure_export, measure_plan, read_plan, verify_export
 from bitzones.regression.baseline_store import KeptRun
 from bitzones.regression.comparison import CellDelta, Metric
 from bitzones.schema.errors import (
@@ -88,6 +88,7 @@ __all__ = [
     "find_baseline",
     "list_baselines",
     "measure",
+    "measure_export",
     "measure_plan",
     "read_plan",
     "read_run",

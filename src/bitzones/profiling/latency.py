@@ -59,8 +59,9 @@ is timed anyway and recorded as unstable."""
 class Timed:
     """One phase: a round is ``run(*setup())``, of which only ``run`` is timed; ``tokens`` is what a round processes or generates.
 
-    After a setup, ``cache_bytes`` returns the bytes of keys and values visible in the middle of a round, ``held_cache_bytes`` those of the
-    whole cache. ``again`` runs another round without reading the prompt again; None if the cache cannot be wound back.
+        After a setup, ``cache_bytes`` returns the bytes of keys and values visible in the middle of a round, ``held_cache_bytes`` those of
+    the whole cache. ``cache_refused`` says why the cache is not static although the model claims to support one. ``again`` runs another
+    round without reading the prompt again; None if the cache cannot be wound back.
     """
 
     setup: Callable[[], tuple[Any, ...]]
@@ -69,6 +70,7 @@ class Timed:
     kernels: dict[str, int]
     clock: devices.Clock
     cache: Literal["static", "dynamic"] = "dynamic"
+    cache_refused: str | None = None
     weight_bytes: int | None = None
     cache_bytes: Callable[[], int | None] = lambda: None
     held_cache_bytes: Callable[[], int | None] = lambda: None
@@ -162,6 +164,7 @@ def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure
         tokens=timed.tokens,
         compiled=timing.compiled,
         cache=timed.cache,
+        static_cache_refused=timed.cache_refused,
         warmup_rounds=made.warmup.rounds,
         warmup_stable=made.warmup.stable,
         rounds_s=tuple(rounds_s),
@@ -246,11 +249,12 @@ def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -
 def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: int, seed: int, *, compiled: bool = False) -> Timed:
     """Decode: generates ``new_tokens`` tokens greedily after a prompt in the cache, without stopping early.
 
-    Uses a static cache if the model supports one. The result of `setup` is then valid for one round, because the next setup overwrites it;
-    if the cache can be wound back, the prompt is read only once.
+        Uses a static cache if the model supports one and computes the same on it (`kv_cache.static`). The result of `setup` is then valid
+    for one round, because the next setup overwrites it; if the cache can be wound back, the prompt is read only once.
     """
     ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
-    static = caches.static(model, prompt_tokens + new_tokens)
+    found = caches.static(model, prompt_tokens + new_tokens)
+    static = found.cache
     step = devices.compiled(model, model.device) if compiled else model
     held: list[tuple[Any, torch.Tensor]] = []
 
@@ -261,6 +265,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
         if held and rewinds:
             caches.wind_back(held[0][0], prompt_tokens)
             return held[0]
+        caches.forget(model)
         if static is not None:
             static.reset()
         out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **(caches.as_argument(model, static) if static is not None else {}))
@@ -289,6 +294,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
         kernels=kernels(model),
         clock=clock,
         cache="dynamic" if static is None else "static",
+        cache_refused=found.refused,
         weight_bytes=weight_bytes(model),
         cache_bytes=lambda: cache_bytes(prompt_tokens + (new_tokens + 1) / 2),
         held_cache_bytes=lambda: cache_bytes(prompt_tokens + new_tokens),
