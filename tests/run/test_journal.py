@@ -134,7 +134,7 @@ def test_starting_over_keeps_the_cells_of_an_unfinished_run(place: Path) -> None
     assert journal.start(place, FINGERPRINT, said.append).entries == {}
     aside = place.with_name("journal.jsonl.previous")
     assert aside.read_bytes() == before
-    assert said == [f"starting over: 3 cells of an unfinished run, which --resume would have taken up, are kept in {aside}"]
+    assert said == [f"starting over: 3 cells of an unfinished run, which --resume would have continued, are kept in {aside}"]
     journal.start(place, FINGERPRINT, pytest.fail)  # without a cell there is nothing to keep
     assert aside.read_bytes() == before
 
