@@ -74,7 +74,7 @@ def test_wherever_the_last_line_is_cut_off_the_others_come_back(place: Path) -> 
         place.write_bytes(whole[:length])
         entries, said = resumed(place)
         assert entries == [entry(1), entry(2)]
-        assert "its last line is cut off" in said[0]
+        assert "its last line is truncated" in said[0]
         assert place.read_bytes() == two
     opened = journal.resume(place, FINGERPRINT, lambda line: None)
     opened.add(entry(3))

@@ -5,12 +5,16 @@ Commands import what they need when they run, so that ``--help`` is fast.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitzones.schema.errors import RunFileError
+
+if TYPE_CHECKING:
+    from bitzones import KeptRun, RunFile
 
 __all__ = ["compare", "export_metrics", "list_", "matrix", "register", "save", "show", "trend"]
 
@@ -60,24 +64,11 @@ def compare(
     from bitzones.schema.files import write_text
 
     gates.fail_on(fail_on)  # a mistake in it is reported before a run is read
-    if (new is None) == (against is None):
-        raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
     past = history if history is not None else against
     kept = bitzones.list_baselines(past) if past is not None else ()
-    if against is not None:
-        judged = bitzones.read_run(old)
-        base = bitzones.find_baseline(judged, against)
-        typer.echo(f"against {base.path}")
-    else:
-        assert new is not None
-        base, judged = bitzones.read_run(old), bitzones.read_run(new)
-        if old.resolve() == new.resolve():
-            raise RunFileError(f"{old}: compared with itself")
-    chosen = project if project is not None else PROJECT if PROJECT.is_file() else None
-    for item in kept:
-        if item.fault is not None:
-            typer.echo(f"left out: {item.fault}", err=True)
-    gate = gates.tolerances(judged.run.profile.gate, chosen)
+    base, judged = _two_runs(old, new, against)
+    _name_faults(kept)
+    gate = gates.tolerances(judged.run.profile.gate, project if project is not None else PROJECT if PROJECT.is_file() else None)
     comparison = bitzones.compare(base, judged, gate=gate, history=[item.run for item in kept if item.run is not None])
     code = comparison.exit_code(fail_on)
     if output is not None:
@@ -88,6 +79,30 @@ def compare(
         typer.echo(line)
     if code:
         raise typer.Exit(code)
+
+
+def _two_runs(old: Path, new: Path | None, against: Path | None) -> tuple[RunFile, RunFile]:
+    """The baseline and the run to judge."""
+    import bitzones
+
+    if against is not None and new is None:
+        judged = bitzones.read_run(old)
+        base = bitzones.find_baseline(judged, against)
+        typer.echo(f"against {base.path}")
+        return base, judged
+    if new is None or against is not None:
+        raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
+    base, judged = bitzones.read_run(old), bitzones.read_run(new)
+    if old.resolve() == new.resolve():
+        raise RunFileError(f"{old}: compared with itself")
+    return base, judged
+
+
+def _name_faults(kept: Iterable[KeptRun]) -> None:
+    """Name the files of a storage that cannot be used, on standard error."""
+    for item in kept:
+        if item.fault is not None:
+            typer.echo(f"left out: {item.fault}", err=True)
 
 
 baselines = typer.Typer(help="Keep runs to compare later ones with.", no_args_is_help=True, rich_markup_mode=None)
@@ -142,9 +157,7 @@ def trend(
     from bitzones.schema.files import write_text
 
     kept = bitzones.list_baselines(folder)
-    for item in kept:
-        if item.fault is not None:
-            typer.echo(f"left out: {item.fault}", err=True)
+    _name_faults(kept)
     found = bitzones.trend([item.run for item in kept if item.run is not None])
     write_text(output, found.to_html())
     typer.echo(f"{len(found.runs)} runs, {len(found.changes)} change points: {output}")

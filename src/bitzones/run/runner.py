@@ -110,16 +110,7 @@ def measure(
     """
     run_file, partial, log = folder / "run.json", folder / ".run.json.partial", folder / "pytest.log"
     chosen = profile_files.load(profile) if isinstance(profile, str) else profile
-    arguments = [
-        *_ALONE,
-        str(bench_folder()),
-        f"--confcutdir={bench_folder()}",
-        f"--bitzones-journal={folder / JOURNAL_FILE}",
-        *(["--bitzones-resume"] if resume else []),
-        f"--benchmark-json={partial}",
-        f"--rootdir={folder}",
-        *(["-k", select] if select else []),
-    ]
+    arguments = _arguments(folder, partial, resume=resume, select=select)
     with watcher() as seen:
         try:
             partial.unlink(missing_ok=True)
@@ -140,6 +131,19 @@ def measure(
     if code == pytest.ExitCode.INTERRUPTED and not seen.stopped:
         raise MeasureError("interrupted before the first cell was finished")
     raise MeasureError(seen.stopped or f"nothing was measured: {_last_line(log)} (all of pytest's output: {log})")
+
+
+def _arguments(folder: Path, run_file: Path, *, resume: bool, select: str | None) -> list[str]:
+    return [
+        *_ALONE,
+        str(bench_folder()),
+        f"--confcutdir={bench_folder()}",
+        f"--bitzones-journal={folder / JOURNAL_FILE}",
+        *(["--bitzones-resume"] if resume else []),
+        f"--benchmark-json={run_file}",
+        f"--rootdir={folder}",
+        *(["-k", select] if select else []),
+    ]
 
 
 def _pytest(arguments: list[str], log: Path, plugins: list[object]) -> int:
