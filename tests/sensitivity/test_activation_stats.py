@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from transformers import LlamaForCausalLM
 
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError
@@ -31,13 +31,13 @@ def sequences(lengths: tuple[int, ...] = LENGTHS) -> SequenceSet:
 
 
 def batches(size: int, of: SequenceSet) -> Callable[[], Iterator[Batch]]:
-    return lambda: calibration.batches(of, size, CPU)
+    return lambda: sequence_sets.batches(of, size, CPU)
 
 
 def one_batch(*lengths: int, content: tuple[int, ...] = ()) -> Batch:
     """A batch whose tokens do not matter."""
     rows = tuple(TokenSequence((1,) * n, n - 1, content) for n in lengths)
-    return next(calibration.batches(SequenceSet(rows), len(rows), CPU))
+    return next(sequence_sets.batches(SequenceSet(rows), len(rows), CPU))
 
 
 def causal_uniform(length: int, heads: int = 2) -> torch.Tensor:
@@ -111,7 +111,7 @@ def test_reasoning_focus_is_averaged_over_the_sequences_that_have_content() -> N
     weights[2, 0, 2] = torch.tensor([0.0, 1.0, 0.0])
     rows = [TokenSequence((1, 1, 1), 2, content) for content in ((1,), (1,), ())]
     totals = AttentionTotals()
-    totals.add(weights, next(calibration.batches(SequenceSet(tuple(rows)), 3, CPU)))
+    totals.add(weights, next(sequence_sets.batches(SequenceSet(tuple(rows)), 3, CPU)))
     found = totals.statistics()
     assert found.reasoning_focus == pytest.approx((0.8 + 0.5) / 2, rel=1e-6)
     assert found.reasoning_focus_std == pytest.approx(0.3 / math.sqrt(2), rel=1e-6)

@@ -1,4 +1,4 @@
-"""What one run has loaded, each thing once and only when first needed: the benches get everything from here."""
+"""The state of one run: model, variants, tasks, sequences and shared cells, each loaded once, when it is first needed by a bench."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bitzones.devices import device as devices
 from bitzones.evaluation import self_text
 from bitzones.models import loading, structure
 from bitzones.models.units import Granularity, model_units
-from bitzones.profiling import gemm_latency as unit_times
+from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
 from bitzones.run import journal, whole_plans
 from bitzones.run.given import Given
@@ -49,7 +49,7 @@ LOGITS_BYTES, FLOAT_BYTES = 1 << 28, 4
 """Of the logits of one batch of a domain's windows: they are long, and two models' logits are held at a time."""
 
 Batches: TypeAlias = Callable[[], Iterator[Batch]]
-"""Gives the same batches whenever it is called."""
+"""Returns the same batches at every call."""
 
 _SHARED: dict[type, str] = {
     UnitLatencyCell: "unit_times",
@@ -57,7 +57,7 @@ _SHARED: dict[type, str] = {
     SearchCell: "search",
     PlansCell: "plans",
 }
-"""Cells that others build on, and the names under which a session keeps them."""
+"""Cells that other cells build on -> their names in a session."""
 
 
 class Session:
@@ -232,7 +232,7 @@ class Session:
 
     def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
-        return self._once("unit_times", lambda: unit_times.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
+        return self._once("unit_times", lambda: gemm_latency.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
 
     @property
     def times(self) -> UnitLatencyCell | None:
