@@ -109,6 +109,7 @@ def bitzones_session(pytestconfig: pytest.Config) -> Session:
         made = Session(activation.measuring(pytestconfig), _notify(pytestconfig), pytestconfig.stash.get(GIVEN, None))
         # Loaded now: one line says that there is no task or no model, instead of every cell failing.
         _ = made.scored, made.variants
+        made.check_invariants()
         made.check_sequences()
         if place := pytestconfig.getoption("bitzones_journal"):  # before a budget is checked, which may take times that are in it
             pytestconfig.stash[JOURNAL] = _opened(made, place, pytestconfig)
