@@ -81,7 +81,7 @@ def test_a_model_that_reads_both_ways_is_refused() -> None:
 
 def test_a_model_that_draws_random_numbers_is_refused(model: LlamaForCausalLM) -> None:
     model.model.norm.register_forward_hook(lambda _module, _args, out: out + torch.randn_like(out))
-    assert "'replay' does not hold: run twice on the same tokens, it gives logits that are up to " in refused(
+    assert "'replay' does not hold: run twice on the same tokens, it gives logits that are off by up to " in refused(
         invariants.check_replay, model
     )
 
@@ -104,7 +104,7 @@ def test_layers_that_hand_something_on_behind_the_model_s_back_are_refused(model
     first.mlp.register_forward_hook(lambda _module, _args, out: found.__setitem__("mean", out.mean(1, keepdim=True)))
     last.mlp.register_forward_hook(lambda _module, _args, out: out + found["mean"])
     said = refused(invariants.check_replay, model)
-    assert "'replay' does not hold: entered at model.layers.1, it gives logits that are up to " in said
+    assert "'replay' does not hold: entered at model.layers.1, it gives logits that are off by up to " in said
     assert said.endswith("hand on something besides what they are given and return: please report the architecture")
 
 

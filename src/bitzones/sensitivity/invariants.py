@@ -30,9 +30,11 @@ __all__ = ["LOGITS", "NATS", "SCALED", "SEQUENCES", "TOKENS", "check", "check_by
 SEQUENCES, TOKENS = 2, 6
 """What a model is asked on: two sequences of different length, so that padding is part of it."""
 
-LOGITS, ROUNDING = 1e-3, 2
-"""Bound of logits that ought to be equal, by the largest of them: this, or so many rounding steps of the dtype where those are more. They
-are equal to the bit where kernels sum in one order, as on a CPU."""
+LOGITS = 1e-3
+"""Bound of logits that ought to be equal, by the largest of them. They are equal to the bit where kernels sum in one order, as on a CPU."""
+
+ROUNDING = 2
+"""The same in rounding steps of the dtype, where those are more."""
 
 NATS = 1e-4
 """Bound of the difference of KLs that ought to be equal, in nats per token: what logits within `LOGITS` can make of it."""
@@ -113,7 +115,7 @@ def check_replay(model: PreTrainedModel) -> None:
         except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise _violated(model, "replay", f"{what} ends in {type(error).__name__}: {str(error)[:100]}", _LAYERS) from error
         if said := _apart(logits[batch.mask.bool()], again[batch.mask.bool()], model.dtype):
-            raise _violated(model, "replay", f"{what} gives logits that are {said} off", _LAYERS if start else _STATE)
+            raise _violated(model, "replay", f"{what} gives logits that are off by {said}", _LAYERS if start else _STATE)
 
 
 @torch.no_grad()
@@ -161,7 +163,7 @@ def _apart(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> str | 
     apart = float((one.float() - other.float()).abs().max())
     if apart <= max(LOGITS, ROUNDING * torch.finfo(dtype).eps) * scale:
         return None
-    return f"up to {apart:.2g}, of a largest logit of {scale:.2g},"
+    return f"up to {apart:.2g} (the largest logit is {scale:.2g})"
 
 
 _SHARED = "a weight stands in several units, or a module keeps it under no name: please report the architecture"
