@@ -47,3 +47,11 @@ def test_nan_and_foreign_tokens_are_errors() -> None:
     model.model.norm.weight.data[0] = float("nan")
     with pytest.raises(NonFiniteError, match="computes NaN"):
         fingerprint.answer(model, fingerprint.fixed_tokens(model))
+
+
+def test_logits_that_a_model_widens_are_of_the_arithmetic_before_that() -> None:
+    model = tiny_models.llama(torch.bfloat16)
+    model.lm_head.register_forward_hook(lambda module, args, output: output.float())
+    found = fingerprint.answer(model, fingerprint.fixed_tokens(model))
+    assert found.logits.dtype == torch.float32
+    assert found.dtype == "bfloat16"

@@ -13,6 +13,7 @@ import make_plan
 import pytest
 import tiny_models
 import torch
+import yaml
 
 from bitzones.deploy import manifest
 from bitzones.deploy.exported import Exported
@@ -30,7 +31,7 @@ FILES = {
     "llama-quantize": "tensor-types.txt",
     "auto-round": "layer_config.json",
     "gptq": "quantize_config.json",
-    "modelopt": "quant_cfg.json",
+    "modelopt": "quant_cfg.yaml",
     "llm-compressor": "recipe.yaml",
 }
 
@@ -144,7 +145,7 @@ def test_auto_round_accepts_it(written: str, source: Path) -> None:
 def test_modelopt_quantizes_by_it(written: str) -> None:
     import modelopt.torch.quantization as mtq
 
-    model = mtq.quantize(tiny_models.llama(), json.loads(written), forward_loop=None)
+    model = mtq.quantize(tiny_models.llama(), yaml.safe_load(written), forward_loop=None)
     quantizers = dict(model.named_modules())
     assert quantizers[f"{LAYERS[0]}self_attn.q_proj.weight_quantizer"].num_bits == 8
     assert quantizers[f"{LAYERS[1]}{DOWN}.weight_quantizer"].block_sizes == {-1: 128}

@@ -122,6 +122,25 @@ def test_keys_and_values_that_are_not_recorded_are_refused(monkeypatch: pytest.M
     assert "entered at model.layers.1, it ends in KeyError: 'sliding_attention'" in said
 
 
+def test_nan_in_the_reference_is_left_to_the_cells(model: LlamaForCausalLM) -> None:
+    model.model.embed_tokens.weight[256, 0] = float("nan")  # the head is tied: one logit is NaN everywhere
+    invariants.check(model, model, model_units(model))
+    model.model.norm.weight[0] = float("nan")
+    invariants.check(model, model, model_units(model))
+
+
+def test_nan_that_comes_and_goes_is_refused(model: LlamaForCausalLM) -> None:
+    calls: list[int] = []
+
+    def spoil(_module: object, _args: object, out: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return out * (float("nan") if len(calls) == 4 else 1)  # after the layers were found, a pass, and one over other tokens
+
+    model.lm_head.register_forward_hook(spoil)
+    said = refused(invariants.check_replay, model)
+    assert "run twice on the same tokens, it gives logits that are off by NaN or infinity in other places" in said
+
+
 # --- sweep
 
 

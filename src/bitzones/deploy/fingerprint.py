@@ -26,15 +26,14 @@ _NAMES: dict[torch.dtype, DtypeName] = {torch.bfloat16: "bfloat16", torch.float1
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model answers to fixed tokens. ``logits`` has shape (sequences, positions, vocabulary), in the dtype of the arithmetic."""
+    """What a model answers to fixed tokens. ``logits`` has shape (sequences, positions, vocabulary).
+
+    ``dtype`` is that of the arithmetic: some models compute in 16 bits and widen their logits (Mamba).
+    """
 
     token_ids: torch.Tensor
     logits: torch.Tensor
-
-    @property
-    def dtype(self) -> DtypeName:
-        """Of the arithmetic."""
-        return _NAMES[self.logits.dtype]
+    dtype: DtypeName
 
     @property
     def sha256(self) -> str:
@@ -76,4 +75,4 @@ def answer(model: PreTrainedModel, token_ids: torch.Tensor) -> Answers:
         raise ModelError(f"the model does not run: {type(error).__name__}: {str(error)[:300]}") from error
     if logits.isnan().any():
         raise NonFiniteError("the quantized model computes NaN: its dtype may be too narrow, or the model is damaged")
-    return Answers(token_ids, logits)
+    return Answers(token_ids, logits, _NAMES[model.dtype])

@@ -12,7 +12,7 @@ from bitzones.deploy.recipe_export import Setting, exporter, settings
 
 __all__ = ["FILE", "ModelOpt", "export"]
 
-FILE = "quant_cfg.json"
+FILE = "quant_cfg.yaml"
 
 
 class ModelOpt:
@@ -26,16 +26,17 @@ class ModelOpt:
         entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
         for name, setting in settings(model, plan_file).items():
             entries.append({"quantizer_name": f"{name}.weight_quantizer", "cfg": _attributes(setting), "enable": True})
-        return {FILE: json.dumps({"quant_cfg": entries, "algorithm": "max"}, indent=1) + "\n"}
+        text = json.dumps({"quant_cfg": entries, "algorithm": "max"}, indent=1)
+        return {FILE: text.replace('"-1":', "-1:") + "\n"}  # YAML, because axes have to be numbers and JSON has no such keys
 
     def usage(self, plan_file: PlanFile) -> str:
         """The lines of Python."""
         return f"""\
 ```python
-import json
 import modelopt.torch.quantization as mtq
+import yaml
 from transformers import AutoModelForCausalLM
-model = mtq.quantize(AutoModelForCausalLM.from_pretrained("MODEL"), json.load(open("{FILE}")), forward_loop=None)
+model = mtq.quantize(AutoModelForCausalLM.from_pretrained("MODEL"), yaml.safe_load(open("{FILE}")), forward_loop=None)
 ```
 
 ModelOpt's integers are symmetric: at 4 and 2 bits that is coarser than what was measured."""
