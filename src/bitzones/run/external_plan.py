@@ -122,6 +122,7 @@ def measure(
     variants = session.variants
     if run.model is None or variants.loaded.sha256 != run.model.sha256:
         raise ModelError(f"model {run.profile.model.source!r} is not the one that the run measured: its weights have another SHA-256")
+    session.check_invariants()
     if session.held_out.sha256 != plans.sequences_sha256:
         raise PlanError(f"{path}: the held-out sequences of this run cannot be reproduced: the data sets or the tokenizer have changed")
     notify(f"measuring {name} on {len(session.held_out.sequences)} held-out sequences")
