@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from bitzones.schema.profile import Profile
+from bitzones.schema.text_settings import TextSource
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -178,6 +179,11 @@ def profile() -> str:
                 *([intro] if intro else []),
                 _table(section, dict(section.model_fields)),
             ]
+            if key == "text":
+                pieces += [
+                    "## [[sensitivity.text]], [[held_out.text]], [[calibration.text]]",
+                    _table(TextSource, dict(TextSource.model_fields)),
+                ]
     return "\n\n".join(pieces) + "\n"
 
 
@@ -246,6 +252,8 @@ def _type(kind: Any) -> str:
         return ", ".join(f"`{item}`" for item in inside)
     if origin in (Union, UnionType):
         return " or ".join(_type(item) for item in inside if item is not NoneType)
+    if origin is tuple and inside[0] is TextSource:
+        return "list of tables"
     if origin is tuple:
         return f"list of {_type(inside[0])}"
     return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import make_domains
 import numpy as np
 from make_search import fisher, held_out, searched
 
 from bitzones.analysis.analyze import analyse, read_run
 from bitzones.analysis.results import Analysis, Caveat, Decision
 from bitzones.schema.cells import FailedCell
+from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell, ShapeTimes, UnitLatencyCell
 from bitzones.schema.profile import PLAN, Profile
@@ -263,7 +265,7 @@ def run_dict(found: Iterable[Record] | None = None, of: Profile | None = None, *
     facts: dict[str, Any] = {"source": "embedded:tiny", "layers": max(numbers, default=12), **model}
     run = Run(
         bitzones="0.1.0",
-        profile=of or profile(),
+        profile=of or profile(domains=make_domains.settings(cell for cell in found if isinstance(cell, DomainCell))),
         model=ModelInfo(
             sha256="m" * 64,
             architecture="LlamaForCausalLM",
@@ -320,13 +322,17 @@ def analysed(folder: Path, found: Iterable[Record], **model: Any) -> Analysis:
 
 def hostile() -> dict[str, Any]:
     """The same run with every string that is not checked made as hostile as it can be."""
-    data = copy.deepcopy(run_dict([*planned(), FailedCell(variant=NASTY, of="latency", detail=NASTY, reason=NASTY)]))
+    data = copy.deepcopy(
+        run_dict([*planned(), *make_domains.domains(), FailedCell(variant=NASTY, of="latency", detail=NASTY, reason=NASTY)])
+    )
     data["bitzones"]["model"] |= {"source": NASTY, "architecture": NASTY, "revision": NASTY, "not_quantizable": {NASTY: 7}}
     data["bitzones"]["profile"]["model"]["source"] = NASTY
     data["bitzones"]["environment"] |= {"cpu": NASTY, "device_name": NASTY, "versions": {NASTY: NASTY}}
     for benchmark in data["benchmarks"]:
         cell = benchmark["extra_info"]["bitzones"]
         benchmark["fullname"] = NASTY
+        if "domain" in cell:
+            cell["domain"] += NASTY
         if "task" in cell:
             cell |= {"task": cell["task"] + NASTY, "origin": NASTY, "task_sha256": NASTY}
         if cell["variant"] == "w4":
@@ -368,6 +374,7 @@ def small() -> list[Record]:
         found += [accuracy("science_mini", variant, right, items=40), latency(variant, "decode", 1.0), memory(variant, 4)]
     found.append(FailedCell(variant="w2", of="latency", detail="prefill-b1-p64", reason="out of memory"))
     found.append(accuracy("science_mini", PLAN, 33, items=40))
+    found += make_domains.domains(variants=("w4", "plan"))
     return [*found, divergence(sensitivity(4, 24), "w4", 1.2), layers_cell(4), sweep, *plan_cells(sweep, 4)]
 
 

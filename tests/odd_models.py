@@ -31,6 +31,19 @@ def git() -> PretrainedConfig:
     return hf.GitConfig(**sizes, vision_config={**vision, "image_size": 32, "patch_size": 16})
 
 
+def qwen_vl() -> PretrainedConfig:
+    """Qwen2.5-VL, which is loaded as an image-text-to-text model."""
+    text = {
+        **_SIZES,
+        **_HEADS,
+        "num_hidden_layers": 2,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
+    }
+    vision = {"depth": 3, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "out_hidden_size": 64, "patch_size": 14}
+    tokens = {"image_token_id": 250, "video_token_id": 251, "vision_start_token_id": 252, "vision_end_token_id": 253}
+    return hf.Qwen2_5_VLConfig(text_config=text, vision_config=vision, **tokens)
+
+
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "bloom": lambda: hf.BloomConfig(**_SIZES, n_layer=2, n_head=4),
     "falcon": lambda: hf.FalconConfig(**_SIZES, num_hidden_layers=2, num_attention_heads=4),
@@ -38,6 +51,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "mpt": lambda: hf.MptConfig(vocab_size=257, d_model=64, n_layers=2, n_heads=4, max_seq_len=128),
     "gpt-neo": lambda: hf.GPTNeoConfig(**_SIZES, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]], window_size=8),
     "gemma3-vl": gemma3_vl,
+    "qwen-vl": qwen_vl,
     "gemma3n": lambda: hf.Gemma3nTextConfig(
         **_SIZES, **_HEADS, **_GEMMA, **_PER_LAYER, laurel_rank=8, activation_sparsity_pattern=[0.0] * 4
     ),
@@ -78,7 +92,8 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 def built(config: PretrainedConfig) -> PreTrainedModel:
     """A model of a configuration, weights large enough that layers differ."""
     torch.manual_seed(0)
-    model: PreTrainedModel = hf.AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+    kind = hf.AutoModelForCausalLM if type(config) in hf.MODEL_FOR_CAUSAL_LM_MAPPING else hf.AutoModelForImageTextToText
+    model: PreTrainedModel = kind.from_config(config).eval().requires_grad_(False)
     for parameter in {id(p): p for p in model.parameters() if p.ndim > 1}.values():
         parameter.data.mul_(2.0)
     return model

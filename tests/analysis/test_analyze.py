@@ -283,6 +283,16 @@ def test_what_quanto_cannot_quantize_is_said(tmp_path: Path) -> None:
     assert (kind.names, kind.count) == (("Conv1D",), 28_311_552)
 
 
+def test_why_decoding_ran_on_a_growing_cache_is_said_once(tmp_path: Path, data: Data) -> None:
+    assert "static_cache_refused" not in caveats(analyse(read_run(write(tmp_path, data))))
+    for benchmark in data["benchmarks"]:
+        if (cell := benchmark["extra_info"]["bitzones"])["kind"] == "latency":
+            cell["static_cache_refused"] = "RuntimeError: sizes"
+    analysis = analyse(read_run(write(tmp_path, data)))
+    assert caveats(analysis)["static_cache_refused"].names == ("RuntimeError: sizes",)
+    assert {item.static_cache_refused for item in analysis.latency} == {"RuntimeError: sizes"}
+
+
 def test_sensitivity_alone_is_enough(tmp_path: Path) -> None:
     analysis = analyse(read_run(write(tmp_path, run_dict([sensitivity()]))))
     assert decided(analysis).zones

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import bitzones
 from bitzones.analysis.plan import Plan
 from bitzones.backends.quanto import packing, quantizers, saving
 from bitzones.data import sequences
-from bitzones.deploy.engines import ENGINES, engine
+from bitzones.deploy.targets import TARGETS, Target, target
 from bitzones.models import structure
 from bitzones.rounding import layerwise
 
@@ -214,13 +215,15 @@ def test_a_module_that_is_no_linear_layer_is_refused(source: Path) -> None:
 # --- exports
 
 
-def test_every_engine_can_be_loaded() -> None:
-    assert {name: callable(engine(name)) for name in ENGINES} == {"quanto": True}
+def test_every_target_is_a_function_of_one_kind() -> None:
+    signatures = {name: inspect.signature(target(name)) for name in TARGETS}
+    expected = list(inspect.signature(Target.__call__).parameters)[1:]
+    assert {name: list(signature.parameters) for name, signature in signatures.items()} == dict.fromkeys(TARGETS, expected)
 
 
-def test_an_engine_that_is_not_there(plan: Plan, tmp_path: Path) -> None:
-    with pytest.raises(bitzones.ArgumentError, match="there is no export for the engine 'vllm'; engines: quanto"):
-        bitzones.export(plan, tmp_path / "model", engine="vllm")
+def test_a_target_that_is_not_there(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(bitzones.ArgumentError, match="there is no export to 'vllm'; targets: quanto, mlx"):
+        bitzones.export(plan, tmp_path / "model", to="vllm")
     assert not (tmp_path / "model").exists()
 
 

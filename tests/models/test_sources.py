@@ -101,9 +101,9 @@ def test_pickled_weights_are_not_weights(tmp_path: Path) -> None:
 
 def test_a_pointer_of_git_lfs_is_not_weights(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-    assert "is a pointer of Git LFS" in refused(fill(tmp_path / "m", model__safetensors=pointer))
+    assert "is a Git LFS pointer" in refused(fill(tmp_path / "m", model__safetensors=pointer))
     (tmp_path / "m.gguf").write_bytes(pointer)
-    assert "is a pointer of Git LFS" in refused(tmp_path / "m.gguf")
+    assert "is a Git LFS pointer" in refused(tmp_path / "m.gguf")
 
 
 def test_a_gguf_file_is_known_by_how_it_begins(tmp_path: Path) -> None:
@@ -180,9 +180,9 @@ def test_a_drawn_model_needs_the_configuration_alone(hub: tiny_hub.Hub) -> None:
     [
         ("tiny/gated", None, "the repository is gated: accept its terms on its page on the hub, then hf auth login, or set HF_TOKEN"),
         ("random:tiny/gated", None, "the repository is gated"),
-        ("tiny/modell", None, "the hub has no such model, or it is private (then hf auth login); no folder of this name is here either"),
+        ("tiny/modell", None, "the hub has no such model, or it is private (then hf auth login); there is no folder of this name either"),
         ("tiny/unknown", None, "the hub has no such model"),
-        ("tiny/model", "v2", "the hub has this model, and no revision 'v2' of it"),
+        ("tiny/model", "v2", "the hub has this model, but no revision 'v2' of it"),
         ("tiny/pickled", None, "no *.safetensors in "),
         ("tiny/half", None, "half downloaded: "),
         ("tiny/model--x", None, "not a hub id: "),
@@ -198,7 +198,7 @@ def test_what_was_fetched_is_found_without_the_hub(hub: tiny_hub.Hub, monkeypatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert sources.locate(settings("tiny/model")) == found
     (found.path / "model.safetensors").unlink()
-    assert "HF_HUB_OFFLINE is set, and the model is not wholly in the hub's cache" in refused("tiny/model")
+    assert "HF_HUB_OFFLINE is set, and the model is not completely in the hub's cache" in refused("tiny/model")
     assert refused("tiny/gated").startswith("model 'tiny/gated': HF_HUB_OFFLINE is set")
     assert hub.downloads.count("model.safetensors") == 1
 

@@ -120,7 +120,7 @@ def test_only_the_named_layers() -> None:
     model = tiny_models.llama()
     assert {unit.layer for unit in units.model_units(model, "group", [0, 2])} == {0, 2}
     assert [unit.name for unit in units.model_units(model, "layer", [1])] == ["model.layers.1"]
-    with pytest.raises(ModelError, match=r"sensitivity\.layers names layer 7, and the model has 3, numbered from 0"):
+    with pytest.raises(ModelError, match=r"sensitivity\.layers names layer 7, but the model has 3, numbered from 0"):
         units.model_units(model, "layer", [0, 7])
 
 

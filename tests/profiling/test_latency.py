@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import odd_models
 import pytest
 import tiny_models
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, StaticCache
 
 from bitzones.backends.quanto import packing, quantizers
 from bitzones.devices import nvml
@@ -54,6 +58,16 @@ def test_every_round_starts_from_the_prompt_again(model: LlamaForCausalLM) -> No
     ends = [timed.run(*timed.setup()) for _ in range(2)]
     assert torch.equal(*ends)
     assert timed.setup()[0].get_seq_length() == 5
+
+
+@pytest.mark.parametrize("name", ["gemma3-vl", "git", "bloom", "mamba2", "lfm2"])
+def test_prompts_are_plain_tokens_of_the_text_model(name: str) -> None:
+    made = odd_models.model(name)
+    (ids,) = latency.prepare(made, Timing("prefill", 8, 100), seed=0).setup()
+    assert not set(ids.flatten().tolist()) & {0, 250 if name == "gemma3-vl" else 0}
+    assert int(ids.max()) == 256
+    timed = latency.prepare(made, DECODE, seed=0)
+    assert timed.run(*timed.setup()).shape == (2, 1)
 
 
 def test_the_seed_chooses_the_prompt(model: LlamaForCausalLM) -> None:
@@ -125,6 +139,36 @@ def test_a_model_without_a_static_cache_decodes_on_a_growing_one(model: LlamaFor
     assert torch.equal(timed.run(*timed.setup()), expected)
 
 
+def test_a_model_whose_static_cache_does_not_work_decodes_on_a_growing_one_and_says_why() -> None:
+    """Falcon with alibi says that it can be compiled, and fails on a cache that is longer than what is filled."""
+    alibi = odd_models.model("falcon-alibi")
+    made = latency.ready(alibi, DECODE, 0, 1, NO_GPU, units.fused_groups(alibi))
+    with made.watch:
+        written = made.timed.run(*made.timed.setup())
+    cell = latency.cell("bf16", made, [0.1])
+    assert cell.cache == "dynamic"
+    assert (cell.static_cache_refused or "").startswith("RuntimeError: The size of tensor a")
+    (ids,) = latency.prepare(alibi, PREFILL, seed=0).setup()
+    for _ in range(1 + 3):
+        ids = torch.cat([ids, alibi(ids).logits[:, -1:].argmax(-1)], 1)
+    assert torch.equal(written, ids[:, -1:])
+
+
+def test_a_static_cache_on_which_a_model_computes_something_else_is_not_used(model: LlamaForCausalLM) -> None:
+    def lost(_module: object, _args: object, kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+        static = isinstance(kwargs.get(cache.name_of(model) or ""), StaticCache)
+        return (), kwargs | ({"position_ids": torch.zeros_like(kwargs["input_ids"])} if static else {})
+
+    assert cache.static(model, 8).refused is None
+    handle = model.register_forward_pre_hook(lost, with_kwargs=True)
+    try:
+        found = cache.static(model, 8)
+    finally:
+        handle.remove()
+    assert found.cache is None
+    assert re.fullmatch(r"logits differ by up to [\d.]+ from those on a growing cache", found.refused or "")
+
+
 def test_what_a_step_reads(model: LlamaForCausalLM) -> None:
     timed = latency.prepare(model, DECODE, seed=3)
     assert timed.cache_bytes() is None, "nothing was read yet"
@@ -175,6 +219,7 @@ def test_the_cell_keeps_the_raw_rounds_and_what_they_are_compared_with(model: Ll
     assert cell.kernels == {"dense": 7 * tiny_models.LAYERS}
     assert cell.kernels_by_group["attn.qkv"] == {"dense": 3 * tiny_models.LAYERS}
     assert (cell.device_rounds_s, cell.bandwidth, cell.cache, cell.compiled) == (None, bandwidth, "static", False)
+    assert cell.static_cache_refused is None
     assert cell.gpu is not None
     assert cell.gpu.device_used_peak.status == nvml.NO_DEVICE
 

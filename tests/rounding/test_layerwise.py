@@ -179,7 +179,7 @@ def test_a_variant_is_rounded_in_sequence_and_its_units_alone() -> None:
 
 def test_a_variant_without_sequences_says_so() -> None:
     loaded = loading.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
-    with pytest.raises(ModelError, match="needs calibration sequences, and none were given"):
+    with pytest.raises(ModelError, match="needs a calibration set, and none was given"):
         Variants(loaded, {"bf16": "bf16", "w2": "qint2:gptq"}, CPU, torch.float32).model("w2")
 
 

@@ -169,7 +169,7 @@ def test_a_dtype_that_is_no_reference_is_refused() -> None:
 )
 def test_budgets_of_every_kind(budget: Any, expected: dict[str, Any]) -> None:
     made = profile_of(
-        "embedded:tiny", formats=["qint8", "qint2:hqq"], tasks=["science_mini"], texts={}, budget=budget, device=None, seed=3, settings={}
+        "embedded:tiny", formats=["qint8", "qint2:hqq"], tasks=["science_mini"], text={}, budget=budget, device=None, seed=3, settings={}
     )
     assert made.budget.model_dump(exclude_none=True) == expected
     assert (made.seed, made.model.source, made.model.device) == (3, "embedded:tiny", "auto")

@@ -170,7 +170,7 @@ def test_what_does_not_see_every_token_is_refused(model: LlamaForCausalLM) -> No
     plain = layer.forward
     layer.forward = lambda hidden: plain(hidden[:, :-1])[:, [*range(hidden.shape[1] - 1), -1]]
     try:
-        with pytest.raises(NotMeasuredError, match="up_proj is not given every token"):
+        with pytest.raises(NotMeasuredError, match="up_proj does not see every token"):
             fisher.scores(model, [{MODULES[1]: moved(model, MODULES[1], 0.3)}], batches(), len(LENGTHS), 1, seed=0)
     finally:
         del layer.forward

@@ -10,6 +10,7 @@ from bitzones.analysis import (
     accuracy_verdicts,
     attention,
     caveats,
+    domains,
     fisher_agreement,
     heuristics,
     latency_memory,
@@ -24,6 +25,7 @@ from bitzones.analysis.reader import RunFile, one_line, read_run
 from bitzones.analysis.results import Analysis, CalibratedFormats, Decision, Failure, Took
 from bitzones.analysis.task_answers import Accuracy
 from bitzones.schema.cells import FailedCell
+from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.errors import PlanError, RunFileError
 from bitzones.schema.formats import REFERENCE_NAMES
 from bitzones.schema.layer_statistics import LayersCell
@@ -215,6 +217,7 @@ def analyse(run_file: RunFile) -> Analysis:
         if sample
         else (),
         plans=judged,
+        domains=domains.read_domains(run, run_file.of(DomainCell), judged),
         search=plans.history(found.search, resamples, seed, profile.plans.rounds) if found.search else None,
         fisher_proxy=fisher_agreement.agreement(scores, measured) if scores and measured else (),
         rules=_rules(run, measured, found.layers, decision),

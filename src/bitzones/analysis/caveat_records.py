@@ -38,6 +38,7 @@ CaveatCode = Literal[
     "likelihood_change",
     "many_families",
     "kind_not_measured",
+    "static_cache_refused",
     "few_rounds",
     "one_process",
     "cells_failed",
@@ -56,7 +57,8 @@ class Caveat(Decided):
     """How many: tokens (other_text_sensitivity), parameters (not_quantizable), modules (modules_stay), comparisons, plans, cells."""
     layers: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
-    """Variants, plans, formats, a module class or a kind of cell, as the run file spells them; format, module, reason (modules_stay)."""
+    """Variants, plans, formats, a module class or a kind of cell, as the run file spells them; format, module, reason (modules_stay);
+    reasons (static_cache_refused)."""
     task: str | None = None
     metric: str | None = None
     effect: float | None = None

@@ -139,6 +139,8 @@ def _missing(analysis: Analysis) -> Iterator[Caveat]:
     for name in ("accuracy", "latency", "memory", "sensitivity", "layers"):
         if not getattr(analysis, name):
             yield Caveat(code="kind_not_measured", names=(name,))
+    if refused := {item.static_cache_refused: None for item in analysis.latency if item.static_cache_refused is not None}:
+        yield Caveat(code="static_cache_refused", names=tuple(refused))
     rounds = min((item.rounds for item in analysis.latency), default=MIN_SEQUENCES)
     if rounds < MIN_SEQUENCES:
         yield Caveat(code="few_rounds", n=rounds)

@@ -73,6 +73,8 @@ class LatencyFigures(Decided):
     """Median by that of the same decoding through torch.compile; null where one of the two was not timed."""
     joules_per_token: Figure | None = None
     """Energy of the GPU above idle; null where nothing was decoded for it."""
+    static_cache_refused: str | None = None
+    """Why decoding ran on a growing key-value cache though the model claims to have one of a fixed size."""
     warmup_stable: bool | None = None
     """Whether rounds had become alike before timing began; false where warming up ended at its bound."""
     contended: tuple[str, ...] = ()

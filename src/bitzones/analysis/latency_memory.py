@@ -108,6 +108,7 @@ def _latency(
         times_roofline=float(median) / roofline if roofline else None,
         slow_path=slow_path(cell, ratio.value if ratio and ratio.low is not None and ratio.low > 1 else None),
         joules_per_token=cell.energy.per_token if cell.energy else None,
+        static_cache_refused=cell.static_cache_refused,
         warmup_stable=cell.warmup_stable,
         contended=contended_by(cell),
         asked_batch=cell.asked_batch if cell.shortages else None,

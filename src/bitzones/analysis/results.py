@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from bitzones.analysis.caveat_records import Caveat
 from bitzones.analysis.cost_figures import LatencyFigures, MemoryFigures, PlanTime, ShapeFigures, SlowPath, UnitLatencyFigures
+from bitzones.analysis.domain_figures import DomainsReading
 from bitzones.analysis.plan import Around, Decided, Fused, LayerZone, Plan, SplitHalf, UnitPlan, Zone, ZoneWord
 from bitzones.analysis.plan_verdicts import FisherReading, PlansReading, RuleAudit, SearchReading
 from bitzones.analysis.sensitivity_figures import LayerRank, LayerReading, UnitReading, WholeVariant
@@ -163,6 +164,8 @@ class Analysis(Decided):
     whole: tuple[WholeVariant, ...]
     plans: PlansReading | None
     """Whole plans on held-out sequences; null where none were measured."""
+    domains: DomainsReading | None = None
+    """Perplexity and divergence by domain; null where the profile names none."""
     search: SearchReading | None
     """The search, round by round; null where none was run."""
     fisher_proxy: tuple[FisherReading, ...]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import TypeVar
 
 from bitzones.allocation.time_cost import plan_ns
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.cells import Cell, FailedCell
+from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.formats import REFERENCE_NAMES
 from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell, Trial
@@ -20,6 +22,9 @@ __all__ = ["faults"]
 
 MOST_BYTES = 2**50
 """A unit of a pebibyte is a mistake, and sums of such sizes overflow 64-bit integers."""
+
+SAME_NLL = 1e-3
+"""By which two passes of the reference over a window may differ, where memory made one of them take smaller batches."""
 
 KindT = TypeVar("KindT")
 
@@ -48,6 +53,7 @@ def faults(run: Run, cells: Sequence[Cell]) -> Iterator[str]:
     for sweep in found.of(SensitivityCell):
         yield from _sweep(run, sweep)
     yield from _sequences(found)
+    yield from _domains(found)
     for fisher in found.of(FisherCell):
         yield from _fisher(found, fisher)
     yield from _plans(found)
@@ -114,6 +120,22 @@ def _sequences(found: _Cells) -> Iterator[str]:
             yield f"{cell.kind} cell: measured on other sensitivity sequences than the {first.kind} cell"
     if any(cell.sequences_sha256 == other.sequences_sha256 for cell in held_out for other in calibrated[:1]):
         yield "plans cell: its sequences are those that the plans were made from, not held out"
+
+
+def _domains(found: _Cells) -> Iterator[str]:
+    """All variants of a domain are measured on the same windows, and the reference predicts the same there whoever asks."""
+    first: dict[str, DomainCell] = {}
+    for cell in found.of(DomainCell):
+        base = first.setdefault(cell.domain, cell)
+        where = f"domain {cell.domain}: {cell.variant}"
+        if _windows_of(cell) != _windows_of(base):
+            yield f"{where} was measured on other windows than {base.variant}"
+        elif not all(isclose(a, b, rel_tol=SAME_NLL) for a, b in zip(cell.reference_nll_nats, base.reference_nll_nats, strict=True)):
+            yield f"{where} says that the reference predicts otherwise than {base.variant} says"
+
+
+def _windows_of(cell: DomainCell) -> tuple[object, ...]:
+    return cell.sequences_sha256, cell.scored_tokens, cell.window, cell.stride, cell.context, cell.joined
 
 
 def _fisher(found: _Cells, cell: FisherCell) -> Iterator[str]:

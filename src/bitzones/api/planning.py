@@ -15,16 +15,15 @@ from bitzones.analysis.reader import RunFile, add_plan, read_run
 from bitzones.api.analyzing import Analysis
 from bitzones.api.requirements import needs
 from bitzones.deploy import plan_file
-from bitzones.deploy.engines import engine as engine_of
+from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile
+from bitzones.deploy.targets import target
 from bitzones.schema.errors import ArgumentError, RunFileError
 from bitzones.schema.plan_cells import PlansCell
 from bitzones.schema.sensitivity_cells import SensitivityCell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from bitzones.deploy.quanto_checkpoint import Applied
 
 __all__ = ["DEVICE", "PlanLike", "apply", "export", "measure_plan", "read_plan", "verify_export"]
 
@@ -117,21 +116,23 @@ def export(
     plan: PlanLike,
     folder: Path | str,
     *,
-    engine: str = "quanto",
+    to: str = "quanto",
     model: str | None = None,
     device: str = "cpu",
     trust_remote_code: bool = False,
     force: bool = False,
     notify: Notify = _silent,
-) -> Applied:
-    """Quantize a fresh copy of the plan's model and write a checkpoint that an engine loads: all of it, or nothing.
+) -> Exported:
+    """Quantize a fresh copy of the plan's model and write it for an engine: all of it, or nothing.
 
-    The checkpoint is reloaded before it is there: formats, group sizes and logits have to be those of what was quantized.
+    What was written is read back, and where the engine is installed loaded by it, before it is there: no weight may differ. What a target
+    cannot hold is refused, never rounded to something else.
 
     Args:
         plan: an analysis, a plan, or the path of a plan.json.
         folder: to make; may be absent or empty.
-        engine: what is to load it. ``quanto``: ``QuantizedModelForCausalLM.from_pretrained``.
+        to: what is to load it. ``quanto``: ``QuantizedModelForCausalLM.from_pretrained``; ``mlx``: mlx-lm; ``gguf``:
+            llama.cpp.
         model: source of the model, where it is not where the plan says; its weights must have the plan's SHA-256.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``: where to quantize.
         trust_remote_code: let code that comes with the model run, if the plan asks for it.
@@ -139,14 +140,15 @@ def export(
         notify: called with one line per step.
 
     Returns:
-        What was made: the folder, the bytes of all weights before and after, and the number of modules by format.
+        What was made: the folder, the bytes of all weights before and after, the number of modules by format, how each is stored, and how
+        that was checked.
 
     Raises:
-        PlanError: the plan is wrong or does not fit the model, or asks for code that was not allowed.
+        PlanError: the plan is wrong or does not fit the model, or asks for code that was not allowed, or the target cannot hold a format.
         ModelError: the model cannot be loaded, quantized, saved, or reloaded as it was.
         OutputError: the folder is taken or cannot be written.
         DeviceError: there is no such device.
-        ArgumentError: there is no such engine or device name, or the plan is of another type.
+        ArgumentError: there is no such target or device name, or the plan is of another type.
         MissingPackageError: the packages that measure are not installed (``pip install 'bitzones[measure]'``).
 
     Example:
@@ -157,9 +159,9 @@ def export(
     planned = _plan_file(plan)
     _check_device(device)
     with needs("measure"):
-        made = engine_of(engine)
+        write = target(to)
         from bitzones.devices import device as devices  # noqa: PLC0415
-    return made(
+    return write(
         planned,
         Path(folder),
         devices.resolve(device),

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from bitzones import __version__
+from bitzones.cli import export as exporting
 from bitzones.cli import regression
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
@@ -143,7 +144,7 @@ def verify(
     """
     from bitzones import measure_plan
 
-    measure_plan(run_file, plan, place := output / "run.json", notify=_say)
+    measure_plan(run_file, plan, place := output / "run.json", notify=exporting.say)
     _report([place], output)
 
 
@@ -176,7 +177,7 @@ def apply(
     elif plan is None or output is None:
         raise typer.BadParameter("give PLAN.json and -o FOLDER, or --check FOLDER", param_hint="PLAN.json")
     else:
-        made = export(plan, output, model=model, device=device, trust_remote_code=trust_remote_code, force=force, notify=_say)
+        made = export(plan, output, model=model, device=device, trust_remote_code=trust_remote_code, force=force, notify=exporting.say)
         for line in made.lines():
             typer.echo(line)
 
@@ -184,10 +185,13 @@ def apply(
 def _check(folder: Path, device: str) -> None:
     from bitzones import verify_export
 
-    if (difference := verify_export(folder, device=device, notify=_say)) is not None:
+    if (difference := verify_export(folder, device=device, notify=exporting.say)) is not None:
         typer.echo(f"bitzones: {difference}", err=True)
         raise typer.Exit(EXIT_DIFFERS)
     typer.echo(f"{folder}: verified: hashes, formats, group sizes and outputs match the export")
+
+
+exporting.register(app)
 
 
 @app.command()
@@ -213,14 +217,8 @@ def release(
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the older ones warn of the tokenizer that the newer ones wrote
     with needs("measure"):
         from bitzones.run import release as measuring
-    write_text(output, json.dumps(measuring.measure(chosen, _say), indent=1) + "\n")
+    write_text(output, json.dumps(measuring.measure(chosen, exporting.say), indent=1) + "\n")
     typer.echo(f"wrote {output}")
-
-
-def _say(message: str) -> None:
-    """Progress, if a terminal is attached."""
-    if sys.stderr.isatty():
-        typer.echo(message, err=True)
 
 
 regression.register(app)

@@ -1,29 +1,42 @@
-"""The three sets of sequences of a run: for sensitivities, for judging whole plans (held out), and for calibrated formats.
+"""The sequences of a run: domains, and three sets, for sensitivities, for judging whole plans (held out), and for calibrated formats.
 
-They come from the profile's texts where it names any, else from the train splits of its tasks, in an order that does not depend on which
-set is asked for first.
+They come from the sources that the profile names, else from the train splits of its tasks, in an order that does not depend on which set
+is asked for first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bitzones.data import encoding, sequences, tasks, text
-from bitzones.data.sequences import Sequences, SequenceSet
+from bitzones.data import encoding, mixtures
+from bitzones.data.dealing import Taken
+from bitzones.data.mixtures import Mixer, Writer
+from bitzones.data.sequences import SequenceSet
 from bitzones.data.tasks import TaskSet
+from bitzones.data.text import Texts
 from bitzones.models import structure
+from bitzones.schema import text_sources
 from bitzones.schema.errors import TaskError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.profile import Profile
 from bitzones.schema.run_record import TextSet
+from bitzones.schema.text_settings import Domain
+from bitzones.schema.text_sources import SetName
 
-__all__ = ["SequenceSets", "SetName", "check_tokens"]
+__all__ = ["DomainSet", "SequenceSets", "SetName", "check_tokens"]
 
-SetName: TypeAlias = Literal["sensitivity", "held_out", "calibration"]
+
+@dataclass(frozen=True)
+class DomainSet:
+    """The windows of one domain, and what was read for them."""
+
+    domain: Domain
+    windows: SequenceSet
+    record: TextSet
 
 
 class SequenceSets:
@@ -34,8 +47,9 @@ class SequenceSets:
         tokenizer: of the model.
         scored: the items that accuracy is measured on, which are in no set.
         model: says how long a sequence may be, and how many tokens calibrated formats need.
-        given: texts in memory by the set that the profile names them for, in place of what the profile names.
+        given: texts in memory by the name that the profile has for them.
         notify: told, in a line, how many items were too long for the model.
+        writer: gives text of the reference.
     """
 
     def __init__(
@@ -44,17 +58,33 @@ class SequenceSets:
         tokenizer: PreTrainedTokenizerBase,
         scored: Mapping[str, TaskSet],
         model: PreTrainedModel,
-        given: Mapping[str, text.Texts],
+        given: Mapping[str, Texts],
         notify: Callable[[str], None] = lambda message: None,
+        writer: Writer | None = None,
     ) -> None:
         self._notify = notify
         self._profile = profile
-        self._tokenizer = tokenizer
         self._model = model
-        self._given = given
-        self._prompts = {item.prompt for task in scored.values() for item in (*task.items, *task.shots)}
+        prompts = {item.prompt for task in scored.values() for item in (*task.items, *task.shots)}
+        self._mixer = Mixer(profile, tokenizer, model, prompts, given, writer)
+        self._taken_by: dict[str, str] = {}
         self.texts: dict[SetName, TextSet] = {}
-        """What was read for each set that was cut from texts."""
+        """What was read for each set."""
+
+    @cached_property
+    def domains(self) -> dict[str, DomainSet]:
+        """Domain -> its windows, and from where in them predictions are scored.
+
+        Raises:
+            TaskError: a source cannot be read, or holds too few tokens.
+        """
+        found = {}
+        for domain in self._profile.domains:
+            taken = self._mixer.domain(domain)
+            windows, record = mixtures.joined([taken], domain.window)
+            self._require_apart(f"domain {domain.name}", [taken])
+            found[domain.name] = DomainSet(domain, windows, record)
+        return found
 
     @cached_property
     def sensitivity(self) -> SequenceSet:
@@ -87,53 +117,29 @@ class SequenceSets:
         Raises:
             TaskError: a source cannot be read, or holds too few tokens.
         """
-        if self._profile.text is not None:
+        if text_sources.reads_text(self._profile):
             _ = self.held_out
         if any(map(is_calibrated, self._profile.formats)):
             _ = self.calibration
 
     def _take(self, name: SetName, tokens: int, key: str) -> SequenceSet:
-        if self._profile.text is None:
-            return self._take_items(tokens, key)
-        source = self._calibration_text if name == "calibration" else self._sensitivity_text
-        taken, self.texts[name] = self._dealer.take(source, tokens, key)
+        _ = self.domains  # taken first, so that they are the same whatever sets there are
+        parts, passed_over = self._mixer.take(text_sources.sources(self._profile, name), tokens, key)
+        if passed_over:
+            room = encoding.positions(self._model)
+            self._notify(f"{key}: train items passed over: {passed_over}, longer than the model's {room} positions")
+        taken, self.texts[name] = mixtures.joined(parts, self._longest(parts), passed_over)
+        self._require_apart(name, parts)
         return taken
 
-    def _take_items(self, tokens: int, key: str) -> SequenceSet:
-        taken = sequences.take(self._from_tasks, tokens, key)
-        if taken.passed_over:
-            room = self._from_tasks.room
-            self._notify(f"{key}: train items passed over: {taken.passed_over}, longer than the model's {room} positions")
-        return taken
+    def _longest(self, parts: Sequence[Taken]) -> int:
+        return max(len(row.ids) for taken in parts for row in taken.sequences)
 
-    @cached_property
-    def _from_tasks(self) -> Sequences:
-        """What is left of the train splits, without what is scored and without what stands before it."""
-        train = [tasks.training(task.name, task.path) for task in self._profile.tasks]
-        return sequences.sequences(self._tokenizer, train, self._prompts, encoding.positions(self._model))
-
-    @cached_property
-    def _dealer(self) -> text.Dealer:
-        assert self._profile.text is not None
-        room = encoding.positions(self._model)
-        return text.Dealer(self._tokenizer, self._profile.text.sequence_tokens, room, self._prompts)
-
-    @cached_property
-    def _sensitivity_text(self) -> text.Documents:
-        assert self._profile.text is not None
-        return self._opened("sensitivity", self._profile.text.sensitivity)
-
-    @cached_property
-    def _calibration_text(self) -> text.Documents:
-        """What the other sets have left, where nothing of its own is named."""
-        assert self._profile.text is not None
-        named = self._profile.text.calibration
-        return self._sensitivity_text if named is None else self._opened("calibration", named)
-
-    def _opened(self, name: SetName, named: str) -> text.Documents:
-        settings = self._profile.text
-        assert settings is not None
-        return text.opened(self._given.get(name, named), settings.column, settings.split)
+    def _require_apart(self, name: str, parts: Sequence[Taken]) -> None:
+        """A document is in one set or domain only: what is judged on is not what was chosen on."""
+        for document in (document for taken in parts for document in taken.hashes):
+            other = self._taken_by.setdefault(document, name)
+            assert other == name, f"a document of {name} is in {other} too"
 
 
 def check_tokens(model: PreTrainedModel, tokens: int) -> None:

@@ -94,9 +94,9 @@ def _check_free(folder: Path, target: Path, marker: str, *, force: bool) -> None
     if not taken:
         return
     if not (target / marker).is_file():
-        raise OutputError(f"{folder}: not empty, and nothing that bitzones apply wrote (it has no {marker}): give another folder")
+        raise OutputError(f"{folder}: not empty, and nothing that bitzones wrote (it has no {marker}): give another folder")
     if not force:
-        raise OutputError(f"{folder}: not empty: give another folder, or --force to replace what an earlier bitzones apply wrote there")
+        raise OutputError(f"{folder}: not empty: give another folder, or --force to replace what an earlier export wrote there")
 
 
 def _settle(folder: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from bitzones.backends.quanto import packing, quantizers
 from bitzones.deploy import verify
 from bitzones.deploy.plan_file import FORMATS, PlanFile
-from bitzones.deploy.quanto_checkpoint import calibrated, check_modules
+from bitzones.deploy.prepared import calibrated, check_modules
 from bitzones.models import sources, structure
 from bitzones.schema import profile_sections
 from bitzones.schema.errors import ArgumentError, ModelError, PlanError

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from bitzones import __version__
@@ -18,7 +19,7 @@ from bitzones.schema.environment import versions
 from bitzones.schema.profile_sections import HUB_ID
 from bitzones.stats.intervals import CONFIDENCE
 
-__all__ = ["SNIPPET", "escaped", "layer_table", "model_card"]
+__all__ = ["QUANTO", "SNIPPET", "Card", "escaped", "layer_table", "model_card"]
 
 SNIPPET = """\
 from optimum.quanto import QuantizedModelForCausalLM
@@ -46,7 +47,37 @@ def escaped(text: str) -> str:
     return _NOT_PLAIN.sub(lambda match: f"&#{ord(match[0])};", cut)
 
 
-def model_card(plan: Plan, model: PlannedModel, layers: Mapping[str, int], bytes_before: int, bytes_after: int) -> str:
+@dataclass(frozen=True)
+class Card:
+    """What a target adds to the card: names that are its own, and Markdown that is not a stranger's.
+
+    ``library`` is what loads the folder, as the hub names it; ``by`` what its weights were quantized by; ``load`` how to load it;
+    ``stored`` what each format of the plan is called there.
+    """
+
+    library: str
+    by: str
+    load: str
+    stored: tuple[str, ...] = ()
+    files: str = "`plan.json` is the plan"
+
+
+QUANTO = Card(
+    "optimum-quanto",
+    "quantized by [optimum-quanto](https://github.com/huggingface/optimum-quanto)",
+    f"""\
+`pip install optimum-quanto transformers accelerate ninja`; 4-bit and 2-bit weights need a C++ compiler on a CPU (quanto compiles an
+extension, once). In this folder:
+
+```python
+{SNIPPET}```
+
+`bitzones apply --check .` tells whether the folder is whole and computes what it did when it was made.""",
+    files="`plan.json` is the plan, `quanto_qmap.json` what quanto makes of it",
+)
+
+
+def model_card(plan: Plan, model: PlannedModel, layers: Mapping[str, int], bytes_before: int, bytes_after: int, card: Card = QUANTO) -> str:
     """The text of README.md.
 
     Args:
@@ -55,25 +86,20 @@ def model_card(plan: Plan, model: PlannedModel, layers: Mapping[str, int], bytes
         layers: quantizable module -> number of its layer.
         bytes_before: of all weights, in the model's own dtype.
         bytes_after: of all weight files in the folder.
+        card: what the target adds.
     """
     return f"""\
-{_front_matter(model)}
+{_front_matter(model, card)}
 
 # {escaped(_name(model))}, quantized layer by layer
 
-{escaped(model.architecture)}, quantized by [optimum-quanto](https://github.com/huggingface/optimum-quanto) with the formats that bitzones
+{escaped(model.architecture)}, {card.by} with the formats that bitzones
 planned from measured sensitivities. All weights: {bytes_before / 1e6:,.3f} MB in {escaped(model.dtype)}, {bytes_after / 1e6:,.3f} MB here.
 The license of the base model holds.
 
 ## How to load it
 
-`pip install optimum-quanto transformers accelerate ninja`; 4-bit and 2-bit weights need a C++ compiler on a CPU (quanto compiles an
-extension, once). In this folder:
-
-```python
-{SNIPPET}```
-
-`bitzones apply --check .` tells whether the folder is whole and computes what it did when it was made.
+{card.load}
 
 ## How far it is from the original
 
@@ -83,20 +109,25 @@ extension, once). In this folder:
 
 {layer_table(plan, layers)}
 
-Modules that are not named, the embeddings among them, stay as they are.
+{_stored(card)}Modules that are not named, the embeddings among them, stay as they are.
 
 ## Made with
 
-{_made_with(plan, model)}
+{_made_with(plan, model, card)}
 """
 
 
-def _front_matter(model: PlannedModel) -> str:
+def _front_matter(model: PlannedModel, card: Card) -> str:
     """YAML; a JSON string is one, whatever it holds. The hub refuses a ``base_model`` that is no id of its own."""
     source = json.dumps(model.source)
     on_hub = HUB_ID.fullmatch(model.source) and not Path(model.source).exists()
     base = [f"base_model: {source}", "base_model_relation: quantized"] if on_hub else [f"# base_model: no id of the hub: {source}"]
-    return "\n".join(("---", *base, "library_name: optimum-quanto", "pipeline_tag: text-generation", "tags: [quanto, bitzones]", "---"))
+    tag = card.library.removeprefix("optimum-")
+    return "\n".join(("---", *base, f"library_name: {card.library}", "pipeline_tag: text-generation", f"tags: [{tag}, bitzones]", "---"))
+
+
+def _stored(card: Card) -> str:
+    return "".join(f"- {line}\n" for line in card.stored) + "\n" if card.stored else ""
 
 
 def _name(model: PlannedModel) -> str:
@@ -158,7 +189,7 @@ def _formats(formats: Mapping[str, list[str]], *, whole: bool) -> str:
     )
 
 
-def _made_with(plan: Plan, model: PlannedModel) -> str:
+def _made_with(plan: Plan, model: PlannedModel, card: Card) -> str:
     measured = ", ".join(f"{escaped(name)} {escaped(version)}" for name, version in plan.versions.items())
     here = ", ".join(f"{name} {version}" for name, version in versions().items())
     return f"""\
@@ -166,4 +197,4 @@ def _made_with(plan: Plan, model: PlannedModel) -> str:
 - planned by bitzones {escaped(plan.bitzones)}, measured with {measured}, arithmetic in {escaped(model.compute_dtype)}
 - base model: {escaped(model.source)}, SHA-256 of its weights {escaped(model.sha256)}
 - calibration data {escaped(plan.sequences_sha256)}, profile {escaped(plan.profile_sha256)}
-- `plan.json` is the plan, `quanto_qmap.json` what quanto makes of it"""
+- {card.files}"""

@@ -1,62 +1,120 @@
-"""A model's key-value cache, whatever its transformers calls it: 5.24 says ``cache`` where it was ``past_key_values``, and warns of the old
-name; and caches of a fixed size, for steps that all have one shape.
+"""Key-value caches under whatever argument name transformers uses, and static caches, with which all decode steps have one shape.
 
-This module does not know what is read into a cache.
+transformers 5.24 renamed ``past_key_values`` to ``cache`` and warns about the old name.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, StaticCache
 from transformers.cache_utils import StaticLayer
 
-__all__ = ["as_argument", "bytes_per_position", "can_wind_back", "name_of", "of_output", "static", "wind_back"]
+from bitzones.devices import device as devices
+from bitzones.models import text_config
+
+__all__ = ["Static", "as_argument", "bytes_per_position", "can_wind_back", "forget", "name_of", "of_output", "static", "wind_back"]
 
 NAMES = ("cache", "past_key_values")
 """Newest first."""
 
+REMEMBERED = "rope_deltas"
+"""Attribute in which a vision-language model keeps how far a prompt's positions are from its tokens' numbers."""
+
+PROBED = 4
+"""Tokens of the prompt on which a model is asked whether it computes on a cache of a fixed size."""
+
+LEAST_APART, NOISE = 1e-3, 8
+"""By the largest logit: logits that differ by less than this, or by so many rounding steps of the dtype, are one result in another order
+of summation. A mask or a bias in the wrong place moves them by a large part of their size."""
+
 
 def name_of(model: PreTrainedModel) -> str | None:
-    """What the model's ``forward`` calls its cache; None where it takes none."""
+    """The name of the cache argument of the model's ``forward``; None if it has none."""
     takes = inspect.signature(model.forward).parameters
     return next((name for name in NAMES if name in takes), None)
 
 
 def as_argument(model: PreTrainedModel, cache: Any) -> dict[str, Any]:
-    """The cache as a keyword argument of the model's ``forward`` and ``generate``; nothing where the model takes none."""
+    """The cache as a keyword argument for ``forward`` and ``generate``; empty if the model takes none."""
     name = name_of(model)
     return {} if name is None else {name: cache}
 
 
 def of_output(out: Any) -> Any:
-    """The cache that a pass left; None where it left none."""
+    """The cache in a model's output; None if there is none."""
     return next((out[name] for name in NAMES if name in out), None)
 
 
-def static(model: PreTrainedModel, positions: int) -> StaticCache | None:
-    """A cache of a fixed number of positions, empty; None where the model cannot have one."""
+@dataclass(frozen=True)
+class Static:
+    """An empty cache of a fixed number of positions; None where the model cannot have one, and why where it says that it can."""
+
+    cache: StaticCache | None
+    refused: str | None = None
+
+
+def static(model: PreTrainedModel, positions: int) -> Static:
+    """A cache of a fixed number of positions, if the model computes on one what it computes on a growing one.
+
+    Some say that they can and cannot: a Falcon with alibi adds biases for the positions that are filled to scores of all positions.
+    """
     if name_of(model) is None or not getattr(model, "_can_compile_fullgraph", False):
+        return Static(None)
+    refused = _refusal(model)
+    return Static(StaticCache(config=model.config, max_cache_len=positions) if refused is None else None, refused)
+
+
+@torch.no_grad()
+def _refusal(model: PreTrainedModel) -> str | None:
+    """Why not, from a short prompt and a step after it, on both kinds of cache."""
+    try:
+        fixed = _steps(model, StaticCache(config=model.config, max_cache_len=PROBED + 2))
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
+        if devices.is_out_of_memory(error):
+            raise
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    growing = _steps(model, None)
+    apart, scale = float((fixed - growing).abs().max()), float(growing.abs().max())
+    if apart <= max(LEAST_APART, NOISE * torch.finfo(model.dtype).eps) * scale or not (math.isfinite(apart) and math.isfinite(scale)):
         return None
-    return StaticCache(config=model.config, max_cache_len=positions)
+    return f"logits differ by up to {apart:.2g} from those on a growing cache"
+
+
+def _steps(model: PreTrainedModel, cache: StaticCache | None) -> torch.Tensor:
+    """Logits of the last token of a prompt, and of one token after it, float32 of shape (2, 1, vocabulary)."""
+    forget(model)
+    ids = text_config.plain_tokens(model)[: PROBED + 1].to(model.device)[None]
+    first = model(input_ids=ids[:, :PROBED], use_cache=True, **(as_argument(model, cache) if cache is not None else {}))
+    then = model(input_ids=ids[:, PROBED:], use_cache=True, **as_argument(model, of_output(first)))
+    return torch.stack([first.logits[:, -1], then.logits[:, -1]]).float()
+
+
+def forget(model: PreTrainedModel) -> None:
+    """Drop what a model keeps of its last prompt beside the cache: Qwen-VL's offsets of positions, whose batch may be another one's."""
+    for module in model.modules():
+        if getattr(module, REMEMBERED, None) is not None:
+            setattr(module, REMEMBERED, None)
 
 
 def can_wind_back(cache: StaticCache) -> bool:
-    """Whether every layer's position is one number that can be set; a sliding window that has moved has lost what it would go back to."""
+    """Whether every layer's position can be set back; a sliding window that has moved on has lost its earlier entries."""
     return all(type(layer) is StaticLayer and isinstance(getattr(layer, "cumulative_length", None), torch.Tensor) for layer in cache.layers)
 
 
 def wind_back(cache: StaticCache, positions: int) -> None:
-    """Forget what came after the first positions: it is overwritten by what comes next."""
+    """Set the cache back to its first ``positions``; later entries are overwritten by the next tokens."""
     layers: list[Any] = cache.layers
     for layer in layers:
         layer.cumulative_length.fill_(positions)
 
 
 def bytes_per_position(cache: Any) -> float:
-    """Bytes of keys and values that one position takes over all layers and sequences; of recurrent states nothing is known, and 0."""
+    """Bytes of keys and values per position, over all layers and sequences; recurrent states count as 0."""
     layers = [layer for layer in getattr(cache, "layers", ()) if isinstance(getattr(layer, "keys", None), torch.Tensor)]
     sizes: list[float] = [(layer.keys.nbytes + layer.values.nbytes) / layer.keys.shape[-2] for layer in layers]
     return sum(sizes)

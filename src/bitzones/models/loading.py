@@ -1,7 +1,4 @@
-"""Loading a model, so that measuring functions receive a model and never load one.
-
-This module does not know about tasks or measurements, and not where files come from (`bitzones.models.sources`).
-"""
+"""Loads models and tokenizers. Measuring functions receive a loaded model; where its files come from is up to `bitzones.models.sources`."""
 
 from __future__ import annotations
 
@@ -37,18 +34,18 @@ from bitzones.schema.run_record import ModelInfo
 __all__ = ["Loaded", "load"]
 
 _QUANTIZED = ("quantization_config", "compression_config")
-"""Where a config.json says how its weights are quantized; the second is that of old compressed-tensors."""
+"""Keys of a config.json that say how the weights are quantized; the second is from old versions of compressed-tensors."""
 
 _READ_BACK = frozenset({"fp8"})
-"""What transformers makes dense by itself where it has no kernel for it; where it has one, the weights stay packed and are refused."""
+"""Methods whose weights transformers dequantizes if it has no kernel for them; if it has one, the weights stay packed and are refused."""
 
 _RANDOM_SEED = 0
-"""Of drawn weights: two runs of one architecture measure the same model."""
+"""Seed of random weights, so that two runs of one architecture measure the same model."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model as it is stored, in evaluation mode, with its tokenizer: what every variant is a fresh copy of."""
+    """A dense model in evaluation mode with its tokenizer; every variant starts as a copy of it."""
 
     model: PreTrainedModel
     own_tokenizer: PreTrainedTokenizerBase | None
@@ -63,17 +60,17 @@ class Loaded:
         """The model's tokenizer.
 
         Raises:
-            NotMeasuredError: the weights are random, and what they make of a text says nothing.
+            NotMeasuredError: the weights are random, so results on text would be meaningless.
         """
         if self.own_tokenizer is None:
             raise NotMeasuredError(
-                f"the weights of {self.source} are random: accuracy and sensitivity would mean nothing, "
+                f"the weights of {self.source} are random: accuracy and sensitivity would be meaningless; "
                 "only latency and memory are measured"
             )
         return self.own_tokenizer
 
     def info(self, compute_dtype: torch.dtype) -> ModelInfo:
-        """What the run file says about the model."""
+        """The model's record in the run file."""
         model = self.model
         return ModelInfo(
             source=self.source,
@@ -96,22 +93,22 @@ class Loaded:
 def load(
     settings: profile_sections.Model, device: torch.device, notify: Callable[[str], None] = sources.silent, formats: Sequence[str] = ()
 ) -> Loaded:
-    """Load a model, dense, in the dtype that it is to be stored in.
+    """Load a dense model in its storage dtype.
 
     Args:
-        settings: its source (`bitzones.schema.profile_sections.Model`).
-        device: where the weights go; layers that it has no room for go elsewhere where ``settings.device`` is ``auto``.
-        notify: told, in a line, of anything that takes long, such as a download.
-        formats: that it is going to be quantized to, which takes room too.
+        settings: the source and its options.
+        device: the device of the weights; layers that do not fit go elsewhere if ``settings.device`` is ``auto``.
+        notify: receives a line about anything that takes long, such as a download.
+        formats: formats that the model will be quantized to, which need memory too.
 
     Raises:
-        ModelError: the source is not understood, is not there, is not whole or another than its hash says, has no safetensors, is quantized
-            already, cannot be loaded, lacks weights that the architecture has or holds others, or does not fit.
+        ModelError: the source is malformed, missing, incomplete, has another hash or no safetensors; or the model is already quantized,
+            cannot be loaded, lacks weights of its architecture, has others, or does not fit.
     """
     files, dtype = sources.locate(settings, notify), devices.dtype_of(settings.dtype)
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code, "local_files_only": True}
     if files.kind == "gguf" and importlib.util.find_spec("gguf") is None:
-        raise ModelError(f"model {settings.source!r}: GGUF files are read with the gguf package: pip install 'bitzones[measure]'")
+        raise ModelError(f"model {settings.source!r}: reading GGUF files needs the gguf package: pip install 'bitzones[measure]'")
     tokenizer: PreTrainedTokenizerBase | None = None
     left_out = NOTHING
     try:
@@ -136,25 +133,25 @@ def load(
         ) from error
     if tokenizer is not None and not tokenizer.is_fast:
         raise ModelError(
-            f"model {settings.source!r}: its tokenizer ({type(tokenizer).__name__}) does not say where a token stands in a text"
+            f"model {settings.source!r}: its tokenizer ({type(tokenizer).__name__}) does not give the positions of tokens in a text"
         )
     model.eval().requires_grad_(requires_grad=False)
     if spread := offload.said(model):
-        notify(f"too large for {device} alone: {', '.join(f'layers {layers} lie on {place}' for layers, place in spread.items())}")
+        notify(f"too large for {device} alone: {', '.join(f'layers {layers} are on {place}' for layers, place in spread.items())}")
     return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, files.kind == "config", left_out)
 
 
 def _advice(files: sources.Files, error: Exception) -> str:
     if "trust_remote_code" in str(error):
-        return " without running code of its own (model.trust_remote_code = true allows it)"
-    return " (is the file whole?)" if files.kind == "gguf" else ""
+        return " without running code from its repository (model.trust_remote_code = true allows that)"
+    return " (is the file complete?)" if files.kind == "gguf" else ""
 
 
 def _refuse_quantized(folder: Path, options: dict[str, Any], notify: Callable[[str], None]) -> None:
-    """See that a configuration does not say of its weights that they are quantized, whatever library did it.
+    """Refuse a model whose configuration says that its weights are quantized, by whatever library.
 
     Raises:
-        ModelError: it does, and they cannot be read back as dense ones.
+        ModelError: they are, and transformers cannot dequantize them.
     """
     settings = AutoConfig.from_pretrained(folder, **options)
     parts = (settings, settings.get_text_config(decoder=True))
@@ -163,17 +160,17 @@ def _refuse_quantized(folder: Path, options: dict[str, Any], notify: Callable[[s
         return
     method = str(found.get("quant_method", "unknown") if isinstance(found, dict) else getattr(found, "quant_method", "unknown"))
     if method in _READ_BACK:
-        notify(f"its weights are quantized by {method} and read back: the reference is the model after that rounding")
+        notify(f"its weights are quantized by {method} and are dequantized: the reference is the model after that rounding")
         return
     raise ModelError(
-        f"it is quantized already, by {method[:40]}: give the model as it was before quantization "
-        "(where its weights are dense again, take quantization_config out of its config.json)"
+        f"it is already quantized, by {method[:40]}: use the model from before quantization "
+        "(if its weights are dense, remove quantization_config from its config.json)"
     )
 
 
 def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
-    """Stored weights, every one of them, and the names of those without a place; those of a GGUF file are unpacked."""
-    # Left to itself transformers may keep the blocks of a GGUF packed, where quanto cannot quantize them.
+    """The model with all of its stored weights, and the names of weights that its architecture lacks."""
+    # By default transformers may keep the blocks of a GGUF file packed, and quanto cannot quantize those.
     kind = {"quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in options else {"use_safetensors": True}
     made_by = AutoModelForCausalLM if "gguf_file" in options else _auto_class(AutoConfig.from_pretrained(folder, **options))
     read: Any = made_by.from_pretrained(folder, dtype=dtype, output_loading_info=True, **kind, **options)
@@ -181,11 +178,11 @@ def _read(folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Pr
     if missing := sorted(read[1]["missing_keys"]):
         raise ModelError(f"its files lack {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; they would be random")
     if packed := [name for name, p in model.named_parameters() if type(p) is not torch.nn.Parameter or not p.is_floating_point()]:
-        raise ModelError(f"{len(packed)} of its weights are stored quantized, such as {packed[0]}; give the model as it was before")
+        raise ModelError(f"{len(packed)} of its weights are quantized, such as {packed[0]}; use the model from before quantization")
     if absent := [name for name, p in model.named_parameters() if p.is_meta]:
         raise ModelError(f"{len(absent)} of its weights were not read, such as {absent[0]}")
     if model.dtype != dtype:
-        raise ModelError(f"it came as {model.dtype} where {dtype} was asked for")
+        raise ModelError(f"it was loaded as {model.dtype} instead of {dtype}")
     return model, set(read[1]["unexpected_keys"])
 
 
@@ -200,7 +197,7 @@ def _auto_class(settings: PretrainedConfig) -> Any:
 def _draw(
     config: Path, dtype: torch.dtype, options: dict[str, Any], device: torch.device, plan: Callable[[PreTrainedModel], Placement]
 ) -> tuple[PreTrainedModel, Placement]:
-    """The architecture of a configuration, with weights drawn where they are to lie: what fits a GPU need not fit the host's memory."""
+    """A model of a configuration with random weights, drawn on their final device, because host memory may be smaller than the GPU's."""
     settings = AutoConfig.from_pretrained(config.parent if config.name == "config.json" else config, **options)
 
     def made() -> PreTrainedModel:
@@ -217,10 +214,10 @@ def _draw(
 
 
 def _placement(model: PreTrainedModel, settings: profile_sections.Model, device: torch.device, formats: Sequence[str]) -> Placement:
-    """Where the layers of a model that lies on the host, or on no device yet, are to go.
+    """The placement of the layers of a model that is in host memory or on the meta device.
 
     Raises:
-        ModelError: there is no room for them.
+        ModelError: the model does not fit.
     """
     size = offload.held_bytes(model)
     if settings.device == "auto" and device != offload.HOST:
@@ -228,5 +225,5 @@ def _placement(model: PreTrainedModel, settings: profile_sections.Model, device:
         copies = 1.0 if compute == model.dtype else 1 + compute.itemsize / model.dtype.itemsize
         return offload.planned(model, offload.rooms(device, 0 if model.device.type == "meta" else size), formats, copies)
     if device != offload.HOST and size > (free := devices.free_bytes(device)):
-        raise ModelError(f"it has {size / 1e9:.1f} GB of weights, and {device} {free / 1e9:.1f} GB free: device = 'auto' spreads it")
+        raise ModelError(f"it has {size / 1e9:.1f} GB of weights, and {device} has {free / 1e9:.1f} GB free: device = 'auto' spreads it")
     return dict.fromkeys(structure.decoder_layers(model), device)

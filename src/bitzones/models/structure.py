@@ -1,6 +1,6 @@
-"""The decoder layers of a model and what can be quantized in them, found by what a pass does and not by a table of names.
+"""Finds a model's decoder layers, and the modules in them that can be quantized, by what a forward pass does, without a table of names.
 
-What quanto can quantize inside a decoder layer belongs to it, unless several modules have that weight in common.
+Every quantizable module inside a decoder layer belongs to that layer, unless several modules share its weight.
 """
 
 from __future__ import annotations

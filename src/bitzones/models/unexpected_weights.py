@@ -1,6 +1,6 @@
-"""Weights in a model's files that its architecture has no place for: named with their bytes, and refused unless the profile allows them.
+"""Refuses weights in a model's files that its architecture does not have, unless the profile allows leaving them out.
 
-Left to itself transformers leaves them out: a model whose ``config.json`` is that of another is then measured without its biases.
+transformers ignores them silently: a model with the wrong ``config.json`` would be measured without its biases.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from bitzones.schema.errors import ModelError
 __all__ = ["KEY", "NOTHING", "Unexpected", "check"]
 
 KEY = "model.allow_unexpected_weights"
-"""Of the profile."""
+"""The profile's key."""
 
 _NAMED = 4
-"""Kinds of weights that a message names: those of a layer that is too many are a dozen."""
+"""Kinds of weights that a message lists; a surplus layer has a dozen."""
 
 
 @dataclass(frozen=True)
 class Unexpected:
-    """How many weights were left out, and their bytes in the files."""
+    """Number of weights that were left out, and their bytes in the files."""
 
     weights: int = 0
     bytes: int = 0
@@ -40,7 +40,7 @@ NOTHING = Unexpected()
 
 @dataclass(frozen=True)
 class _Stored:
-    """Where a tensor lies, and how large it is there."""
+    """The file that holds a tensor, and its size there."""
 
     file: Path
     bytes: int
@@ -49,28 +49,28 @@ class _Stored:
 def check(
     model: PreTrainedModel, unexpected: Collection[str], files: Sequence[Path], *, allowed: bool, notify: Callable[[str], None]
 ) -> Unexpected:
-    """What of a model's files the loaded model lacks.
+    """The weights in a model's files that the loaded model lacks.
 
     Args:
         model: as transformers loaded it.
-        unexpected: names that transformers had no place for.
-        files: safetensors; none of a GGUF file, of which no bytes are said.
-        allowed: whether the profile takes the model without them.
-        notify: told what was left out, also what the architecture itself says is not needed.
+        unexpected: names that transformers reported as unexpected.
+        files: safetensors files; empty for a GGUF file, whose bytes are not reported.
+        allowed: whether the profile allows leaving weights out.
+        notify: receives a line about weights that were left out, including those that the architecture declares unnecessary.
 
     Raises:
-        ModelError: something was left out, or a tied head has a tensor of its own, and the profile does not allow it.
+        ModelError: weights were left out, or a tied head has a different tensor in the files, and the profile does not allow it.
     """
     stored = _stored(files)
     kind = type(model).__name__
     if names := _not_needed(model, stored):
-        notify(f"left out, as {kind} says of itself: {_described(model, names, stored)}")
+        notify(f"left out, because {kind} does not need them: {_described(model, names, stored)}")
     _check_head(model, stored, allowed=allowed, notify=notify)
     if not unexpected:
         return NOTHING
-    said = f"its files hold what {kind} has no place for: {_described(model, unexpected, stored)}"
+    said = f"its files hold weights that {kind} does not have: {_described(model, unexpected, stored)}"
     if not allowed:
-        raise ModelError(f"{said}; is its config.json that of these weights? {KEY} = true measures it without them")
+        raise ModelError(f"{said}; does its config.json belong to these weights? {KEY} = true measures it without them")
     notify(f"{said}; left out")
     return Unexpected(len(unexpected), _bytes(model, unexpected, stored))
 
@@ -85,7 +85,7 @@ def _stored(files: Iterable[Path]) -> dict[str, _Stored]:
 
 
 def _not_needed(model: PreTrainedModel, stored: Collection[str]) -> list[str]:
-    """Names that the architecture declares not to need, such as masks of old checkpoints and layers for speculative decoding."""
+    """Names that the architecture declares unnecessary, such as masks in old checkpoints and layers for speculative decoding."""
     patterns = getattr(model, "_keys_to_ignore_on_load_unexpected", None)
     if not patterns:
         return []
@@ -94,23 +94,21 @@ def _not_needed(model: PreTrainedModel, stored: Collection[str]) -> list[str]:
 
 
 def _check_head(model: PreTrainedModel, stored: dict[str, _Stored], *, allowed: bool, notify: Callable[[str], None]) -> None:
-    """See that a head which the configuration ties to the embeddings has no other tensor in the files."""
+    """Refuse a head that the configuration ties to the embeddings while the files hold a different tensor for it."""
     names = _tied_names(model)
     if names is None:
         return
     head, embeddings = (next((found for found in _spellings(model, name) if found in stored), None) for name in names)
     if head is None or embeddings is None or torch.equal(_tensor(stored, head), _tensor(stored, embeddings)):
         return
-    said = f"its config.json ties the head to the embeddings, and its files hold another tensor for {head} ({stored[head].bytes:,} bytes)"
+    said = f"its config.json ties the head to the embeddings, but its files hold another tensor for {head} ({stored[head].bytes:,} bytes)"
     if not allowed:
-        raise ModelError(
-            f"{said}: tie_word_embeddings = false in config.json uses it; {KEY} = true goes on with what transformers makes of it"
-        )
+        raise ModelError(f"{said}: tie_word_embeddings = false in config.json uses it; {KEY} = true accepts what transformers does with it")
     notify(f"{said}; {'the embeddings are' if structure.tied_embeddings(model) else 'that tensor is'} used")
 
 
 def _tied_names(model: PreTrainedModel) -> tuple[str, str] | None:
-    """Names of the head's and the embeddings' weights, where the configuration ties them."""
+    """Names of the weights of the head and of the embeddings, if the configuration ties them."""
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     if head is None or not (getattr(model.config, "tie_word_embeddings", False) and getattr(model, "_tied_weights_keys", None)):
         return None
@@ -125,7 +123,7 @@ def _tensor(stored: dict[str, _Stored], name: str) -> torch.Tensor:
 
 
 def _spellings(model: PreTrainedModel, name: str) -> tuple[str, ...]:
-    """A weight's name, with and without that of the model inside the model: files have it either way."""
+    """A weight's name with and without the prefix of the base model: files have either."""
     prefix = f"{model.base_model_prefix}."
     return name, name.removeprefix(prefix), prefix + name
 

@@ -1,7 +1,6 @@
-"""What one decision covers: a decoder layer, the modules that serving engines fuse, or one module, found by structure.
+"""The units of decision, found by structure: a decoder layer, a group of modules that serving engines fuse, or one module.
 
-A plan that gives ``q`` and ``k`` of one layer different formats cannot be served fused; so the unit of a decision is a choice of its own.
-This module receives a model; it does not know what is measured on a unit.
+A plan that gives ``q`` and ``k`` of a layer different formats cannot be served with fused modules, so the granularity is configurable.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ Granularity: TypeAlias = Literal["layer", "group", "module"]
 def model_units(
     model: PreTrainedModel, granularity: Granularity = "layer", layers: Collection[int] | None = None, include: Sequence[str] = ()
 ) -> tuple[Unit, ...]:
-    """What can be decided separately, in the model's order; bytes are those of the weights in the model's own dtype.
+    """The units of a model, in its order; ``reference_bytes`` are in the model's own dtype.
 
     Args:
-        model: not quantized.
-        granularity: ``layer``: all that a decoder layer has; ``group``: what serving engines fuse (`fused_groups`); ``module``: one each.
-        layers: numbers of the decoder layers to take; all where None.
-        include: modules outside the layers, each a unit of its own behind them (`structure.head`).
+        model: an unquantized model.
+        granularity: ``layer``: all modules of a decoder layer; ``group``: modules that serving engines fuse (`fused_groups`); ``module``.
+        layers: numbers of the decoder layers to include; all if None.
+        include: modules outside the layers, each a unit after them (`structure.head`).
 
     Raises:
-        ModelError: a number is not that of a layer, or nothing in these layers can be quantized.
+        ModelError: there is no layer of a given number, or nothing in these layers can be quantized.
     """
     return (*_inside(model, granularity, layers), *(_unit(model, name, None, None, (name,)) for name in include))
 
@@ -43,7 +42,7 @@ def model_units(
 def _inside(model: PreTrainedModel, granularity: Granularity, layers: Collection[int] | None) -> tuple[Unit, ...]:
     modules, blocks = structure.quantizable_modules(model), list(structure.decoder_layers(model))
     if unknown := sorted(set(layers or ()) - set(range(len(blocks)))):
-        raise ModelError(f"sensitivity.layers names layer {unknown[0]}, and the model has {len(blocks)}, numbered from 0")
+        raise ModelError(f"sensitivity.layers names layer {unknown[0]}, but the model has {len(blocks)}, numbered from 0")
     taken = {name: layer for name, layer in modules.items() if layers is None or layer in layers}
     if not taken:
         raise ModelError(f"nothing in layers {', '.join(map(str, sorted(layers or ())))} is quantizable by quanto")
@@ -82,13 +81,13 @@ def _unit(
 
 
 def _kurtosis(weights: Sequence[torch.Tensor]) -> float | None:
-    """Fourth standardized moment of all values together; None where they do not vary."""
+    """Fourth standardized moment of all values together; None if they are constant."""
     count, scale = sum(w.numel() for w in weights), max(float(w.abs().max()) for w in weights)
     if scale == 0:
         return None
     mean = sum(float(w.sum(dtype=torch.float64)) for w in weights) / count / scale
     second, fourth = 0.0, 0.0
-    for weight in weights:  # by the largest weight, since kurtosis knows no scale and fourth powers overflow
+    for weight in weights:  # divided by the largest weight: kurtosis is scale-free, and fourth powers overflow
         squared = (weight.float() / scale - mean).square_()
         second += float(squared.sum(dtype=torch.float64))
         fourth += float(squared.square_().sum(dtype=torch.float64))
@@ -99,12 +98,12 @@ def _kurtosis(weights: Sequence[torch.Tensor]) -> float | None:
 def fused_groups(model: PreTrainedModel) -> dict[tuple[int, str], tuple[str, ...]]:
     """(layer, group) -> modules that serving engines fuse, in the order in which they run: those of a block that read the same tensor.
 
-    Found by running one token and watching what each module is given: ``q``, ``k`` and ``v`` get one tensor, and so do ``gate`` and ``up``.
-    Named ``attn.qkv``, ``attn.o``, ``mlp.gate_up`` (``mlp.up`` where nothing is gated) and ``mlp.down`` where a block has just those two
-    steps, else by its modules. Modules in a list inside a layer are experts, of which a token visits a few: they are one group.
+    Found by running one token and recording each module's input: ``q``, ``k`` and ``v`` read one tensor, and so do ``gate`` and ``up``.
+    A block of two steps has the groups ``attn.qkv`` and ``attn.o``, or ``mlp.gate_up`` (``mlp.up`` without a gate) and ``mlp.down``; other
+    groups are named after their modules. Modules in a list inside a layer are experts, of which a token visits only some: one group.
     """
     modules, blocks = structure.quantizable_modules(model), structure.decoder_layers(model)
-    order: dict[str, torch.Tensor] = {}  # the tensors are kept, so that no address is given out twice
+    order: dict[str, torch.Tensor] = {}  # keeps the tensors alive, so that no address is reused
 
     def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
         return lambda _module, args: order.__setitem__(name, args[0])
@@ -134,13 +133,13 @@ def _address(tensor: torch.Tensor | None) -> tuple[int, int] | None:
 
 
 def _block(layer: torch.nn.Module, inner: str) -> str:
-    """Attention is the child that is given a mask; all else is the feed-forward unit."""
+    """Attention is the child that takes a mask; everything else is the feed-forward block."""
     child = layer.get_submodule(inner.partition(".")[0])
     return "attn" if "attention_mask" in inspect.signature(child.forward).parameters else "mlp"
 
 
 def _experts(layer: torch.nn.Module, inner: str) -> str | None:
-    """Name of the list that a module of a layer lies in."""
+    """Name of the module list that contains a module of a layer."""
     steps = inner.split(".")
     paths = (".".join(steps[:length]) for length in range(1, len(steps)))
     return next((path for path in paths if isinstance(layer.get_submodule(path), torch.nn.ModuleList)), None)
@@ -158,10 +157,10 @@ def _step_names(layer: torch.nn.Module, block: str, steps: list[tuple[object, li
 
 def _linear(layer: torch.nn.Module, name: str) -> torch.nn.Linear:
     module = layer.get_submodule(name)
-    assert isinstance(module, torch.nn.Linear)  # all that quanto quantizes here
+    assert isinstance(module, torch.nn.Linear)  # the only kind that quanto quantizes here
     return module
 
 
 def _joined(key: object, names: list[str]) -> str:
-    """``experts`` for a list, else the modules' own names, as in ``q_a_proj+kv_a_proj``."""
+    """``experts`` for a module list, else the names of the modules, as in ``q_a_proj+kv_a_proj``."""
     return key.rpartition(".")[2] if isinstance(key, str) and key not in names else "+".join(name.rpartition(".")[2] for name in names)

@@ -1,9 +1,9 @@
-"""What the products of a unit take in each format, so that time can be what a plan costs.
+"""Times the matrix products of units in every format, so that a plan's cost can be time.
 
-Units of the same shapes take the same time, so each sort of unit is timed once and not each of its layers. A model reads every weight once
-per token, from memory and not from a cache: so a round goes through all units of that sort, or through as many as no cache
-holds. Formats are timed in turns, round by round, so that a machine that slows down slows all of them. Inputs are random: the time does
-not depend on them. An expert is timed as if every token visited it. This module does not judge times.
+Units with the same shapes take the same time, so each set of shapes is timed once and not in every layer. A model reads every weight once
+per token, from memory and not from a cache, so a round goes through all units with these shapes, or through enough of them to exceed every
+cache. Formats alternate round by round, so that a slowdown of the machine affects all of them. Inputs are random, because the time does not
+depend on them. An expert is timed as if it received every token.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from bitzones.sensitivity.variants import Variants
 __all__ = ["COLD_BYTES", "measure"]
 
 COLD_BYTES = 2**27
-"""Weights of a round: above the last-level cache that a processor's core or a GPU reaches (32 MB and 50 MB on those seen)."""
+"""Fewest bytes of weights per round: more than the last-level cache of a CPU core or a GPU (32 MB and 50 MB on machines seen so far)."""
 
 Shapes = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """One sort of unit in one format: its modules, once for each copy, and what they are given."""
+    """Units with the same shapes in one format: the modules of each copy, and their inputs."""
 
     format: str
     copies: list[list[torch.nn.Module]]
     inputs: list[torch.Tensor]
 
     def round(self) -> float:
-        """Seconds of the products of all copies."""
+        """Seconds for the products of all copies."""
         device = self.inputs[0].device
         devices.synchronize(device)
         started = perf_counter()
@@ -53,10 +53,10 @@ class _Bench:
 
 
 def measure(variants: Variants, units: Sequence[Unit], shape: latency_grid.Latency, seed: int) -> UnitLatencyCell:
-    """Time every sort of unit in every format of the run and in the reference, at one token for each sequence of the first ``shape.batch``.
+    """Time units of all shapes in every format of the run and in the reference, with one token per sequence of the first ``shape.batch``.
 
     Raises:
-        NotMeasuredError: the weights would be packed and this machine unpacks them by a stand-in, whose time says nothing.
+        NotMeasuredError: weights would be packed, and this machine lacks the kernel that unpacks them, so times would be meaningless.
     """
     failure = extensions.extension_failure()
     if failure is not None and any(format_bits(name) < 8 for name in variants.uniform.values()):
@@ -78,15 +78,15 @@ def measure(variants: Variants, units: Sequence[Unit], shape: latency_grid.Laten
 
 
 def _near(variants: Variants, alike: Sequence[Unit]) -> list[Unit]:
-    """Those whose weights lie on the run's device.
+    """The units whose weights are on the run's device.
 
     Raises:
-        NotMeasuredError: there is none.
+        NotMeasuredError: there are none.
     """
     layers = list(structure.decoder_layers(variants.reference).values())
     near = [unit for unit in alike if unit.layer is None or not offload.lies_elsewhere(layers[unit.layer])]
     if not near:
-        raise NotMeasuredError(f"no unit like {alike[0].name} lies on {variants.device}: what its products take there cannot be timed")
+        raise NotMeasuredError(f"no unit like {alike[0].name} is on {variants.device}, so its matrix products cannot be timed there")
     return near
 
 
@@ -96,7 +96,7 @@ def _shapes(variants: Variants, unit: Unit) -> Shapes:
 
 
 def _benches(variants: Variants, alike: Sequence[Unit], batch: int, seed: int) -> list[_Bench]:
-    """The reference, from the model's own modules, and every format, from units quantized apart."""
+    """The reference, which uses the model's own modules, and every format, which uses separately quantized copies."""
     dense = [[variants.reference.get_submodule(name) for name in unit.modules] for unit in alike]
     generator = torch.Generator().manual_seed(seed)
     inputs = [

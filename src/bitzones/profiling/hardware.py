@@ -1,7 +1,4 @@
-"""The machine under a run: its GPU as the driver sees it, the bandwidth of its memory, what it draws when idle; each measured once.
-
-Cells that time or weigh a variant get all of that from here. This module does not know which cells a run has.
-"""
+"""The hardware of a run: its GPU, the memory bandwidth and the idle power, each measured once and shared by latency and memory cells."""
 
 from __future__ import annotations
 
@@ -25,11 +22,11 @@ M = TypeVar("M", bound=Measured)
 
 
 class Hardware:
-    """What one run measures on.
+    """The hardware that one run measures.
 
     Args:
-        variants: the models, of which the caller has seen that they are defined.
-        profile: has the shapes that are timed.
+        variants: the models; the caller makes sure that a variant is defined.
+        profile: defines the latency grid.
     """
 
     def __init__(self, variants: Variants, profile: Profile) -> None:
@@ -37,17 +34,17 @@ class Hardware:
 
     @cached_property
     def gpu(self) -> nvml.Gpu:
-        """The GPU as its driver sees it, where one computes."""
+        """The GPU of the run as its driver reports it, if there is one."""
         return nvml.open_gpu(devices.uuid_of(self._device))
 
     @cached_property
     def bandwidth(self) -> Figure:
-        """Of the device's memory."""
+        """Memory bandwidth of the device."""
         return devices.copy_bandwidth(self._device)
 
     @cached_property
     def idle_watts(self) -> Figure:
-        """What the GPU draws with the models in memory and nothing to do."""
+        """Power of the idle GPU with the models in memory."""
         return energy.idle_watts(self.gpu)
 
     @cached_property
@@ -56,22 +53,22 @@ class Hardware:
 
     @property
     def largest_decoding(self) -> Timing:
-        """The decoding of the latency grid that needs the most memory."""
+        """The decoding shape of the latency grid that needs the most memory."""
         shapes = (shape for shape in self._shapes.timings().values() if shape.phase == "decode" and not shape.compiled)
         return max(shapes, key=lambda shape: shape.batch * (shape.prompt_tokens + shape.new_tokens))
 
     def ready(self, variant: str, timing: str) -> latency.Ready:
-        """A cell of the latency grid, warm; what it is compared with is measured before."""
+        """A warmed-up cell of the latency grid. Bandwidth and idle power, with which it is compared, are measured before."""
         _, _ = self.bandwidth, self.idle_watts
         model, shape = self._variants.model(variant), self._shapes.timings()[timing]
         return latency.ready(model, shape, self._seed, self._shapes.warmup_rounds, self.gpu, self._groups)
 
     def latency_cell(self, variant: str, made: latency.Ready, rounds_s: Sequence[float]) -> LatencyCell:
-        """The record of timed rounds; energy is measured when they are read off the device's clock, which runs on."""
+        """The record of timed rounds. Energy is measured after the rounds were read off the device's clock, which keeps running."""
         timed = latency.cell(variant, made, rounds_s, self.bandwidth)
         return timed.model_copy(update={"energy": latency.energy_of(made, self.gpu, self.idle_watts)})
 
     def at_half(self, batch: int, work: Callable[[int], M]) -> M:
-        """What ``work`` records at this batch, or at the half of it that memory is enough for, with what ran out."""
+        """The cell that ``work`` records at this batch size, or at half of it and so on if memory runs out, with the failed attempts."""
         cell, shortages = oom_retry.halving(batch, work, self._device)
         return cell.model_copy(update={"shortages": shortages}) if shortages else cell

@@ -1,7 +1,7 @@
-"""How long prefill and decode take, as callables whose rounds pytest-benchmark times: what is set up stays outside the timed unit.
+"""Latency of prefill and decode, as callables whose rounds pytest-benchmark times; setup is outside the timed part.
 
-Prompts are random tokens: the time does not depend on what they say. Decoding runs on a static key-value cache, so that every step has the
-same shape, and one that is compiled meets no new one. This module does not judge times.
+Prompts are random tokens, because the time does not depend on their content. Decoding uses a static key-value cache, so that every step has
+the same shape and a compiled step is never recompiled.
 """
 
 from __future__ import annotations
@@ -48,19 +48,20 @@ __all__ = [
 Groups: TypeAlias = Mapping[tuple[int, str], tuple[str, ...]]
 
 STABLE_ROUNDS, STABLE_SPREAD = 3, 0.05
-"""A phase is warm when its last three rounds lie within 5% of the fastest of them: less is noise on a machine that is not idle."""
+"""A phase is warm if its last three rounds are within 5% of the fastest of them; less than 5% is noise on a busy machine."""
 
 MAX_WARMUP_ROUNDS, MAX_WARMUP_S = 10, 5.0
-"""The bound of warming up, in seconds without the first round, which may compile: what is not stable by then (a shared machine) is timed as
-it is, and said to be so."""
+"""Limits of warming up; the seconds exclude the first round, which may compile. A phase that is not stable by then, as on a shared machine,
+is timed anyway and recorded as unstable."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """One phase: each round is ``run(*setup())`` with only ``run`` timed; ``tokens`` is what a round processes or produces.
+    """One phase: a round is ``run(*setup())``, of which only ``run`` is timed; ``tokens`` is what a round processes or generates.
 
-    After a setup ``cache_bytes`` are the keys and values that are visible in the middle of a round, ``held_cache_bytes`` all of the cache.
-    ``again`` is another round without a new prompt, for what must not see the prompt read; None where the cache cannot be wound back.
+        After a setup, ``cache_bytes`` returns the bytes of keys and values visible in the middle of a round, ``held_cache_bytes`` those of
+    the whole cache. ``cache_refused`` says why the cache is not static although the model claims to support one. ``again`` runs another
+    round without reading the prompt again; None if the cache cannot be wound back.
     """
 
     setup: Callable[[], tuple[Any, ...]]
@@ -69,6 +70,7 @@ class Timed:
     kernels: dict[str, int]
     clock: devices.Clock
     cache: Literal["static", "dynamic"] = "dynamic"
+    cache_refused: str | None = None
     weight_bytes: int | None = None
     cache_bytes: Callable[[], int | None] = lambda: None
     held_cache_bytes: Callable[[], int | None] = lambda: None
@@ -77,7 +79,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """Rounds that were run before timing began, and whether they had become stable."""
+    """Number of warmup rounds, and whether the last of them were stable."""
 
     rounds: int
     stable: bool
@@ -85,7 +87,7 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Ready:
-    """A phase that is warm, at the batch that memory was enough for, and the watch under which it is to be timed."""
+    """A warmed-up phase at a batch size that fits in memory, and the GPU monitor for its timed rounds."""
 
     timing: Timing
     timed: Timed
@@ -96,19 +98,19 @@ class Ready:
 
 
 def ready(model: PreTrainedModel, timing: Timing, seed: int, least: int, gpu: Gpu, groups: Groups) -> Ready:
-    """Prepare a phase and warm it up, at half the batch where memory runs out, and so on.
+    """Prepare a phase and warm it up, halving the batch while memory runs out.
 
     Args:
-        model: runs.
-        timing: the cell of the profile's grid.
-        seed: of the prompt.
-        least: warm-up rounds.
-        gpu: watched while rounds are timed.
-        groups: (layer, group) -> modules, of `bitzones.models.units.fused_groups` before anything was quantized.
+        model: the model to time.
+        timing: the cell of the profile's latency grid.
+        seed: seed of the prompt.
+        least: fewest warmup rounds.
+        gpu: the GPU to monitor while rounds are timed.
+        groups: (layer, group) -> modules, from `bitzones.models.units.fused_groups` of the unquantized model.
 
     Raises:
-        NotMeasuredError: the weights are packed and this machine unpacks them by a stand-in, or torch.compile refuses the model.
-        OutOfMemoryError: memory runs out at batch 1 too.
+        NotMeasuredError: weights are packed and this machine lacks the kernel that unpacks them, or torch.compile fails.
+        OutOfMemoryError: memory runs out at batch 1.
     """
 
     def at(batch: int) -> tuple[Timing, Timed, WarmUp]:
@@ -118,22 +120,22 @@ def ready(model: PreTrainedModel, timing: Timing, seed: int, least: int, gpu: Gp
 
     if timing.compiled:
         if offload.is_spread(model):
-            raise NotMeasuredError("a model whose layers lie on several devices is not compiled")
+            raise NotMeasuredError("a model whose layers are on several devices is not compiled")
         devices.forget_compiled()
     try:
         (shape, timed, warmup), shortages = oom_retry.halving(timing.batch, at, model.device)
     except Exception as error:
         if timing.compiled and devices.is_compiler_error(error):
-            raise NotMeasuredError(f"torch.compile refuses the model: {type(error).__name__}: {str(error)[:200]}") from error
+            raise NotMeasuredError(f"torch.compile fails on this model: {type(error).__name__}: {str(error)[:200]}") from error
         raise
     return Ready(shape, timed, warmup, shortages, kernels_by_group(model, groups), Watch(gpu))
 
 
 def prepare(model: PreTrainedModel, timing: Timing, seed: int) -> Timed:
-    """The phase at a shape of the profile's grid.
+    """The phase at one shape of the profile's latency grid.
 
     Raises:
-        NotMeasuredError: the weights are packed and this machine unpacks them by a stand-in, whose time says nothing.
+        NotMeasuredError: weights are packed, and this machine lacks the kernel that unpacks them, so times would be meaningless.
     """
     failure = extensions.extension_failure()
     if failure is not None and any(needs_unpacking(module) for module in model.modules()):
@@ -144,13 +146,13 @@ def prepare(model: PreTrainedModel, timing: Timing, seed: int) -> Timed:
 
 
 def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure | None = None) -> LatencyCell:
-    """The record of timed rounds, the last that were run.
+    """The record of the rounds that were timed last.
 
     Args:
-        variant: its id.
-        made: what was timed.
+        variant: its ID.
+        made: the phase that was timed.
         rounds_s: wall time of each round.
-        bandwidth: of memory, from the same run.
+        bandwidth: memory bandwidth, measured in the same run.
     """
     timing, timed = made.timing, made.timed
     return LatencyCell(
@@ -162,6 +164,7 @@ def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure
         tokens=timed.tokens,
         compiled=timing.compiled,
         cache=timed.cache,
+        static_cache_refused=timed.cache_refused,
         warmup_rounds=made.warmup.rounds,
         warmup_stable=made.warmup.stable,
         rounds_s=tuple(rounds_s),
@@ -177,7 +180,7 @@ def cell(variant: str, made: Ready, rounds_s: Sequence[float], bandwidth: Figure
 
 
 def energy_of(made: Ready, gpu: Gpu, idle: Figure) -> Energy | None:
-    """Energy per token of decoding; None for prefill, whose rounds are too short and too few tokens' worth to be told from the setup."""
+    """Energy per generated token; None for prefill, whose rounds are too short to be separated from their setup."""
     if made.timed.again is None:
         return None
     return energy.per_token(gpu, idle, made.timed.again, made.timed.tokens)
@@ -191,11 +194,11 @@ def _timed_once(timed: Timed) -> float:
 
 
 def warm_up(once: Callable[[], float], least: int) -> WarmUp:
-    """Run rounds until the last `STABLE_ROUNDS` agree within `STABLE_SPREAD`, ``least`` at least, and to the bound at most.
+    """Run at least ``least`` rounds, until the last `STABLE_ROUNDS` agree within `STABLE_SPREAD` or a limit is reached.
 
     Args:
-        once: runs a round and gives its seconds.
-        least: rounds to run in any case.
+        once: runs a round and returns its seconds.
+        least: fewest rounds.
     """
     rounds: list[float] = []
     while True:
@@ -208,15 +211,15 @@ def warm_up(once: Callable[[], float], least: int) -> WarmUp:
 
 
 def kernels(model: PreTrainedModel) -> dict[str, int]:
-    """How many linear modules of the decoder layers each kind of weight, and so each kernel, computes."""
+    """Number of linear modules in the decoder layers per kernel."""
     layers = structure.decoder_layers(model).values()
     return kernels_of(m for layer in layers for m in layer.modules() if isinstance(m, torch.nn.Linear))
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
-    """Bytes of the weights that a step of decoding reads, as they lie in memory: all but an embedding table that is only looked up in.
+    """Bytes of the weights that a decode step reads, as packed in memory: all except an embedding table that is used only for lookups.
 
-    Of a mixture of experts this is more than a token visits.
+    For a mixture of experts this is more than one token reads.
     """
     table = model.get_input_embeddings().weight
     skipped = None if structure.tied_embeddings(model) else id(table)
@@ -230,7 +233,7 @@ def _prompt(model: PreTrainedModel, batch: int, length: int, seed: int) -> torch
 
 
 def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -> Timed:
-    """Reading a prompt: the key-value cache filled and the logits of the next token, shape (batch, 1, vocabulary)."""
+    """Prefill: fills the key-value cache and computes the logits of the next token, shape (batch, 1, vocabulary)."""
     ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
 
     @torch.no_grad()
@@ -244,13 +247,14 @@ def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -
 
 
 def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: int, seed: int, *, compiled: bool = False) -> Timed:
-    """Writing ``new_tokens`` tokens greedily after a prompt that is already read, without an early stop.
+    """Decode: generates ``new_tokens`` tokens greedily after a prompt in the cache, without stopping early.
 
-    On a static cache where the model can have one: then what one `setup` gives is good for one round, since the next one overwrites it, and
-    where that cache can be wound back, the prompt is read once only.
+        Uses a static cache if the model supports one and computes the same on it (`kv_cache.static`). The result of `setup` is then valid
+    for one round, because the next setup overwrites it; if the cache can be wound back, the prompt is read only once.
     """
     ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
-    static = caches.static(model, prompt_tokens + new_tokens)
+    found = caches.static(model, prompt_tokens + new_tokens)
+    static = found.cache
     step = devices.compiled(model, model.device) if compiled else model
     held: list[tuple[Any, torch.Tensor]] = []
 
@@ -261,6 +265,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
         if held and rewinds:
             caches.wind_back(held[0][0], prompt_tokens)
             return held[0]
+        caches.forget(model)
         if static is not None:
             static.reset()
         out = model(input_ids=ids, use_cache=True, logits_to_keep=1, **(caches.as_argument(model, static) if static is not None else {}))
@@ -289,6 +294,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
         kernels=kernels(model),
         clock=clock,
         cache="dynamic" if static is None else "static",
+        cache_refused=found.refused,
         weight_bytes=weight_bytes(model),
         cache_bytes=lambda: cache_bytes(prompt_tokens + (new_tokens + 1) / 2),
         held_cache_bytes=lambda: cache_bytes(prompt_tokens + new_tokens),
@@ -297,7 +303,7 @@ def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: i
 
 
 def kernels_by_group(model: PreTrainedModel, groups: Groups) -> dict[str, dict[str, int]]:
-    """Group (`attn.qkv` and so on) -> kind of weight -> how many modules of all layers it computes."""
+    """Group (such as ``attn.qkv``) -> kernel -> number of modules over all layers."""
     found: dict[str, Counter[str]] = {}
     for (_, group), names in groups.items():
         found.setdefault(group, Counter()).update(kernel(model.get_submodule(name)) for name in names)

@@ -1,7 +1,6 @@
-"""Bytes of a variant: as it is stored, by the tensors, and as the running process and the device show it while it decodes.
+"""Bytes of a variant: as stored, read off its tensors, and as the process and the device report them while it decodes.
 
-What the device says is a peak over one decoding, weights and keys and values apart; what it does not say has its reason
-(`bitzones.schema.record.Figure`). This module does not judge what is much.
+Figures of the device are peaks over one decoding; a figure that is not available holds the reason (`bitzones.schema.record.Figure`).
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ def measure(variant: str, variants: Variants, shape: Timing, gpu: Gpu, seed: int
     """Bytes of one variant, and of the process that holds it beside the reference.
 
     Args:
-        variant: its id.
-        variants: where its model comes from.
-        shape: of the decoding during which the device is watched.
-        gpu: asked for what the driver knows.
-        seed: of the prompt.
+        variant: its ID.
+        variants: builds its model.
+        shape: shape of the decoding during which the device is monitored.
+        gpu: the GPU whose driver is queried.
+        seed: seed of the prompt.
 
     Raises:
-        NotMeasuredError: the weights are packed and this machine cannot unpack them as it would anywhere else.
+        NotMeasuredError: the variant cannot be measured on this machine.
     """
     model = variants.model(variant)
     stored, packed = variants.stored_bytes(variant), variants.packed(variant)
@@ -65,6 +64,6 @@ def measure(variant: str, variants: Variants, shape: Timing, gpu: Gpu, seed: int
 
 
 def held_bytes(model: PreTrainedModel) -> int:
-    """Bytes of every weight and buffer as it lies in memory, tied ones once."""
+    """Bytes of all weights and buffers as packed in memory; tied ones count once."""
     tensors: dict[int, torch.Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return sum(map(packing.stored_bytes, tensors.values()))

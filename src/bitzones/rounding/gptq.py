@@ -1,13 +1,11 @@
-"""Rounding with error feedback, because at 2 bits most of the damage comes from rounding each weight as if it were alone.
+"""Rounding with error feedback (GPTQ): at 2 bits, most of the damage comes from rounding each weight independently.
 
-GPTQ (Frantar et al. 2022, arXiv:2210.17323): the columns of a weight are rounded one after another, and what rounding one of them does to
-the module's outputs is made good, in the least-squares sense over calibration inputs, by the columns that are not rounded yet. Only *which
-integers* are stored changes: groups, scales and shifts are laid out as quanto lays them out. What differs from the paper: scale and shift
-of every group are searched for before anything is rounded, each column weighted with what its error costs once the others have made good
-what they can; columns can then be taken from the most to the least active, whatever group they are in. Rows that feedback drives out of
-their grids are done again, on grids that fit the weights as feedback left them. Where earlier layers have changed a module's inputs,
-`towards` first moves the weights to where they give the outputs of the unchanged inputs again. This module sees matrices; it does not know
-what a model is, or quanto.
+GPTQ (Frantar et al. 2022, arXiv:2210.17323) rounds the columns of a weight one after another and compensates the error of each in the
+columns that are not rounded yet, by least squares over calibration inputs. Only the integers differ from quanto's; groups, scales and
+shifts keep its layout. Differences from the paper: scale and shift of every group are searched before any rounding, with each column
+weighted by the cost of its error after compensation, so columns can be processed from most to least active whatever their group. Rows that
+the feedback pushes out of their grids are rounded again, on grids fitted to the weights after feedback. If earlier layers have changed a
+module's inputs, `towards` first moves the weights so that their outputs approach those of the unchanged inputs.
 """
 
 from __future__ import annotations
@@ -23,42 +21,42 @@ from bitzones.schema.errors import NonFiniteError
 __all__ = ["DAMPING", "Rounded", "round_rows", "towards"]
 
 DAMPING = 0.01
-"""Share of the Hessian's mean diagonal that is added to it: the paper's own (its section 3.3, step 3)."""
+"""Share of the Hessian's mean diagonal that is added to its diagonal: the paper's value (section 3.3, step 3)."""
 
 MOST_DAMPING = 1.0
-"""Where even as much does not make the Hessian positive definite, it is not a matter of rounding errors."""
+"""If this much does not make the Hessian positive definite, rounding errors are not the cause."""
 
 SHRINKS = (1.0, 0.9, 0.8, 0.7)
-"""Shares of the span of a group's weights from which the search for its scale starts; smaller ones clip outliers."""
+"""Shares of the range of a group's weights at which the search for its scale starts; smaller ones clip outliers."""
 
 REFITS = 2
-"""Least-squares fits of scale and shift to the integers, from each start; a third changed no digit of the KL on SmolLM2-135M."""
+"""Least-squares fits of scale and shift from each start; a third fit did not change the printed KL on SmolLM2-135M."""
 
 TOWARDS = 0.3
-"""Share of the way to the weights that best undo a drift of the inputs: all of it fits the calibration sequences too closely (LOG.md)."""
+"""Step size towards the weights that best undo the drift of the inputs: a full step overfits the calibration set (LOG.md)."""
 
 CLIPPED = 2.0
-"""A row is done again where it lost more than so many times what errors spread evenly over its steps would have: by 1.0 to 1.5 in most
-modules of SmolLM2-135M at 2 bits, by up to 20 where outliers were pushed out of their grids."""
+"""A row is rounded again if its loss exceeds this multiple of the loss with uniformly distributed rounding errors. The ratio is 1.0 to 1.5
+in most modules of SmolLM2-135M at 2 bits, and up to 20 where outliers were pushed out of their grids."""
 
 BLOCK = 128
-"""Columns whose feedback to all later ones is given at once, as one matrix product (the paper's lazy batch)."""
+"""Columns whose feedback to all later columns is applied at once, as one matrix product (the paper's lazy batch)."""
 
 
 def round_rows(
     weight: torch.Tensor, hessian: torch.Tensor, levels: torch.Tensor, group: int, dtype: torch.dtype, damping: float = DAMPING
 ) -> Rounded:
-    """Round every row of a weight for inputs of one second moment.
+    """Round every row of a weight, given the second moment of its inputs.
 
-    Rows do not depend on each other: the rows of several modules that read the same inputs, and of several widths, are rounded at once.
+    Rows are independent, so the rows of several modules with the same inputs, also of different bit widths, are rounded together.
 
     Args:
         weight: shape (rows, columns), float32.
         hessian: sum of x x^T over the inputs x, shape (columns, columns), float64; its scale does not matter.
         levels: the largest integer of each row, such as 3 for 2 bits; shape (rows,), float32.
-        group: neighbouring columns that share a scale; divides the columns.
-        dtype: in which scales and shifts are stored; integers are chosen for what is left of them.
-        damping: share of the mean diagonal that is added; ten times as much where that is not enough, up to `MOST_DAMPING`.
+        group: number of adjacent columns that share a scale; divides the number of columns.
+        dtype: storage dtype of scales and shifts; integers are chosen for the stored values.
+        damping: share of the mean diagonal that is added; multiplied by ten as often as needed, up to `MOST_DAMPING`.
 
     Raises:
         NonFiniteError: a weight or the Hessian is NaN or infinite, or no damping makes the Hessian positive definite.
@@ -68,8 +66,8 @@ def round_rows(
     order = hessian.diagonal().argsort(descending=True, stable=True)
     upper = _inverse_factor(_factor(hessian[order][:, order], damping))
     residual = upper.diagonal().square().reciprocal()[order.argsort()]
-    cost = torch.minimum(residual, hessian.diagonal().float())  # damping is no cost: a channel that is never active has none
-    columns = weight.T.contiguous()  # a column is contiguous: it is what one step works on
+    cost = torch.minimum(residual, hessian.diagonal().float())  # damping is not a cost: a channel that is never active has none
+    columns = weight.T.contiguous()  # contiguous columns, because every step works on one column
     made = _round(columns, order, upper, _grid(columns, cost, levels, group, dtype))
     clipped = made.lost > CLIPPED * made.grid.evenly(cost)
     if clipped.any():
@@ -79,7 +77,7 @@ def round_rows(
 
 
 def towards(weight: torch.Tensor, hessian: torch.Tensor, drift: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
-    """Weights whose outputs for the inputs x, as they have become, are nearer to those for the inputs z that they were.
+    """Weights whose outputs for the changed inputs x are closer to the original outputs for the unchanged inputs z.
 
     W + `TOWARDS` * W D (H + damping)^-1 with H = sum of x x^T and D = sum of (z - x) x^T: the asymmetric calibration of GPTAQ (Li et al.
     2025, arXiv:2504.02692), as one regression before rounding.
@@ -87,7 +85,7 @@ def towards(weight: torch.Tensor, hessian: torch.Tensor, drift: torch.Tensor, da
     Args:
         weight: shape (rows, columns), float32.
         hessian: H, shape (columns, columns), float64.
-        drift: D, likewise.
+        drift: D, like ``hessian``.
         damping: as in `round_rows`.
 
     Raises:
@@ -101,7 +99,7 @@ def towards(weight: torch.Tensor, hessian: torch.Tensor, drift: torch.Tensor, da
 
 @dataclass(frozen=True)
 class _Grid:
-    """Scale and shift of every group as they come back from storage, float32 of shape (groups, rows), and levels, shape (rows,)."""
+    """Scale and shift of every group after a round trip through the storage dtype, float32, shape (groups, rows); levels, shape (rows,)."""
 
     scale: torch.Tensor
     shift: torch.Tensor
@@ -109,14 +107,14 @@ class _Grid:
     group: int
 
     def evenly(self, cost: torch.Tensor) -> torch.Tensor:
-        """What each row would lose by errors spread evenly over its steps, whose mean square is a twelfth of the step's."""
+        """The loss of each row with uniformly distributed rounding errors, whose mean square is step^2 / 12."""
         even: torch.Tensor = self.scale.square().T @ cost.unflatten(0, (-1, self.group)).sum(1) / 12
         return even
 
 
 @dataclass(frozen=True)
 class _Made:
-    """Integers and the columns that they were made of, as feedback had left them, shape (columns, rows); loss of each row."""
+    """Integers and the columns after feedback from which they were rounded, shape (columns, rows); loss of each row."""
 
     grid: _Grid
     integers: torch.Tensor
@@ -124,7 +122,7 @@ class _Made:
     lost: torch.Tensor
 
     def improved(self, rows: torch.Tensor, other: _Made) -> _Made:
-        """With what another has made of some of the rows, where it lost less."""
+        """This result with some rows replaced by another's where the other has less loss."""
         better = rows.clone()
         better[rows] = other.lost < self.lost[rows]
         ours, others = (self.integers, self.grid.scale, self.grid.shift), (other.integers, other.grid.scale, other.grid.shift)
@@ -135,7 +133,7 @@ class _Made:
 
 
 def _round(columns: torch.Tensor, order: torch.Tensor, upper: torch.Tensor, grid: _Grid) -> _Made:
-    """Round columns (shape (columns, rows)) in an order, giving the error of each to all later ones: the paper's algorithm 1."""
+    """Round columns (shape (columns, rows)) in order, feeding each error forward to all later ones: the paper's algorithm 1."""
     fed, back, groups = columns[order], order.argsort(), (order // grid.group).tolist()
     integers, lost = torch.empty_like(fed, dtype=torch.uint8), torch.zeros_like(fed[0])
     for block in _blocks(len(order)):
@@ -158,7 +156,7 @@ def _blocks(count: int) -> Iterator[slice]:
 
 
 def _grid(columns: torch.Tensor, cost: torch.Tensor, levels: torch.Tensor, group: int, dtype: torch.dtype) -> _Grid:
-    """The grids of all groups of columns, shape (columns, rows)."""
+    """The grids of all groups; ``columns`` has shape (columns, rows)."""
     fits = [_fit(part, paid, levels, dtype) for part, paid in zip(columns.split(group), cost.split(group), strict=True)]
     scale, shift = (torch.stack(found) for found in zip(*fits, strict=True))
     return _Grid(scale, shift, levels, group)
@@ -167,10 +165,10 @@ def _grid(columns: torch.Tensor, cost: torch.Tensor, levels: torch.Tensor, group
 def _factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
     """The lower Cholesky factor of the damped Hessian.
 
-    A channel that was never active has no Hessian of its own; the mean of the others makes it round to the nearest.
+    A channel that was never active has a zero diagonal; it gets the mean of the others and is then rounded to nearest.
     """
     mean = hessian.diagonal().mean()
-    if mean == 0:  # nothing was ever active
+    if mean == 0:  # no channel was ever active
         return torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
     dead = torch.where(hessian.diagonal() == 0, mean, 0.0)
     lower: torch.Tensor
@@ -183,21 +181,22 @@ def _factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:
 
 
 def _inverse_factor(lower: torch.Tensor) -> torch.Tensor:
-    """The upper triangular U with U^T U = (L L^T)^-1, float32: all that the paper's updates need of the inverse."""
+    """The upper triangular U with U^T U = (L L^T)^-1 in float32, which is all that the paper's updates need of the inverse."""
     upper: torch.Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     return upper.float()
 
 
 def _fit(columns: torch.Tensor, cost: torch.Tensor, levels: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and shift of each row's group, of least squared error weighted with the cost of each column.
+    """Scale and shift of each row's group that minimize the squared error, weighted by the cost of each column.
 
-    From several shares of the weights' span, the nearest integers and the best scale and shift for them are found in turns, as in k-means.
+    From several shares of the weights' range, the nearest integers and the best scale and shift for them are found alternately, as in
+    k-means.
 
     Args:
         columns: shape (columns of the group, rows).
-        cost: of a squared error, shape (columns of the group,).
+        cost: weight of the squared error of each column, shape (columns of the group,).
         levels: shape (rows,).
-        dtype: what they are rounded to, though returned as float32.
+        dtype: storage dtype to which scale and shift are rounded; they are returned as float32.
     """
     low, high = columns.amin(0), columns.amax(0)
     flat = high == low
@@ -224,5 +223,5 @@ def _fit(columns: torch.Tensor, cost: torch.Tensor, levels: torch.Tensor, dtype:
 
 
 def _storable(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """A scale as it comes back from storage, never 0."""
+    """A scale after a round trip through the storage dtype, never 0."""
     return scale.to(dtype).float().clamp_min(torch.finfo(dtype).tiny)

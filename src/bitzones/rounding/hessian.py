@@ -1,9 +1,8 @@
-"""What enters the modules of one decoder layer on calibration sequences: the second moments that GPTQ calls the Hessian.
+"""Second moments of the inputs of a decoder layer's modules on the calibration set, which GPTQ calls the Hessian.
 
-One layer at a time, so that memory is bounded by a layer whatever the depth of the model: the hidden states of all sequences stand before
-a layer, are run through it, and stand before the next, with the keys and values that later layers take from earlier ones. Modules that
-read the same tensor (q, k and v; gate and up) share one moment. This
-module does not know what the moments are for.
+Layers are processed one at a time, so that memory does not grow with the depth of the model: the hidden states of all sequences are run
+through one layer and become the inputs of the next, along with the keys and values that later layers take from earlier ones. Modules that
+read the same tensor (q, k and v; gate and up) share one moment.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ __all__ = ["Before", "Entering", "Moment", "moments_of", "shared", "through"]
 
 @dataclass(eq=False)
 class Moment:
-    """Of the inputs x of one or several modules, which the reference's layers give as z, float32 of shape (width, width) each.
+    """Moments of the inputs x of one or several modules, and of z, the same inputs in the reference; float32, shape (width, width).
 
     Args:
         total: sum of x x^T.
-        drift: sum of (z - x) x^T; 0 where they do not differ.
-        tokens: how many inputs there were.
+        drift: sum of (z - x) x^T; 0 if the inputs are those of the reference.
+        tokens: number of inputs.
     """
 
     total: torch.Tensor
@@ -38,13 +37,13 @@ class Moment:
 
 
 Before: TypeAlias = Sequence[Step]
-"""What the layers before a layer did on one batch: what stands before it."""
+"""The calls of the layers that precede a layer, on one batch."""
 
 
 def through(
     model: torch.nn.Module, layers: Sequence[torch.nn.Module], entering: Sequence[Before], batches: Sequence[Batch]
 ) -> list[Before]:
-    """What stands before the next layer, on each batch, where what stands before a layer is given; nothing stands before the first."""
+    """The calls that precede the next layer, one per batch, given those that precede a layer; the first layer has none."""
     return [stepped(model, layers, before, batch) for before, batch in zip(entering, batches, strict=True)]
 
 
@@ -70,11 +69,11 @@ def moments_of(
 ) -> tuple[dict[str, Moment], Entering]:
     """The moment of each named module of the layer that is entered, and what leaves it, which is as the reference's.
 
-    Padding is left out where a module is given whole sequences. An expert is given the tokens that were sent to it, and padding among them
-    cannot be told apart: give batches without padding then. Such tokens are not paired with those that the reference sent, either.
+    Padding is excluded if a module receives whole sequences. An expert receives only the tokens that were routed to it, and padding among
+    them cannot be recognized: use batches without padding for experts. Such tokens are not paired with the reference's tokens either.
 
     Returns:
-        Modules that read the same tensor have the same `Moment`; a module that was never run has none.
+        Modules that read the same tensor share one `Moment`; a module that never ran has none.
     """
     found: dict[str, Moment] = {}
     leaving = Entering([], None if entering.reference is None else [])
@@ -90,7 +89,7 @@ def moments_of(
 
 @contextmanager
 def _watching(model: torch.nn.Module, names: Sequence[str], tell: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """Tell the name and the input of each named module whenever it runs."""
+    """Call ``tell`` with the name and the input of each named module whenever it runs."""
 
     def watch(name: str) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], None]:
         return lambda _module, args: tell(name, args[0])
@@ -104,8 +103,8 @@ def _watching(model: torch.nn.Module, names: Sequence[str], tell: Callable[[str,
 
 
 def _adder(found: dict[str, Moment], were: Mapping[str, torch.Tensor], mask: torch.Tensor) -> Callable[[str, torch.Tensor], None]:
-    """Adds what modules are given during one pass to their moments, once for each tensor."""
-    seen: dict[tuple[int, int], tuple[torch.Tensor, Moment]] = {}  # the tensors are kept, so that no address is given out twice
+    """A function that adds the inputs of modules during one pass to their moments, once per tensor."""
+    seen: dict[tuple[int, int], tuple[torch.Tensor, Moment]] = {}  # keeps the tensors alive, so that no address is reused
 
     def add(name: str, given: torch.Tensor) -> None:
         key = (given.data_ptr(), given.numel())
@@ -134,7 +133,7 @@ def _add(moment: Moment, given: torch.Tensor, was: torch.Tensor | None, mask: to
 
 
 def shared(found: Mapping[str, Moment]) -> dict[int, tuple[Moment, list[str]]]:
-    """The modules of each moment."""
+    """Groups modules by their moment."""
     groups: dict[int, tuple[Moment, list[str]]] = {}
     for name, moment in found.items():
         groups.setdefault(id(moment), (moment, []))[1].append(name)

@@ -1,8 +1,8 @@
-"""Calibrated formats: the integers of a model's modules, chosen on calibration sequences and stored as quanto stores its own.
+"""Calibrated formats: integers chosen on the calibration set and stored in quanto's own layout.
 
-`separately` rounds every module on the activations of the model as it is, which is what a sensitivity means: only that unit is changed.
-`in_sequence` rounds a whole assignment layer after layer on the activations of the layers that are rounded already, so that later layers
-make good what earlier ones did. This module does not know what a variant or a plan is, nor where the sequences come from.
+`separately` rounds every module on the activations of the unchanged model, as a sensitivity requires: only that unit is changed.
+`in_sequence` rounds a whole assignment layer by layer, on the activations of the layers rounded so far, so that later layers compensate
+the errors of earlier ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Calibrated", "in_sequence", "separately"]
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Rounded weights, and the modules that could not be calibrated and have the stock format's integers, with the reason."""
+    """Rounded weights, and module -> reason for those that could not be calibrated and have the stock format's integers."""
 
     weights: dict[str, Packed] = field(default_factory=dict)
     fallbacks: dict[str, str] = field(default_factory=dict)
@@ -46,16 +46,16 @@ def separately(
     progress: Progress = silent,
     staying: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, Calibrated]:
-    """Every quantizable module in every calibrated format, each on the activations of the model as it is.
+    """Round every quantizable module to every calibrated format, each on the activations of the unchanged model.
 
     Args:
-        model: as it computes; unchanged.
-        formats: calibrated ones; all are rounded in one walk over the layers.
-        batches: the sequences to calibrate on.
-        dtype: in which scales and shifts are stored.
+        model: the reference in its compute dtype; not modified.
+        formats: calibrated formats; all are rounded in one pass over the layers.
+        batches: the calibration set.
+        dtype: storage dtype of scales and shifts.
         damping: see `gptq.round_rows`.
-        progress: told how far it is.
-        staying: format -> modules that are not rounded to it (`supported.staying`).
+        progress: receives the share that is done.
+        staying: format -> modules that it does not support (`supported.staying`).
 
     Raises:
         NonFiniteError: an activation or a weight is NaN or infinite; the message names the module.
@@ -84,15 +84,15 @@ def in_sequence(
     damping: float = DAMPING,
     progress: Progress = silent,
 ) -> Calibrated:
-    """A whole assignment, each layer on the activations of the layers before it as they have been rounded, and towards the reference's.
+    """Round a whole assignment, each layer on the activations of the rounded layers before it, towards the reference's outputs.
 
     Args:
-        model: as it computes; unchanged afterwards.
-        assignment: module name -> format, stock or calibrated; modules that are not named stay as they are.
-        batches: the sequences to calibrate on.
-        dtype: in which scales and shifts are stored.
+        model: the reference in its compute dtype; unchanged afterwards.
+        assignment: module name -> stock or calibrated format; other modules keep the reference's format.
+        batches: the calibration set.
+        dtype: storage dtype of scales and shifts.
         damping: see `gptq.round_rows`.
-        progress: told how far it is.
+        progress: receives the share that is done.
 
     Raises:
         NonFiniteError: as `separately`.
@@ -126,14 +126,14 @@ def _put(found: Calibrated, name: str, weight: Packed, why: str | None) -> None:
 
 
 def _groups(moments: Mapping[str, Moment], names: Sequence[str]) -> list[tuple[Moment | None, list[str]]]:
-    """Modules that read the same inputs together, and those that were never run, each alone."""
+    """Modules with the same inputs, grouped, and each module that never ran on its own."""
     return [*shared(moments).values(), *((None, [name]) for name in names if name not in moments)]
 
 
 def _round(
     model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment | None, dtype: torch.dtype, damping: float
 ) -> list[tuple[Packed, str | None]]:
-    """Weights of (module, calibrated format) that read the same inputs, and why where they are the stock format's after all."""
+    """The weights of (module, calibrated format) pairs with the same inputs, and the reason if they fall back to the stock format."""
     weights = [model.get_parameter(f"{name}.weight").detach() for name, _ in pairs]
     width = weights[0].shape[1]
     tokens = moment.tokens if moment else 0
@@ -142,7 +142,7 @@ def _round(
         return [(_stock(model, name, Format.of(format_).stock.name, dtype), why) for name, format_ in pairs]
     bits = [format_bits(format_) for _, format_ in pairs]
     rows = [len(weight) for weight in weights]
-    home, device = weights[0].device, moment.total.device  # where the modules lie, and where they ran
+    home, device = weights[0].device, moment.total.device  # where the weights are stored, and where they ran
     levels = torch.cat([torch.full((count,), 2.0**width_ - 1, device=device) for count, width_ in zip(rows, bits, strict=True)])
     size = packing.planned_group_size(width)
     try:

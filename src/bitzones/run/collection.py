@@ -18,7 +18,7 @@ __all__ = ["in_order", "is_cell", "mark", "parametrize"]
 CELL_FIXTURES = frozenset({"bitzones_session", "bitzones_cell"})
 """A test that uses one of these measures: it is parametrized by the profile and put into the run's order."""
 
-VARIANTS = ("variant", "answering", "quantized")
+VARIANTS = ("variant", "answering", "quantized", "compared")
 """Arguments that hold a variant's id."""
 
 NONE = "none"
@@ -63,6 +63,8 @@ def _parameters(chosen: Profile) -> dict[str, Sequence[str]]:
         "variant": [*variants, profile.PLAN],
         "answering": [*variants, profile.PLAN, *chosen.plans.accuracy],
         "quantized": [*variants[1:], profile.PLAN],
+        "compared": [*variants[1:], profile.PLAN, *chosen.plans.as_variants],
+        "domain": [domain.name for domain in chosen.domains],
         "task": [task.name for task in chosen.tasks],
         "timing": list(chosen.latency.timings()),
     }
@@ -91,7 +93,7 @@ def _order(chosen: Profile) -> Callable[[pytest.Item], int]:
     from bitzones.schema import profile
 
     order = {name: number for number, name in enumerate(profile.variant_formats(chosen))}
-    single = {name: len(order) + 2 + number for number, name in enumerate((profile.PLAN, *chosen.plans.accuracy))}
+    single = {name: len(order) + 2 + number for number, name in enumerate((profile.PLAN, *chosen.plans.as_variants))}
 
     def place(item: pytest.Item) -> int:
         params = _params(item)

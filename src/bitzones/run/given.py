@@ -21,7 +21,7 @@ MEMORY = "memory:"
 
 @dataclass(frozen=True)
 class Given:
-    """A model in memory, a tokenizer, and texts by their set (``sensitivity``, ``calibration``); what is None is what the profile names.
+    """A model in memory, a tokenizer, and texts by the name that the profile has for them; what is None is what the profile names.
 
     Raises:
         ModelError: a model without its tokenizer.

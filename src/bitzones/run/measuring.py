@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pydantic import ValidationError
 
-from bitzones.data.text import Texts, origin_of
+from bitzones.data.text import Texts
 from bitzones.run import runner
 from bitzones.run.given import MEMORY, Given
+from bitzones.run.named_texts import Mixture, NamedTexts, Sources
 from bitzones.schema.errors import ModelError, ProfileError
 from bitzones.schema.profile import PROFILE_SCHEMA, Profile
 from bitzones.schema.profile_files import explain
@@ -42,8 +43,9 @@ def measure(
     *,
     formats: Sequence[str],
     tasks: Iterable[str | Mapping[str, Any] | Task] = (),
-    sensitivity_text: Texts | None = None,
-    calibration_text: Texts | None = None,
+    sensitivity_text: Texts | Mixture | None = None,
+    calibration_text: Texts | Mixture | None = None,
+    domains: Mapping[str, Texts] | None = None,
     budget: float | str | Mapping[str, Any] | Budget | None = None,
     output: str | Path | None = None,
     device: str | None = None,
@@ -62,9 +64,11 @@ def measure(
         tasks: what is answered: names, or a mapping of a profile's keys (``{"name": "arc_easy", "limit": 200}``). None may be named where
             there are texts.
         sensitivity_text: what sensitivities are measured and plans are judged on, in place of the tasks' train splits: a list of strings, a
-            ``datasets.Dataset`` with a column ``text``, a path or a hub id (``owner/name`` or ``owner/name:config``).
+            ``datasets.Dataset`` with a column ``text``, a path, a hub id (``owner/name`` or ``owner/name:config``), ``tasks``,
+            ``generated`` or ``random``; or a list of several such sources with their shares: ``[("tasks", 0.5), (documents, 0.5)]``.
         calibration_text: what formats with ``:gptq`` are calibrated on; where it is left out, documents of ``sensitivity_text`` that
             nothing else has used.
+        domains: name -> text on which the perplexity and the divergence of every variant are measured; in no set.
         budget: average bits per weight (`default_bits` where it is left out); or ``"like:w4"``, no worse than that variant; or a mapping
             of a profile's ``[budget]``.
         output: folder of ``run.json``; a temporary one that is kept where it is left out (``run.path`` names it).
@@ -92,15 +96,16 @@ def measure(
     from bitzones.analysis.reader import read_run
 
     in_memory = None if isinstance(model, str | Path) else model
-    texts = {"sensitivity": sensitivity_text, "calibration": calibration_text}
-    given = Given(
-        in_memory, tokenizer, {name: text for name, text in texts.items() if text is not None and not isinstance(text, str | Path)}
-    )
+    texts = NamedTexts()
+    text = {"sensitivity": texts.mixture(sensitivity_text), "calibration": texts.mixture(calibration_text)}
+    kinds = [{"name": name, "source": texts.name(found)} for name, found in (domains or {}).items()]
+    given = Given(in_memory, tokenizer, texts.in_memory)
     chosen = profile_of(
         str(model) if in_memory is None else in_memory,
         formats=formats,
         tasks=tasks,
-        texts={name: origin_of(text) for name, text in texts.items() if text is not None},
+        text={name: found for name, found in text.items() if found},
+        domains=kinds,
         budget=budget,
         device=device,
         seed=seed,
@@ -119,7 +124,8 @@ def profile_of(
     *,
     formats: Sequence[str],
     tasks: Iterable[str | Mapping[str, Any] | Task] = (),
-    texts: Mapping[str, str],
+    text: Mapping[str, Sources],
+    domains: Sources = (),
     budget: float | str | Mapping[str, Any] | Budget | None,
     device: str | None,
     seed: int,
@@ -131,7 +137,13 @@ def profile_of(
         ProfileError: an argument is not what a profile allows.
         ModelError: a model in memory is stored in a dtype that cannot be a reference.
     """
-    sections: dict[str, Any] = {key: value for key, value in settings.items() if key not in {"model", "text"}}
+    sections: dict[str, Any] = {key: value for key, value in settings.items() if key != "model"}
+    for name, found in text.items():  # one source for a whole set is read as [text] says, several say it themselves
+        short = len(found) == 1 and "share" not in found[0]
+        section, said = ("text", {name: found[0]["source"]}) if short else (name, {"text": found})
+        sections[section] = {**said, **sections.get(section, {})}
+    if domains:
+        sections["domains"] = (*domains, *sections.get("domains", ()))
     described = _model(model, device)
     data = {
         "schema": PROFILE_SCHEMA,
@@ -140,7 +152,6 @@ def profile_of(
         "tasks": tuple(map(_task, tasks)),
         "budget": _budget(budget, formats),
         "model": {**described, **settings.get("model", {})},
-        **({"text": {**texts, **settings.get("text", {})}} if texts or "text" in settings else {}),
         **sections,
     }
     try:

@@ -14,10 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 import bitzones
 from bitzones.backends.quanto import extensions, supported
 from bitzones.data import prompts, sequences, tasks
-from bitzones.data.sequences import Batch, SequenceSet
-from bitzones.data.sets import SequenceSets, SetName
+from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
+from bitzones.data.sets import DomainSet, SequenceSets
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
+from bitzones.evaluation import self_text
 from bitzones.models import loading, structure
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency as unit_times
@@ -32,8 +33,9 @@ from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, Profile, variant_formats
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.record import Measured
-from bitzones.schema.run_record import CalibrationSet, Environment, Run, TextSet
+from bitzones.schema.run_record import CalibrationSet, Environment, Run
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
+from bitzones.schema.text_sources import reads_text
 from bitzones.search import goals, held_out
 from bitzones.sensitivity import sweep as sensitivity
 from bitzones.sensitivity.variants import Variants
@@ -42,6 +44,9 @@ __all__ = ["Session"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Measured)
+
+LOGITS_BYTES, FLOAT_BYTES = 1 << 28, 4
+"""Of the logits of one batch of a domain's windows: they are long, and two models' logits are held at a time."""
 
 Batches: TypeAlias = Callable[[], Iterator[Batch]]
 """Gives the same batches whenever it is called."""
@@ -106,7 +111,7 @@ class Session:
         """A variant's model, also that of the plan or of a baseline: what it is has to be found, when it is first asked for."""
         if variant == PLAN:
             self.search()
-        elif variant in self.profile.plans.accuracy:
+        elif variant in self.profile.plans.as_variants:
             self._define_baseline(variant)
         return self.variants.model(variant)
 
@@ -151,7 +156,13 @@ class Session:
     @cached_property
     def sets(self) -> SequenceSets:
         """The sequences of the run, by what they are for."""
-        return SequenceSets(self.profile, self.tokenizer, self.scored, self.variants.loaded.model, self._given.texts, self._notify)
+        model, given = self.variants.loaded.model, self._given.texts
+        return SequenceSets(self.profile, self.tokenizer, self.scored, model, given, self._notify, self._written)
+
+    def _written(self, length: int) -> Iterator[TokenSequence]:
+        """What the reference writes, in sequences of a length."""
+        batch, seed = self.profile.sensitivity.batch, self.profile.seed
+        return self_text.sequences(self.variants.reference, self.tokenizer, length, batch, seed)
 
     @property
     def sensitivity_set(self) -> SequenceSet:
@@ -183,8 +194,17 @@ class Session:
             TaskError: as `data.sets.SequenceSets.check`.
         """
         calibrated = any(map(is_calibrated, self.profile.formats))
-        if calibrated or (self.profile.text is not None and self.variants.loaded.own_tokenizer is not None):
+        if calibrated or (reads_text(self.profile) and self._has_tokenizer):
             self.sets.check()
+
+    def on_domain(self, name: str, work: Callable[[DomainSet, Batches], M]) -> M:
+        """What ``work`` records on the windows of a domain, in batches whose logits memory is enough for."""
+        found, vocabulary = self.sets.domains[name], self.variants.reference.config.get_text_config().vocab_size
+        room = max(1, LOGITS_BYTES // (found.domain.window * vocabulary * FLOAT_BYTES))
+        return self.hardware.at_half(
+            min(self.profile.sensitivity.batch, room),
+            lambda size: work(found, lambda: sequences.batches(found.windows, size, self.device)),
+        )
 
     def sensitivity_batches(self) -> Iterator[Batch]:
         return sequences.batches(self.sensitivity_set, self.profile.sensitivity.batch, self.device)
@@ -249,7 +269,7 @@ class Session:
                 self._made[name] = entry.cell
             if isinstance(entry.cell, SearchCell):
                 self._define(PLAN, entry.cell.found.units)
-        for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.accuracy):
+        for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.as_variants):
             self._define_baseline(variant)
 
     def compare(self, progress: Progress = silent) -> PlansCell:
@@ -291,11 +311,14 @@ class Session:
             variants=self.variants.formats,
             environment=self.environment(),
             calibration=self._calibration(),
-            texts=self._read_texts(),
+            texts=dict(self.sets.texts) if self._has_tokenizer else {},
+            domains={name: found.record for name, found in self.sets.domains.items()} if self._has_tokenizer else {},
         )
 
-    def _read_texts(self) -> dict[SetName, TextSet]:
-        return {} if self.profile.text is None or self.variants.loaded.own_tokenizer is None else dict(self.sets.texts)
+    @property
+    def _has_tokenizer(self) -> bool:
+        """Whether text can be read: random weights have no tokenizer."""
+        return self.variants.loaded.own_tokenizer is not None
 
     def _calibration(self) -> CalibrationSet | None:
         if not any(map(is_calibrated, self.profile.formats)):
@@ -310,7 +333,7 @@ class Session:
 
     def fingerprint(self) -> dict[str, Any]:
         """What every number of a run depends on; its cells may be taken up by a run of which all of it is the same."""
-        run = self.run().model_dump(mode="json", include={"bitzones", "profile", "model", "environment", "texts"})
+        run = self.run().model_dump(mode="json", include={"bitzones", "profile", "model", "environment", "texts", "domains"})
         run["profile"].pop("gate")  # it measures nothing
         return {**run, "code": journal.code_sha256(), "tasks": {name: task.sha256 for name, task in self.scored.items()}}
 

@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from bitzones.schema import kinds
 from bitzones.schema.cell_key import CellKey
+from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.layer_statistics import LayersCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell, UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
@@ -50,7 +51,7 @@ class FailedCell(Measured):
     @property
     def key(self) -> CellKey:
         """That of the result which is missing; a detail that no result has (the method of a sweep) is no part of it."""
-        named = self.of in {"accuracy", "latency"} or kinds.is_own(self.of)
+        named = self.of in {"accuracy", "domain", "latency"} or kinds.is_own(self.of)
         return CellKey(self.of, self.variant, self.detail if named else "")
 
 
@@ -90,6 +91,7 @@ _BuiltIn = Annotated[
     | SearchCell
     | PlansCell
     | DivergenceCell
+    | DomainCell
     | ReleaseCell
     | FailedCell,
     Field(discriminator="kind"),

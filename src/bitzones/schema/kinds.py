@@ -27,6 +27,7 @@ BUILT_IN = (
     "search",
     "plans",
     "divergence",
+    "domain",
     "release",
 )
 """Kinds of cells that bitzones measures; a failed cell names the one that it stands for."""

@@ -47,6 +47,7 @@ class LatencyCell(Measured):
     ``rounds_s`` is wall time with the device synchronised at the end, ``device_rounds_s`` the device's own clock over the same rounds; null
     where it has none. ``weight_bytes`` and ``cache_bytes`` are what one step of decoding has to read, as it lies in memory (the keys and
     values at the middle of the round): by ``bandwidth``, that of a large copy in the same run, they give the roofline of its time.
+    ``static_cache_refused`` says why a model that claims to decode on a cache of a fixed size was not timed on one.
     ``warmup_stable`` is false where warming up ended at its bound. ``kernel_kinds`` says of each name in ``kernels`` whether it multiplies
     weights as they are (``dense``), reads them packed (``fused``) or unpacks them at every product (``unpacked``).
     """
@@ -63,6 +64,7 @@ class LatencyCell(Measured):
     kernel_kinds: dict[str, KernelKind] = {}
     compiled: bool = False
     cache: Literal["static", "dynamic"] = "dynamic"
+    static_cache_refused: str | None = None
     warmup_stable: bool | None = None
     device_rounds_s: tuple[NonNegative, ...] | None = None
     weight_bytes: Count | None = None

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from bitzones.schema import text_sources
 from bitzones.schema.errors import ProfileError
 from bitzones.schema.formats import REFERENCE_NAMES, Format, FormatName, format_bits, is_calibrated
 from bitzones.schema.latency_grid import Latency
 from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut, Model, Plans, Section, Sensitivity, Task, Text, Zones
+from bitzones.schema.text_settings import Domain
 
 __all__ = ["DATA_FOLDERS", "PLAN", "PROFILE_SCHEMA", "Profile", "variant_formats"]
 
@@ -39,6 +41,7 @@ class Profile(Section):
     model: Model
     tasks: tuple[Task, ...] = Field(default=(), strict=False)
     text: Text | None = None
+    domains: tuple[Domain, ...] = Field(default=(), strict=False)
     sensitivity: Sensitivity = Sensitivity()
     calibration: Calibration = Calibration()
     held_out: HeldOut = HeldOut()
@@ -51,15 +54,23 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _named_once(self) -> Profile:
-        if not self.tasks and self.text is None:
-            raise ValueError("give at least one of [[tasks]], or text.sensitivity: sequences have to come from somewhere")
-        tasks = tuple(task.name for task in self.tasks)
-        for key, names in (("formats", self.formats), ("tasks", tasks), ("plans.accuracy", self.plans.accuracy)):
+        text_sources.require_tasks(self)
+        if self.text is not None and self.text.sensitivity is not None and self.sensitivity.text:
+            raise ValueError("text.sensitivity and [[sensitivity.text]] both name the sensitivity set: leave one of them out")
+        named = {
+            "formats": self.formats,
+            "tasks": tuple(task.name for task in self.tasks),
+            "domains": tuple(domain.name for domain in self.domains),
+            "plans.accuracy": self.plans.accuracy,
+            "plans.domains": self.plans.domains,
+        }
+        for key, names in named.items():
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{key}: {', '.join(twice)} stands twice")
-        if "random" in self.plans.accuracy and not self.plans.random:
-            raise ValueError("plans.accuracy names random, and plans.random = 0 makes no such plan")
+        if "random" in self.plans.as_variants and not self.plans.random:
+            key = "plans.accuracy" if "random" in self.plans.accuracy else "plans.domains"
+            raise ValueError(f"{key} names random, and plans.random = 0 makes no such plan")
         if self.sensitivity.include and any(map(is_calibrated, self.formats)):
             raise ValueError("sensitivity.include = lm_head: calibrated formats are rounded inside the layers; leave one of both out")
         uniform = list(variant_formats(self))[1:]
@@ -89,13 +100,14 @@ class Profile(Section):
         names = [task.name for task in tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ProfileError(f"tasks: {', '.join(twice)} stands twice, once for another that has no data here")
-        return self.model_copy(update={"tasks": tuple(tasks)})
+        return self.model_copy(update={"tasks": tuple(tasks), **text_sources.resolved(self, data)})
 
     @model_serializer(mode="wrap")
     def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A profile without texts is written, and hashed, as before there were any."""
         found: dict[str, Any] = given(self)
-        return found if self.text is not None else {key: value for key, value in found.items() if key != "text"}
+        left_out = {key for key in ("text", "domains") if not getattr(self, key)}
+        return {key: value for key, value in found.items() if key not in left_out}
 
     @property
     def sha256(self) -> str:

@@ -7,13 +7,14 @@ import tomllib
 import warnings
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bitzones.schema import migrations
 from bitzones.schema.errors import BitzonesWarning, ProfileError
 from bitzones.schema.latency_grid import Latency
 from bitzones.schema.profile import PROFILE_SCHEMA, Profile
-from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut, Model, Plans, Section, Sensitivity, Task, Text, Zones
+from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut, Model, Plans, Sensitivity, Task, Text, Zones
+from bitzones.schema.text_settings import Domain, TextSource
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["available", "explain", "load", "locate"]
@@ -88,10 +89,11 @@ def explain(error: ValidationError) -> str:
     return f"{key} = {first.value!r}: {first.clause}{first.more}" if first.keys else f"{first.message}{first.more}"
 
 
-_SECTIONS: dict[str, type[Section]] = {
+_SECTIONS: dict[str, type[BaseModel]] = {
     "model": Model,
     "tasks": Task,
     "text": Text,
+    "domains": Domain,
     "sensitivity": Sensitivity,
     "calibration": Calibration,
     "held_out": HeldOut,
@@ -104,5 +106,7 @@ _SECTIONS: dict[str, type[Section]] = {
 
 
 def _allowed_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: type[Section] = _SECTIONS.get(str(location[0]) if len(location) > 1 else "", Profile)
+    section: type[BaseModel] = _SECTIONS.get(str(location[0]) if len(location) > 1 else "", Profile)
+    if "text" in location[1:-1]:
+        section = TextSource
     return [field.alias or name for name, field in section.model_fields.items()]

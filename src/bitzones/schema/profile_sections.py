@@ -6,9 +6,20 @@ They check what can be checked without a model.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from bitzones.schema.text_settings import WithText
 
 __all__ = [
     "HUB_ID",
@@ -113,37 +124,42 @@ class Task(Section):
 
 
 class Text(Section):
-    """Documents from which sequences are cut, instead of the train splits of the tasks.
+    """How text is cut, and one source for a whole set in short.
+
+    ``[[sensitivity.text]]``, ``[[held_out.text]]`` and ``[[calibration.text]]`` name several.
 
     ``sensitivity`` is the source of the sensitivity set and the held-out set: a file (``.txt`` with a blank line between documents,
     ``.jsonl``, ``.json``, ``.parquet`` or ``.csv``), a folder in the hub's layout, or a hub id (``owner/name``, or ``owner/name:config``).
-    ``calibration`` is the source of the calibration set; the other source by default. ``column`` is the column of a data set that holds
+    ``calibration`` is the source of the calibration set; the other source by default. Without either, sets are made of the train splits of
+    the tasks. ``column`` is the column of a data set that holds
     the text. ``split`` is the split of a data set that is read. ``sequence_tokens`` is the longest sequence that is cut, in tokens; a
     document belongs to one set only.
     """
 
-    sensitivity: str = Field(min_length=1)
+    sensitivity: str | None = Field(default=None, min_length=1)
     calibration: str | None = Field(default=None, min_length=1)
     column: str = Field(default="text", min_length=1)
     split: str = Field(default="train", min_length=1)
     sequence_tokens: int = Field(default=512, ge=16)
 
 
-class Calibration(Section):
+class Calibration(WithText, Section):
     """The calibration set of ``qint4:gptq`` and ``qint2:gptq`` (GPTQ, arXiv:2210.17323).
 
-    ``tokens`` is the size of the calibration set, taken from the train splits after the sensitivity set and the held-out set: at least as
-    many as the widest module has input features. ``damping`` is the share of the Hessian's mean diagonal that is added to its diagonal.
+    ``tokens`` is the size of the calibration set, taken after the sensitivity set and the held-out set: at least as many as the widest
+    module has input features. ``damping`` is the share of the Hessian's mean diagonal that is added to its diagonal. ``text`` lists its
+    sources, those of the sensitivity set by default.
     """
 
     tokens: int = Field(default=8192, ge=1)
     damping: float = Field(default=0.01, gt=0, le=1)
 
 
-class Sensitivity(Section):
+class Sensitivity(WithText, Section):
     """The sensitivity set and the units that are swept.
 
-    ``tokens`` is the size of the sensitivity set: scored tokens of the tasks' train splits. ``batch`` is the number of sequences of any
+    ``tokens`` is the size of the sensitivity set, in scored tokens. ``text`` lists its sources, the train splits of the tasks by default.
+    ``batch`` is the number of sequences of any
     set computed at a time. ``granularity`` is the unit of decision: a decoder layer, a group of modules that serving engines fuse, or one
     module. ``layers`` lists the layers to sweep, all by default; the others stay in the reference's format. ``include`` adds units
     outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized embedding. ``fisher_samples`` is the number of
@@ -158,10 +174,11 @@ class Sensitivity(Section):
     fisher_samples: int = Field(default=2, ge=1, le=64)
 
 
-class HeldOut(Section):
+class HeldOut(WithText, Section):
     """The held-out set, on which whole plans are judged.
 
-    ``tokens`` is its size: scored tokens of sequences that no plan was made from.
+    ``tokens`` is its size: scored tokens of sequences that no plan was made from. ``text`` lists its sources, those of the sensitivity set
+    by default.
     """
 
     tokens: int = Field(default=2048, ge=1)
@@ -173,13 +190,26 @@ class Plans(Section):
     ``rounds`` is the number of sweeps around the plan that try to improve it on the sensitivity set; 0 keeps the plan of separate
     sensitivities. ``random`` is the number of random plans of equal bytes that are measured beside it on the held-out set. ``frontier``
     lists further budgets, in average bits; one plan is measured for each. ``accuracy`` names baselines that also answer the tasks;
-    ``contiguous`` and ``additive`` are single plans, and the third choice is the best random plan.
+    ``contiguous`` and ``additive`` are single plans, and the third choice is the best random plan. ``domains`` names baselines that are
+    also measured on the domains; those of ``accuracy`` are anyway.
     """
 
     rounds: int = Field(default=2, ge=0, le=20)
     random: int = Field(default=5, ge=0, le=50)
     frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
     accuracy: tuple[BaselineName, ...] = Field(default=(), strict=False)
+    domains: tuple[BaselineName, ...] = Field(default=(), strict=False)
+
+    @property
+    def as_variants(self) -> tuple[BaselineName, ...]:
+        """Baselines that are measured as variants are."""
+        return tuple(dict.fromkeys((*self.accuracy, *self.domains)))
+
+    @model_serializer(mode="wrap")
+    def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A profile without baselines on domains is written, and hashed, as before there were any."""
+        found: dict[str, Any] = given(self)
+        return found if self.domains else {key: value for key, value in found.items() if key != "domains"}
 
 
 class Budget(Section):

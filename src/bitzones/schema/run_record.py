@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field
 
 from bitzones.schema.profile import Profile
 from bitzones.schema.record import Count, Layers, Positive, Record
+from bitzones.schema.text_records import TextPart
 
 __all__ = ["KEY", "SCHEMA", "SHARED_WEIGHTS", "CalibrationSet", "Environment", "ModelInfo", "Run", "TextSet"]
 
@@ -94,10 +95,10 @@ class CalibrationSet(Record):
 
 
 class TextSet(Record):
-    """Sequences of one set (``sensitivity``, ``held_out`` or ``calibration``) that were cut from documents.
+    """Sequences of one set (``sensitivity``, ``held_out`` or ``calibration``) or domain, and the documents that they were cut from.
 
     ``origin`` says where the documents came from; ``sha256`` is of those used, in order. ``passed_over`` counts documents that were read
-    and not used, by reason: no document is in two sets.
+    and not used, by reason: no document is in two sets. ``parts`` says the same of every source; empty in older run files.
     """
 
     origin: str
@@ -107,6 +108,7 @@ class TextSet(Record):
     sequence_tokens: Positive
     passed_over: dict[str, Count] = {}
     sha256: str
+    parts: tuple[TextPart, ...] = ()
 
 
 class Run(Record):
@@ -120,4 +122,5 @@ class Run(Record):
     environment: Environment | None
     calibration: CalibrationSet | None = None
     texts: dict[Literal["sensitivity", "held_out", "calibration"], TextSet] = {}
+    domains: dict[str, TextSet] = {}
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

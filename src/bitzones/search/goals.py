@@ -1,8 +1,8 @@
-"""What a budget allows, in bytes or in time, and the record of the plan that was searched within it.
+"""Budgets in bytes, time or KL as goals of a search, and the record of the plan that it found.
 
-A budget in bits is a matter of arithmetic, and is refused before anything is measured where it is impossible; one for a tolerated KL has to
-be measured, and is searched twice: first among the plans of least sum, then around the plan found, where every byte that lower KL sets free
-is taken. How a plan is searched is `local_search`'s affair.
+A budget in bits is arithmetic, and an impossible one is refused before anything is measured. A tolerated KL must be measured, and is
+searched in two stages: first among the plans with the least sum of sensitivities, then around the plan found, where slack in KL is turned
+into fewer bytes. `local_search` has the search itself.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from bitzones.search.local_search import Integers, LeastKl, Workbench, proposals
 __all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated", "without_calibration"]
 
 BUDGET_STEPS = 8
-"""Halvings of the range of budgets: of 2 to 16 bits a 256th, a twentieth of a bit, which is finer than what a plan's KL tells apart."""
+"""Bisections of the range of budgets: 1/256 of the range from 2 to 16 bits, or a twentieth of a bit, is below the resolution of a KL."""
 
 SHRINKING_STEPS = 6
-"""Halvings in each round of a search for fewer bytes, of the range below the plan at hand: of 2 to 5 bits the same twentieth of a bit."""
+"""Bisections per round of a search for fewer bytes, of the range below the current plan: also a twentieth of a bit for 2 to 5 bits."""
 
 
 def expected_menu(
     model: PreTrainedModel, units: Sequence[Unit], formats: Sequence[str], reference: str, staying: Staying | None = None
 ) -> Menu:
-    """The menu that a sweep will offer, before anything is quantized: an impossible budget is found in seconds and not at the end."""
+    """The menu that a sweep will offer, computed before anything is quantized, so that an impossible budget fails within seconds."""
     stays = np.array([[set(unit.modules) <= set((staying or {}).get(name, {})) for name in (*formats, reference)] for unit in units])
     stored = np.zeros(stays.shape, dtype=np.int64)
     for row, unit in enumerate(units):
@@ -60,12 +60,12 @@ def check_budget(menu: Menu, budget: Budget, times: UnitLatencyCell | None) -> N
     """Refuse a budget below every plan of a menu, before any sensitivity is measured.
 
     Args:
-        menu: what will be offered.
-        budget: as in the profile; the reference keeps any tolerance.
-        times: needed where the budget is one of time.
+        menu: the expected menu.
+        budget: the profile's budget; a tolerance can always be met, by the reference.
+        times: required for a budget of time.
 
     Raises:
-        PlanError: the message gives the range that can be met.
+        PlanError: no plan meets the budget; the message gives the possible range.
     """
     if budget.average_bits is not None:
         budget_bytes(menu, budget.average_bits)
@@ -75,15 +75,15 @@ def check_budget(menu: Menu, budget: Budget, times: UnitLatencyCell | None) -> N
 
 @dataclass(frozen=True)
 class FewestBytes:
-    """The fewest stored bytes with a measured KL of at most ``tolerance`` nats over all sequences, and of these the least KL.
+    """A `local_search.Goal`: the fewest stored bytes with a KL of at most ``tolerance`` nats over all sequences, then the least KL.
 
-    A `local_search.Goal`: lower KL at the bytes at hand is slack that the next round can turn into bytes.
+    A lower KL at the same bytes is slack that the next round can turn into fewer bytes.
     """
 
     tolerance: float
 
     def tried(self, bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], progress: Progress) -> list[Trial]:
-        """As `local_search.Goal`: plans of the bytes at hand, and of ever fewer as long as one of them keeps the tolerance."""
+        """As `local_search.Goal`: plans with the current number of bytes, and with fewer and fewer while one is within the tolerance."""
         same = LeastKl(at.stored_bytes).tried(bench, at, around, lambda share: progress(share / 2))
         fewer = smallest(
             bench,
@@ -108,15 +108,15 @@ def smallest(
     steps: int,
     progress: Progress = silent,
 ) -> list[Trial]:
-    """Whole plans of ever fewer bytes, measured: the range of budgets is halved, downwards where a plan keeps the tolerance.
+    """Measured whole plans with fewer and fewer bytes, by bisecting the budget.
 
     Args:
-        bench: on the sensitivity sequences.
-        most: stored bytes of a plan that keeps it.
+        bench: a workbench on the sensitivity set.
+        most: stored bytes of a plan within the tolerance.
         tolerance: nats over all sequences.
-        propose: plans for a budget in bytes, none where there is none.
-        steps: halvings.
-        progress: told how far it is.
+        propose: plans for a budget in bytes; may return none.
+        steps: number of bisections.
+        progress: receives the share that is done.
     """
     low, high, found = bench.menu.least_bytes, most, list[Trial]()
     for step in range(steps):
@@ -132,16 +132,16 @@ def smallest(
 
 
 def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: Mapping[str, str]) -> tuple[float, list[Trial]]:
-    """The tolerance of a budget, nats over all sequences, and plans that keep it: the reference, and the variant that the budget names.
+    """The tolerance of a budget in nats over all sequences, and plans within it: the reference, and the variant that the budget names.
 
     Args:
-        bench: on the sensitivity sequences.
+        bench: a workbench on the sensitivity set.
         cell: the separate sensitivities.
-        budget: with a tolerance.
-        uniform: variant id -> format.
+        budget: a budget with a tolerance.
+        uniform: variant ID -> format.
 
     Raises:
-        PlanError: the variant that the tolerance names was not measured everywhere.
+        PlanError: some unit could not be measured in the variant that the tolerance names.
     """
     stays = np.full(len(bench.units), len(bench.menu.formats) - 1, dtype=np.int64)
     if budget.like is None:
@@ -155,17 +155,17 @@ def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: 
 
 
 def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, rounds: int, progress: Progress = silent) -> Trial | None:
-    """The plan that `local_search.search` finds among quanto's own formats: what a budget gives without calibrated ones.
+    """The plan that `local_search.search` finds among quanto's own formats: what the budget gives without calibration.
 
     Args:
-        bench: on the sensitivity sequences.
+        bench: a workbench on the sensitivity set.
         cell: the separate sensitivities.
-        budget: in what the menu counts, stored bytes or nanoseconds.
-        rounds: as for the plan itself.
-        progress: told how far it is.
+        budget: in the unit of the menu, stored bytes or nanoseconds.
+        rounds: rounds of the search.
+        progress: receives the share that is done.
 
     Returns:
-        None where the menu does not have both kinds of formats, or the stock ones alone do not reach the budget.
+        None if the menu does not have both kinds of formats, or if no plan of stock formats meets the budget.
     """
     calibrated = np.array([is_calibrated(name) for name in bench.menu.formats])
     if not calibrated.any() or calibrated[:-1].all():
@@ -181,10 +181,10 @@ def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, ro
 def search_cell(
     bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: Mapping[str, str], rounds: int, progress: Progress = silent
 ) -> SearchCell:
-    """The record of `local_search.search` from a plan of the separate sensitivities: that of least sum, or the smallest within a tolerance.
+    """The record of `local_search.search` from the plan with the least sum of sensitivities, or the smallest within a tolerance.
 
     Raises:
-        PlanError: no plan is as small as the budget, or as `tolerated`.
+        PlanError: no plan meets the budget, or as `tolerated`.
     """
     separate, tolerance, time = summed(bench, cell), None, None
     if budget.tolerance is None:

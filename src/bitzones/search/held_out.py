@@ -1,7 +1,4 @@
-"""The plan beside its baselines on held-out sequences, in one pass over the reference: what it is recommended for, or not.
-
-This module measures; which plan is recommended is for the deciding side.
-"""
+"""Measures the plan and its baselines on the held-out set, in one pass over the reference. `bitzones.analysis` recommends one of them."""
 
 from __future__ import annotations
 
@@ -28,19 +25,19 @@ from bitzones.search.local_search import Integers, Workbench
 __all__ = ["AS_APPLIED", "SEPARATE", "WITHOUT_CALIBRATION", "baseline", "comparison_plans", "plans_cell"]
 
 WITHOUT_CALIBRATION = "without calibration"
-"""The best plan found among quanto's own formats, at the same bytes."""
+"""Name of the best plan among quanto's own formats with the same bytes."""
 
 SEPARATE = "plan, modules rounded alone"
-"""The formats of the plan, each module rounded as if it alone were changed: what baselines are compared with that are rounded so too."""
+"""Name of the plan's formats with each module rounded alone, for a fair comparison with baselines that are rounded the same way."""
 
 AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier"})
-"""Origins of plans that somebody would apply: calibrated formats in them are rounded layer after layer, which takes a while for each."""
+"""Origins of plans that a user might apply: their calibrated formats are rounded layer by layer, which takes a while for each plan."""
 
 
 def comparison_plans(
     bench: Workbench, cell: SensitivityCell, searched: SearchCell, settings: Settings, seed: int, stock: Trial | None = None
 ) -> list[Baseline]:
-    """The plan, and what it is to be compared with, each different plan once; ``stock`` was searched among quanto's own formats."""
+    """The plan and its baselines, without duplicates; ``stock`` is the plan that was searched among quanto's own formats."""
     menu, budget, separate = bench.menu, searched.limit, local_search.summed(bench, cell)
     found: list[Baseline] = [
         (PLAN, "search", bench.choice(searched.found.units)),
@@ -58,7 +55,7 @@ def comparison_plans(
     for bits in settings.frontier:
         try:
             found.append((f"{bits:g} bits", "frontier", solve(by_bytes, separate, budget_bytes(menu, bits))))
-        except PlanError:  # a point that no plan reaches is no point of the frontier
+        except PlanError:  # no plan is that small
             continue
     return list(baselines.distinct(found))
 
@@ -74,13 +71,13 @@ def plans_cell(
     """The record of whole plans.
 
     Args:
-        bench: on the held-out sequences.
-        chosen: what to measure.
+        bench: a workbench on the held-out set.
+        chosen: the plans to measure.
         sequence_set: the held-out set.
-        searched: says within which budget.
-        whole: plan -> weights of the plan as it would be applied, where they are not the workbench's: the plan that was searched is then
-            measured with the workbench's too: the difference is what rounding in sequence brings, and baselines are not rounded so.
-        progress: told how far it is.
+        searched: the search, for its budget.
+        whole: plan -> its weights as applied, if they differ from the workbench's. The searched plan is then also measured with the
+            workbench's weights: the difference is the gain of rounding in sequence, and baselines are not rounded that way.
+        progress: receives the share that is done.
     """
 
     def rounded(name: str, choice: Integers) -> Rounded | None:
@@ -108,5 +105,5 @@ def plans_cell(
 
 
 def baseline(cell: PlansCell, name: str) -> NamedTrial | None:
-    """The plan of an origin with the least measured KL; None where none was measured."""
+    """The plan of an origin with the least measured KL; None if none was measured."""
     return cell.best_of(name)

@@ -1,11 +1,10 @@
-"""Plans found by measuring plans: separate sensitivities do not add up at 2 bits, so a plan made from them is only where the search starts.
+"""Searches plans by measuring whole plans: at 2 bits separate sensitivities do not add up, so their best plan is only the start.
 
-Around the plan at hand every unit is tried in every other format, all others as they are (`sweep.exact` on a base). From these
-marginal costs the planner proposes new plans, from bold (every swap that pays) to timid (the few that pay most); each is measured, and one
-is accepted only if it comes nearer to the goal than all others and the plan at hand. This is re-linearization with a trust region whose
-size is chosen by measurement (Nocedal & Wright 2006, ch. 4). The search ends with a sweep around the plan that it found, so that the
-deciding side can tell how firmly each unit stands. What is accepted was judged on the sensitivity set alone: how good it is has to be
-measured on other sequences. This module decides nothing else.
+Around the current plan, every unit is measured in every other format with the other units unchanged (`sweep.exact` on a base). From these
+marginal costs the planner proposes new plans, from bold (every swap that pays) to timid (only the swaps that pay most). Each is measured,
+and the best is accepted if it is better than the current plan. This is re-linearization with a trust region whose size is chosen by
+measurement (Nocedal & Wright 2006, ch. 4). The search ends with a sweep around the plan that it found, from which the analysis derives how
+stable each unit's format is. Plans are accepted on the sensitivity set alone, so the result must be evaluated on other sequences.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ __all__ = [
 ]
 
 TIMID_STEPS = 8
-"""Proposals per round: each halves the gain that a swap has to bring, from the largest down to 1/128 of it, and the last asks for none."""
+"""Proposals per round. Each halves the gain required of a swap, starting from the largest gain; the boldest requires none."""
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -55,16 +54,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Workbench:
-    """What a search works on.
+    """Everything that is needed to measure plans.
 
     Args:
         model: the reference.
         layers: its decoder layers.
-        units: what is decided separately, in the order of the menu.
-        menu: formats and bytes, or times where the budget is one of time; its last format is the reference.
-        weights: format -> module -> quantized weight; the reference's format is absent.
-        batches: makes the sequences anew for every pass.
-        sequences: how many they are.
+        units: the units of decision, in the order of the menu.
+        menu: formats and bytes, or times for a budget of time; its last format is the reference's.
+        weights: format -> module -> quantized weight, without the reference's format.
+        batches: returns the batches anew for every pass.
+        sequences: total number of sequences.
     """
 
     model: torch.nn.Module
@@ -95,7 +94,7 @@ def workbench(
     sequences: int,
     times: UnitLatencyCell | None = None,
 ) -> Workbench:
-    """A workbench of what a sweep has measured, on the sensitivity set or on any other sequences; with ``times`` budgets count time."""
+    """A workbench for the units of a sweep, on the sensitivity set or any other sequences; with ``times``, budgets are in time."""
     formats = tuple(variants.uniform.values())
     menu = menu_of(cell, formats, variants.formats[variants.reference_id])
     return Workbench(
@@ -110,7 +109,7 @@ def workbench(
 
 
 def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
-    """The separate sensitivities, nats over all sequences: shape (units, formats), 0 for the reference and where there is none."""
+    """The separate sensitivities in nats over all sequences, shape (units, formats); 0 for the reference and for missing ones."""
     found, rows = np.zeros(bench.menu.offered.shape), index_of(unit.name for unit in bench.units)
     for item in cell.measurements:
         found[rows[item.unit], bench.menu.formats.index(item.format)] = sum(item.kl_nats or ())
@@ -118,24 +117,24 @@ def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
 
 
 def weights_of(bench: Workbench, choice: Integers) -> dict[str, torch.Tensor]:
-    """The quantized weights of a whole plan, by module; modules that stay as they are are absent."""
+    """Module -> quantized weight of a whole plan, without modules in the reference's format."""
     formats = bench.named(choice)
     return {
         module: bench.weights[formats[unit.name]][module]
         for unit in bench.units
         if formats[unit.name] in bench.weights
         for module in unit.modules
-        if module in bench.weights[formats[unit.name]]  # else it stays in the reference's format in this one
+        if module in bench.weights[formats[unit.name]]  # else the format does not support the module
     }
 
 
 def trials(bench: Workbench, choices: Sequence[Integers], progress: Progress = silent) -> list[Trial]:
-    """Every plan as a whole, measured."""
+    """Measure whole plans."""
     return as_made(bench, [(choice, weights_of(bench, choice)) for choice in choices], progress)
 
 
 def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, torch.Tensor]]], progress: Progress = silent) -> list[Trial]:
-    """Every plan as a whole, measured with weights of its own, by module: those of calibrated formats depend on the rest of the plan."""
+    """Measure whole plans, each with its own module -> weight: weights in calibrated formats depend on the rest of the plan."""
     choices, candidates = [choice for choice, _ in made], [Candidate(0, weights) for _, weights in made]
     found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
     return [
@@ -145,18 +144,18 @@ def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, torch.
 
 
 class Goal(Protocol):
-    """What a search is for."""
+    """The goal of a search."""
 
     def tried(self, bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], progress: Progress) -> list[Trial]:
-        """Plans proposed from a sweep around the plan at hand, measured."""
+        """Propose plans from a sweep around the current plan, and measure them."""
 
     def key(self, trial: Trial) -> tuple[float, ...]:
-        """Less is better."""
+        """Sort key of a trial; smaller is better."""
 
 
 @dataclass(frozen=True)
 class LeastKl:
-    """The least KL within ``budget``, in what the menu counts: stored bytes or nanoseconds."""
+    """The least KL within ``budget``, in the unit of the menu: stored bytes or nanoseconds."""
 
     budget: int
 
@@ -171,7 +170,7 @@ class LeastKl:
 
 @dataclass(frozen=True)
 class Searched:
-    """What a search did: the measured start, the rounds, the plan found, and the sweep around it where no round made one."""
+    """The result of a search: the measured start, the rounds, the plan found, and the sweep around it if no round has it."""
 
     start: Trial
     rounds: tuple[SearchRound, ...]
@@ -185,13 +184,13 @@ def search(bench: Workbench, start: Trial, goal: Goal, rounds: int, progress: Pr
     Args:
         bench: the model, the units and the sequences.
         start: a measured plan.
-        goal: what is better, and what is worth trying.
-        rounds: how often to sweep around the plan and try others; it ends earlier where a round brings nothing.
-        progress: told how far it is.
+        goal: what is better, and which plans to try.
+        rounds: most rounds of sweeping around the plan and trying others; a round without improvement is the last.
+        progress: receives the share that is done.
 
     Returns:
-        The plan found is the ``accepted`` trial of the last round that has one, else the start. A last round without one swept around that
-        plan; else one more sweep does, unless no round was asked for.
+        The plan found is the ``accepted`` trial of the last round that has one, else the start. If the last round accepted none, its sweep
+        is around that plan; otherwise one more sweep is made, unless ``rounds`` is 0.
     """
     at: Trial = start
     done: list[SearchRound] = []
@@ -212,12 +211,12 @@ def search(bench: Workbench, start: Trial, goal: Goal, rounds: int, progress: Pr
 
 
 def total(measured: Trial) -> float:
-    """KL over all sequences, nats; infinite where it could not be measured."""
+    """KL over all sequences in nats; infinite if it could not be measured."""
     return float("inf") if measured.kl_nats is None else sum(measured.kl_nats)
 
 
 def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensitivity]:
-    """The whole model's KL when one unit of the plan takes another format, for every unit and every other format."""
+    """The whole model's KL after changing one unit of the plan to another format, for every unit and every other format."""
     choice = bench.choice(at.units)
     swaps = [
         (row, column)
@@ -242,9 +241,9 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensiti
 
 
 def _weights(bench: Workbench, row: int, column: int) -> dict[str, torch.Tensor]:
-    """Module -> quantized weight of a unit that changes to a format, dense where it stays in the reference's in that one.
+    """Module -> weight of a unit that changes to a format; dense for modules that the format does not support.
 
-    A swap around a plan has to undo what the plan made of a module.
+    A swap around a plan must also undo the plan's format of such a module.
     """
     found = bench.weights[bench.menu.formats[column]]
     return {
@@ -253,13 +252,13 @@ def _weights(bench: Workbench, row: int, column: int) -> dict[str, torch.Tensor]
 
 
 def proposals(bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], budget: int) -> list[Integers]:
-    """Different plans within a budget, from the boldest to the most timid, none of them the plan at hand.
+    """Distinct plans within a budget, from the boldest to the most timid, without the current plan.
 
     Args:
-        bench: says what is offered.
-        at: the plan at hand, measured.
+        bench: the workbench with the menu.
+        at: the current plan, measured.
         around: the sweep around it.
-        budget: in what the menu counts, stored bytes or nanoseconds; the plan at hand may take more.
+        budget: in the unit of the menu, stored bytes or nanoseconds; the current plan may exceed it.
     """
     choice = bench.choice(at.units)
     known, marginal = _marginal(bench, choice, around, total(at))
@@ -267,18 +266,18 @@ def proposals(bench: Workbench, at: Trial, around: Sequence[UnitSensitivity], bu
     swap[np.arange(len(choice)), choice] = 0.0
     largest = float(np.abs(marginal[np.isfinite(marginal)]).max(initial=0.0))
     found: dict[bytes, Integers] = {choice.tobytes(): choice}
-    if budget < known.least_size:  # a format that could not be measured around this plan is not offered
+    if budget < known.least_size:  # formats that could not be measured around this plan are not offered
         return []
     for price in (0.0, *(largest / 2**step for step in reversed(range(TIMID_STEPS - 1)))):
         costs = np.where(known.offered, marginal + price * swap, 0.0)
-        costs = costs - costs.min(axis=1, keepdims=True)  # the planner minimizes sums of what is not negative
+        costs = costs - costs.min(axis=1, keepdims=True)  # the planner needs non-negative costs
         plan = solve(known, costs, budget)
         found.setdefault(plan.tobytes(), plan)
     return list(found.values())[1:]
 
 
 def _marginal(bench: Workbench, choice: Integers, around: Sequence[UnitSensitivity], at: float) -> tuple[Menu, Floats]:
-    """What is offered around a plan, and what each swap adds to its KL, nats over all sequences; infinite where it is not offered."""
+    """The menu around a plan, and the KL that each swap adds, in nats over all sequences; infinite if the menu does not offer it."""
     menu = bench.menu
     rows = index_of(unit.name for unit in bench.units)
     marginal = np.full(menu.offered.shape, np.inf)

@@ -1,6 +1,6 @@
-"""What every layer's output and attention look like, through hooks: the numbers that rules of thumb about quantization are made of.
+"""Statistics of every layer's output and attention, collected with hooks: the inputs of rules of thumb about quantization.
 
-Padding never counts. This module describes; whether a statistic says anything about sensitivity is for the deciding side to test.
+Padding is excluded. Whether a statistic predicts sensitivity is tested in `bitzones.analysis`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, La
 __all__ = ["SPARSE_BELOW", "ActivationMoments", "AttentionTotals", "cell", "measure", "reasoning_focus"]
 
 SPARSE_BELOW = 0.01
-"""A value counts as zero below this share of the layer's standard deviation: exact zeros do not occur after a residual sum."""
+"""Values below this share of the layer's standard deviation count as zero: exact zeros do not occur after a residual sum."""
 
 MIN_KEYS = 2
-"""Visible keys from which specialization is defined: one key leaves nothing to choose."""
+"""Fewest visible keys for which specialization is defined: with one key there is no choice."""
 
 
 class ActivationMoments:
@@ -53,7 +53,7 @@ class ActivationMoments:
         self.peak = max(self.peak, float(wide.abs().max()))
 
     def add_sparse(self, values: torch.Tensor) -> None:
-        """Count values close to zero; needs the standard deviation, so a second pass."""
+        """Count values close to zero. Needs the standard deviation, hence a second pass."""
         self.sparse += int((values.abs() < SPARSE_BELOW * self.std).sum())
 
     @property
@@ -67,14 +67,14 @@ class ActivationMoments:
 
     @property
     def kurtosis(self) -> float:
-        """Fourth central moment over the squared variance (Pearson): 3 for a normal law, 0 where all values are equal."""
+        """Fourth central moment over the squared variance (Pearson): 3 for a normal distribution, 0 if all values are equal."""
         m1, m2, m3, m4 = (self.powers / self.count).tolist()
         central = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
         return max(0.0, central) / float(self.std**4) if self.std else 0.0
 
 
 class AttentionTotals:
-    """Running sums of one layer's attention over heads and the query positions of real tokens."""
+    """Running sums of one layer's attention over heads and the query positions of non-padding tokens."""
 
     def __init__(self) -> None:
         self.entropy: torch.Tensor | None = None
@@ -100,7 +100,7 @@ class AttentionTotals:
         self.focus += [float(reasoning_focus(w, s)) for w, s in zip(weights, batch.sequences, strict=True) if s.content]
 
     def statistics(self) -> AttentionStatistics:
-        """The means over all that was added."""
+        """The means over everything that was added."""
         assert self.entropy is not None
         by_head = (self.entropy / self.queries).clamp_min(0.0)
         focus = torch.tensor(self.focus, dtype=torch.float64)
@@ -117,11 +117,11 @@ class AttentionTotals:
 def reasoning_focus(weights: torch.Tensor, sequence: TokenSequence) -> torch.Tensor:
     """Share of the answer position's attention, mean over heads, that falls on the question's content.
 
-    The first token draws attention whatever it is (the attention sink, Xiao et al. 2023, arXiv:2309.17453): it is left out of both sums.
+    The first token attracts attention whatever it is (the attention sink, Xiao et al. 2023, arXiv:2309.17453), so both sums exclude it.
 
     Args:
         weights: shape (heads, queries, keys).
-        sequence: says which position answers and which carry content.
+        sequence: has the position of the answer and those of the content.
     """
     row = weights[:, sequence.answer_position, 1 : sequence.answer_position + 1].double()
     content = torch.zeros(row.shape[-1], dtype=torch.bool, device=row.device)
@@ -137,8 +137,8 @@ def measure(
 ) -> tuple[LayerStatistics, ...]:
     """Statistics of every layer over all scored tokens of the batches.
 
-    Two passes: what counts as zero depends on the standard deviation of all tokens, and keeping every layer's output instead would not be
-    bounded by a batch.
+    Two passes, because the threshold for zeros depends on the standard deviation over all tokens, and keeping every layer's output would
+    need memory for more than a batch.
 
     Raises:
         NonFiniteError: an activation is NaN or infinite.
@@ -190,9 +190,9 @@ def _scored(output: Any, batch: Batch) -> torch.Tensor:
 
 @contextmanager
 def _attention_returned(model: PreTrainedModel) -> Iterator[None]:
-    """Have attention modules return their weights: fused kernels never form them, so the plain implementation is used meanwhile.
+    """Within the block, attention modules return their weights. Fused kernels never materialize them, so eager attention is used.
 
-    Each part of a composite model has one of its own, and gets that back.
+    Each part of a composite model has its own implementation, which is restored.
     """
     parts = {key: getattr(model.config, key, None) for key in model.config.sub_configs}
     own = {"": model.config._attn_implementation, **{key: part._attn_implementation for key, part in parts.items() if part is not None}}
@@ -209,7 +209,7 @@ def _watched(
     on_output: Callable[[int, Any], None],
     on_attention: Callable[[int, torch.Tensor], None] | None = None,
 ) -> Iterator[None]:
-    """Show every layer's output, and the attention weights of those of its children that return them, while the model runs."""
+    """Call back with every layer's output, and with the attention weights of children that return them, while the model runs."""
     handles = []
     for number, layer in enumerate(layers):
         handles.append(layer.register_forward_hook(lambda _m, _a, out, number=number: on_output(number, out)))

@@ -1,11 +1,11 @@
-"""How much every unit at every format matters, all at once from a few backward passes: it ranks, where `sweep.exact` decides.
+"""The Fisher proxy: estimates the sensitivity of every unit in every format from a few backward passes. It ranks; `sweep.exact` decides.
 
-The KL of a small change is, to second order, half of the change's squared length in the metric of the model's own Fisher information
-(Kullback 1959, ch. 2; Amari 1998, Neural Comput. 10:251). With labels y sampled from the model's own output, independent random signs s
-per token, g the gradient of sum_t s_t log p(y_t) at a module's output and d the change that a format makes there, a = sum(g * d) over the
-tokens of a sequence has E[a^2] = 2 KL: the signs take the products of different tokens to 0 in expectation. For several units together a
-is the sum of theirs, so the same numbers hold every pairwise interaction. At 2 bits changes are not small, and the second order is not the
-last word. This module does not know what a plan is.
+The KL of a small change is, to second order, half of its squared length in the metric of the model's Fisher information (Kullback 1959,
+ch. 2; Amari 1998, Neural Comput. 10:251). Sample labels y from the model's own output and independent random signs s per token; let g be
+the gradient of sum_t s_t log p(y_t) at a module's output, and d the change that a format makes there. Then a = sum(g * d) over the tokens
+of a sequence has E[a^2] = 2 KL, because the signs make the products of different tokens vanish in expectation. The score of several units
+is the sum of their scores, so the same numbers contain every pairwise interaction. At 2 bits changes are not small, and higher orders
+matter.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from bitzones.sensitivity.variants import Variants
 __all__ = ["Change", "Cotangents", "fisher_cell", "projections", "sampled_cotangent", "scores"]
 
 Change: TypeAlias = Mapping[str, torch.Tensor]
-"""Module name -> the weight it would get, quantized or dense."""
+"""Module name -> its new weight, quantized or dense."""
 
 SCORE_DIGITS = 6
-"""Significant digits of a score that a run file keeps: the estimate's own spread is above a per cent."""
+"""Significant digits of a score in a run file: the spread of the estimate is above one percent."""
 
 
 Cotangents: TypeAlias = Callable[[torch.Tensor, slice], Iterable[torch.Tensor]]
-"""Gives, for the logits of some sequences of a batch and their place in it, tensors of their shape: as many for all of them."""
+"""(logits of some sequences of a batch, their slice of the batch) -> tensors of the same shape, the same number at every call."""
 
 TAIL_STEPS = 4
-"""Steps in which the logits of a batch are differentiated: drawing labels makes six tensors of their size, a step a quarter of each."""
+"""Steps in which a batch's logits are differentiated. Sampling labels allocates six tensors of the logits' size, a quarter per step."""
 
 
 @dataclass
 class _Watched:
-    """What one run of a module left: its name, what it was given, and its output in the graph."""
+    """One call of a module: its name, its input, and its output in the autograd graph."""
 
     name: str
     given: torch.Tensor
@@ -57,10 +57,10 @@ class _Watched:
 
 @contextmanager
 def _watching(model: PreTrainedModel, names: Collection[str]) -> Iterator[list[_Watched]]:
-    """Keep input and output of the named modules, as often as they run.
+    """Record the input and output of the named modules, once per call.
 
     Raises:
-        NotMeasuredError: one of them does not run at all.
+        NotMeasuredError: one of them never runs.
     """
     seen: list[_Watched] = []
 
@@ -81,13 +81,13 @@ def _watching(model: PreTrainedModel, names: Collection[str]) -> Iterator[list[_
 
 
 class _Projector:
-    """Carries gradients from the logits of one batch back through the layers, one layer's graph alive at a time."""
+    """Propagates gradients from the logits of one batch back through the layers, with one layer's graph in memory at a time."""
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[torch.nn.Module], changes: Sequence[Change], batch: Batch) -> None:
         self._model, self._layers, self._changes, self._batch = model, layers, changes, batch
         names = list(dict.fromkeys(name for change in changes for name in change))
         own = {id(module): number for number, layer in enumerate(layers) for module in layer.modules()}
-        self._inside: list[list[str]] = [[] for _ in range(len(layers) + 1)]  # the last: what lies behind all layers
+        self._inside: list[list[str]] = [[] for _ in range(len(layers) + 1)]  # the last entry: modules after all layers
         for name in names:
             self._inside[own.get(id(model.get_submodule(name)), len(layers))].append(name)
         self._found: list[torch.Tensor] = []
@@ -111,7 +111,7 @@ class _Projector:
         return self._found
 
     def _tail(self, steps: Sequence[Step], rows: slice, cotangents: Cotangents) -> None:
-        """From the logits of some sequences back to what left the last layer."""
+        """Go back from the logits of some sequences to the output of the last layer."""
         batch, after = self._batch, steps[-1].hidden
         leaf = after[rows].detach().requires_grad_()
         here = Batch(batch.ids[rows], batch.mask[rows], batch.index[rows], batch.sequences[rows])
@@ -128,7 +128,7 @@ class _Projector:
             self._add(seen, {sample: gradients[1:]}, rows)
 
     def _layer(self, number: int, call: Call, given: Container[Address]) -> None:
-        """From what left a layer back to what entered it, which the layers before it gave."""
+        """Go back from the output of a layer to its inputs, which the layers before it produced."""
         leaves: dict[Address, torch.Tensor] = {}
 
         def leaf(tensor: torch.Tensor) -> torch.Tensor:
@@ -162,12 +162,12 @@ class _Projector:
 
     @torch.no_grad()
     def _add(self, seen: Sequence[_Watched], gradients: Mapping[int, Sequence[torch.Tensor]], rows: slice) -> None:
-        """Add gradient * change of every module; what a change adds to an output is made once for all samples, and not kept."""
+        """Add gradient * change for every module; the change of an output is computed once for all samples and not kept."""
         for at, module in enumerate(seen):
             name, device = module.name, module.given.device  # where it ran, which need not be where it lies
             weight = self._model.get_submodule(name).get_parameter("weight").detach().to(device)
             if module.output.shape[:-1] != self._batch.ids[rows].shape:
-                raise NotMeasuredError(f"{name} is not given every token in its place: fisher scores of it cannot be told by sequence")
+                raise NotMeasuredError(f"{name} does not see every token in its place: its Fisher scores cannot be split by sequence")
             for number, change in enumerate(self._changes):
                 if name in change:
                     added = module.given @ (packing.values(change[name], weight.dtype).to(device) - weight).T
@@ -189,17 +189,17 @@ def _steps(sequences: int) -> Iterator[slice]:
 def projections(
     model: PreTrainedModel, layers: Sequence[torch.nn.Module], changes: Sequence[Change], batch: Batch, cotangents: Cotangents
 ) -> list[torch.Tensor]:
-    """For each cotangent c of the logits: d/de of sum(c * logits) per sequence, when a change is scaled by e, at e = 0.
+    """For each cotangent c of the logits: the derivative of sum(c * logits) per sequence along every change, at the unchanged model.
 
-    Every layer is run a second time, from the hidden states that entered it, so that the graph of one layer is alive at a time and memory
-    stays about that of a pass without gradients (Chen et al. 2016, arXiv:1604.06174).
+    Every layer runs a second time from its input hidden states, so that only one layer's graph is in memory and memory stays close to that
+    of a pass without gradients (Chen et al. 2016, arXiv:1604.06174).
 
     Args:
-        model: its parameters need no gradients.
+        model: the reference; its parameters need no gradients.
         layers: its decoder layers, in order.
-        changes: what to differentiate along.
+        changes: the directions of the derivatives.
         batch: right-padded sequences.
-        cotangents: asked once for each step of the batch's sequences.
+        cotangents: called once for each step of the batch's sequences.
 
     Returns:
         One float64 tensor of shape (changes, sequences) per cotangent.
@@ -213,7 +213,7 @@ def projections(
 
 
 def sampled_cotangent(logits: torch.Tensor, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Gradient at the logits of sum_t s_t log p(y_t): s_t (onehot(y_t) - p), 0 where ``mask`` is, y drawn from the model, s = +-1."""
+    """Gradient at the logits of sum_t s_t log p(y_t), which is s_t (onehot(y_t) - p); y is drawn from the model, s is +-1, 0 at padding."""
     p = logits.float().softmax(-1)
     labels = torch.multinomial(p.flatten(0, 1), 1, generator=generator).unflatten(0, mask.shape)
     signs = torch.randint(0, 2, mask.shape, generator=generator, device=logits.device) * 2 - 1
@@ -233,16 +233,16 @@ def scores(
     """The scores a of every change: float64 of shape (changes, samples, sequences), on the CPU; mean(a^2)/2 estimates its KL in nats.
 
     Args:
-        model: the reference, unchanged afterwards.
-        changes: what to score.
+        model: the reference; not modified.
+        changes: the changes to score.
         batches: the sequences.
-        sequences: how many the batches hold together.
-        samples: labels drawn per token; the same for all changes, so that sums over units are meant.
-        seed: of the labels and signs.
-        progress: told how far it is.
+        sequences: total number of sequences.
+        samples: labels drawn per token; shared by all changes, so that scores of units can be added.
+        seed: seed of the labels and signs.
+        progress: receives the share that is done.
 
     Raises:
-        NonFiniteError: the reference gives NaN or infinity.
+        NonFiniteError: the reference's logits are NaN or infinite.
     """
     found = torch.zeros(len(changes), samples, sequences, dtype=torch.float64)
     generator = torch.Generator(model.device).manual_seed(seed)
@@ -273,7 +273,7 @@ def fisher_cell(
     """The record of `scores` for every unit and every format of the run.
 
     Raises:
-        NonFiniteError: the reference, or what a format makes of a weight, is NaN or infinite.
+        NonFiniteError: the reference's logits, or the scores of a unit, are NaN or infinite.
     """
     every = [(unit, variant) for unit in units for variant in variants.uniform]
     pairs = [(unit, variant) for unit, variant in every if variants.taken_by(unit, variants.formats[variant])]
@@ -281,7 +281,7 @@ def fisher_cell(
     found = scores(variants.reference, changes, batches, len(sequence_set.sequences), samples, seed, progress)
     for (unit, variant), row in zip(pairs, found, strict=True):
         if not torch.isfinite(row).all():
-            raise NonFiniteError(f"the fisher scores of {unit.name} at {variants.formats[variant]} are NaN or infinite")
+            raise NonFiniteError(f"the Fisher scores of {unit.name} at {variants.formats[variant]} are NaN or infinite")
     return FisherCell(
         variant=variants.reference_id,
         sequences_sha256=sequence_set.sha256,

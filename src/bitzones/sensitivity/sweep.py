@@ -1,9 +1,8 @@
-"""What quantizing one unit does to the whole model, measured end to end: KL(reference || changed), in nats.
+"""Measures the effect of quantizing one unit on the whole model, end to end: KL(reference || changed model), in nats.
 
-Method ``exact``: one pass per batch keeps the hidden states that enter every layer; each (unit, format) then swaps in the values of the
-quantized weights and runs only the layers from the changed one on. Nothing before the change is computed again, and memory is bounded by a
-batch. The sweep can stand on a *base*: a model in which other units are changed already, which is how combined effects are measured. This
-module receives a model and weights; it does not know how they were quantized.
+Method ``exact``: one pass per batch keeps the input hidden states of every layer; each (unit, format) then swaps in the quantized weights
+and runs only the layers from the changed one on. Nothing before the change is recomputed, and memory is bounded by a batch. A sweep can
+start from a *base*, a model in which other units are already changed, to measure combined effects.
 """
 
 from __future__ import annotations
@@ -33,9 +32,9 @@ NOT_FINITE = "the changed model's logits are NaN or infinite"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change to measure: ``weights`` of modules none of which lies before ``layer``, quantized or dense, by module name.
+    """A change to measure: module name -> quantized or dense weight, with no module before ``layer``.
 
-    Where ``layer`` is None all of them lie behind the last layer, as the head does.
+    ``layer`` is None if all of them are after the last layer, as the head is.
     """
 
     layer: int | None
@@ -44,9 +43,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Sweep:
-    """KL(reference || model) per sequence, in nats summed over its tokens: of the ``base``, and of each candidate on it.
+    """KL(reference || model) per sequence, in nats summed over its tokens, of the ``base`` and of each candidate.
 
-    None stands for a candidate whose model gave NaN or infinity.
+    A candidate whose logits are NaN or infinite is None.
     """
 
     base: list[float]
@@ -63,19 +62,19 @@ def exact(
     progress: Progress = silent,
     base: Mapping[str, torch.Tensor] | None = None,
 ) -> Sweep:
-    """KL of every candidate to the model as it is, each measured alone on the base.
+    """KL(reference || candidate) of every candidate, each applied alone on top of the base.
 
     Args:
-        model: the reference; unchanged afterwards, bit for bit, also when interrupted.
+        model: the reference; bit-for-bit unchanged afterwards, also when interrupted.
         layers: its decoder layers, in order.
-        candidates: what to change.
+        candidates: the changes to measure.
         batches: the sequences.
-        sequences: how many the batches hold together.
-        progress: told how far it is.
-        base: weights that are changed for every candidate, which a candidate's own replace; none where None.
+        sequences: total number of sequences.
+        progress: receives the share that is done.
+        base: weights that are changed for every candidate, unless the candidate has its own; nothing if None.
 
     Raises:
-        NonFiniteError: the reference itself, or the base, gives NaN or infinity.
+        NonFiniteError: the logits of the reference or of the base are NaN or infinite.
     """
     made = Sweep([0.0] * sequences, [[0.0] * sequences for _ in candidates])
     broken: set[int] = set()
@@ -85,7 +84,7 @@ def exact(
         with swapped(model, based):
             pass_, logits = passed(model, layers, batch)
             log_q = as_log_probabilities(logits, batch)
-            del logits  # as large as all that is kept
+            del logits  # as large as everything else that is kept
             if reference is None:
                 reference = log_q
             else:
@@ -156,7 +155,7 @@ def _measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] |
 
 
 def _weight_error(variants: Variants, unit: Unit, weights: Mapping[str, torch.Tensor]) -> float | None:
-    """||W - quantized W|| / ||W||, Frobenius, over all weights of the unit; None where a quantized weight overflowed."""
+    """||W - quantized W|| / ||W|| (Frobenius) over all weights of the unit; None if a quantized weight overflowed."""
     lost = total = 0.0
     for name in unit.modules:
         weight = variants.reference.get_parameter(f"{name}.weight")

@@ -1,7 +1,7 @@
-"""Every variant is built from a fresh copy and quantized once, and at most one quantized model is alive beside the reference.
+"""Builds the variants of a run, each once and from a fresh copy, with at most one quantized model in memory beside the reference.
 
-What stays of a variant is its packed weights, a fraction of the reference's size: the sensitivity sweep takes them from here. A calibrated
-format has two sets of them: each module rounded alone, for sensitivities, and the variant as a whole, rounded layer after layer.
+A variant's packed weights, a fraction of the reference's size, are kept for the sensitivity sweep. A calibrated format has two sets of
+them: each module rounded alone, for sensitivities, and the whole variant, rounded layer by layer.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ __all__ = ["Variants"]
 
 
 def _copied(model: PreTrainedModel, but: Iterable[str]) -> PreTrainedModel:
-    """A copy that has the weights of some modules in common with the model: they are about to be replaced, and would take much room."""
+    """A copy that shares the weights of some modules with the model: they are about to be replaced, and copying them would waste memory."""
     shared = [model.get_submodule(name).weight for name in but]
     return copy.deepcopy(model, {id(weight): weight for weight in shared})
 
 
 def _none() -> Sequence[Batch]:
-    raise ModelError("a calibrated format needs calibration sequences, and none were given")
+    raise ModelError("a calibrated format needs a calibration set, and none was given")
 
 
 class Variants:
-    """The models of one run, by variant id, ready to run on ``device`` in ``compute_dtype``.
+    """The models of one run by variant ID, ready to run on ``device`` in ``compute_dtype``.
 
     Args:
         loaded: the model as stored.
-        formats: variant id -> format; the first is the reference, the others are ``uniform``.
-        batches: gives the sequences that calibrated formats are rounded on.
-        damping: of calibrated formats (`gptq.round_rows`).
-        notify: told, in a line, when modules are rounded: it takes a while.
+        formats: variant ID -> format; the first is the reference, the others are ``uniform``.
+        batches: returns the calibration set.
+        damping: damping of calibrated formats (`gptq.round_rows`).
+        notify: receives a line when modules are rounded, which takes a while.
         include: modules outside the decoder layers that uniform variants quantize too.
-        staying: modules that stay in the reference's format in some format (`supported.staying`).
+        staying: format -> modules that it leaves in the reference's format (`supported.staying`).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Variants:
         self.compute_dtype = compute_dtype
         self.reference = self._ready(loaded.model if loaded.model.dtype == compute_dtype else copy.deepcopy(loaded.model))
         self.fallbacks: dict[str, dict[str, str]] = {}
-        """Variant -> module -> why it has the stock format's integers in place of calibrated ones."""
+        """Variant -> module -> why it has the stock format's integers instead of calibrated ones."""
         self._packed: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
         self._whole: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
         self._alive: tuple[str, PreTrainedModel] | None = None
@@ -84,25 +84,25 @@ class Variants:
         self._notify = notify
 
     def define(self, variant: str, assignment: Mapping[str, str]) -> None:
-        """Add a variant of mixed formats: module name -> format, the reference's for what stays as it is."""
+        """Add a variant with mixed formats: module name -> format, which may be the reference's."""
         self.formats[variant] = variant
         self._mixed[variant] = self._taken({name: form for name, form in assignment.items() if form != self.formats[self.reference_id]})
 
     def _taken(self, assignment: Mapping[str, str]) -> dict[str, str]:
-        """Without the modules that stay in the reference's format after all."""
+        """An assignment without the modules that their format does not support."""
         return {name: format_ for name, format_ in assignment.items() if name not in self.staying.get(format_, {})}
 
     def taken_by(self, unit: Unit, format_: str) -> list[str]:
-        """Modules of a unit that are quantized where it takes a format: without those that stay in the reference's."""
+        """The modules of a unit that a format quantizes: those that it supports."""
         return list(self._taken(dict.fromkeys(unit.modules, format_)))
 
     def weights(self, unit: Unit, variant: str) -> dict[str, Packed]:
-        """Module -> packed weight (`packed`) of a unit's modules that are quantized; empty where all of them stay."""
+        """Module -> packed weight (`packed`) of the modules of a unit that are quantized; empty if the format supports none of them."""
         taken = self.taken_by(unit, self.formats[variant])
         return {name: self.packed(variant)[name] for name in taken}
 
     def info(self) -> ModelInfo:
-        """What the run file says about the model."""
+        """The model's record in the run file."""
         said: dict[str, dict[str, tuple[str, ...]]] = {}
         for format_, modules in self.staying.items():
             alike = defaultdict[str, list[str]](list)
@@ -112,10 +112,10 @@ class Variants:
         return self.loaded.info(self.compute_dtype).model_copy(update={"staying": said})
 
     def model(self, variant: str) -> PreTrainedModel:
-        """The variant's model; a quantized one is freed when the next is asked for.
+        """The variant's model; a quantized one is freed when the next is requested.
 
         Raises:
-            ModelError: it could not be quantized as asked.
+            ModelError: it could not be quantized as requested.
         """
         if variant == self.reference_id:
             return self.reference
@@ -126,9 +126,9 @@ class Variants:
         return self._alive[1]
 
     def packed(self, variant: str) -> Mapping[str, Packed]:
-        """Module name -> packed weight of a variant, as it would be stored; empty for the reference.
+        """Module name -> packed weight of a variant, as stored; empty for the reference.
 
-        In a calibrated format each module is rounded as if it alone were changed.
+        In a calibrated format, each module is rounded as if it were the only change.
         """
         if variant not in self._packed:
             if variant not in self._mixed and not self._everywhere(variant):
@@ -140,34 +140,34 @@ class Variants:
         return self._packed[variant]
 
     def whole(self, variant: str) -> Mapping[str, Packed]:
-        """Module name -> packed weight of the variant's model: calibrated formats are rounded layer after layer."""
+        """Module name -> packed weight of the variant's model: calibrated formats are rounded layer by layer."""
         if variant not in self._whole:
             self.model(variant)
         return self._whole[variant]
 
     def stored_bytes(self, variant: str) -> int:
-        """Bytes of the whole model as it would be stored: packed weights, and all else in the model's own dtype."""
+        """Stored bytes of the whole model: packed weights, and everything else in the model's own dtype."""
         return structure.model_bytes(self.loaded.model, self.whole(variant))
 
     def _build(self, variant: str) -> PreTrainedModel:
         assignment = self._mixed[variant] if variant in self._mixed else self._everywhere(variant)
-        if variant not in self._mixed and not assignment:  # it would be the reference under another name
+        if variant not in self._mixed and not assignment:  # the variant would be the reference under another name
             why = next(iter(self.staying[self.formats[variant]].values()))
             raise NotMeasuredError(f"{variant}: no module can be {self.formats[variant]}; {why}")
         ready = self._round_in_sequence(variant, assignment) or self._packed_from_host(assignment)
         model = _copied(self.loaded.model, assignment)
-        if assignment:  # a plan may leave everything as it is
+        if assignment:  # a plan may leave everything in the reference's format
             quantizers.quantize(model, assignment, ready)
         self._whole[variant] = packing.packed_weights(model)
         return self._ready(model)
 
     def _everywhere(self, variant: str) -> dict[str, str]:
-        """What a uniform variant quantizes."""
+        """The assignment of a uniform variant."""
         modules = (*structure.quantizable_modules(self.loaded.model), *self._include)
         return self._taken(dict.fromkeys(modules, self.formats[variant]))
 
     def _packed_from_host(self, assignment: Mapping[str, str]) -> Mapping[str, Packed]:
-        """Weights that lie on the host of a run on a GPU, quantized there as all the others are."""
+        """Offloaded weights, quantized on the GPU like all others."""
         weights = {name: self.loaded.model.get_parameter(f"{name}.weight") for name in assignment}
         return {
             name: quantizers.packed_alone(weight.detach(), assignment[name], self.device)
@@ -183,12 +183,12 @@ class Variants:
         return made.weights
 
     def in_sequence(self, name: str, assignment: Mapping[str, str]) -> layerwise.Calibrated:
-        """Weights of a plan that is no variant, rounded layer after layer: module name -> format, without what stays as it is."""
+        """Weights of a plan that is not a variant, rounded layer by layer; ``assignment`` leaves out the reference's format."""
         self._notify(f"rounding {len(assignment)} modules of {name}, layer after layer")
         return layerwise.in_sequence(self.reference, assignment, self._batches(), self.loaded.model.dtype, self._damping)
 
     def _round_separately(self) -> None:
-        """All calibrated formats at once: they share the walk over the layers."""
+        """Round all calibrated formats at once, in one pass over the layers."""
         wanted = {variant: name for variant, name in self.uniform.items() if is_calibrated(name)}
         batches = self._batches()
         self._notify(f"rounding every module alone in {' and '.join(wanted.values())}")

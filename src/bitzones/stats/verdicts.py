@@ -69,6 +69,7 @@ def verdict_nats(difference: Estimate, p_value: float, margin: float = NON_INFER
         p_value: of no difference (`bootstrap_p`), corrected for the family of tests that it belongs to.
         margin: nats per token.
 
+    >>> from bitzones.stats.intervals import Interval
     >>> str(verdict_nats(Interval(value=0.01, low=-0.005, high=0.0201), 0.3))
     'non-inferior (margin 0.021 nats/token)'
     """

@@ -22,6 +22,7 @@ from bitzones.report.charts import frontier, layer_map, vega
 from bitzones.report.html.markdown_html import html
 from bitzones.report.markdown import (
     decisions,
+    domain_tables,
     fisher_tables,
     headline,
     measurements,
@@ -80,6 +81,12 @@ def sections(analysis: Analysis) -> tuple[Section, ...]:
             _charts(Chart("map", "Sensitivity by layer and group; the tables below hold every number.", layer_map.views(analysis))),
             (decisions.zones(analysis),),
             (("The plan, unit by unit", decisions.plan(analysis)), ("Most and least sensitive layers", decisions.extreme_layers(analysis))),
+        ),
+        Section(
+            "domains",
+            "Text of every kind",
+            _charts(_single("domains", "KL of every variant by domain.", metric_charts.domains(analysis))),
+            (domain_tables.by_domain(analysis),),
         ),
         Section(
             "frontier",

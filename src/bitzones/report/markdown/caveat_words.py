@@ -67,6 +67,13 @@ def _not_quantizable(caveat: Caveat, analysis: Analysis) -> str:
     )
 
 
+def _static_cache(caveat: Caveat, _: Analysis) -> str:
+    return (
+        f"Decoding on a static key-value cache: the model does not run on one ({'; '.join(map(plain, caveat.names))}). "
+        "It was timed on a growing cache, where each step has another shape."
+    )
+
+
 def _modules_stay(caveat: Caveat, analysis: Analysis) -> str:
     format_, module, reason = map(plain, caveat.names)
     more = f" and {(caveat.count or 1) - 1} more" if caveat.count != 1 else ""
@@ -208,6 +215,7 @@ _WORDS: Mapping[CaveatCode, Words] = {
     "likelihood_change": _likelihood_change,
     "many_families": _families,
     "kind_not_measured": _kind,
+    "static_cache_refused": _static_cache,
     "few_rounds": lambda caveat, _: f"How much latency varies: {_plural(caveat.n, 'round')}, fewer than {MIN_SEQUENCES}, give no interval.",
     "one_process": _fixed("Latency on other machines or in another process: all rounds come from one process on one machine."),
     "cells_failed": _cells_failed,

@@ -12,7 +12,7 @@ from bitzones.analysis.plan import Around
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.analysis.zones import never_lowest
-from bitzones.report.markdown import plan_tables
+from bitzones.report.markdown import domain_tables, plan_tables
 from bitzones.report.markdown.caveat_words import layers_in_words
 from bitzones.report.markdown.cost_words import budget_words
 from bitzones.report.markdown.stability import split_half_in_short
@@ -118,15 +118,16 @@ def _whole_model(analysis: Analysis, decision: Decision) -> Iterator[str]:
 def _cost(analysis: Analysis, decision: Decision) -> Answer:
     plan, measured = decision.plan, [item for item in analysis.accuracy if item.variant == PLAN and item.metric != NORMALIZED]
     question = "What does it cost in accuracy?"
+    domains = [f"{said}." for said in [domain_tables.in_short(analysis.domains) if analysis.domains else None] if said]
     if plan.measured_kl is None:
         kl = f"KL predicted {nats(plan.predicted_kl)} nats per token, not measured."
     else:
         kl = f"KL {nats(plan.measured_kl)} nats per token, n = {plan.measured_sequences} held-out sequences."
     if not plan.accuracy or not measured:
         why = "only the searched plan was evaluated" if measured else "the plan was not evaluated on any task"
-        return Answer(question, "Not measured", (f"{why[0].upper()}{why[1:]}.", kl))
+        return Answer(question, "Not measured", (f"{why[0].upper()}{why[1:]}.", kl, *domains))
     short = "; ".join(f"{plain(item.task, 24)} {_points(item)}" for item in measured[:MOST_TASKS])
-    return Answer(question, short, (*(_task(analysis, item) for item in measured[:MOST_TASKS]), kl))
+    return Answer(question, short, (*(_task(analysis, item) for item in measured[:MOST_TASKS]), kl, *domains))
 
 
 def _points(item: Accuracy) -> str:

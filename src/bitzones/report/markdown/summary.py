@@ -10,7 +10,17 @@ from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.analysis.zones import never_lowest, ranges
 from bitzones.report.charts.frontier import frontier
-from bitzones.report.markdown import decisions, fisher_tables, measurements, method, plan_tables, rule_tables, stability, task_tables
+from bitzones.report.markdown import (
+    decisions,
+    domain_tables,
+    fisher_tables,
+    measurements,
+    method,
+    plan_tables,
+    rule_tables,
+    stability,
+    task_tables,
+)
 from bitzones.report.markdown.caveat_words import caveat_sentence
 from bitzones.report.markdown.tables import NO_INTERVAL, markdown, megabytes, plain, table
 from bitzones.report.terminal import text_map
@@ -32,6 +42,7 @@ def headline(analysis: Analysis) -> tuple[str, ...]:
         _plan_line(analysis, decision),
         *_calibration_line(analysis),
         *_baselines_line(analysis),
+        *domain_tables.lines(analysis),
         *_accuracy_lines(analysis),
     )
 
@@ -145,6 +156,7 @@ def summary(analysis: Analysis) -> str:
         text_map.markdown_map(analysis),
         decisions.zones(analysis),
         decisions.plan(analysis),
+        domain_tables.by_domain(analysis),
         plan_tables.compared(analysis),
         plan_tables.search(analysis),
         plan_tables.frontier(analysis),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bitzones.analysis.domain_figures import DomainFigures, DomainReading
 from bitzones.analysis.plan_verdicts import RuleReading
 from bitzones.analysis.results import Analysis, LatencyFigures
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
@@ -15,7 +16,7 @@ from bitzones.report.markdown.cost_words import slow_path_words
 from bitzones.report.markdown.tables import megabytes, milliseconds, nats, percent, plain, points, ratio
 from bitzones.schema.profile import PLAN
 
-__all__ = ["accuracy", "latency", "memory", "rules"]
+__all__ = ["accuracy", "domains", "latency", "memory", "rules"]
 
 PANEL_WIDTH = 320
 """In pixels; the page widens it."""
@@ -106,6 +107,70 @@ def _accuracy_row(item: Accuracy) -> Spec:
             "points [95%]": points(against.difference) if against else "-",
             "flips": f"{against.lost} lost, {against.gained} gained, {against.changed} changed but wrong" if against else "-",
             "verdict": str(against.verdict) if against else "reference",
+        },
+    }
+
+
+def domains(analysis: Analysis) -> Spec | None:
+    """A panel per domain: KL and interval of each variant on a logarithmic axis that the panels share, perplexity in words."""
+    found = analysis.domains.domains if analysis.domains is not None else ()
+    rows = {item.name: [row for figures in item.figures if (row := _domain_row(figures)) is not None] for item in found}
+    ends = [row[end] for every in rows.values() for row in every for end in ("low", "high")]
+    if not ends:
+        return None
+    scale = {"type": "log", "domain": [min(ends), max(ends)], "nice": True}
+    panels = [_domain_panel(analysis, item, rows[item.name], scale) for item in found if rows[item.name]]
+    return _panels("KL of every variant with 95% intervals, by domain", panels)
+
+
+def _domain_panel(analysis: Analysis, item: DomainReading, rows: list[Spec], scale: Spec) -> Spec:
+    tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
+    x = {"field": "value", "type": "quantitative", "title": "KL, nats per token", "scale": scale, "axis": {"tickCount": 5}}
+    y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
+    unseen = ", unseen" if item.unseen else ""
+    return {
+        "title": _head(
+            f"{plain(item.name, 24)}{unseen}, {item.tokens:,} tokens; perplexity at the right, "
+            f"{plain(analysis.reference)} {item.reference_perplexity.value:,.4g}"
+        ),
+        "width": PANEL_WIDTH,
+        "height": {"step": ROW},
+        "data": {"values": rows},
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeWidth": 3, **tip},
+                "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _color("datum.chosen")},
+            },
+            {
+                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1, **tip},
+                "encoding": {"y": y, "x": x, "color": _color("datum.chosen")},
+            },
+            {
+                "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
+                "encoding": {"y": y, "x": {"value": PANEL_WIDTH + 8}, "text": {"field": "perplexity"}},
+            },
+        ],
+    }
+
+
+def _domain_row(figures: DomainFigures) -> Spec | None:
+    """None where the KL is 0, which a logarithmic axis has no place for."""
+    kl = figures.kl
+    if kl.value <= 0:
+        return None
+    return {
+        "variant": plain(figures.variant, 20),
+        "chosen": figures.variant == PLAN,
+        "value": kl.value,
+        "low": kl.low or kl.value,
+        "high": kl.high or kl.value,
+        "perplexity": f"{figures.perplexity.value:,.4g}",
+        "tip": {
+            "variant": plain(figures.variant),
+            "KL [95%]": nats(kl),
+            "perplexity": f"{figures.perplexity.value:,.4g}",
+            "same top token": percent(figures.same_top.value),
+            "verdict": str(figures.change.verdict),
         },
     }
 

@@ -1,0 +1,50 @@
+"""The command that turns a plan into what another engine or tool loads. Imports when it runs, so that ``--help`` is fast."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitzones.deploy.targets import TARGETS
+
+__all__ = ["export", "register", "say"]
+
+
+def export(
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="Written by 'bitzones run' or 'bitzones collect'.")],
+    to: Annotated[str, typer.Option("--to", help=f"What is to load it: {', '.join(TARGETS)}.", metavar="TARGET")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")],
+    model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
+    device: Annotated[str, typer.Option(help="Where to quantize: cpu, cuda, cuda:N or auto.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if the plan needs it.")] = False,
+) -> None:
+    """Export a plan for another engine or tool.
+
+    Weights are stored with the same integers, scales and shifts, read back, and loaded by the engine where it is installed. What a target
+    cannot hold is refused with the module, its format and the nearest that fits; nothing is rounded to something else.
+
+    Example: bitzones export report/plan.json --to mlx -o model-mlx/
+    """
+    from bitzones import export as exported
+    from bitzones.api.planning import DEVICE
+
+    if not DEVICE.fullmatch(device):
+        raise typer.BadParameter(f"{device!r} is not a device: cpu, cuda, cuda:N or auto", param_hint="--device")
+    made = exported(plan, output, to=to, model=model, device=device, trust_remote_code=trust_remote_code, force=force, notify=say)
+    for line in made.lines():
+        typer.echo(line)
+
+
+def say(message: str) -> None:
+    """Progress, if a terminal is attached."""
+    if sys.stderr.isatty():
+        typer.echo(message, err=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to an application."""
+    app.command()(export)

@@ -1,0 +1,114 @@
+"""Sets of several sources: shares, what is left for the next set, and that no document is in two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+import tiny_models
+
+from bitzones.data.sequences import TokenSequence
+from bitzones.data.sets import SequenceSets
+from bitzones.schema.errors import TaskError
+from bitzones.schema.profile import Profile
+
+TOKENIZER = tiny_models.tokenizer()
+
+
+def profile(**sections: Any) -> Profile:
+    given = {
+        "schema": 2,
+        "formats": ("qint8", "qint4:gptq"),
+        "model": {"source": "memory:llama"},
+        "tasks": ({"name": "science_mini"},),
+        "text": {"sequence_tokens": 64},
+        "sensitivity": {"tokens": 600},
+        "held_out": {"tokens": 600},
+        "calibration": {"tokens": 800},
+        "budget": {"average_bits": 6.0},
+    }
+    return Profile.model_validate({**given, **sections})
+
+
+def written(length: int) -> Iterator[TokenSequence]:
+    for number in count(1):
+        yield TokenSequence((0, *(number % 200 + n % 50 for n in range(length - 1))), length - 1, ())
+
+
+def sets(chosen: Profile, **given: Any) -> SequenceSets:
+    return SequenceSets(chosen, TOKENIZER, {}, tiny_models.llama(), given, writer=written)
+
+
+def texts(letter: str) -> list[str]:
+    return [f"{letter}{number:03}" * 25 for number in range(60)]
+
+
+def test_each_source_gives_its_share_and_is_on_record() -> None:
+    mixture = ({"source": "tasks", "share": 0.5}, {"source": "a", "license": "mine"}, {"source": "embedded:law"})
+    made = sets(profile(sensitivity={"tokens": 1200, "text": mixture}), a=texts("a"))
+    assert sum(made.sensitivity.sequence_tokens) >= 1200
+    record = made.texts["sensitivity"]
+    assert [(part.origin, part.share, part.license) for part in record.parts] == [
+        ("train splits of science_mini", 0.5, None),
+        ("a", 0.25, "mine"),
+        ("embedded:law", 0.25, "public domain"),
+    ]
+    assert all(0 <= part.tokens - part.share * 1200 < 100 for part in record.parts)
+    assert record.tokens == sum(part.tokens for part in record.parts) == sum(made.sensitivity.sequence_tokens)
+    assert len({part.sha256 for part in record.parts}) == 3
+
+
+def test_sets_and_domains_that_share_a_source_share_no_document() -> None:
+    chosen = profile(
+        sensitivity={"tokens": 600, "text": ({"source": "a"},)},
+        calibration={"tokens": 800, "text": ({"source": "a", "share": 0.5}, {"source": "b", "share": 0.5})},
+        domains=({"name": "d", "source": "a", "tokens": 600, "window": 64}, {"name": "e", "source": "b", "tokens": 64, "window": 64}),
+    )
+    made = sets(chosen, a=texts("a"), b=[*texts("a")[:30], *texts("b")])
+    _ = made.calibration
+    found = [TOKENIZER.decode(row.ids[1:]) for every in (made.sensitivity, made.held_out, made.calibration) for row in every.sequences]
+    windows = [TOKENIZER.decode(row.ids[1:]) for name in "de" for row in made.domains[name].windows.sequences]
+    numbers = [{text[n : n + 4] for text in part for n in range(len(text) - 3) if text[n] in "ab"} for part in (found, windows)]
+    whole = [{number for number in part if number[1:].isdigit()} for part in numbers]
+    assert whole[0]
+    assert whole[1]
+    assert whole[0].isdisjoint(whole[1])
+    assert made.texts["calibration"].parts[1].passed_over["already taken"] > 0
+
+
+def test_domains_are_the_same_whatever_the_sets_take() -> None:
+    domain = ({"name": "d", "source": "a", "tokens": 600, "window": 64},)
+    hashes = set()
+    for tokens in (100, 900):
+        made = sets(profile(sensitivity={"tokens": tokens, "text": ({"source": "a"},)}, domains=domain), a=texts("a"))
+        _ = made.sensitivity
+        hashes.add(made.domains["d"].windows.sha256)
+    assert len(hashes) == 1
+
+
+def test_generated_and_random_tokens_are_sources_too() -> None:
+    mixture = ({"source": "generated", "share": 0.5}, {"source": "random", "share": 0.5})
+    first, again = (sets(profile(sensitivity={"tokens": 512, "text": mixture})) for _ in range(2))
+    assert first.sensitivity.sequence_tokens == (64,) * 8
+    assert first.sensitivity.sha256 == again.sensitivity.sha256
+    assert first.held_out.sha256 != first.sensitivity.sha256
+    drawn = [row.ids for row in first.sensitivity.sequences[4:]]
+    assert all(row[0] == 0 and 0 not in row[1:] for row in drawn)
+    assert len({token for row in drawn for token in row}) > 100
+
+
+def test_a_source_that_holds_too_little_names_its_share() -> None:
+    mixture = ({"source": "tasks", "share": 0.5}, {"source": "a", "share": 0.5})
+    made = sets(profile(sensitivity={"tokens": 1000, "text": mixture}), a=["b" * 90])
+    with pytest.raises(TaskError, match=r"sensitivity.tokens \(share 0.5 of a\) asks for 500 tokens and a holds 92"):
+        _ = made.sensitivity
+
+
+def test_tasks_alone_give_what_they_gave_without_any_text() -> None:
+    made = sets(profile(text=None))
+    assert made.texts == {}
+    _ = made.held_out
+    assert [record.parts[0].origin for record in made.texts.values()] == ["train splits of science_mini"] * 2
+    assert made.texts["held_out"].documents == len(made.held_out.sequences)
