@@ -56,5 +56,5 @@ def settings(found: Iterable[DomainCell]) -> tuple[Domain, ...]:
     return tuple(Domain(name=name, source="tasks" if name == "tasks" else f"embedded:{name}", tokens=1536, window=64) for name in names)
 
 
-def _sums(values: np.ndarray) -> tuple[float, ...]:  # type: ignore[type-arg]
+def _sums(values: np.ndarray) -> tuple[float, ...]:
     return tuple(map(float, values.sum(axis=1)))

@@ -23,7 +23,7 @@ import bitzones
 NOT_MODULES = ("bitzones.bench", "bitzones.__main__")
 """Benchmarks are pytest's to import; ``__main__`` runs."""
 GOLDEN = Path(__file__).parent / "golden"
-RUNNING = ("apply", "export", "verify_export", "measure_plan")
+RUNNING = ("apply", "export", "verify_export", "measure_export", "measure_plan")
 """Functions of the API that run a model."""
 SETUP = """
 from bitzones import analyze, compare
@@ -78,6 +78,19 @@ def test_examples_are_true(name: str) -> None:
 
 
 def test_examples_of_the_api_are_run_without_torch_too() -> None:
-    found = [test for name in ("analyzing", "comparing", "planning") for test in runnable(f"bitzones.api.{name}")]
+    found = [test for name in ("analyzing", "comparing", "history", "planning") for test in runnable(f"bitzones.api.{name}")]
     names = {test.name.rpartition(".")[2] for test in found if test.examples}
-    assert {"analyze", "read_run", "write_report", "compare", "read_plan", "Analysis", "Comparison", "to_dataframe"} <= names
+    assert {
+        "analyze",
+        "read_run",
+        "write_report",
+        "compare",
+        "trend",
+        "compare_releases",
+        "export_metrics",
+        "save_baseline",
+        "read_plan",
+        "Analysis",
+        "Comparison",
+        "to_dataframe",
+    } <= names

@@ -24,7 +24,7 @@ from bitzones.evaluation.layer_replay import entered_at, passed
 from bitzones.evaluation.swapping import swapped
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
-from bitzones.schema import profile
+from bitzones.schema import profile_sections
 from bitzones.schema.performance_cells import MemoryCell
 from bitzones.schema.profile import PLAN
 from bitzones.sensitivity import sweep
@@ -148,7 +148,7 @@ def check_applied(plan: Plan, source: Path, folder: Path, memory: Iterable[Memor
 
 
 def _loaded(source: Path) -> PreTrainedModel:
-    return loading.load(profile.Model(source=str(source), dtype="bfloat16"), CPU).model
+    return loading.load(profile_sections.Model(source=str(source), dtype="bfloat16"), CPU).model
 
 
 def _batch(model: PreTrainedModel) -> Batch:

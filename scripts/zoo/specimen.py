@@ -79,7 +79,8 @@ def _drawn(config: PretrainedConfig) -> PreTrainedModel:
     """A causal model, or where transformers has none of a configuration, its model of images and text."""
     kinds = (AutoModelForCausalLM, transformers.AutoModelForImageTextToText)
     kind = next(kind for kind in kinds if type(config) in kind._model_mapping)
-    model: PreTrainedModel = kind.from_config(config)
+    made_by: Any = kind  # transformers leaves this function untyped
+    model: PreTrainedModel = made_by.from_config(config)
     return model
 
 

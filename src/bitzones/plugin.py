@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,14 +102,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def bitzones_session(pytestconfig: pytest.Config) -> Session:
+def bitzones_session(pytestconfig: pytest.Config) -> Iterator[Session]:
     """What the run has loaded (`bitzones.run.session.Session`): the model, its variants, the tasks and the sequences."""
-    from bitzones.run.session import Session
+    from bitzones.run import garbage
 
+    loaded = ExitStack()
     try:
-        made = Session(activation.measuring(pytestconfig), _notify(pytestconfig), pytestconfig.stash.get(GIVEN, None))
-        # Loaded now: one line says that there is no task or no model, instead of every cell failing.
-        _ = made.scored, made.variants
+        with garbage.suspended():
+            made = _loaded(pytestconfig)
+            loaded.enter_context(garbage.set_aside())
         made.check_sequences()
         if place := pytestconfig.getoption("bitzones_journal"):  # before a budget is checked, which may take times that are in it
             pytestconfig.stash[JOURNAL] = _opened(made, place, pytestconfig)
@@ -116,6 +118,16 @@ def bitzones_session(pytestconfig: pytest.Config) -> Session:
     except BitzonesError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made
+    with loaded:
+        yield made
+
+
+def _loaded(config: pytest.Config) -> Session:
+    """A session whose tasks and model are there: one line says that one is missing, instead of every cell failing."""
+    from bitzones.run.session import Session
+
+    made = Session(activation.measuring(config), _notify(config), config.stash.get(GIVEN, None))
+    _ = made.scored, made.variants
     return made
 
 

@@ -63,7 +63,7 @@ def test_the_policy_allows_only_its_own_scripts(text: str) -> None:
 def test_the_data_can_be_read_back_and_holds_every_chart(text: str) -> None:
     (data,) = re.findall(r'<script type="application/json" id="charts">(.*?)</script>', text, re.DOTALL)
     charts = json.loads(data)
-    assert set(charts) == {"map", "frontier", "accuracy", "latency", "memory", "rules"}
+    assert set(charts) == {"map", "domains", "frontier", "accuracy", "latency", "memory", "rules"}
     assert len(charts["map"]) == 5
 
 

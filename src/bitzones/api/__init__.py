@@ -1,15 +1,28 @@
-"""The public Python API. `import bitzones` offers all of it lazily; documentation is generated from here into docs/api.md.
+"""The public Python API, and the one list of its names: `bitzones` offers them lazily, docs/api.md is generated from them.
 
-Importing this package imports no torch. Functions that run a model import it when they are called.
+Importing this package does not import torch. Functions that run a model import it when they are called.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from bitzones.analysis.plan import Plan, PlanKL
 from bitzones.analysis.reader import RunFile
 from bitzones.api.analyzing import Analysis, Report, analyze, read_run, write_report
 from bitzones.api.comparing import Comparison, compare
-from bitzones.api.planning import apply, export, measure_plan, read_plan, verify_export
+from bitzones.api.history import (
+    ReleaseMatrix,
+    Trend,
+    compare_releases,
+    export_metrics,
+    find_baseline,
+    list_baselines,
+    save_baseline,
+    trend,
+)
+from bitzones.api.planning import apply, export, measure_export, measure_plan, read_plan, verify_export
+from bitzones.regression.baseline_store import KeptRun
 from bitzones.regression.comparison import CellDelta, Metric
 from bitzones.schema.errors import (
     ArgumentError,
@@ -32,6 +45,9 @@ from bitzones.schema.profile_sections import Gate
 from bitzones.stats.intervals import Estimate, Interval
 from bitzones.stats.verdicts import Verdict
 
+if TYPE_CHECKING:
+    from bitzones.run.measuring import measure
+
 __all__ = [
     "Analysis",
     "ArgumentError",
@@ -43,6 +59,7 @@ __all__ = [
     "Estimate",
     "Gate",
     "Interval",
+    "KeptRun",
     "MeasureError",
     "Metric",
     "MissingPackageError",
@@ -55,18 +72,37 @@ __all__ = [
     "PlanError",
     "PlanKL",
     "ProfileError",
+    "ReleaseMatrix",
     "Report",
     "RunFile",
     "RunFileError",
     "TaskError",
+    "Trend",
     "Verdict",
     "analyze",
     "apply",
     "compare",
+    "compare_releases",
     "export",
+    "export_metrics",
+    "find_baseline",
+    "list_baselines",
+    "measure",
+    "measure_export",
     "measure_plan",
     "read_plan",
     "read_run",
+    "save_baseline",
+    "trend",
     "verify_export",
     "write_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`measure`, whose module loads torch when it is imported (PEP 562)."""
+    if name != "measure":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bitzones.run.measuring import measure  # noqa: PLC0415
+
+    return measure

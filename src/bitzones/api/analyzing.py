@@ -165,7 +165,7 @@ def read_run(path: Path | str) -> RunFile:
     Example:
         >>> run = bitzones.read_run("run.json")
         >>> run.run.model.source, len(run.cells)
-        ('embedded:tiny', 23)
+        ('embedded:tiny', 27)
     """
     return reader.read_run(path)
 

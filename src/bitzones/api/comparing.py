@@ -43,7 +43,7 @@ class Comparison(decided.Comparison):
     Example:
         >>> found = bitzones.compare("old.json", "new.json")
         >>> found
-        <Comparison of 'old.json' and 'new.json': 1 failed, 1 worse, 21 same>
+        <Comparison of 'old.json' and 'new.json': 1 failed, 1 worse, 25 same>
         >>> [(cell.status, cell.kind, cell.variant, cell.detail) for cell in found.regressions]
         [('worse', 'latency', 'w4', 'decode-b1-p64-n16'), ('failed', 'latency', 'w2', 'prefill-b1-p64')]
     """

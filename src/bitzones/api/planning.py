@@ -25,7 +25,9 @@ from bitzones.schema.sensitivity_cells import SensitivityCell
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["DEVICE", "PlanLike", "apply", "export", "measure_plan", "read_plan", "verify_export"]
+    from bitzones.run.engine_check import EngineCheck
+
+__all__ = ["DEVICE", "PlanLike", "apply", "export", "measure_export", "measure_plan", "read_plan", "verify_export"]
 
 PlanLike: TypeAlias = Analysis | Plan | Path | str
 """An analysis whose plan is meant, a plan, or the path of a plan.json."""
@@ -132,7 +134,8 @@ def export(
         plan: an analysis, a plan, or the path of a plan.json.
         folder: to make; may be absent or empty.
         to: what is to load it. ``quanto``: ``QuantizedModelForCausalLM.from_pretrained``; ``mlx``: mlx-lm; ``gguf``:
-            llama.cpp.
+            llama.cpp; ``compressed-tensors``: vLLM. Or a recipe for a tool that quantizes by itself: ``llama-quantize``, ``auto-round``,
+            ``gptq``, ``modelopt``, ``llm-compressor``.
         model: source of the model, where it is not where the plan says; its weights must have the plan's SHA-256.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``: where to quantize.
         trust_remote_code: let code that comes with the model run, if the plan asks for it.
@@ -199,6 +202,42 @@ def verify_export(folder: Path | str, *, device: str = "cpu", notify: Notify = _
         from bitzones.deploy import verify  # noqa: PLC0415
         from bitzones.devices import device as devices  # noqa: PLC0415
     return verify.check(Path(folder), devices.resolve(device), notify)
+
+
+def measure_export(
+    folder: Path | str, run: Path | str, *, engine: str, tolerance: float | None = None, notify: Notify = _silent
+) -> EngineCheck:
+    """Measure an exported model in its engine, on the held-out tokens of the run that its plan comes from.
+
+    Args:
+        folder: written by `bitzones.export` or ``bitzones export``, to ``mlx``, ``gguf`` or ``compressed-tensors``.
+        run: path of the run file.
+        engine: ``mlx``, ``llama.cpp`` or ``transformers``.
+        tolerance: nats per token that the engine may cost; by default 0.02.
+        notify: called with one line per step.
+
+    Returns:
+        KL to the reference in nats per token with intervals: ``shares["quantization"]`` (reference to stored weights), ``shares["engine"]``
+        (stored weights to engine) and ``shares["total"]``; ``exceeds`` tells whether the engine's share is larger than the tolerance.
+
+    Raises:
+        RunFileError: the run file cannot be used.
+        PlanError: the folder is no export, not whole, or of another model or run.
+        ModelError: the engine does not load it, or the run's model cannot be loaded.
+        NonFiniteError: a logit is NaN or infinite.
+        ArgumentError: there is no such engine, or it loads no such folder.
+        MissingPackageError: the engine is not installed.
+
+    Example:
+        >>> found = bitzones.measure_export("model-mlx", "report/run.json", engine="mlx")  # doctest: +SKIP
+        >>> found.shares["engine"].value, found.exceeds  # doctest: +SKIP
+        (0.0041, False)
+    """
+    measured = read_run(run).run
+    with needs("measure"):
+        from bitzones.run import engine_check  # noqa: PLC0415
+    allowed = engine_check.TOLERANCE_NATS if tolerance is None else tolerance
+    return engine_check.check(Path(folder), engine, measured.profile, allowed, notify)
 
 
 def _check_device(device: str) -> None:

@@ -10,7 +10,10 @@ import typer
 
 from bitzones.deploy.targets import TARGETS
 
-__all__ = ["export", "register", "say"]
+__all__ = ["export", "register", "say", "verify_in"]
+
+EXIT_EXCEEDS = 1
+"""The engine costs more than the tolerance."""
 
 
 def export(
@@ -37,6 +40,17 @@ def export(
     made = exported(plan, output, to=to, model=model, device=device, trust_remote_code=trust_remote_code, force=force, notify=say)
     for line in made.lines():
         typer.echo(line)
+
+
+def verify_in(folder: Path, engine: str, run_file: Path, tolerance: float | None) -> None:
+    """Print what an exported model computes in its engine, and exit with 1 where the engine's share exceeds the tolerance."""
+    from bitzones import measure_export
+
+    found = measure_export(folder, run_file, engine=engine, tolerance=tolerance, notify=say)
+    for line in found.lines():
+        typer.echo(line)
+    if found.exceeds:
+        raise typer.Exit(EXIT_EXCEEDS)
 
 
 def say(message: str) -> None:

@@ -68,11 +68,14 @@ def run(
     bitzones run smollm2 --data data/ --limit 1000 --resume
     """
     from bitzones.api.requirements import needs
+    from bitzones.run import garbage
     from bitzones.schema import profile_files
 
     profile_files.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
-    with needs("measure"):
+    with needs("measure"), garbage.suspended():
         from bitzones.run import runner
+
+        gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
         measured = runner.measure(name, output, data, limit, resume=resume)
         _report([measured.run_file], measured.run_file.parent)
@@ -99,14 +102,15 @@ def collect(
     Example: bitzones collect run.json -o report/
     bitzones collect arc.json svamp.json -o report/
     """
-    gc.disable()  # a run is kept to the end: looking for garbage in it takes a twentieth of the time and finds next to none
     _report(run_files, output)
 
 
 def _report(run_files: Sequence[Path], output: Path) -> None:
     from bitzones import write_report
+    from bitzones.run import garbage
 
-    report = write_report(run_files, output)
+    with garbage.suspended():  # a run is kept to the end: looking through it takes a twentieth of the time and finds next to nothing
+        report = write_report(run_files, output)
     for line in report.analyses[0].headline if len(run_files) == 1 else ():
         typer.echo(line)
     typer.echo(f"report: {report.path}")
@@ -129,23 +133,39 @@ def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A ru
 
 @app.command()
 def verify(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run that measured whole plans.")],
+    what: Annotated[Path, typer.Argument(metavar="RUN.json|MODEL", help="A run that measured whole plans; with --in, an exported folder.")],
     plan: Annotated[
-        Path, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
-    ],
+        Path | None, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option("--in", metavar="ENGINE", help="Load MODEL in this engine: mlx, llama.cpp or transformers.")
+    ] = None,
+    run_file: Annotated[
+        Path, typer.Option("--run", metavar="RUN.json", help="With --in: the run that the plan of MODEL comes from.")
+    ] = Path("report/run.json"),
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, metavar="NATS", help="With --in: exit 1 if the engine's share of the KL is larger.")
+    ] = None,
     output: Output = Path("report"),
 ) -> None:
-    """Measure a plan from another tool beside a run's own plans, on the same held-out sequences and items.
+    """Measure a plan from another tool beside a run's own plans, or an exported model in its engine.
 
-    Writes FOLDER/run.json, a copy of the run with the plan added, and its report. The plan is named after its file. RUN.json is not
-    changed, unless it is FOLDER/run.json.
+    --plan measures on the run's held-out sequences and items, and writes FOLDER/run.json, a copy of the run with the plan added, and its
+    report; the plan is named after its file, and RUN.json is not changed unless it is FOLDER/run.json. --in feeds the run's held-out tokens
+    to an engine and prints the KL to the reference: quantization's share, the engine's share and the total.
 
     Example: bitzones verify report/run.json --plan other.json -o verified/
+    bitzones verify model-gguf/ --in llama.cpp --run report/run.json
     """
     from bitzones import measure_plan
 
-    measure_plan(run_file, plan, place := output / "run.json", notify=exporting.say)
-    _report([place], output)
+    if (plan is None) == (engine is None):
+        raise typer.BadParameter("give RUN.json and --plan OTHER.json, or MODEL and --in ENGINE", param_hint="--plan")
+    if engine is not None:
+        exporting.verify_in(what, engine, run_file, tolerance)
+    elif plan is not None:
+        measure_plan(what, plan, place := output / "run.json", notify=exporting.say)
+        _report([place], output)
 
 
 @app.command()

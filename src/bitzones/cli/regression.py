@@ -55,24 +55,22 @@ def compare(
     Examples: bitzones compare old.json new.json -o delta.md
     bitzones compare new.json --against .benchmarks
     """
-    from bitzones import compare as compared
-    from bitzones import read_run
+    import bitzones
     from bitzones.regression import gate as gates
-    from bitzones.regression.baseline_store import newest_like, stored
     from bitzones.schema.files import write_text
 
     gates.fail_on(fail_on)  # a mistake in it is reported before a run is read
     if (new is None) == (against is None):
         raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
     past = history if history is not None else against
-    kept = stored(past) if past is not None else []
+    kept = bitzones.list_baselines(past) if past is not None else ()
     if against is not None:
-        judged = read_run(old)
-        base = newest_like(judged, kept if past == against else stored(against), against)
+        judged = bitzones.read_run(old)
+        base = bitzones.find_baseline(judged, against)
         typer.echo(f"against {base.path}")
     else:
         assert new is not None
-        base, judged = read_run(old), read_run(new)
+        base, judged = bitzones.read_run(old), bitzones.read_run(new)
         if old.resolve() == new.resolve():
             raise RunFileError(f"{old}: compared with itself")
     chosen = project if project is not None else PROJECT if PROJECT.is_file() else None
@@ -80,7 +78,7 @@ def compare(
         if item.fault is not None:
             typer.echo(f"left out: {item.fault}", err=True)
     gate = gates.tolerances(judged.run.profile.gate, chosen)
-    comparison = compared(base, judged, gate=gate, history=[item.run for item in kept if item.run is not None])
+    comparison = bitzones.compare(base, judged, gate=gate, history=[item.run for item in kept if item.run is not None])
     code = comparison.exit_code(fail_on)
     if output is not None:
         write_text(output, comparison.to_markdown(fail_on))
@@ -104,18 +102,18 @@ def save(
     storage: Storage = STORAGE,
 ) -> None:
     """Copy a run to where 'bitzones compare --against' finds it."""
-    from bitzones.regression import baseline_store as history
+    import bitzones
 
-    typer.echo(f"kept: {history.save(run_file, storage, name)}")
+    typer.echo(f"kept: {bitzones.save_baseline(run_file, name=name, storage=storage)}")
 
 
 @baselines.command("list")
 def list_(storage: Storage = STORAGE) -> None:
     """List the kept runs, oldest first."""
-    from bitzones.regression import baseline_store as history
+    import bitzones
     from bitzones.report.regression.baseline_list import baseline_lines
 
-    for line in baseline_lines(history.stored(storage)):
+    for line in baseline_lines(bitzones.list_baselines(storage)):
         typer.echo(line)
 
 
@@ -125,10 +123,9 @@ def show(
     storage: Storage = STORAGE,
 ) -> None:
     """Show which kept run this one would be compared with: the newest of the same profile, model and machine."""
-    from bitzones.analysis.reader import read_run
-    from bitzones.regression import baseline_store as history
+    import bitzones
 
-    typer.echo(history.newest_like(read_run(run_file), history.stored(storage), storage).path)
+    typer.echo(bitzones.find_baseline(run_file, storage).path)
 
 
 def trend(
@@ -139,17 +136,15 @@ def trend(
 
     Example: bitzones trend .benchmarks -o trend.html
     """
-    from bitzones.regression import baseline_store as history
-    from bitzones.regression import change_points as decide
-    from bitzones.report.regression.trend_page import trend_page
+    import bitzones
     from bitzones.schema.files import write_text
 
-    stored = history.stored(folder)
-    for item in stored:
+    kept = bitzones.list_baselines(folder)
+    for item in kept:
         if item.fault is not None:
             typer.echo(f"left out: {item.fault}", err=True)
-    found = decide.trend(item.run for item in stored if item.run is not None)
-    write_text(output, trend_page(found))
+    found = bitzones.trend([item.run for item in kept if item.run is not None])
+    write_text(output, found.to_html())
     typer.echo(f"{len(found.runs)} runs, {len(found.changes)} change points: {output}")
 
 
@@ -166,17 +161,14 @@ def export_metrics(
 
     Example: bitzones export-metrics run.json --format bencher -o metrics/
     """
-    from bitzones.analysis.reader import read_run
-    from bitzones.regression.metrics import readings
-    from bitzones.report.regression.metric_files import FORMATS, metrics_files
-    from bitzones.schema.files import write_text
+    import bitzones
 
-    chosen = next((name for name in FORMATS if name == form), None)
-    if chosen is None:
-        raise typer.BadParameter(f"{form!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
-    for name, text in metrics_files(readings(read_run(run_file)), chosen).items():
-        write_text(output / name, text)
-        typer.echo(f"wrote {output / name}")
+    try:
+        written = bitzones.export_metrics(run_file, output, format=form)
+    except bitzones.ArgumentError as error:
+        raise typer.BadParameter(str(error), param_hint="--format") from None
+    for path in written:
+        typer.echo(f"wrote {path}")
 
 
 def matrix(
@@ -190,14 +182,12 @@ def matrix(
 
     Example: bitzones matrix releases/*.json -o docs/releases.md
     """
-    from bitzones.analysis.reader import read_run
-    from bitzones.regression.release_matrix import matrix as judged
-    from bitzones.report.regression.matrix_page import matrix_lines, matrix_page
+    import bitzones
     from bitzones.schema.files import write_text
 
-    found = judged([read_run(path) for path in run_files], baseline)
-    write_text(output, matrix_page(found))
-    for line in matrix_lines(found):
+    found = bitzones.compare_releases(run_files, baseline=baseline)
+    write_text(output, found.to_markdown())
+    for line in found.lines():
         typer.echo(line)
 
 

@@ -13,8 +13,9 @@ __all__ = ["documents", "require_text"]
 LONGEST_LINE = 1 << 20
 """Characters of the longest line that is text: above it, a file is a dump without line ends, and one line may be all of it."""
 
-LONGEST_DOCUMENT = 1 << 20
-"""Characters after which a document ends at the next line end: a file without blank lines is not one document of any size."""
+LONGEST_DOCUMENT = 1 << 15
+"""Characters after which a document ends at the next line end: a file without blank lines, such as one of a document a line, is not one
+document, of which one set would take all."""
 
 PROBED_BYTES = 1 << 16
 """Of a file that are looked at for what no text has."""

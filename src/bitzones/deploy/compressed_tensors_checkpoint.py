@@ -27,12 +27,12 @@ from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
 from bitzones.deploy.safetensors_stream import Entry
-from bitzones.deploy.weights_export import Notify, Written, check_names, describe, exporter
+from bitzones.deploy.weights_export import Notify, Written, check_names, compare, describe, exporter
 from bitzones.models.units import fused_groups
-from bitzones.schema.errors import ModelError, PlanError
+from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import format_bits
 
-__all__ = ["CompressedTensors", "check_fused", "export", "zeros"]
+__all__ = ["CompressedTensors", "check_fused", "export", "values", "zeros"]
 
 _WEIGHTS = "model.safetensors"
 
@@ -115,7 +115,7 @@ class CompressedTensors:
         describe(made, folder)
         _configure(folder / "config.json", schemes, _left(made))
         notify("checking: what was written")
-        _check_file(made.model, folder / _WEIGHTS, schemes)
+        compare(values(folder), made)
         return Written(size, _stored(made, schemes), "read back: 0 weights differ")
 
     def card(self, written: Written) -> Card:
@@ -201,19 +201,21 @@ def _configure(path: Path, schemes: dict[str, _Scheme], ignore: list[str]) -> No
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_file(model: PreTrainedModel, file: Path, schemes: dict[str, _Scheme]) -> None:
-    """Read every module back and compare the weights that its integers, scales and zero points stand for."""
-    with safe_open(file, framework="pt") as handle:
-        for name, scheme in schemes.items():
-            rows, columns = handle.get_tensor(f"{name}.weight_shape").tolist()
-            integers = unpack(handle.get_tensor(f"{name}.weight_packed").view(torch.uint32), scheme.bits, columns)
-            scale = handle.get_tensor(f"{name}.weight_scale")
-            zero = torch.full_like(scale, 128.0, dtype=torch.float32)
-            if not scheme.symmetric:
-                words = handle.get_tensor(f"{name}.weight_zero_point").T.contiguous().view(torch.uint32)
-                zero = unpack(words, scheme.bits, rows).T.float()
-            if not torch.equal(Rounded(integers, scale, scale.float() * zero).values(), _parts(model, name).values()):
-                raise ModelError(f"module {name!r} reads back with other weights than were quantized; nothing was written")
+def values(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Module -> the weights that its integers, scales and zero points stand for, float32, read from a folder."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    with safe_open(folder / _WEIGHTS, framework="pt") as handle:
+        for group in config["config_groups"].values():
+            bits = group["weights"]["num_bits"]
+            for name in group["targets"]:
+                rows, columns = handle.get_tensor(f"{name}.weight_shape").tolist()
+                integers = unpack(handle.get_tensor(f"{name}.weight_packed").view(torch.uint32), bits, columns)
+                scale = handle.get_tensor(f"{name}.weight_scale")
+                zero = torch.full_like(scale, 2.0 ** (bits - 1), dtype=torch.float32)
+                if not group["weights"]["symmetric"]:
+                    words = handle.get_tensor(f"{name}.weight_zero_point").T.contiguous().view(torch.uint32)
+                    zero = unpack(words, bits, rows).T.float()
+                yield name, Rounded(integers, scale, scale.float() * zero).values()
 
 
 def _stored(made: Prepared, schemes: dict[str, _Scheme]) -> tuple[str, ...]:

@@ -18,14 +18,15 @@ from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import gguf_metadata, gguf_tokenizer
 from bitzones.deploy.gguf_blocks import BLOCK, BlockType, block_type, not_representable, q4_1, q8_0
 from bitzones.deploy.model_card import Card
-from bitzones.deploy.plan_file import PlanFile
+from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.deploy.prepared import Prepared
+from bitzones.deploy.verify import PLAN_FILE
 from bitzones.deploy.weights_export import Notify, Written, exporter
 from bitzones.models import sources
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import format_bits
 
-__all__ = ["FILE", "GGUF", "export"]
+__all__ = ["FILE", "GGUF", "export", "values"]
 
 FILE = "model.gguf"
 
@@ -103,8 +104,7 @@ class _Tensors:
         self.architecture = gguf_metadata.architecture(made.model)
         self._model, self._config = made.model, made.model.config
         self._formats = made.plan_file.formats
-        arch = next(number for number, name in gguf.MODEL_ARCH_NAMES.items() if name == self.architecture)
-        self._names = gguf.get_tensor_name_map(arch, self._config.num_hidden_layers)
+        self._names = _name_map(self.architecture, self._config.num_hidden_layers)
         self.quantized = {self._named(f"{name}.weight"): name for name in made.plan_file.formats}
         self.dense = {self._named(name): (name, tensor) for name, tensor in made.dense().items()}
         if (factors := gguf_metadata.rope_factors(self._config)) is not None:
@@ -135,12 +135,44 @@ class _Tensors:
         return ordered.float() if ordered.ndim < 2 else ordered
 
     def _ordered(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """llama.cpp rotates neighboring rows of q and k in ``llama``, transformers the two halves of a head."""
         kind = name.rpartition(".")[0].rpartition(".")[2]
-        if self.architecture != "llama" or kind not in {"q_proj", "k_proj"}:
-            return tensor
         heads = self._config.num_attention_heads if kind == "q_proj" else self._config.num_key_value_heads
-        return tensor.reshape(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+        return _rotated(tensor, heads, 2) if self.architecture == "llama" and kind in _ROTATED else tensor
+
+
+_ROTATED = ("q_proj", "k_proj")
+
+
+def _rotated(tensor: torch.Tensor, heads: int, first: int) -> torch.Tensor:
+    """Rows of a head as pairs, one after the other, where they lay as halves; llama.cpp rotates neighbors, transformers the two halves.
+
+    Args:
+        tensor: of a projection to so many heads.
+        heads: number of them.
+        first: 2 to get from halves to pairs, half a head's rows to get back.
+    """
+    return tensor.reshape(heads, first, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
+
+
+def values(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Module -> the weights that its blocks stand for, float32, rows in transformers' order, read from a folder."""
+    reader = gguf.GGUFReader(folder / FILE)
+    read = {tensor.name: tensor for tensor in reader.tensors}
+    architecture = reader.fields["general.architecture"].contents()
+    names = _name_map(architecture, reader.fields[f"{architecture}.block_count"].contents())
+    for name in read_plan(folder / PLAN_FILE).formats:
+        tensor = read[str(names.get_name(f"{name}.weight", try_suffixes=(".weight",)))]
+        found = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+        kind = name.rpartition(".")[2]
+        if architecture == "llama" and kind in _ROTATED:
+            heads = reader.fields[f"llama.attention.head_count{'_kv' if kind == 'k_proj' else ''}"].contents()
+            found = _rotated(found, heads, len(found) // heads // 2)
+        yield name, found
+
+
+def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
+    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    return gguf.get_tensor_name_map(number, blocks)
 
 
 def _check_scales(tensors: _Tensors) -> None:

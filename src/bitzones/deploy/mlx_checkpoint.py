@@ -25,11 +25,11 @@ from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
 from bitzones.deploy.safetensors_stream import Entry
-from bitzones.deploy.weights_export import Notify, Written, check_names, describe, exporter
+from bitzones.deploy.weights_export import Notify, Written, check_names, compare, describe, exporter
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import format_bits
 
-__all__ = ["GROUPS", "MLX", "export", "shared_group"]
+__all__ = ["GROUPS", "MLX", "export", "shared_group", "values"]
 
 GROUPS = (128, 64, 32)
 """Columns that may share a scale in MLX's affine formats."""
@@ -83,7 +83,7 @@ class MLX:
         describe(made, folder)
         _configure(folder / "config.json", settings)
         notify("checking: what was written")
-        _check_file(made.model, folder / _WEIGHTS, settings)
+        compare(values(folder), made)
         return Written(size, _stored(made, settings), _check_engine(made, folder, notify))
 
     def card(self, written: Written) -> Card:
@@ -152,13 +152,14 @@ def _stored(made: Prepared, settings: dict[str, tuple[int, int]]) -> tuple[str, 
     )
 
 
-def _check_file(model: PreTrainedModel, file: Path, settings: dict[str, tuple[int, int]]) -> None:
-    """Read every module back and compare the weights that its integers, scales and biases stand for."""
-    with safe_open(file, framework="pt") as handle:
-        for name, (bits, _) in settings.items():
-            weight, scales, biases = (handle.get_tensor(f"{name}.{kind}") for kind in ("weight", "scales", "biases"))
-            if not torch.equal(Rounded(unpack(weight, bits), scales, -biases).values(), _parts(model, name).values()):
-                raise ModelError(f"module {name!r} reads back with other weights than were quantized; nothing was written")
+def values(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """Module -> the weights that its integers, scales and biases stand for, float32, read from a folder."""
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization"]
+    with safe_open(folder / _WEIGHTS, framework="pt") as handle:
+        for name, setting in settings.items():
+            if isinstance(setting, dict):
+                weight, scales, biases = (handle.get_tensor(f"{name}.{kind}") for kind in ("weight", "scales", "biases"))
+                yield name, Rounded(unpack(weight, setting["bits"]), scales, -biases).values()
 
 
 def _check_engine(made: Prepared, folder: Path, notify: Notify) -> str:

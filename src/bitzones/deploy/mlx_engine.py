@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from bitzones.backends.quanto import affine, packing, quantizers
 from bitzones.deploy import fingerprint
+from bitzones.deploy.engines import Answering
 from bitzones.schema.errors import ModelError
 
-__all__ = ["check", "load", "log_probabilities"]
+__all__ = ["check", "load", "log_probabilities", "opened"]
 
 TOLERANCE_NATS = 1e-3
 """Largest |difference| of log-probabilities in float32 between two engines with the same weights. It was 1.4e-5 on the embedded model."""
@@ -38,6 +39,16 @@ def log_probabilities(model: Any, token_ids: torch.Tensor) -> torch.Tensor:
     """Log-softmax over the vocabulary, nats, float32, shape (sequences, positions, vocabulary)."""
     logits = model(mx.array(token_ids.numpy())).astype(mx.float32)
     return torch.from_numpy(np.array(logits)).log_softmax(-1)
+
+
+def opened(folder: Path, longest: int) -> Answering:  # other engines have to be told
+    """The model in mlx, in the dtype of its own scales.
+
+    Raises:
+        ModelError: mlx-lm does not load it.
+    """
+    model = load(folder)
+    return lambda token_ids: log_probabilities(model, torch.tensor([list(token_ids)]))[0]
 
 
 def check(folder: Path, quantized: PreTrainedModel) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import folders, manifest, prepared, verify
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import Card, model_card
@@ -19,7 +20,7 @@ from bitzones.deploy.prepared import Prepared
 from bitzones.deploy.targets import Target
 from bitzones.schema.errors import ModelError
 
-__all__ = ["Carrier", "Notify", "Written", "check_names", "describe", "exporter"]
+__all__ = ["Carrier", "Notify", "Written", "check_names", "compare", "describe", "exporter"]
 
 Notify = Callable[[str], None]
 
@@ -131,3 +132,19 @@ def describe(made: Prepared, folder: Path) -> None:
     if made.model.can_generate() and made.model.generation_config is not None:
         made.model.generation_config.save_pretrained(folder)
     made.tokenizer.save_pretrained(folder)
+
+
+def compare(stored: Iterable[tuple[str, torch.Tensor]], made: Prepared) -> None:
+    """Compare what a folder's weights stand for, by module, with what was quantized.
+
+    Raises:
+        ModelError: one weight differs, or a module is missing.
+    """
+    missing = set(made.plan_file.formats)
+    for name, values in stored:
+        weight = packing.packed_weights(made.model.get_submodule(name))[""]
+        if not torch.equal(values, affine.parts(weight).values()):
+            raise ModelError(f"module {name!r} reads back with other weights than were quantized; nothing was written")
+        missing.remove(name)
+    if missing:
+        raise ModelError(f"module {min(missing)!r} does not read back; nothing was written")

@@ -1,7 +1,7 @@
-"""Where earlier runs lie, and which of them a new one is to be compared with.
+"""Folders of earlier runs, and the choice of the run with which a new one is compared.
 
-pytest-benchmark's storage (``.benchmarks/MACHINE/0001_*.json``, ``--benchmark-autosave``) and any folder of run files are read alike: every
-``.json`` file below it that is of bitzones. This module does not know how two runs are compared.
+pytest-benchmark's storage (``.benchmarks/MACHINE/0001_*.json``, ``--benchmark-autosave``) and any other folder are read alike: every
+``.json`` file below it that is a run of bitzones.
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from bitzones.schema.errors import OutputError, RunFileError
 from bitzones.schema.files import write_text
 from bitzones.schema.run_record import KEY
 
-__all__ = ["Stored", "newest_like", "save", "stored"]
+__all__ = ["KeptRun", "newest_like", "save", "stored"]
 
 MACHINE = "bitzones"
 """Folder of `save` inside the storage, where pytest-benchmark has one for each kind of machine."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A file of the storage: its run, or why it cannot be used."""
+class KeptRun:
+    """A run file in a folder of kept runs."""
 
     path: Path
+    """The file."""
     run: RunFile | None
+    """The run; None if the file cannot be used."""
     fault: str | None
+    """Why the file cannot be used; None if it can."""
 
 
 def _files(folder: Path) -> list[Path]:
@@ -39,7 +42,7 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*.json") if path.is_file() and not path.name.startswith("."))
 
 
-def stored(folder: Path) -> list[Stored]:
+def stored(folder: Path) -> list[KeptRun]:
     """The run files below a folder, oldest first; those of others are left out, those that are broken are named.
 
     Raises:
@@ -48,10 +51,10 @@ def stored(folder: Path) -> list[Stored]:
     found = []
     for path in _files(folder):
         try:
-            found.append(Stored(path, read_run(path), None))
+            found.append(KeptRun(path, read_run(path), None))
         except RunFileError as error:
             if _of_bitzones(path):
-                found.append(Stored(path, None, str(error)))
+                found.append(KeptRun(path, None, str(error)))
     return sorted(found, key=lambda item: (item.run.measured_at or "" if item.run else "", str(item.path)))
 
 
@@ -64,7 +67,7 @@ def _of_bitzones(path: Path) -> bool:
     return f'"{KEY}"' in text and '"benchmarks"' in text
 
 
-def newest_like(run: RunFile, kept: Sequence[Stored], folder: Path) -> RunFile:
+def newest_like(run: RunFile, kept: Sequence[KeptRun], folder: Path) -> RunFile:
     """The newest run of the same profile, model and machine, the run itself left out.
 
     Args:

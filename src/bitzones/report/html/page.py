@@ -87,6 +87,7 @@ def sections(analysis: Analysis) -> tuple[Section, ...]:
             "Text of every kind",
             _charts(_single("domains", "KL of every variant by domain.", metric_charts.domains(analysis))),
             (domain_tables.by_domain(analysis),),
+            domain_tables.statistics(analysis),
         ),
         Section(
             "frontier",

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bitzones.analysis.domain_figures import DomainFigures, DomainReading, DomainsReading, Quantile
 from bitzones.analysis.results import Analysis
-from bitzones.report.markdown.tables import ABSENT, details, markdown, more_nats, nats, p_value, plain, ratio, table
+from bitzones.report.markdown.tables import ABSENT, details, four_digits, markdown, more_nats, nats, p_value, plain, ratio, table
 from bitzones.schema.profile import PLAN
 from bitzones.stats.intervals import Estimate
 
-__all__ = ["by_domain", "in_short", "lines", "verdict_by_domain"]
+__all__ = ["by_domain", "folded", "in_short", "lines", "statistics", "verdict_by_domain"]
 
 OUTCOMES = {
     "wins": "**wins**: better than every other variant within the budget",
@@ -79,8 +79,8 @@ def by_domain(analysis: Analysis) -> str:
     found = analysis.domains
     if found is None:
         return ""
-    head = "## Text of every kind"
-    return "\n\n".join((head, *_intro(found), _domains(analysis, found), *_by_variant(found), *_against(found), *_whole(analysis, found)))
+    head = "## KL and perplexity by domain"
+    return "\n\n".join((head, *_intro(found), _domains(analysis, found), *_by_variant(found), *_against(found)))
 
 
 def _intro(found: DomainsReading) -> Iterator[str]:
@@ -115,16 +115,11 @@ def _domain_row(item: DomainReading) -> tuple[str, ...]:
 def _perplexity(estimate: Estimate) -> str:
     if estimate.low is None or estimate.high is None:
         return _value(estimate)
-    return f"{_value(estimate)} [{_digits(estimate.low)}, {_digits(estimate.high)}]"
+    return f"{_value(estimate)} [{four_digits(estimate.low)}, {four_digits(estimate.high)}]"
 
 
 def _value(estimate: Estimate) -> str:
-    return _digits(estimate.value)
-
-
-def _digits(value: float) -> str:
-    """Four digits, without an exponent up to a million."""
-    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:.4g}"
+    return four_digits(estimate.value)
 
 
 def _by_variant(found: DomainsReading) -> Iterator[str]:
@@ -181,12 +176,20 @@ def _over(item: DomainReading, variant: str) -> str:
     return ", over the budget" if figures is not None and figures.within_budget is False else ""
 
 
-def _whole(analysis: Analysis, found: DomainsReading) -> Iterator[str]:
-    """Every statistic of ``llama-perplexity --kl-divergence``, a folded table for each domain."""
-    for item in found.domains:
-        head = ("statistic", *(markdown(figures.variant) for figures in item.figures))
-        body = table(head, _statistics(analysis.reference, item))
-        yield details(f"{markdown(item.name)}: the statistics that llama-perplexity --kl-divergence prints", body)
+def statistics(analysis: Analysis) -> tuple[tuple[str, str], ...]:
+    """Every statistic of ``llama-perplexity --kl-divergence``: a title in plain text and a table for each domain."""
+    return tuple(
+        (
+            f"{plain(item.name, 48)}: the statistics that llama-perplexity --kl-divergence prints",
+            table(("statistic", *(markdown(figures.variant) for figures in item.figures)), _statistics(analysis.reference, item)),
+        )
+        for item in (analysis.domains.domains if analysis.domains is not None else ())
+    )
+
+
+def folded(analysis: Analysis) -> str:
+    """The same for summary.md."""
+    return "\n\n".join(details(markdown(title), body) for title, body in statistics(analysis))
 
 
 def _statistics(reference: str, item: DomainReading) -> Iterator[tuple[str, ...]]:

@@ -157,6 +157,7 @@ def summary(analysis: Analysis) -> str:
         decisions.zones(analysis),
         decisions.plan(analysis),
         domain_tables.by_domain(analysis),
+        domain_tables.folded(analysis),
         plan_tables.compared(analysis),
         plan_tables.search(analysis),
         plan_tables.frontier(analysis),

@@ -17,6 +17,7 @@ __all__ = [
     "details",
     "figure",
     "fold",
+    "four_digits",
     "markdown",
     "megabytes",
     "mermaid",
@@ -90,6 +91,15 @@ def fold(title: str, rows: int, body: str) -> str:
 def details(title: str, body: str) -> str:
     """The body, folded under a title, which is not escaped."""
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>"
+
+
+def four_digits(value: float) -> str:
+    """Four digits, such as of a perplexity, without an exponent up to a million.
+
+    >>> four_digits(11.5372), four_digits(19413.4), four_digits(2.5e7)
+    ('11.54', '19,413', '2.5e+07')
+    """
+    return f"{value:,.0f}" if 1000 <= value < 1e6 else f"{value:.4g}"
 
 
 def _three(value: float) -> str:

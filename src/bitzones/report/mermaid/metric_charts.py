@@ -13,7 +13,7 @@ from bitzones.analysis.results import Analysis, LatencyFigures
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.report.charts.vega import SCHEMA_URL, Spec
 from bitzones.report.markdown.cost_words import slow_path_words
-from bitzones.report.markdown.tables import megabytes, milliseconds, nats, percent, plain, points, ratio
+from bitzones.report.markdown.tables import four_digits, megabytes, milliseconds, nats, percent, plain, points, ratio
 from bitzones.schema.profile import PLAN
 
 __all__ = ["accuracy", "domains", "latency", "memory", "rules"]
@@ -131,7 +131,7 @@ def _domain_panel(analysis: Analysis, item: DomainReading, rows: list[Spec], sca
     return {
         "title": _head(
             f"{plain(item.name, 24)}{unseen}, {item.tokens:,} tokens; perplexity at the right, "
-            f"{plain(analysis.reference)} {item.reference_perplexity.value:,.4g}"
+            f"{plain(analysis.reference)} {four_digits(item.reference_perplexity.value)}"
         ),
         "width": PANEL_WIDTH,
         "height": {"step": ROW},
@@ -164,11 +164,11 @@ def _domain_row(figures: DomainFigures) -> Spec | None:
         "value": kl.value,
         "low": kl.low or kl.value,
         "high": kl.high or kl.value,
-        "perplexity": f"{figures.perplexity.value:,.4g}",
+        "perplexity": four_digits(figures.perplexity.value),
         "tip": {
             "variant": plain(figures.variant),
             "KL [95%]": nats(kl),
-            "perplexity": f"{figures.perplexity.value:,.4g}",
+            "perplexity": four_digits(figures.perplexity.value),
             "same top token": percent(figures.same_top.value),
             "verdict": str(figures.change.verdict),
         },

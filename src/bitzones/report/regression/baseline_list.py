@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bitzones.regression.baseline_store import Stored
+from bitzones.regression.baseline_store import KeptRun
 from bitzones.report.markdown.tables import ABSENT, plain
 
 __all__ = ["baseline_lines"]
@@ -13,12 +13,12 @@ RELEASES = ("torch", "transformers", "optimum-quanto")
 """Packages whose versions a line shows."""
 
 
-def baseline_lines(runs: Iterable[Stored]) -> list[str]:
+def baseline_lines(runs: Iterable[KeptRun]) -> list[str]:
     """One line per run: time, model, versions, number of cells; for a broken file, what is wrong."""
     return [plain(_line(item), 400) for item in runs] or ["no bitzones run is stored here"]
 
 
-def _line(item: Stored) -> str:
+def _line(item: KeptRun) -> str:
     if item.run is None:
         return f"broken: {item.fault}"
     run = item.run.run

@@ -1,0 +1,38 @@
+import gc
+
+from bitzones.run import garbage
+
+
+def test_nothing_is_looked_for_while_libraries_load():
+    with garbage.suspended():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_a_caller_who_looks_for_no_garbage_is_not_made_to():
+    gc.disable()
+    try:
+        with garbage.suspended():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_what_is_loaded_is_in_no_search_until_the_end():
+    kept = [[] for _ in range(1000)]  # tracked by the collector
+    with garbage.set_aside():
+        assert gc.get_freeze_count() >= len(kept)
+        assert not any(found is kept for found in gc.get_objects())
+    assert gc.get_freeze_count() == 0
+    assert any(found is kept for found in gc.get_objects())
+
+
+def test_what_was_set_aside_for_good_stays_so():
+    gc.freeze()
+    try:
+        with garbage.set_aside():
+            pass
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
