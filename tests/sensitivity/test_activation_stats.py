@@ -225,6 +225,18 @@ def test_batches_and_padding_change_nothing(model: LlamaForCausalLM) -> None:
     assert len(alone) == tiny_models.LAYERS * 17
 
 
+def test_a_state_of_linear_attention_is_no_attention(model: LlamaForCausalLM) -> None:
+    attention = model.model.layers[0].self_attn
+    state = torch.rand(len(LENGTHS), 6, 32, 32)
+    handle = attention.register_forward_hook(lambda module, args, output: (output[0], state))
+    try:
+        found = measured(model, len(LENGTHS), sequences())
+    finally:
+        handle.remove()
+    assert found[0].attention is None
+    assert found[1].attention is not None
+
+
 def test_every_layer_is_there_and_the_layers_differ(model: LlamaForCausalLM) -> None:
     of = sequences()
     cell = activation_stats.cell("bf16", model, list(structure.decoder_layers(model).values()), batches(3, of), of)

@@ -147,7 +147,7 @@ def measure(
     attention = [AttentionTotals() for _ in layers]
     with _attention_returned(model):
         for batch in batches():
-            with _watched(layers, lambda n, out: moments[n].add(_scored(out, batch)), lambda n, w: attention[n].add(w, batch)):  # noqa: B023
+            with _watched(layers, lambda n, out: moments[n].add(_scored(out, batch)), lambda n, w: _attend(attention[n], w, batch)):  # noqa: B023
                 model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     for batch in batches():
         with _watched(layers, lambda n, out: moments[n].add_sparse(_scored(out, batch))):  # noqa: B023
@@ -184,6 +184,12 @@ def _statistics(number: int, moments: ActivationMoments, attention: AttentionTot
     )
 
 
+def _attend(totals: AttentionTotals, weights: torch.Tensor, batch: Batch) -> None:
+    """Add weights from each token to each; linear attention (MiniMax) returns its state in their place."""
+    if weights.shape[2:] == 2 * batch.mask.shape[1:]:
+        totals.add(weights, batch)
+
+
 def _scored(output: Any, batch: Batch) -> torch.Tensor:
     return by_token(hidden_of(output), batch.mask)[batch.mask.bool()]
 
@@ -195,7 +201,8 @@ def _attention_returned(model: PreTrainedModel) -> Iterator[None]:
     Each part of a composite model has its own implementation, which is restored.
     """
     parts = {key: getattr(model.config, key, None) for key in model.config.sub_configs}
-    own = {"": model.config._attn_implementation, **{key: part._attn_implementation for key, part in parts.items() if part is not None}}
+    found = {key: getattr(part, "_attn_implementation", None) for key, part in parts.items()}
+    own = {"": model.config._attn_implementation, **{key: name for key, name in found.items() if name is not None}}  # MPT's has none
     model.set_attn_implementation("eager")
     try:
         yield
