@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import odd_models
 import pytest
 import tiny_models
 import torch
@@ -251,6 +252,13 @@ def test_the_model_is_left_as_it_was(model: LlamaForCausalLM) -> None:
     measured(model, 3, sequences())
     assert model.config._attn_implementation == implementation
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_part_without_an_attention_implementation_is_left_alone() -> None:
+    mpt = odd_models.model("mpt")
+    assert "attn_config" in mpt.config.sub_configs
+    found = activation_stats.measure(mpt, list(structure.decoder_layers(mpt).values()), batches(3, sequences()))
+    assert [layer.layer for layer in found] == [0, 1]
 
 
 def test_a_layer_that_gives_nan_is_an_error_and_the_model_is_left_as_it_was() -> None:
