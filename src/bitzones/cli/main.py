@@ -91,7 +91,10 @@ def run(
 @app.command()
 def collect(
     run_files: Annotated[
-        list[Path], typer.Argument(metavar="RUN.json...", help="Written by 'bitzones run' or 'pytest bench/ --benchmark-json=RUN.json'.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN.json...", readable=False, help="Written by 'bitzones run' or 'pytest bench/ --benchmark-json=RUN.json'."
+        ),
     ],
     output: Output = Path("report"),
 ) -> None:
@@ -117,7 +120,7 @@ def _report(run_files: Sequence[Path], output: Path) -> None:
 
 
 @app.command()
-def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run file.")]) -> None:
+def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="A run file.")]) -> None:
     """Show a run in the terminal: answer, layer map, plan and verdicts.
 
     Plain text when piped. Writes no files and needs no torch.
@@ -133,7 +136,10 @@ def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A ru
 
 @app.command()
 def verify(
-    what: Annotated[Path, typer.Argument(metavar="RUN.json|MODEL", help="A run that measured whole plans; with --in, an exported folder.")],
+    what: Annotated[
+        Path,
+        typer.Argument(metavar="RUN.json|MODEL", readable=False, help="A run that measured whole plans; with --in, an exported folder."),
+    ],
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
     ] = None,
@@ -170,7 +176,9 @@ def verify(
 
 @app.command()
 def apply(
-    plan: Annotated[Path | None, typer.Argument(metavar="PLAN.json", help="Written by 'bitzones run' or 'bitzones collect'.")] = None,
+    plan: Annotated[
+        Path | None, typer.Argument(metavar="PLAN.json", readable=False, help="Written by 'bitzones run' or 'bitzones collect'.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")] = None,
     check: Annotated[Path | None, typer.Option("--check", help="Verify an existing export.", metavar="FOLDER")] = None,
     model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
