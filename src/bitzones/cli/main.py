@@ -110,10 +110,9 @@ def collect(
 
 def _report(run_files: Sequence[Path], output: Path) -> None:
     from bitzones import write_report
-    from bitzones.run import garbage
 
-    with garbage.suspended():  # a run is kept to the end: looking through it takes a twentieth of the time and finds next to nothing
-        report = write_report(run_files, output)
+    gc.disable()  # a run is kept to the end: looking for garbage in it takes a twentieth of the time and finds next to none
+    report = write_report(run_files, output)
     for line in report.analyses[0].headline if len(run_files) == 1 else ():
         typer.echo(line)
     typer.echo(f"report: {report.path}")

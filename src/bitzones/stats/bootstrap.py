@@ -55,10 +55,14 @@ def resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
 
 
 def weighted_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Floats:
-    """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., samples)."""
-    totals = weights @ denominators
-    sums = np.moveaxis(numerators @ weights.T, -1, 0)
-    return np.asarray(sums / totals.reshape((-1,) + (1,) * (numerators.ndim - 1)))
+    """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., samples).
+
+    All sums are one matrix product: numpy would take one for each of the first numerators, a third as fast. Resamples lie beside each
+    other in memory, which is how what is done with the ratios goes through them.
+    """
+    sums = numerators.reshape(-1, numerators.shape[-1]) @ weights.T
+    sums /= weights @ denominators
+    return np.moveaxis(sums.reshape(*numerators.shape[:-1], -1), -1, 0)
 
 
 def percentile_interval(value: float, resampled: Floats) -> Interval:
