@@ -93,7 +93,7 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
     "falcon:alibi": {"alibi": True, "multi_query": False, "num_kv_heads": 4},
     "deepseek_v2": {"num_experts_per_tok": 2, "topk_method": "greedy"},
     "falcon_h1": {"mamba_d_head": 16},
-    "gemma3n_text": {**_SHARED_KV, "intermediate_size": 128},
+    "gemma3n_text": {**_SHARED_KV, "intermediate_size": 128, "pad_token_id": None},
     "gemma4_text": {**_SHARED_KV, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "global_head_dim": 16},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},

@@ -29,6 +29,38 @@ def test_exactly_the_named_modules_are_frozen_in_their_format(format_name: str) 
     assert type(model.get_submodule(QUERY)) is torch.nn.Linear
 
 
+class _Router(torch.nn.Linear):
+    """As Llama 4 has it: a linear layer that returns more than a product."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        scores = super().forward(x)
+        return scores.sigmoid(), scores
+
+
+class _Doubled(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+class _Falcon(torch.nn.Linear):
+    """A product in other words, as Falcon has it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight.T if self.bias is None else x @ self.weight.T + self.bias
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(_Router, False), (_Doubled, False), (_Falcon, True), (torch.nn.Linear, True)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_that_computes_more_than_a_product_is_left_alone(kind: type[torch.nn.Linear], expected: bool, bias: bool) -> None:
+    assert quantizers.is_quantizable(kind(64, 4, bias=bias)) is expected
+
+
+def test_naming_one_that_computes_more_is_an_error() -> None:
+    router = _Router(64, 4)
+    with pytest.raises(ModelError, match="0' is a _Router: not quantizable"):
+        quantizers.quantize(torch.nn.Sequential(router), {"0": "qint8"})
+
+
 def test_mixed_formats_in_one_model() -> None:
     model = tiny_models.llama()
     asked = {DOWN: "qint2:hqq", QUERY: "qint8", "model.layers.1.mlp.up_proj": "qint4"}

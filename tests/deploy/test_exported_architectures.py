@@ -51,7 +51,7 @@ CONFIGS: dict[str, PreTrainedConfig] = {
 QUANTIZED = ("model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.k_proj", "model.layers.0.mlp.up_proj")
 TOKENS = torch.randint(0, 768, (100,), generator=torch.Generator().manual_seed(1)).tolist()
 IN_TRANSFORMERS = ("untied", "mistral", "qwen2")
-"""transformers 5.24 does not read scaled rotary embeddings, a separate head size or the biases of a Llama from a GGUF."""
+"""transformers 5.24 reads from a GGUF neither scaled rotary embeddings, nor a head size of its own, nor biases of a Llama."""
 
 
 def made(name: str, folder: Path) -> tuple[PreTrainedModel, PlanFile]:

@@ -227,6 +227,18 @@ def test_batches_and_padding_change_nothing(model: LlamaForCausalLM) -> None:
     assert len(alone) == tiny_models.LAYERS * 17
 
 
+def test_a_state_of_linear_attention_is_no_attention(model: LlamaForCausalLM) -> None:
+    attention = model.model.layers[0].self_attn
+    state = torch.rand(len(LENGTHS), 6, 32, 32)
+    handle = attention.register_forward_hook(lambda module, args, output: (output[0], state))
+    try:
+        found = measured(model, len(LENGTHS), sequences())
+    finally:
+        handle.remove()
+    assert found[0].attention is None
+    assert found[1].attention is not None
+
+
 def test_every_layer_is_there_and_the_layers_differ(model: LlamaForCausalLM) -> None:
     of = sequences()
     cell = activation_stats.cell("bf16", model, list(structure.decoder_layers(model).values()), batches(3, of), of)
@@ -241,6 +253,13 @@ def test_the_model_is_left_as_it_was(model: LlamaForCausalLM) -> None:
     measured(model, 3, sequences())
     assert model.config._attn_implementation == implementation
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_part_without_an_attention_implementation_is_left_alone() -> None:
+    mpt = odd_models.model("mpt")
+    assert "attn_config" in mpt.config.sub_configs
+    found = activation_stats.measure(mpt, list(structure.decoder_layers(mpt).values()), batches(3, sequences()))
+    assert [layer.layer for layer in found] == [0, 1]
 
 
 def test_a_layer_that_gives_nan_is_an_error_and_the_model_is_left_as_it_was() -> None:

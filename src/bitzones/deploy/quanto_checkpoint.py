@@ -63,7 +63,7 @@ def apply(
             source=source,
             trust_remote_code=trust_remote_code,
             notify=notify,
-            check=lambda model: _check_kernels(plan_file, model, device, notify),
+            check=lambda model: _check_target(plan_file, model, device, notify),
         )
         model = made.model
         notify("saving")
@@ -89,6 +89,12 @@ def apply(
 
 def _how(folder: Path) -> str:
     return f"Load it: QuantizedModelForCausalLM.from_pretrained({str(folder)!r}), from optimum.quanto; README.md there has the lines"
+
+
+def _check_target(plan_file: PlanFile, model: PreTrainedModel, device: torch.device, notify: Notify) -> None:
+    """What quanto asks of the dense model, before anything is quantized."""
+    saving.check_reloadable(model)
+    _check_kernels(plan_file, model, device, notify)
 
 
 def _check_kernels(plan_file: PlanFile, model: PreTrainedModel, device: torch.device, notify: Notify) -> None:

@@ -147,7 +147,7 @@ def measure(
     attention = [AttentionTotals() for _ in layers]
     with _attention_returned(model):
         for batch in batches():
-            with _watched(layers, lambda n, out: moments[n].add(_scored(out, batch)), lambda n, w: attention[n].add(w, batch)):  # noqa: B023
+            with _watched(layers, lambda n, out: moments[n].add(_scored(out, batch)), lambda n, w: _attend(attention[n], w, batch)):  # noqa: B023
                 model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     for batch in batches():
         with _watched(layers, lambda n, out: moments[n].add_sparse(_scored(out, batch))):  # noqa: B023
@@ -182,6 +182,12 @@ def _statistics(number: int, moments: ActivationMoments, attention: AttentionTot
         kurtosis=moments.kurtosis,
         attention=attention.statistics() if attention.entropy is not None else None,
     )
+
+
+def _attend(totals: AttentionTotals, weights: torch.Tensor, batch: Batch) -> None:
+    """Add weights from each token to each; linear attention (MiniMax) returns its state in their place."""
+    if weights.shape[2:] == 2 * batch.mask.shape[1:]:
+        totals.add(weights, batch)
 
 
 def _scored(output: Any, batch: Batch) -> torch.Tensor:

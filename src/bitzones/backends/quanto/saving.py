@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from optimum import quanto
 from optimum.quanto.nn import QModuleMixin
 from optimum.quanto.tensor import WeightQBytesTensor
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from bitzones.backends import checkpoint_files
 from bitzones.backends.quanto.extensions import extension_failure
 from bitzones.backends.quanto.packing import as_stored
 from bitzones.schema.errors import ModelError
 
-__all__ = ["reload", "repack_as_reloaded", "save"]
+__all__ = ["check_reloadable", "reload", "repack_as_reloaded", "save"]
+
+
+def check_reloadable(model: PreTrainedModel) -> None:
+    """See that quanto's loader makes a model of this class from its configuration: it asks for causal models only.
+
+    Raises:
+        ModelError: it makes none, or one of another class.
+    """
+    found: Any = AutoModelForCausalLM._model_mapping.get(type(model.config), ())
+    if type(model) not in (found if isinstance(found, tuple | list) else (found,)):
+        raise ModelError(
+            f"quanto's loader makes no {type(model).__name__} from a checkpoint, only causal models of text; "
+            "bitzones.apply quantizes it in memory"
+        )
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
