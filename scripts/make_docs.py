@@ -61,6 +61,8 @@ THRESHOLDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Rules of thumb and attention", "analysis.heuristics", ("MOSTLY", "SLIGHT", "USEFUL")),
     ("Rules of thumb and attention", "analysis.attention", ("CONCENTRATED", "FLAT", "STANDARD_ERRORS", "MEDIAN_LAYERS", "HEAVY_TAILS")),
     ("Calibrated rounding", "rounding.gptq", ("DAMPING", "SHRINKS", "REFITS", "TOWARDS", "CLIPPED", "BLOCK")),
+    ("Invariants", "sensitivity.invariants", ("LOGITS", "ROUNDING", "NATS")),
+    ("Timing", "models.kv_cache", ("LEAST_APART", "NOISE")),
     ("Timing", "analysis.contention", ("GPU_SPREAD",)),
     ("Timing", "devices.gpu_monitor", ("PERIOD_S", "HELD_SHARE")),
     ("Timing", "analysis.latency_memory", ("SLOW",)),

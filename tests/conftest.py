@@ -10,8 +10,9 @@ or the GPU cannot pass by not using it.
 from __future__ import annotations
 
 import ast
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,13 @@ FILTER_WARNINGS = (
 """As pytest's ``filterwarnings``, later ones win. An exception is written here, with its reason."""
 
 
+SLOWEST = """run/test_pytest_plugins run/test_runner models/test_offload report/test_flow models/test_loading run/test_measuring
+    report/test_writer test_packaging deploy/test_quanto_checkpoint run/test_plugin api/test_notebook api/test_api evaluation/test_accuracy
+    backends/test_quantizers""".split()
+"""Files that take longest, a minute and more each on a busy core: they run first. Under xdist one that begins last keeps its worker busy
+when the others are done, and xdist by itself begins with the files of the most tests, which are the quickest."""
+
+
 settings.register_profile("bitzones", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("bitzones")
 """No test is timed, and a gate does not depend on luck: the search for new examples goes on where people work."""
@@ -48,8 +56,28 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make warnings errors here and not in pyproject.toml, which a run of bench/ reads too."""
     for line in FILTER_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # the order of `SLOWEST` stays
     if config.getoption("--update-goldens") and not hasattr(config, "workerinput"):  # under xdist: by the controller only
         make_run.golden()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave what is imported out of every later search for garbage: each takes 0.4 s, and every pytest inside a test makes five."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the slowest files first, and all others in their order."""
+    places = {Path(__file__).parent / f"{name}.py": number for number, name in enumerate(SLOWEST)}
+    assert all(map(Path.is_file, places)), "a file of SLOWEST was renamed"
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @cache

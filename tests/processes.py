@@ -5,6 +5,7 @@ A child starts with nothing of bitzones and nothing of the tests loaded, its own
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -43,6 +44,7 @@ def _server() -> ForkServerContext:
 
 
 def _child(kind: str, arguments: Sequence[str], folder: str, environment: Mapping[str, str], out: str, err: str) -> None:
+    gc.freeze()  # a search for garbage would write into every object that was imported before, and so copy the memory that a fork shares
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))

@@ -10,7 +10,7 @@ import torch
 from tiny_sweep import CALIBRATION, CPU, sequences
 
 from bitzones.backends.quanto import extensions, packing
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.devices import device, energy, nvml
 from bitzones.models import loading, structure
 from bitzones.models.units import model_units
@@ -74,7 +74,7 @@ def test_a_quantized_model_computes_with_the_values_that_it_stores(variant: str,
 
 def swept(made: Variants) -> SensitivityCell:
     units = model_units(made.loaded.model, "group")
-    return sweep.exact_cell(made, units, "group", CALIBRATION, calibration.batches(CALIBRATION, 2, made.device), silent)
+    return sweep.exact_cell(made, units, "group", CALIBRATION, sequence_sets.batches(CALIBRATION, 2, made.device), silent)
 
 
 def test_exact_sensitivity_is_that_of_a_cpu_and_leaves_the_model_as_it_was(there: Variants, here: Variants) -> None:
@@ -88,7 +88,7 @@ def test_exact_sensitivity_is_that_of_a_cpu_and_leaves_the_model_as_it_was(there
 
 def proxy_scores(made: Variants, samples: int) -> FisherCell:
     units = model_units(made.loaded.model, "group")
-    batches = calibration.batches(CALIBRATION, 4, made.device)
+    batches = sequence_sets.batches(CALIBRATION, 4, made.device)
     return fisher.fisher_cell(made, units, CALIBRATION, batches, samples, 0, silent)
 
 
@@ -102,7 +102,7 @@ def test_rounding_chooses_the_same_integers_again_and_loses_as_little_as_on_a_cp
     lost = {}
     for on in (GPU, CPU):
         model = tiny_models.llama(torch.bfloat16).to(on).float()
-        batches = list(calibration.batches(ROUNDED_ON, 8, on))
+        batches = list(sequence_sets.batches(ROUNDED_ON, 8, on))
         first, again = (layerwise.separately(model, ["qint2:gptq"], batches, torch.bfloat16)["qint2:gptq"] for _ in range(2))
         assert not first.fallbacks
         assert all(torch.equal(*(packing.dense(x, torch.float32) for x in (w, again.weights[name]))) for name, w in first.weights.items())

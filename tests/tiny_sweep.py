@@ -8,7 +8,7 @@ from functools import cache
 import tiny_models
 import torch
 
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.models import loading
 from bitzones.models.units import model_units
@@ -34,7 +34,7 @@ CALIBRATION = sequences()
 
 def batches() -> Iterator[Batch]:
     """All four sequences at once."""
-    return calibration.batches(CALIBRATION, 4, CPU)
+    return sequence_sets.batches(CALIBRATION, 4, CPU)
 
 
 @cache

@@ -111,6 +111,7 @@ def bitzones_session(pytestconfig: pytest.Config) -> Iterator[Session]:
         with garbage.suspended():
             made = _loaded(pytestconfig)
             loaded.enter_context(garbage.set_aside())
+        made.check_invariants()
         made.check_sequences()
         if place := pytestconfig.getoption("bitzones_journal"):  # before a budget is checked, which may take times that are in it
             pytestconfig.stash[JOURNAL] = _opened(made, place, pytestconfig)

@@ -187,7 +187,7 @@ def two_sweeps(data: Data) -> None:
         (other_schema, r"bench/test_memory\.py.*schema number is 1"),
         (unknown_kind, r"bench/test_memory\.py.*'energy'"),
         (unknown_key, r"bench/test_memory\.py.*watts"),
-        (doubled, "duplicate cells: accuracy bf16 science_mini stands twice"),
+        (doubled, "duplicate cells: accuracy bf16 science_mini occurs twice"),
         (no_cells, "the run is empty"),
         (other_items, "task science_mini: .* asked other items"),
         (other_task, "task science_mini: .* asked other items"),
@@ -195,7 +195,7 @@ def two_sweeps(data: Data) -> None:
         (other_answers, "task science_mini: .* asked in another way"),
         (other_calibration, "other sensitivity sequences"),
         (unknown_format, "qint3.*not one of the profile's"),
-        (unit_twice, "a unit stands twice"),
+        (unit_twice, "a unit occurs twice"),
         (module_twice, "a module belongs to two units"),
         (no_tokens, "no sequence has a scored token"),
         (no_weights, "no weights"),
@@ -366,7 +366,7 @@ def test_likelihood_is_per_answer_token_and_paired(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("items", "worse", "word"),
-    [(1000, 0.1, "worse"), (1000, 0.0, "non-inferior"), (19, 0.1, "inconclusive"), (20, 0.1, "worse")],
+    [(1000, 0.1, "worse"), (1000, 0.0, "equivalent"), (19, 0.1, "inconclusive"), (20, 0.1, "worse")],
 )
 def test_verdicts_on_likelihood(tmp_path: Path, items: int, worse: float, word: str) -> None:
     found = likelihood_of(tmp_path, items, worse)
@@ -399,7 +399,7 @@ def test_holm_corrects_over_the_variants_of_one_task_and_metric(tmp_path: Path) 
         assert paired.p_adjusted == pytest.approx(paired.p_value * (1 + len(others)))
         assert paired.tests == 1 + len(others)
         words.append((paired.verdict.word, paired.minimum_detectable_effect))
-    assert [word for word, _ in words] == ["worse", "non-inferior"]
+    assert [word for word, _ in words] == ["worse", "equivalent"]
     assert words[0][1] < words[1][1]
 
 

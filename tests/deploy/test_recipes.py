@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import re
@@ -9,12 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import gguf
 import make_plan
 import pytest
 import tiny_models
 import torch
 import yaml
 
+from bitzones import embedded
 from bitzones.deploy import manifest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.llama_quantize_recipe import LlamaQuantize
@@ -111,6 +114,32 @@ def test_a_plan_that_splits_what_vllm_fuses_is_refused(tmp_path: Path, source: P
 
 
 # --- by the packages themselves
+
+
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
+def test_llama_cpp_quantizes_by_it(tmp_path: Path) -> None:
+    """By ``tt_overrides`` of its C interface, into which llama-quantize reads the file; the embedded model, since it takes no tokenizer
+    without merges."""
+    import llama_cpp
+
+    Override = llama_cpp.llama_model_tensor_override  # noqa: N806  # a class
+    names = [f"{LAYERS[0]}self_attn.q_proj", f"{LAYERS[0]}mlp.up_proj", f"{LAYERS[1]}{DOWN}"]
+    formats = dict(zip(names, ("qint8", "qint4", "bf16"), strict=True))
+    sha256 = hashlib.sha256((embedded.TINY / "model.safetensors").read_bytes()).hexdigest()
+    plan = make_plan.plan(formats, {names[0]: None, names[1]: 96}, source="embedded:tiny", sha256=sha256)
+    plan_file = read_plan(make_plan.write(tmp_path / "plan.json", plan))
+    base = export("gguf", plan_file, tmp_path / "base").folder / "model.gguf"
+    lines = (export("llama-quantize", plan_file, tmp_path / "recipe").folder / "tensor-types.txt").read_text(encoding="utf-8").split()
+    kinds = {name.lower(): number for name, number in gguf.GGMLQuantizationType.__members__.items()}
+    pairs = [line.split("=") for line in lines]
+    overrides = (Override * (len(pairs) + 1))(*(Override(pattern.encode(), kinds[kind.lower()]) for pattern, kind in pairs))
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.allow_requantize, params.nthread = 7, True, 1  # Q8_0 for what no line names
+    params.tt_overrides = overrides
+    assert llama_cpp.llama_model_quantize(str(base).encode(), str(tmp_path / "out.gguf").encode(), ctypes.byref(params)) == 0
+    found = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(tmp_path / "out.gguf").tensors}
+    assert (found["blk.0.attn_q.weight"], found["blk.0.ffn_up.weight"], found["blk.1.ffn_down.weight"]) == ("Q8_0", "Q4_1", "BF16")
+    assert found["blk.1.ffn_up.weight"] == "Q8_0"
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs

@@ -8,7 +8,7 @@ import tiny_models
 import torch
 from tiny_sweep import CPU, sequences
 
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.evaluation.kl import logits_of
 from bitzones.evaluation.layer_calls import Step
 from bitzones.evaluation.layer_replay import by_token, entered_at, passed, stepped
@@ -20,7 +20,7 @@ from bitzones.schema.errors import NotMeasuredError
 def test_every_layer_run_again_gives_what_enters_the_next() -> None:
     model = tiny_models.llama()
     layers = list(structure.decoder_layers(model).values())
-    (batch,) = calibration.batches(sequences(), 4, CPU)
+    (batch,) = sequence_sets.batches(sequences(), 4, CPU)
     found, logits = passed(model, layers, batch)
     assert torch.equal(logits, logits_of(model, batch))
     assert len(found.calls) == len(layers)
@@ -34,7 +34,7 @@ def test_every_layer_run_again_gives_what_enters_the_next() -> None:
 def test_entering_late_gives_the_same_logits_and_skips_what_lies_before(start: int) -> None:
     model = tiny_models.llama()
     layers = list(structure.decoder_layers(model).values())
-    (batch,) = calibration.batches(sequences(), 4, CPU)
+    (batch,) = sequence_sets.batches(sequences(), 4, CPU)
     found, logits = passed(model, layers, batch)
     run: list[torch.nn.Module] = []
     handles = [layer.self_attn.register_forward_hook(lambda module, *_: run.append(module)) for layer in layers]
@@ -62,7 +62,7 @@ def test_any_architecture_entered_at_any_layer_gives_the_same_bits(name: str) ->
     """Tuples (Bloom, Falcon, MPT, GPT-Neo, Bamba), shared keys and values (Gemma 3n and 4), layers of several classes, recurrent states."""
     model = odd_models.model(name)
     layers = list(structure.decoder_layers(model).values())
-    (batch,) = calibration.batches(sequences(), 4, CPU)
+    (batch,) = sequence_sets.batches(sequences(), 4, CPU)
     found, logits = passed(model, layers, batch)
     for start in range(len(layers) + 1):
         with entered_at(layers, found.before(start)):
@@ -80,7 +80,7 @@ def test_keys_and_values_that_later_layers_take_are_part_of_the_step(name: str) 
     """Two layers put theirs, one for each kind of attention. Without them a later layer fails, with others it computes something else."""
     model = odd_models.model(name)
     layers = list(structure.decoder_layers(model).values())
-    (batch,) = calibration.batches(sequences(), 4, CPU)
+    (batch,) = sequence_sets.batches(sequences(), 4, CPU)
     found, logits = passed(model, layers, batch)
     steps = found.before(3)
     assert [list(step.put) for step in steps] == [["shared_kv_states"], ["shared_kv_states"], []]

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import odd_models
 import pytest
 import tiny_gguf
 import tiny_models
@@ -15,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
-from bitzones.models import loading, packages
+from bitzones.data import encoding
+from bitzones.models import loading, packages, text_config
 from bitzones.schema import profile_files, profile_sections
 from bitzones.schema.errors import ModelError, NotMeasuredError
 
@@ -185,6 +187,30 @@ def test_a_model_that_is_quantized_already_is_refused_whatever_did_it(tmp_path: 
     assert refused(folder).startswith(
         f"model '{folder}': it is already quantized, by {method}: use the model from before quantization (if "
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("qwen-vl", "Qwen2_5_VLForConditionalGeneration"), ("gemma3-vl", "Gemma3ForConditionalGeneration")]
+)
+def test_a_vision_language_model_loads_whether_or_not_it_is_listed_as_causal(tmp_path: Path, name: str, kind: str) -> None:
+    made = odd_models.model(name)
+    made.save_pretrained(tmp_path)
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    loaded = loading.load(settings(tmp_path, "float32"), CPU)
+    assert type(loaded.model).__name__ == kind
+    assert loaded.info(torch.float32).layers == 2
+    assert (text_config.vocabulary(loaded.model), encoding.positions(loaded.model)) == (257, 128)
+    drawn = loading.load(settings(f"random:{tmp_path / 'config.json'}"), CPU)
+    assert type(drawn.model) is type(loaded.model)
+
+
+def test_a_text_model_inside_that_is_quantized_already_is_refused(tmp_path: Path) -> None:
+    odd_models.model("gemma3-vl").save_pretrained(tmp_path)
+    tiny_models.tokenizer().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    config["text_config"]["quantization_config"] = {"quant_method": "compressed-tensors"}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert "it is already quantized, by compressed-tensors" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"model": {"type": "BPE", "vocab": {}, "merges": ["a b"]}}'])

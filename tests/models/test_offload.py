@@ -16,7 +16,7 @@ import torch
 from tiny_sweep import sequences
 from two_devices import TwoDevices
 
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.data import tasks
 from bitzones.data.sequences import Batch
 from bitzones.devices import device as devices
@@ -55,7 +55,7 @@ class Pair:
     places: AbstractContextManager[object]
 
     def batches(self) -> Iterator[Batch]:
-        return calibration.batches(CALIBRATION, 2, self.device)
+        return sequence_sets.batches(CALIBRATION, 2, self.device)
 
     def close(self, first: object, second: object) -> None:
         torch.testing.assert_close(torch.tensor(second), torch.tensor(first), rtol=1e-3, atol=1e-6)
@@ -68,7 +68,7 @@ def made(
     where = {name: elsewhere if elsewhere and number else device for number, name in enumerate(NAMES)}
     offload.place(model, device, where)
     loaded = loading.Loaded(model, tiny_models.tokenizer(), "memory", "0" * 64)
-    return Variants(loaded, formats, device, compute, lambda: list(calibration.batches(ROUNDING, 8, device)))
+    return Variants(loaded, formats, device, compute, lambda: list(sequence_sets.batches(ROUNDING, 8, device)))
 
 
 @pytest.fixture(
@@ -242,7 +242,7 @@ def test_the_pretended_devices_refuse_what_real_ones_refuse() -> None:
         model = tiny_models.llama()
         offload.place(model, NEAR, dict.fromkeys(NAMES, NEAR))
         torch.nn.Module.to(model.model.layers[1], CPU)
-        batch = next(calibration.batches(CALIBRATION, 2, NEAR))
+        batch = next(sequence_sets.batches(CALIBRATION, 2, NEAR))
         with pytest.raises(RuntimeError, match="expected all tensors on one device, found cpu, xpu:0"):
             kl.logits_of(model, batch)
 
@@ -338,7 +338,7 @@ def test_a_run_of_a_model_that_is_too_large(session: Session) -> None:
 @pytest.mark.parametrize(("variant", "name"), [("w8", "qint8"), ("w4", "qint4"), ("w2", "qint2:hqq"), ("g2", "qint2:gptq")])
 def test_fused_kernels_compute_the_same_on_brought_weights(variant: str, name: str) -> None:
     together, spread = (made(GPU, elsewhere, {"bf16": "bf16", variant: name}, torch.bfloat16) for elsewhere in (None, CPU))
-    batch = next(calibration.batches(CALIBRATION, 4, GPU))
+    batch = next(sequence_sets.batches(CALIBRATION, 4, GPU))
     one, other = (logits(v, variant, batch)[batch.mask.bool()].float() for v in (together, spread))
     reference = logits(together, "bf16", batch)[batch.mask.bool()].float()
     assert (one - other).norm() < 0.2 * (one - reference).norm(), "nearer to each other than to what they are made of"
@@ -364,7 +364,7 @@ def test_memory_of_a_gpu_that_runs_out_halves_the_batch(scarce: Hardware) -> Non
     variants, long = scarce._variants, sequences((400,) * 64)
     blocks = list(structure.decoder_layers(variants.reference).values())
     cell = scarce.at_half(
-        64, lambda size: activation_stats.cell("bf16", variants.reference, blocks, lambda: calibration.batches(long, size, GPU), long)
+        64, lambda size: activation_stats.cell("bf16", variants.reference, blocks, lambda: sequence_sets.batches(long, size, GPU), long)
     )
     assert cell.sequences == 64
     assert [item.batch for item in cell.shortages][:1] == [64]

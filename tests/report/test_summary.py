@@ -91,7 +91,7 @@ def test_verdicts_with_flips_both_p_values_and_the_smallest_drop(text: str) -> N
     assert row(found, "science_mini", "acc", "w2")[3] == "**worse**"
     assert row(found, "science_mini", "acc", "w4")[5:8] == ["25", "0", "60"]
     w8 = row(found, "science_mini", "acc", "w8")
-    assert re.fullmatch(r"\*\*non-inferior \(margin \d\.\d points\)\*\*", w8[3])
+    assert re.fullmatch(r"\*\*equivalent \(margin \d\.\d points\)\*\*", w8[3])
     assert w8[-4:] == ["p = 0.5", "p = 0.5", "2.1%", "500"]
     assert row(found, "science_mini", "acc_norm", "w4")[3] == "**worse**"
 
@@ -119,7 +119,7 @@ def test_the_likelihood_shows_what_accuracy_cannot(tmp_path: Path) -> None:
     assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", w4[2])
     assert re.fullmatch(r"\+0\.\d+ \[\+0\.\d+, \+0\.\d+\]", w4[3])
     assert (w4[4], w4[6]) == ("**worse**", "60")
-    assert re.fullmatch(r"\*\*non-inferior \(margin 0\.\d{3} nats/token\)\*\*", row(likely, "science_mini", "w8")[4])
+    assert re.fullmatch(r"\*\*equivalent \(margin 0\.\d{3} nats/token\)\*\*", row(likely, "science_mini", "w8")[4])
     assert "- w4 on science_mini: inconclusive by accuracy, **worse** by +0." in likely
     assert "- w8 on" not in likely
 

@@ -6,14 +6,14 @@ import tiny_models
 import torch
 from tiny_sweep import CALIBRATION, CPU, sequences
 
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.models import structure
 from bitzones.rounding.hessian import Before, Entering, moments_of, shared, through
 
 MLP = {"up": "model.layers.1.mlp.up_proj", "gate": "model.layers.1.mlp.gate_proj", "down": "model.layers.1.mlp.down_proj"}
 MODEL = tiny_models.llama()
 LAYERS = list(structure.decoder_layers(MODEL).values())
-BATCHES = list(calibration.batches(CALIBRATION, 4, CPU))
+BATCHES = list(sequence_sets.batches(CALIBRATION, 4, CPU))
 
 
 def entering_layer_1() -> Entering:
@@ -48,7 +48,7 @@ def test_modules_that_read_the_same_tensor_share_a_moment() -> None:
 
 
 def test_several_batches_add_up() -> None:
-    each = list(calibration.batches(CALIBRATION, 1, CPU))
+    each = list(sequence_sets.batches(CALIBRATION, 1, CPU))
     first = Entering(through(MODEL, LAYERS, [() for _ in each], each))
     apart, _ = moments_of(MODEL, LAYERS, list(MLP.values()), first, each)
     together, _ = moments_of(MODEL, LAYERS, list(MLP.values()), entering_layer_1(), BATCHES)
@@ -89,5 +89,5 @@ def test_a_module_that_never_ran_has_no_moment() -> None:
 
 def test_longer_sequences_stay_in_their_order() -> None:
     uneven = sequences((3, 20))
-    batches = list(calibration.batches(uneven, 2, CPU))
+    batches = list(sequence_sets.batches(uneven, 2, CPU))
     assert [before[-1].hidden.shape[:2] for before in through(MODEL, LAYERS, [()], batches)] == [(2, 20)]

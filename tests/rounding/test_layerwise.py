@@ -12,7 +12,7 @@ from tiny_sweep import CPU, sequences, swept
 
 from bitzones.allocation.knapsack import budget_bytes
 from bitzones.backends.quanto import packing, quantizers, saving
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch
 from bitzones.data.sets import check_tokens
 from bitzones.evaluation import kl, swapping
@@ -32,7 +32,7 @@ from bitzones.sensitivity.variants import Variants
 
 LENGTHS = (40,) * 16  # 640 tokens, for modules of 192 and 384 input features
 CALIBRATION, HELD_OUT = sequences(LENGTHS), sequences((30,) * 4)
-BATCHES = list(calibration.batches(CALIBRATION, 8, CPU))
+BATCHES = list(sequence_sets.batches(CALIBRATION, 8, CPU))
 DOWN, QUERY = "model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj"
 DTYPE = torch.bfloat16
 
@@ -49,7 +49,7 @@ def alone(model) -> dict[str, layerwise.Calibrated]:
 
 def lost(model, weights) -> float:
     """KL on sequences that nothing was rounded on."""
-    layers, batches = list(structure.decoder_layers(model).values()), list(calibration.batches(HELD_OUT, 4, CPU))
+    layers, batches = list(structure.decoder_layers(model).values()), list(sequence_sets.batches(HELD_OUT, 4, CPU))
     assert layers
     total = 0.0
     with torch.no_grad():
@@ -126,7 +126,7 @@ def test_the_same_sequences_give_the_same_integers(model, alone) -> None:
 
 
 def test_too_few_tokens_fall_back_to_the_stock_format_and_are_listed(model) -> None:
-    few = list(calibration.batches(sequences((200,)), 1, CPU))  # enough for 192 input features, not for 384
+    few = list(sequence_sets.batches(sequences((200,)), 1, CPU))  # enough for 192 input features, not for 384
     made = layerwise.separately(model, ["qint2:gptq"], few, DTYPE)["qint2:gptq"]
     assert set(made.fallbacks) == {f"model.layers.{n}.mlp.down_proj" for n in range(tiny_models.LAYERS)}
     assert made.fallbacks[DOWN] == "200 tokens reached it, and 384 input features need at least as many"
@@ -189,7 +189,7 @@ def test_a_plan_is_searched_among_quantos_own_formats_too() -> None:
     variants = Variants(loaded, formats, CPU, torch.float32, lambda: BATCHES)
 
     def held() -> Iterator[Batch]:
-        return calibration.batches(HELD_OUT, 4, CPU)
+        return sequence_sets.batches(HELD_OUT, 4, CPU)
 
     units = model_units(loaded.model, "layer")
     cell = sweep.exact_cell(variants, units, "layer", HELD_OUT, held(), lambda done: None)
@@ -240,7 +240,7 @@ def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path:
     units = plans["3.6 bits"].units
     modules = {module: units[unit.name] for unit in session.units for module in unit.modules}
     weights = session.variants.in_sequence("again", modules).weights
-    bench = whole_plans.workbench(session, lambda: calibration.batches(session.held_out, 16, CPU), session.held_out)
+    bench = whole_plans.workbench(session, lambda: sequence_sets.batches(session.held_out, 16, CPU), session.held_out)
     (again,), (alone,) = local_search.as_made(bench, [(bench.choice(units), weights)]), local_search.trials(bench, [bench.choice(units)])
     assert plans["3.6 bits"].kl_nats == pytest.approx(again.kl_nats)
     assert plans["3.6 bits"].kl_nats != pytest.approx(alone.kl_nats)

@@ -76,7 +76,7 @@ def test_formats_and_names_that_are_not_there_are_said() -> None:
         external_plan.by_module, {"*": "qint3"}, MODULES, FORMATS, WHERE
     )
     said = refused(external_plan.by_module, {"*": "qint4", "lm_head": "qint4"}, MODULES, FORMATS, WHERE)
-    assert said == "other.json: 'lm_head' meets no module that can be quantized, such as 'model.layers.0.attn.q'"
+    assert said == "other.json: 'lm_head' matches no module that can be quantized, such as 'model.layers.0.attn.q'"
 
 
 def test_a_unit_of_two_formats_is_refused_with_what_to_do() -> None:
@@ -88,6 +88,6 @@ def test_a_unit_of_two_formats_is_refused_with_what_to_do() -> None:
 
 def test_a_layer_that_was_not_swept_is_refused() -> None:
     assignment = external_plan.by_module({"*": "qint4"}, MODULES, FORMATS, WHERE)
-    assert "model.layers.1.attn.k lies in a layer that this run did not sweep" in refused(
+    assert "model.layers.1.attn.k is in a layer that this run did not sweep" in refused(
         external_plan.by_unit, assignment, UNITS[:2], "bf16", WHERE
     )

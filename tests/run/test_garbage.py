@@ -1,6 +1,17 @@
 import gc
+from collections.abc import Iterator
+
+import pytest
 
 from bitzones.run import garbage
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set_aside() -> Iterator[None]:
+    """As in a process that is no test's: tests/conftest.py sets aside what the tests import."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
 
 
 def test_nothing_is_looked_for_while_libraries_load():
@@ -30,9 +41,6 @@ def test_what_is_loaded_is_in_no_search_until_the_end():
 
 def test_what_was_set_aside_for_good_stays_so():
     gc.freeze()
-    try:
-        with garbage.set_aside():
-            pass
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()
+    with garbage.set_aside():
+        pass
+    assert gc.get_freeze_count() > 0

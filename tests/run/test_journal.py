@@ -74,7 +74,7 @@ def test_wherever_the_last_line_is_cut_off_the_others_come_back(place: Path) -> 
         place.write_bytes(whole[:length])
         entries, said = resumed(place)
         assert entries == [entry(1), entry(2)]
-        assert "its last line is cut off" in said[0]
+        assert "its last line is truncated" in said[0]
         assert place.read_bytes() == two
     opened = journal.resume(place, FINGERPRINT, lambda line: None)
     opened.add(entry(3))
@@ -134,7 +134,7 @@ def test_starting_over_keeps_the_cells_of_an_unfinished_run(place: Path) -> None
     assert journal.start(place, FINGERPRINT, said.append).entries == {}
     aside = place.with_name("journal.jsonl.previous")
     assert aside.read_bytes() == before
-    assert said == [f"starting over: 3 cells of an unfinished run, which --resume would have taken up, are kept in {aside}"]
+    assert said == [f"starting over: 3 cells of an unfinished run, which --resume would have continued, are kept in {aside}"]
     journal.start(place, FINGERPRINT, pytest.fail)  # without a cell there is nothing to keep
     assert aside.read_bytes() == before
 

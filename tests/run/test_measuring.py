@@ -16,6 +16,7 @@ from bitzones.analysis.analyze import analyse
 from bitzones.analysis.reader import RunFile, read_run
 from bitzones.run.measuring import measure, profile_of
 from bitzones.schema.cells import FailedCell
+from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.errors import BitzonesError, ModelError
 from bitzones.schema.performance_cells import MemoryCell
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
@@ -173,3 +174,35 @@ def test_budgets_of_every_kind(budget: Any, expected: dict[str, Any]) -> None:
     )
     assert made.budget.model_dump(exclude_none=True) == expected
     assert (made.seed, made.model.source, made.model.device) == (3, "embedded:tiny", "auto")
+
+
+def test_domains_and_mixtures_are_measured_from_memory(folder: Path, tmp_path: Path) -> None:
+    """Perplexity is that of the model's own loss, and a plan and a baseline are measured on domains too."""
+    small = {"tokens": 640, "window": 32}
+    others = [f"Line {number}: " + f"{number} boats sail past {number + 2} harbors. " * 5 for number in range(40)]
+    found = measure(
+        folder,
+        formats=["qint8", "qint4"],
+        sensitivity_text=[(DOCUMENTS, 0.5), ("generated", 0.3), ("random", 0.2)],
+        domains={"mine": {"source": DOCUMENTS, **small}, "theirs": {"source": others, **small}},
+        budget=7.0,
+        output=tmp_path,
+        select="domain and not w8",
+        settings={
+            **SETTINGS,
+            "plans": {"rounds": 0, "random": 1, "domains": ["random"]},
+            "domains": [{"name": "law", "source": "embedded:law", **small}],
+        },
+    )
+    assert {(cell.variant, cell.domain) for cell in found.of(DomainCell)} >= {
+        (variant, name) for variant in ("w4", "plan") for name in ("mine", "theirs", "law")
+    }
+    assert [len(part.sha256) for part in found.run.texts["sensitivity"].parts] == [64] * 3
+    assert found.run.domains["mine"].origin == "memory:list"
+    assert found.run.domains["theirs"].origin == "memory:list 2"
+    assert found.run.domains["law"].parts[0].license == "public domain"
+    analysis = analyse(found)
+    assert analysis.domains is not None
+    assert {item.name: item.unseen for item in analysis.domains.domains} == {"mine": False, "theirs": True, "law": True}
+    assert analysis.domains.worst in {"mine", "theirs", "law"}
+    assert len({(cell.domain, cell.sequences_sha256) for cell in found.of(DomainCell)}) == 3

@@ -107,5 +107,5 @@ def test_a_run_with_cells_of_unknown_kinds_is_analyzed_and_counts_them(tmp_path:
 
 
 def test_the_same_cell_twice_is_found_whatever_its_kind(tmp_path: Path) -> None:
-    with pytest.raises(RunFileError, match=r"duplicate cells: acme.energy w4 +stands twice"):
+    with pytest.raises(RunFileError, match=r"duplicate cells: acme.energy w4 +occurs twice"):
         read_run(run_with(tmp_path, ENERGY, ENERGY))

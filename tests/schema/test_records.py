@@ -101,14 +101,14 @@ def test_no_items_and_repeated_items_are_refused() -> None:
     assert "no items" in refused({**accuracy, **{key: [] for key in COLUMNS}})
     assert "no answer has a token" in refused({**accuracy, "gold_tokens": [0] * len(accuracy["item_ids"])})
     ids = accuracy["item_ids"]
-    assert "an item id stands twice" in refused({**accuracy, "item_ids": [ids[1], *ids[1:]]})
+    assert "an item id occurs twice" in refused({**accuracy, "item_ids": [ids[1], *ids[1:]]})
 
 
 def test_sensitivity_that_does_not_fit_its_cell_is_refused() -> None:
     sensitivity = cell("sensitivity")
     first, *others = sensitivity["measurements"]
     assert "is not one of the units" in refused({**sensitivity, "measurements": [{**first, "unit": "model.layers.99"}, *others]})
-    assert "stands twice" in refused({**sensitivity, "measurements": [first, first, *others]})
+    assert "occurs twice" in refused({**sensitivity, "measurements": [first, first, *others]})
     shorter = {**first, "kl_nats": first["kl_nats"][1:]}
     assert f"has {len(first['kl_nats']) - 1} sequences" in refused({**sensitivity, "measurements": [shorter, *others]})
     divergence = cell("divergence")

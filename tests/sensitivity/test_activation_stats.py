@@ -11,10 +11,11 @@ import pytest
 import tiny_models
 import torch
 from scipy import stats
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
+from bitzones.evaluation import layer_replay
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.layer_statistics import LayerStatistics
@@ -32,13 +33,13 @@ def sequences(lengths: tuple[int, ...] = LENGTHS) -> SequenceSet:
 
 
 def batches(size: int, of: SequenceSet) -> Callable[[], Iterator[Batch]]:
-    return lambda: calibration.batches(of, size, CPU)
+    return lambda: sequence_sets.batches(of, size, CPU)
 
 
 def one_batch(*lengths: int, content: tuple[int, ...] = ()) -> Batch:
     """A batch whose tokens do not matter."""
     rows = tuple(TokenSequence((1,) * n, n - 1, content) for n in lengths)
-    return next(calibration.batches(SequenceSet(rows), len(rows), CPU))
+    return next(sequence_sets.batches(SequenceSet(rows), len(rows), CPU))
 
 
 def causal_uniform(length: int, heads: int = 2) -> torch.Tensor:
@@ -112,7 +113,7 @@ def test_reasoning_focus_is_averaged_over_the_sequences_that_have_content() -> N
     weights[2, 0, 2] = torch.tensor([0.0, 1.0, 0.0])
     rows = [TokenSequence((1, 1, 1), 2, content) for content in ((1,), (1,), ())]
     totals = AttentionTotals()
-    totals.add(weights, next(calibration.batches(SequenceSet(tuple(rows)), 3, CPU)))
+    totals.add(weights, next(sequence_sets.batches(SequenceSet(tuple(rows)), 3, CPU)))
     found = totals.statistics()
     assert found.reasoning_focus == pytest.approx((0.8 + 0.5) / 2, rel=1e-6)
     assert found.reasoning_focus_std == pytest.approx(0.3 / math.sqrt(2), rel=1e-6)
@@ -269,3 +270,18 @@ def test_a_layer_that_gives_nan_is_an_error_and_the_model_is_left_as_it_was() ->
         measured(model, 3, sequences())
     assert model.config._attn_implementation == implementation
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["mpt", "gemma3-vl", "gemma3n", "bloom"])
+def test_models_unlike_llama_are_described_and_keep_their_attention(name: str) -> None:
+    """MPT has a part without attention of its own; Gemma 3 has a vision tower; Gemma 3n has four streams of hidden states."""
+    of, model = sequences(), odd_models.model(name)
+    own = {id(module): module.config._attn_implementation for module in model.modules() if isinstance(module, PreTrainedModel)}
+    layers = list(structure.decoder_layers(model).values())
+    found = activation_stats.measure(model, layers, batches(3, of))
+    assert len(found) == len(layers)
+    assert all(item.attention is not None for item in found)
+    assert own == {id(module): module.config._attn_implementation for module in model.modules() if isinstance(module, PreTrainedModel)}
+    with torch.no_grad():
+        hidden = [layer_replay.passed(model, layers, batch)[0].calls[-1].step.hidden for batch in batches(1, of)()]
+    assert found[-1].peak == pytest.approx(max(float(one.abs().max()) for one in hidden), rel=1e-3)

@@ -11,7 +11,7 @@ import torch
 from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation import kl as divergence
 from bitzones.evaluation import swapping
@@ -25,7 +25,7 @@ MODULES = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj", "mod
 
 
 def batches(size: int = 3, made: SequenceSet | None = None) -> Iterator[Batch]:
-    return calibration.batches(made or sequences(), size, CPU)
+    return sequence_sets.batches(made or sequences(), size, CPU)
 
 
 def moved(model: PreTrainedModel, name: str, share: float) -> torch.Tensor:

@@ -16,7 +16,7 @@ from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM
 
 from bitzones.backends.quanto import packing
-from bitzones.data import sequences as calibration
+from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation import kl as divergence
 from bitzones.evaluation import swapping
@@ -36,7 +36,7 @@ CALIBRATION = sequences()
 
 
 def batches(size: int = 3) -> Iterator[Batch]:
-    return calibration.batches(CALIBRATION, size, CPU)
+    return sequence_sets.batches(CALIBRATION, size, CPU)
 
 
 def decoder(model: LlamaForCausalLM) -> list[torch.nn.Module]:
@@ -244,7 +244,7 @@ def test_progress_rises_to_one(model: LlamaForCausalLM) -> None:
     said: list[float] = []
     candidates = [Candidate(n, noisy(model, f"model.layers.{n}.mlp.up_proj")) for n in (0, 1)]
     ordered = SequenceSet(tuple(sorted(CALIBRATION.sequences, key=lambda s: len(s.ids))))
-    exact(model, decoder(model), candidates, calibration.batches(ordered, 2, CPU), len(LENGTHS), said.append)
+    exact(model, decoder(model), candidates, sequence_sets.batches(ordered, 2, CPU), len(LENGTHS), said.append)
     assert said == pytest.approx([0.25, 0.5, 0.75, 1.0])
 
 
@@ -383,7 +383,7 @@ def test_a_head_is_a_unit_of_its_own_and_only_it_is_run_again() -> None:
     layers = list(structure.decoder_layers(reference).values())
     run: list[torch.nn.Module] = []
     handles = [layer.self_attn.register_forward_hook(lambda module, *_: run.append(module)) for layer in layers]
-    (batch,) = calibration.batches(sequences(), 4, CPU)
+    (batch,) = sequence_sets.batches(sequences(), 4, CPU)
     candidates = [sensitivity.Candidate(None, {"lm_head": weight}) for weight in packed.values()]
     found = sensitivity.exact(reference, layers, candidates, [batch], 4).candidates
     assert len(run) == len(layers)  # of the reference's one pass

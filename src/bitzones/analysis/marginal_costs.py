@@ -65,6 +65,8 @@ class Costs:
 
 def _lifted(costs: Floats, menu: Menu) -> Floats:
     """Costs shifted so that each unit's least is 0: the solver needs them non-negative, and the plans stay the same."""
+    if menu.offered.all():  # as below, in a third of the time
+        return np.asarray(costs - costs.min(axis=-1, keepdims=True))
     offered = np.where(menu.offered, costs, np.inf)
     return np.where(menu.offered, costs - offered.min(axis=-1, keepdims=True), 0.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,7 @@ from bitzones.analysis.plan_ranking import Chosen
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.profile import PLAN
 from bitzones.schema.run_record import CalibrationSet, Run
+from bitzones.schema.sensitivity_cells import SensitivityCell
 
 __all__ = ["plan_of", "unit_plans"]
 
@@ -20,30 +23,12 @@ Integers = NDArray[np.int64]
 
 def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: PlanBudget, chosen: Chosen | None = None) -> Plan:
     """The plan as a record."""
-    cell, profile = measured.cell, run.profile
     names = [menu.formats[index] for index in choice]
-    found = {(item.unit, item.format): item for item in cell.measurements}
     used = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
-    groups: dict[str, int | None] = {}
-    assignment: dict[str, str] = {}
-    for unit, name in zip(cell.units, names, strict=True):
-        item = found.get((unit.name, name))
-        stays = item.stays if item else ()
-        taken = [module for module in unit.modules if module not in stays]
-        groups |= dict(zip(taken, item.group_sizes if item else (), strict=False))
-        assignment |= {module: menu.formats[-1] if module in stays else name for module in unit.modules}
-    model = run.model and PlannedModel(
-        source=run.model.source,
-        revision=run.model.revision,
-        sha256=run.model.sha256,
-        architecture=run.model.architecture,
-        dtype=run.model.dtype,
-        compute_dtype=run.model.compute_dtype,
-        trust_remote_code=profile.model.trust_remote_code,
-    )
+    assignment, groups = _modules(measured.cell, names, menu.formats[-1])
     return Plan(
         bitzones=run.bitzones,
-        model=model,
+        model=_model(run),
         reference=menu.formats[-1],
         budget=budget,
         achieved=PlanBudget(average_bits=used * 8 / menu.parameters, stored_bytes=used, latency=_latency(menu, choice)),
@@ -58,9 +43,37 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
         assignment=assignment,
         group_sizes=groups,
         calibration=_calibration(run, names),
-        sequences_sha256=cell.sequences_sha256,
-        profile_sha256=profile.sha256,
+        sequences_sha256=measured.cell.sequences_sha256,
+        profile_sha256=run.profile.sha256,
         versions=dict(run.environment.versions) if run.environment else {},
+    )
+
+
+def _modules(cell: SensitivityCell, names: Sequence[str], reference: str) -> tuple[dict[str, str], dict[str, int | None]]:
+    """Module -> format, and quantized module -> group size, of a plan that gives the units these formats."""
+    found = {(item.unit, item.format): item for item in cell.measurements}
+    groups: dict[str, int | None] = {}
+    assignment: dict[str, str] = {}
+    for unit, name in zip(cell.units, names, strict=True):
+        item = found.get((unit.name, name))
+        stays = item.stays if item else ()
+        taken = [module for module in unit.modules if module not in stays]
+        groups |= dict(zip(taken, item.group_sizes if item else (), strict=False))
+        assignment |= {module: reference if module in stays else name for module in unit.modules}
+    return assignment, groups
+
+
+def _model(run: Run) -> PlannedModel | None:
+    if run.model is None:
+        return None
+    return PlannedModel(
+        source=run.model.source,
+        revision=run.model.revision,
+        sha256=run.model.sha256,
+        architecture=run.model.architecture,
+        dtype=run.model.dtype,
+        compute_dtype=run.model.compute_dtype,
+        trust_remote_code=run.profile.model.trust_remote_code,
     )
 
 

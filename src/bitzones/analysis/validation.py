@@ -65,7 +65,7 @@ def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
     for cell in cells:
         slot = isinstance(cell, FailedCell), cell.key
         if slot in seen:
-            yield f"duplicate cells: {cell.key} stands twice"
+            yield f"duplicate cells: {cell.key} occurs twice"
         seen.add(slot)
         if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | UnitLatencyCell):
             kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
@@ -96,7 +96,7 @@ def _sweep(run: Run, cell: SensitivityCell) -> Iterator[str]:
     unknown = sorted({item.format for item in cell.measurements} - set(run.profile.formats))
     sizes = [unit.reference_bytes for unit in cell.units] + [item.stored_bytes for item in cell.measurements]
     for wrong, message in (
-        (len(set(names)) < len(names), "a unit stands twice"),
+        (len(set(names)) < len(names), "a unit occurs twice"),
         (len(set(modules)) < len(modules), "a module belongs to two units"),
         (bool(unknown), f"format {unknown[:1]} is not one of the profile's"),
         (not sum(unit.parameters for unit in cell.units), "its units have no weights"),
@@ -143,7 +143,7 @@ def _fisher(found: _Cells, cell: FisherCell) -> Iterator[str]:
         yield f"fisher cell: format {unknown[:1]} is not one of the profile's"
     names = [unit.name for unit in cell.units]
     if len(set(names)) < len(names):
-        yield "fisher cell: a unit stands twice"
+        yield "fisher cell: a unit occurs twice"
     for sweep in found.of(SensitivityCell):
         if set(names) != {unit.name for unit in sweep.units}:
             yield "fisher cell: its units are not those of the sensitivity cell"

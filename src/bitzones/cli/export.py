@@ -17,7 +17,7 @@ EXIT_EXCEEDS = 1
 
 
 def export(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", help="Written by 'bitzones run' or 'bitzones collect'.")],
+    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", readable=False, help="Written by 'bitzones run' or 'bitzones collect'.")],
     to: Annotated[str, typer.Option("--to", help=f"What is to load it: {', '.join(TARGETS)}.", metavar="TARGET")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")],
     model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,

@@ -91,7 +91,10 @@ def run(
 @app.command()
 def collect(
     run_files: Annotated[
-        list[Path], typer.Argument(metavar="RUN.json...", help="Written by 'bitzones run' or 'pytest bench/ --benchmark-json=RUN.json'.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN.json...", readable=False, help="Written by 'bitzones run' or 'pytest bench/ --benchmark-json=RUN.json'."
+        ),
     ],
     output: Output = Path("report"),
 ) -> None:
@@ -107,17 +110,16 @@ def collect(
 
 def _report(run_files: Sequence[Path], output: Path) -> None:
     from bitzones import write_report
-    from bitzones.run import garbage
 
-    with garbage.suspended():  # a run is kept to the end: looking through it takes a twentieth of the time and finds next to nothing
-        report = write_report(run_files, output)
+    gc.disable()  # a run is kept to the end: looking for garbage in it takes a twentieth of the time and finds next to none
+    report = write_report(run_files, output)
     for line in report.analyses[0].headline if len(run_files) == 1 else ():
         typer.echo(line)
     typer.echo(f"report: {report.path}")
 
 
 @app.command()
-def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run file.")]) -> None:
+def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="A run file.")]) -> None:
     """Show a run in the terminal: answer, layer map, plan and verdicts.
 
     Plain text when piped. Writes no files and needs no torch.
@@ -133,7 +135,10 @@ def show(run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A ru
 
 @app.command()
 def verify(
-    what: Annotated[Path, typer.Argument(metavar="RUN.json|MODEL", help="A run that measured whole plans; with --in, an exported folder.")],
+    what: Annotated[
+        Path,
+        typer.Argument(metavar="RUN.json|MODEL", readable=False, help="A run that measured whole plans; with --in, an exported folder."),
+    ],
     plan: Annotated[
         Path | None, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
     ] = None,
@@ -170,7 +175,9 @@ def verify(
 
 @app.command()
 def apply(
-    plan: Annotated[Path | None, typer.Argument(metavar="PLAN.json", help="Written by 'bitzones run' or 'bitzones collect'.")] = None,
+    plan: Annotated[
+        Path | None, typer.Argument(metavar="PLAN.json", readable=False, help="Written by 'bitzones run' or 'bitzones collect'.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")] = None,
     check: Annotated[Path | None, typer.Option("--check", help="Verify an existing export.", metavar="FOLDER")] = None,
     model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,

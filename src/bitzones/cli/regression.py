@@ -5,12 +5,16 @@ Commands import what they need when they run, so that ``--help`` is fast.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitzones.schema.errors import RunFileError
+
+if TYPE_CHECKING:
+    from bitzones import KeptRun, RunFile
 
 __all__ = ["compare", "export_metrics", "list_", "matrix", "register", "save", "show", "trend"]
 
@@ -22,8 +26,8 @@ PROJECT = Path("pyproject.toml")
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD.json", help="The baseline run; with --against, the run to judge.")],
-    new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", help="The run to judge.")] = None,
+    old: Annotated[Path, typer.Argument(metavar="OLD.json", readable=False, help="The baseline run; with --against, the run to judge.")],
+    new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", readable=False, help="The run to judge.")] = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Compare with the newest run in FOLDER of the same profile, model and machine."),
@@ -60,24 +64,11 @@ def compare(
     from bitzones.schema.files import write_text
 
     gates.fail_on(fail_on)  # a mistake in it is reported before a run is read
-    if (new is None) == (against is None):
-        raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
     past = history if history is not None else against
     kept = bitzones.list_baselines(past) if past is not None else ()
-    if against is not None:
-        judged = bitzones.read_run(old)
-        base = bitzones.find_baseline(judged, against)
-        typer.echo(f"against {base.path}")
-    else:
-        assert new is not None
-        base, judged = bitzones.read_run(old), bitzones.read_run(new)
-        if old.resolve() == new.resolve():
-            raise RunFileError(f"{old}: compared with itself")
-    chosen = project if project is not None else PROJECT if PROJECT.is_file() else None
-    for item in kept:
-        if item.fault is not None:
-            typer.echo(f"left out: {item.fault}", err=True)
-    gate = gates.tolerances(judged.run.profile.gate, chosen)
+    base, judged = _two_runs(old, new, against)
+    _name_faults(kept)
+    gate = gates.tolerances(judged.run.profile.gate, project if project is not None else PROJECT if PROJECT.is_file() else None)
     comparison = bitzones.compare(base, judged, gate=gate, history=[item.run for item in kept if item.run is not None])
     code = comparison.exit_code(fail_on)
     if output is not None:
@@ -90,6 +81,30 @@ def compare(
         raise typer.Exit(code)
 
 
+def _two_runs(old: Path, new: Path | None, against: Path | None) -> tuple[RunFile, RunFile]:
+    """The baseline and the run to judge."""
+    import bitzones
+
+    if against is not None and new is None:
+        judged = bitzones.read_run(old)
+        base = bitzones.find_baseline(judged, against)
+        typer.echo(f"against {base.path}")
+        return base, judged
+    if new is None or against is not None:
+        raise typer.BadParameter("give OLD.json and NEW.json, or NEW.json and --against FOLDER", param_hint="NEW.json")
+    base, judged = bitzones.read_run(old), bitzones.read_run(new)
+    if old.resolve() == new.resolve():
+        raise RunFileError(f"{old}: compared with itself")
+    return base, judged
+
+
+def _name_faults(kept: Iterable[KeptRun]) -> None:
+    """Name the files of a storage that cannot be used, on standard error."""
+    for item in kept:
+        if item.fault is not None:
+            typer.echo(f"left out: {item.fault}", err=True)
+
+
 baselines = typer.Typer(help="Keep runs to compare later ones with.", no_args_is_help=True, rich_markup_mode=None)
 
 Storage = Annotated[Path, typer.Option("--storage", metavar="FOLDER", help="Folder of kept runs.")]
@@ -97,7 +112,7 @@ Storage = Annotated[Path, typer.Option("--storage", metavar="FOLDER", help="Fold
 
 @baselines.command()
 def save(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run to keep.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="The run to keep.")],
     name: Annotated[str | None, typer.Option(help="Part of the file name; default: the time of the measurement.")] = None,
     storage: Storage = STORAGE,
 ) -> None:
@@ -119,7 +134,7 @@ def list_(storage: Storage = STORAGE) -> None:
 
 @baselines.command()
 def show(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="The run to judge.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="The run to judge.")],
     storage: Storage = STORAGE,
 ) -> None:
     """Show which kept run this one would be compared with: the newest of the same profile, model and machine."""
@@ -129,7 +144,9 @@ def show(
 
 
 def trend(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of run files, such as pytest-benchmark's storage.")] = STORAGE,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", readable=False, help="A folder of run files, such as pytest-benchmark's storage.")
+    ] = STORAGE,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="TREND.html", help="File to write.")] = Path("trend.html"),
 ) -> None:
     """Plot every figure over releases on one page, with intervals and change points.
@@ -140,16 +157,14 @@ def trend(
     from bitzones.schema.files import write_text
 
     kept = bitzones.list_baselines(folder)
-    for item in kept:
-        if item.fault is not None:
-            typer.echo(f"left out: {item.fault}", err=True)
+    _name_faults(kept)
     found = bitzones.trend([item.run for item in kept if item.run is not None])
     write_text(output, found.to_html())
     typer.echo(f"{len(found.runs)} runs, {len(found.changes)} change points: {output}")
 
 
 def export_metrics(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", help="A run file.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="A run file.")],
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="github-action-benchmark or bencher.")
     ] = "github-action-benchmark",
@@ -172,7 +187,9 @@ def export_metrics(
 
 
 def matrix(
-    run_files: Annotated[list[Path], typer.Argument(metavar="RUN.json...", help="Written by 'bitzones release', one file per release.")],
+    run_files: Annotated[
+        list[Path], typer.Argument(metavar="RUN.json...", readable=False, help="Written by 'bitzones release', one file per release.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.md", help="File to write.")] = Path("releases.md"),
     baseline: Annotated[
         str | None, typer.Option(metavar="NAME", help="File to judge the others against, without .json; default: the last.")

@@ -1,4 +1,4 @@
-"""Texts as tokens, in batches of about one length, a window at a time, so that what is in memory does not grow with the task."""
+"""Tokenizes texts in batches of similar length, a window at a time, so that memory does not grow with the task."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from bitzones.schema.errors import TaskError
 __all__ = ["Encoded", "Text", "encoded", "positions", "runs", "text_of", "unanswerable"]
 
 WINDOW_BATCHES = 16
-"""Batches whose texts are tokens at a time: enough to sort them by length."""
+"""Batches that are tokenized at a time: enough to sort texts by length."""
 
 PASS_TOKENS = 64
-"""A pass costs as much as about this many tokens, besides its own: with SmolLM2 on a CPU core 40 as stored, 80 with packed weights."""
+"""Fixed cost of a forward pass, in tokens: with SmolLM2 on a CPU core about 40 for dense weights and 80 for packed ones."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """What is read for one item: a ``context``, and the ``answers`` that may follow it."""
+    """The text of one item: a ``context``, and the ``answers`` that may follow it."""
 
     item: str
     context: str
@@ -32,7 +32,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A `Text` in tokens; ``place`` is its number among the texts."""
+    """A `Text` as tokens; ``place`` is its index among the texts."""
 
     place: int
     context: list[int]
@@ -40,9 +40,9 @@ class Encoded:
 
 
 def text_of(item: Item) -> Text:
-    """What is read for an item: its choices, or its answer where it has none.
+    """The text of an item: its prompt with its choices, or with its answer if it has none.
 
-    White space that ends a prompt, as that of many chat templates does, is scored with the choices, as lm-evaluation-harness does it.
+    Trailing white space of a prompt, as in many chat templates, is scored with the choices, as in lm-evaluation-harness.
     """
     if not item.choices:
         return Text(item.id, item.prompt, (item.answer,))
@@ -61,28 +61,27 @@ def positions(model: PreTrainedModel) -> int | None:
 
 
 def unanswerable(tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> list[str]:
-    """Ids of the items of which an answer has no token of its own after its prompt, because the two merge: it cannot be scored."""
+    """IDs of items that cannot be scored, because an answer merges with the end of its prompt and has no token of its own."""
     return [items[row.place].id for row in _encode(tokenizer, [text_of(item) for item in items], 0) if not all(row.answers)]
 
 
 def encoded(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], batch: int, *, spare: int = 0
 ) -> Iterator[list[Encoded]]:
-    """All texts, in batches of about one length.
+    """All texts, in batches of similar length.
 
-    An answer's tokens are those of context and answer together beyond as many as the context has by itself, as lm-evaluation-harness takes
-    them: where the two would merge into one token, the model is asked what it would be asked there. Unlike there, tokens that the tokenizer
-    closes a text with are no unit of either (`special_tokens`).
+    As in lm-evaluation-harness, an answer's tokens are those of context and answer together, beyond as many as the context has alone.
+    Unlike there, closing tokens of the tokenizer belong to neither (`special_tokens`).
 
     Args:
-        model: says how many positions it has.
-        tokenizer: the model's own.
-        texts: what is read.
-        batch: how many at most at a time.
+        model: the model, for its number of positions.
+        tokenizer: the model's tokenizer.
+        texts: the texts.
+        batch: most texts per batch.
         spare: positions that are needed after a context, whatever its answers.
 
     Raises:
-        TaskError: a text is longer than the model has positions, or an answer has no token of its own.
+        TaskError: a text is longer than the model's positions, or an answer has no token of its own.
     """
     room = positions(model)
     for start in range(0, len(texts), batch * WINDOW_BATCHES):
@@ -94,13 +93,13 @@ def encoded(
 
 
 def runs(lengths: Sequence[int], most: int | None = None) -> list[list[int]]:
-    """Places by ascending length in runs of at most so many, each to be one pass padded to its longest: those that cost least in all.
+    """Indices by ascending length, split into runs of at most ``most`` that are padded to their longest: the cheapest split.
 
     >>> runs([5, 90, 5, 6]), runs([5, 90, 5, 6], most=2)
     ([[0, 2, 3], [1]], [[0, 2], [3], [1]])
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    cost, opens = [0], [0]  # of the shortest so many, and where their last run opens
+    cost, opens = [0], [0]  # of the first n texts: least cost, and start of the last run
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
         least = min((cost[start] + (end - start) * longest, start) for start in range(max(0, end - (most or end)), end))
@@ -124,7 +123,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], first: in
 
 
 def _require(row: Encoded, item: str, room: int | None, spare: int) -> None:
-    """Nothing is cut off to fit: a cut question is another question."""
+    """Check that a text fits. Nothing is truncated, because that would change the question."""
     if not all(row.answers):
         raise TaskError(f"item {item!r}: an answer has no token of its own after its prompt in this model's tokenizer")
     needed = len(row.context) + max(spare, *(len(answer) for answer in row.answers))

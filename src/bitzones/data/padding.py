@@ -1,4 +1,4 @@
-"""Rows of tokens as one rectangle, and where their real tokens are: the one place that pads, so that padding is masked in one way."""
+"""Pads rows of tokens and masks the padding, in one place for all of bitzones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["padded", "positions"]
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and mask (1 where a token is real), both of shape (rows, longest); the padding stands left or right of the tokens."""
+    """Token IDs and mask (0 for padding), both of shape (rows, longest), padded on the left or on the right."""
     length = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     mask = torch.zeros(len(rows), length, dtype=torch.long)
@@ -22,5 +22,5 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device, *, left: bool) -
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor:
-    """Position of every real token among the real tokens of its row, so that padding moves nothing; shape as ``mask``."""
+    """Position of every token among the non-padding tokens of its row, so that padding shifts nothing; shape of ``mask``."""
     return (mask.cumsum(1) - 1).clamp_min(0)

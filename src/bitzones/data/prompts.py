@@ -1,6 +1,6 @@
-"""How an item is put to a model: the solved items before it, and the chat template around it, in the text of lm-evaluation-harness.
+"""Builds prompts from items: few-shot examples before them and the chat template around them, as lm-evaluation-harness does.
 
-This module gives text, leaves out what cannot be scored, and does not know how the rest is.
+Items that the tokenizer cannot score are left out.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from bitzones.schema.errors import TaskError
 __all__ = ["asked", "check_template"]
 
 SEPARATOR = "\n\n"
-"""Between solved items, as lm-evaluation-harness has it (``fewshot_delimiter``)."""
+"""Separator between few-shot examples, as in lm-evaluation-harness (``fewshot_delimiter``)."""
 
 
 def asked(task: TaskSet, tokenizer: PreTrainedTokenizerBase) -> TaskSet:
-    """The task as the model reads it: ``shots`` before every prompt, and all of it as one user turn where the task asks for a chat.
+    """The task as the model reads it: ``shots`` before every prompt, and all of that as one user turn if the task uses a chat template.
 
-    After a chat template an answer has no space before it, as in lm-evaluation-harness. Items of which an answer merges with the end of its
-    prompt are passed over: with no token of its own it has no likelihood.
+    After a chat template an answer has no leading space, as in lm-evaluation-harness. Items in which an answer merges with the end of its
+    prompt are left out, because an answer without a token of its own has no likelihood.
 
     Raises:
-        TaskError: the task asks for a chat and the tokenizer has no template, or one that fails; or every item is passed over.
+        TaskError: the task uses a chat template, and the tokenizer has none or it fails; or no item is left.
     """
     shots = "".join(f"{shot.prompt}{shot.answer}{SEPARATOR}" for shot in task.shots)
     items = task.items
@@ -53,7 +53,7 @@ def _scorable(task: TaskSet, tokenizer: PreTrainedTokenizerBase) -> TaskSet:
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """See that the tokenizer has a chat template.
+    """Check that the tokenizer has a chat template.
 
     Raises:
         TaskError: it has none.
@@ -67,7 +67,7 @@ def _turn(item: Item, tokenizer: PreTrainedTokenizerBase) -> Item:
         text: Any = tokenizer.apply_chat_template([{"role": "user", "content": item.prompt}], add_generation_prompt=True, tokenize=False)
     except (TemplateError, ValueError, TypeError) as error:
         raise TaskError(f"the tokenizer's chat template fails on item {item.id!r}: {str(error)[:200]}") from error
-    start = text.find(item.prompt)  # a template may change the text, and then nobody knows where its content stands
+    start = text.find(item.prompt)  # a template may change the text; the position of the content is then unknown
     return Item(
         item.id,
         text,

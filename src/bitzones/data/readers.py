@@ -78,7 +78,7 @@ class Source:
         Raises:
             TaskError: there is no such split or configuration, or a file cannot be read.
         """
-        # datasets takes a path for a pattern, of which [, *, ? and :: are units: it is given links that have plain names.
+        # datasets treats a path as a pattern, in which [, *, ? and :: have a meaning, so it gets links with plain names.
         scratch = mkdtemp(prefix="bitzones-")  # a TemporaryDirectory warns where an iterator that was begun is left behind in a traceback
         try:
             link = Path(scratch, f"data{self.path.suffix.lower()}" if self.reader else "data")

@@ -1,7 +1,7 @@
-"""Which special tokens a text gets: those that the tokenizer opens a text with, once, and none that it closes a text with.
+"""Special tokens around a text: the tokenizer's opening tokens exactly once, and no closing tokens.
 
-A token that closes a text would stand between a prompt and its answer, and be scored as if it were one; that which opens it may already be
-in the text, put there by a chat template.
+A closing token would come between a prompt and its answer and be scored as part of it; opening tokens may already be in the text, from a
+chat template.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from bitzones.schema.quality_cells import SpecialTokens
 __all__ = ["Tokens", "described", "tokens"]
 
 _PROBE = "Question: 1"
-"""Any text that is not empty and holds no special token; every prompt begins much like it."""
+"""A non-empty text without special tokens, similar to the start of every prompt."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text as tokens. The first ``opening`` ids were added by the tokenizer; ``spans`` are (start, end) characters of the others."""
+    """A text as tokens. The first ``opening`` IDs were added by the tokenizer; ``spans`` has the (start, end) characters of the others."""
 
     ids: list[int]
     opening: int
@@ -31,17 +31,17 @@ class Tokens:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Token ids that a tokenizer's post-processor puts before and after every text."""
+    """Token IDs that a tokenizer's post-processor adds before and after every text."""
 
     opening: list[int]
     closing: list[int]
 
 
 def tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tokens]:
-    """Every text as tokens, opened by the tokenizer's own special tokens unless the text begins with them, and not closed.
+    """Tokenize texts, with the tokenizer's opening tokens unless the text starts with them, and without closing tokens.
 
     Args:
-        tokenizer: a fast one, which says where a token stands in a text.
+        tokenizer: a fast tokenizer, which gives the positions of tokens in a text.
         texts: prompts, or prompts with their answers.
     """
     if not texts:
@@ -52,7 +52,7 @@ def tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tok
 
 
 def described(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> SpecialTokens:
-    """What `tokens` does to these texts, for the run file."""
+    """A record of what `tokens` adds to these texts, for the run file."""
     frame = _frame(tokenizer)
     added = {found.opening > 0 for found in tokens(tokenizer, list(texts))}
     opened: Literal["by the tokenizer", "by the prompt", "by either", "not at all"] = "not at all"
@@ -73,7 +73,7 @@ def _frame(tokenizer: PreTrainedTokenizerBase) -> _Frame:
 
 
 def _opened(tokenizer: PreTrainedTokenizerBase, frame: _Frame, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Tokens:
-    """One text, opened once; lm-evaluation-harness leaves out all special tokens where a text begins with the begin token, too."""
+    """One text with opening tokens exactly once. lm-evaluation-harness also adds no special tokens to a text that starts with BOS."""
     begins = ids[0] if ids else None
     opening = [] if begins is not None and begins in {*frame.opening[:1], tokenizer.bos_token_id} else frame.opening
     return Tokens([*opening, *ids], len(opening), [(start, end) for start, end in spans])

@@ -1,4 +1,4 @@
-"""From a row of a data set to an item: a prompt, its answer and, for multiple choice, the choices.
+"""Turns rows of a data set into items: a prompt, its answer and, for multiple choice, the choices.
 
 Two schemas: multiple choice as in ARC (prompt ``Question: ...``, newline, ``Answer:``, the text of lm-evaluation-harness's ``arc_easy``),
 and word problems as in SVAMP (same prompt, free generation, the first number counts).
@@ -20,18 +20,18 @@ __all__ = ["CHOICE", "NUMBER_RULE", "PROBLEM", "Item", "Schema", "choice_item", 
 Kind = Literal["choice", "number"]
 
 NUMBER_RULE = 1
-"""Which rule `first_number` follows. It is part of the hash of every task of numbers: raise it when the rule changes."""
+"""Version of the rule of `first_number`. It is part of the hash of every task with numbers: raise it when the rule changes."""
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
 _GROUPED = re.compile(r"-?\d{1,3}(?:,\d{2,3})*(?:,\d{3})(?:\.\d+)?")
-"""Commas that group thousands, the Indian way too: "1,5" is one and a half in most of Europe, and rule 1 would read fifteen."""
+"""Numbers with thousands separators, also in the Indian style. "1,5" is 1.5 in most of Europe, and rule 1 would read it as 15."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question. ``choices`` is empty where the answer is generated; ``content`` are (start, end) characters of ``prompt`` that carry
-    the question's content: its numbers, and option text where the prompt shows options. Answer and choices bring the space before them."""
+    """One question. ``choices`` is empty if the answer is generated. ``content`` has the (start, end) characters of ``prompt`` that carry
+    the question's content: its numbers, and its options if the prompt shows them. Answer and choices include their leading space."""
 
     id: str
     prompt: str
@@ -41,16 +41,16 @@ class Item:
 
     @property
     def gold(self) -> int:
-        """Index of the right choice."""
+        """Index of the correct choice."""
         return self.choices.index(self.answer)
 
 
 def first_number(text: str) -> float | None:
-    """The first number written in digits, or None: rule 1.
+    """The first number in digits, or None (rule 1).
 
-    The first place counts that holds a digit, or a point with a digit after it; what follows the number is not looked at. Commas after a
-    digit group thousands and are left out. A point belongs to the number where a digit follows it, so one that ends a sentence does not.
-    A minus sign counts only directly before the number. Currency and percent signs, units, exponents and numbers in words do not count.
+    The number starts at the first digit, or at a point followed by a digit; any text after it is ignored. Commas after a digit are
+    thousands separators. A point belongs to the number if a digit follows, so a point that ends a sentence does not. A minus sign counts
+    only directly before the number. Currency and percent signs, units, exponents and number words are ignored.
 
     >>> [first_number(text) for text in ("7.0", "$1,200", "-3", "seven", "12 apples, not 5")]
     [7.0, 1200.0, -3.0, None, 12.0]
@@ -66,7 +66,7 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 
 
 def _choices(row: Mapping[str, Any]) -> dict[str, str]:
-    """Label -> text of the choices that are not empty: tables fill short rows up with empty ones."""
+    """Label -> text of the non-empty choices; tables pad short rows with empty ones."""
     choices = json.loads(row["choices"]) if isinstance(row["choices"], str) else row["choices"]  # a CSV holds it as JSON
     labels, texts = list(choices["label"]), list(choices["text"])
     if len(labels) != len(texts):
@@ -97,7 +97,7 @@ def choice_item(row: Mapping[str, Any]) -> Item:
 
 
 def _number(text: str) -> float:
-    """The number that an answer is: in Python's spelling, or the only one that rule 1 finds in it, as in "$1,200" and "12 apples".
+    """The number in an answer: in Python's notation, or the only one that rule 1 finds, as in "$1,200" and "12 apples".
 
     >>> [_number(text) for text in ("1e3", "1,200", "$7", "50%")]
     [1000.0, 1200.0, 7.0, 50.0]

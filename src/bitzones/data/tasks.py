@@ -30,10 +30,10 @@ Split = Literal["train", "test"]
 class TaskSet:
     """The scored items of one task.
 
-    ``dropped`` counts the rows of the whole split that lack what their schema asks for, whether or not ``limit`` reaches them. ``shots``
-    are solved items that stand before every question, ``chat_template`` says that prompts are turns of a chat, special tokens included:
-    `prompts.asked` puts both into the prompts, leaves out the items ``passed_over``, which the tokenizer at hand cannot score, and says
-    which ``special_tokens`` the prompts get. ``sha256`` is of everything that a model reads or is judged by.
+    ``dropped`` counts malformed rows in the whole split, whether or not ``limit`` reaches them. ``shots`` are solved examples before every
+    question; with ``chat_template``, prompts are turns of a chat with its special tokens. `prompts.asked` applies both, leaves out the
+    items ``passed_over`` that the tokenizer cannot score, and records the ``special_tokens`` of the prompts. ``sha256`` covers everything
+    that a model reads or is scored on.
     """
 
     name: str
@@ -57,7 +57,7 @@ class TaskSet:
 
 @dataclass(frozen=True)
 class _Task:
-    """``version`` goes up when the prompt text or the scoring changes. ``repository`` on the hub; None where the task is embedded."""
+    """``version`` is raised when the prompt or the scoring changes. ``repository`` is on the hub; None for an embedded task."""
 
     schema: Schema
     version: int
@@ -74,7 +74,7 @@ _TASKS = {
 }
 
 _OWN_VERSION = 1
-"""Of a task that only the user knows: it has the prompt text and scoring of its schema at this version."""
+"""Version of a user's own task: the prompt and scoring of its schema at this version."""
 
 TASK_NAMES = tuple(_TASKS)
 
@@ -90,22 +90,22 @@ def load(
     fewshot: int = 0,
     chat_template: bool = False,
 ) -> TaskSet:
-    """Usable items of a split: at most ``limit``, all where it is None or larger than what there is.
+    """The usable items of a split, at most ``limit``; all if it is None.
 
-    The split is read once, and no more than ``limit`` of its items are in memory at a time.
+    The split is read once, with at most ``limit`` of its items in memory.
 
     Args:
-        name: one of `TASK_NAMES`, or any name where there is a path.
-        split: of a single file all rows are read, whatever the split.
-        limit: how many.
-        path: a folder in the hub's layout or a file; a relative one starts at the working directory.
-        take: the first items, or a sample in which every item is as likely, in the data set's order; the same seed gives the same sample.
-        seed: of the sample.
-        fewshot: how many solved items stand before every question: the first of `training` whose prompt is not scored.
-        chat_template: whether the prompt is to go through the chat template of the model's tokenizer.
+        name: one of `TASK_NAMES`, or any name if there is a ``path``.
+        split: ignored for a single file, of which all rows are read.
+        limit: most items.
+        path: a folder in the hub's layout or a file, relative to the working directory.
+        take: the first items, or a uniform random sample in the data set's order; the same seed gives the same sample.
+        seed: seed of the sample.
+        fewshot: number of solved examples before every question: the first of `training` whose prompt is not scored.
+        chat_template: whether to apply the chat template of the model's tokenizer.
 
     Raises:
-        TaskError: the task is unknown, its data cannot be read or lack a column, it has no usable item, an id stands twice, or there are
+        TaskError: the task is unknown, its data cannot be read or lacks a column, it has no usable item, an ID occurs twice, or there are
             too few items for ``fewshot``.
     """
     opened = _open(name, path, split)
@@ -120,7 +120,7 @@ def load(
 
 
 def of_profile(chosen: Profile) -> dict[str, TaskSet]:
-    """Task name -> the items that a profile scores, as the data set has them.
+    """Task name -> the scored items of a profile, as in the data set.
 
     Raises:
         TaskError: as `load`.
@@ -140,7 +140,7 @@ def of_profile(chosen: Profile) -> dict[str, TaskSet]:
 
 
 def training(name: str, path: str | Path | None = None) -> Iterator[Item]:
-    """The usable items of the train split, read as they are asked for. A single file has no splits: all its items, the scored ones too.
+    """The usable items of the train split, read lazily. A single file has no splits: all of its items, including the scored ones.
 
     Raises:
         TaskError: as `load`.
@@ -162,7 +162,7 @@ def _shots(name: str, path: str | Path | None, count: int, scored: set[str]) -> 
 
 @dataclass(frozen=True)
 class _Opened:
-    """A split whose schema is known; ``items`` holds the reason instead of an item where a row lacks what the schema asks for."""
+    """A split with a known schema; ``items`` yields a reason instead of an item for a malformed row."""
 
     source: Source
     schema: Schema
@@ -197,7 +197,7 @@ def _source(name: str, path: str | Path | None) -> Source:
 
 
 def _schema_of(source: Source, first: Mapping[str, Any] | None) -> Schema:
-    """The schema that has its columns in the first row."""
+    """The schema whose columns are in the first row."""
     for schema in (CHOICE, PROBLEM):
         if first is not None and all(column in first for column in schema.columns):
             return schema
@@ -206,9 +206,9 @@ def _schema_of(source: Source, first: Mapping[str, Any] | None) -> Schema:
 
 
 def _taken(items: Iterable[Item | str], limit: int | None, rng: random.Random | None) -> tuple[list[Item], int, str]:
-    """Items up to the limit, how many rows were dropped in all, and why the first of them was.
+    """Items up to the limit, the number of dropped rows, and the reason of the first.
 
-    With ``rng`` the items are a sample (Algorithm R, Vitter 1985), else the first.
+    With ``rng`` the items are a random sample (Algorithm R, Vitter 1985), else the first ones.
     """
     kept: list[tuple[int, Item]] = []
     dropped, usable, reason = 0, 0, ""

@@ -26,7 +26,7 @@ from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
 from bitzones.deploy.safetensors_stream import Entry
 from bitzones.deploy.weights_export import Notify, Written, check_names, compare, describe, exporter
-from bitzones.schema.errors import ModelError, PlanError
+from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import format_bits
 
 __all__ = ["GROUPS", "MLX", "export", "shared_group", "values"]
@@ -58,9 +58,10 @@ class MLX:
             PlanError, ModelError: as `Carrier.check`.
         """
         check_names(model, "mlx-lm")
-        kind = model.config.model_type
-        if find_spec("mlx_lm") and not find_spec(f"mlx_lm.models.{kind}"):
-            raise ModelError(f"mlx-lm has no architecture {kind!r}")
+        if find_spec("mlx_lm"):
+            from bitzones.deploy import mlx_engine  # noqa: PLC0415  # loads mlx
+
+            mlx_engine.check_architecture(model.config.model_type)
         for name, size in plan_file.group_sizes.items():
             columns = model.get_parameter(f"{name}.weight").shape[1]
             if shared_group(columns, size) is None:

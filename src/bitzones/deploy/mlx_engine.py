@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import torch
-from mlx_lm.utils import load_model
+from mlx_lm.utils import MODEL_REMAPPING, load_model
 from transformers import PreTrainedModel
 
 from bitzones.backends.quanto import affine, packing, quantizers
@@ -16,10 +17,20 @@ from bitzones.deploy import fingerprint
 from bitzones.deploy.engines import Answering
 from bitzones.schema.errors import ModelError
 
-__all__ = ["check", "load", "log_probabilities", "opened"]
+__all__ = ["check", "check_architecture", "load", "log_probabilities", "opened"]
 
 TOLERANCE_NATS = 1e-3
 """Largest |difference| of log-probabilities in float32 between two engines with the same weights. It was 1.4e-5 on the embedded model."""
+
+
+def check_architecture(kind: str) -> None:
+    """Refuse what mlx-lm has no model for.
+
+    Raises:
+        ModelError: there is none of this ``model_type``, under this name or another.
+    """
+    if not find_spec(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}"):
+        raise ModelError(f"mlx-lm has no architecture {kind!r}")
 
 
 def load(folder: Path) -> Any:

@@ -1,7 +1,4 @@
-"""A task answered by a model: choices by likelihood, numbers by greedy generation, every context read once.
-
-What is right and what is wrong, `scoring` says. This module receives a model and a task.
-"""
+"""Scores a model on a task: multiple choice by likelihood, numbers by greedy generation, with every context read once."""
 
 from __future__ import annotations
 
@@ -28,11 +25,11 @@ def measure(
     batch: int,
     progress: Progress = silent,
 ) -> AccuracyCell:
-    """Score a task as `prompts.asked` gave it.
+    """Score a model on a task prepared by `prompts.asked`.
 
     Raises:
-        NonFiniteError: a logit that decides is NaN or infinite.
-        TaskError: an item does not fit the model.
+        NonFiniteError: a logit that matters is NaN or infinite.
+        TaskError: an item is too long for the model.
     """
     started = perf_counter()
     score = _score_choices if task.kind == "choice" else _score_numbers

@@ -1,7 +1,4 @@
-"""What a model writes after a prompt, greedily, and how likely it finds the right answer there: the prompt is read once for both.
-
-This module receives a model and items; it does not know what is right.
-"""
+"""Greedy generation after a prompt, and the log-likelihood of the correct answer; the prompt is read once for both."""
 
 from __future__ import annotations
 
@@ -27,8 +24,8 @@ __all__ = ["Answer", "answers"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What one prompt gave: ``text`` as written, special tokens left out; ``gold_log_likelihood`` of the right answer, in nats, over its
-    ``gold_tokens``; ``tokens`` were read and written."""
+    """The result of one prompt: the generated ``text`` without special tokens; ``gold_log_likelihood`` of the correct answer in nats, over
+    its ``gold_tokens``; the number of ``tokens`` read and generated."""
 
     text: str
     gold_log_likelihood: float
@@ -44,18 +41,18 @@ def answers(
     batch: int,
     progress: Progress = silent,
 ) -> list[Answer]:
-    """The greedy continuation of every item's prompt, and the log-likelihood of its right answer.
+    """The greedy continuation of every item's prompt, and the log-likelihood of its correct answer.
 
     Args:
-        model: writes.
-        tokenizer: the model's own.
-        items: with an answer each; choices are not looked at.
-        batch: how many prompts are read at a time.
-        progress: told the share of the items that is done.
+        model: a causal language model.
+        tokenizer: the model's tokenizer.
+        items: items with an answer each; choices are ignored.
+        batch: number of prompts per batch.
+        progress: receives the share of items that is done.
 
     Raises:
-        NonFiniteError: a likelihood, or a logit that decides, is NaN or infinite.
-        TaskError: an item is longer than the model has positions, or its answer has no token of its own.
+        NonFiniteError: a likelihood, or the logits of a generated token, are NaN or infinite.
+        TaskError: an item is longer than the model's positions, or its answer has no token of its own.
     """
     texts = [text_of(item) for item in items]
     end = model.generation_config.eos_token_id if model.generation_config.eos_token_id is not None else tokenizer.eos_token_id
@@ -73,9 +70,9 @@ def answers(
 
 
 def _batch(model: PreTrainedModel, rows: Sequence[Encoded], config: GenerationConfig) -> tuple[torch.Tensor, list[list[int]]]:
-    """Log-likelihood of each row's answer, shape (rows,), and the tokens written after each context, padded after the end.
+    """Log-likelihood of each row's answer, shape (rows,), and the generated tokens, padded after the end token.
 
-    The contexts are read without their last tokens: answers and generation begin with those, on the same cache.
+    The contexts are read without their last token, with which both the answer and the generation start on the same cache.
     """
     contexts, gold = [row.context for row in rows], [row.answers[0] for row in rows]
     context = prefix_scoring.read(model, [tokens[:-1] for tokens in contexts]) if all(len(tokens) > 1 for tokens in contexts) else None
@@ -90,7 +87,7 @@ def _batch(model: PreTrainedModel, rows: Sequence[Encoded], config: GenerationCo
 
 
 class _Finite(LogitsProcessor):
-    """Refuses logits from which greedy decoding would silently pick token 0."""
+    """Raises on NaN or infinite logits, for which greedy decoding would silently pick token 0."""
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(scores).all():
@@ -99,9 +96,9 @@ class _Finite(LogitsProcessor):
 
 
 def _greedy(model: Any, prompts: Sequence[list[int]], config: GenerationConfig, context: Context | None = None) -> list[list[int]]:
-    """Plain greedy decoding: what a model's own configuration adds to it (penalties, suppressed tokens) would not be the model's answer.
+    """Plain greedy decoding, without the penalties or suppressed tokens of the model's own generation configuration.
 
-    ``context`` are the prompts without their last tokens, already read; its cache grows.
+    ``context`` holds the prompts without their last token, already read; its cache grows.
     """
     ids, mask = padded(prompts, model.device, left=True)
     own, model.generation_config = model.generation_config, config

@@ -1,7 +1,4 @@
-"""How far one model's next-token distribution is from another's: KL(reference || changed), in nats per sequence.
-
-What is compared is two models, or one model before and after. This module does not know what was changed, or why.
-"""
+"""KL(reference || changed) between the next-token distributions of two models, or of one model before and after a change, in nats."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ def kl_nats(reference: torch.Tensor, changed: torch.Tensor, mask: torch.Tensor) 
     log_p, log_q = reference.flatten(0, 1), changed.flatten(0, 1)
     per_token = torch.zeros(len(scored), dtype=torch.float64, device=changed.device)
     rows = max(1, devices.cache_elements(changed.device) // changed.shape[-1])
-    for start in range(0, len(scored), rows):  # what one step makes stays in the cache: four times as fast on a CPU
+    for start in range(0, len(scored), rows):  # a step's intermediate results stay in the cache: four times as fast on a CPU
         here = slice(start, start + rows)
         if scored[here].any():
             p = log_p[here]
@@ -57,7 +54,7 @@ def log_probabilities(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def as_log_probabilities(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The log-probabilities that logits of the reference stand for, float32, same shape.
+    """Log-probabilities from logits of the reference, float32, same shape.
 
     Raises:
         NonFiniteError: a logit of a scored token is NaN or infinite.
@@ -68,10 +65,10 @@ def as_log_probabilities(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
 
 
 def check_finite(logits: torch.Tensor, mask: torch.Tensor) -> None:
-    """Refuse logits of the reference that are NaN or infinite where ``mask`` says that a token is scored.
+    """Check that the reference's logits of scored tokens (``mask``) are finite.
 
     Raises:
-        NonFiniteError: one is.
+        NonFiniteError: one is NaN or infinite.
     """
     if not torch.isfinite(logits[mask.bool()]).all():
         raise NonFiniteError("the reference's own logits are NaN or infinite: nothing can be compared with it")
@@ -79,10 +76,10 @@ def check_finite(logits: torch.Tensor, mask: torch.Tensor) -> None:
 
 @torch.no_grad()
 def whole(reference: torch.nn.Module, changed: torch.nn.Module, batches: Iterable[Batch], sequences: int) -> list[float]:
-    """KL(reference || changed) of two whole models: of each sequence in nats, summed over its tokens, in the set's order.
+    """KL(reference || changed) of two whole models, per sequence in nats summed over its tokens, in the set's order.
 
     Raises:
-        NonFiniteError: one of them gives NaN or infinity.
+        NonFiniteError: logits of one of them are NaN or infinite.
     """
     results = [0.0] * sequences
     for batch in batches:

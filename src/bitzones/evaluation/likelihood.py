@@ -1,7 +1,4 @@
-"""How likely a model finds each choice of a question, as lm-evaluation-harness defines it.
-
-This module receives a model and items; it does not know what is right.
-"""
+"""Log-likelihoods of the choices of multiple-choice items, as lm-evaluation-harness defines them."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ __all__ = ["Choices", "choice_log_likelihoods"]
 
 @dataclass(frozen=True)
 class Choices:
-    """What one item gave: ``log_likelihoods`` in nats and ``lengths`` in tokens, one of each a choice; ``tokens`` were read for all."""
+    """The result of one item: the log-likelihood in nats and the length in tokens of each choice, and the number of ``tokens`` read."""
 
     log_likelihoods: tuple[float, ...]
     lengths: tuple[int, ...]
@@ -40,15 +37,15 @@ def choice_log_likelihoods(
     """The log-likelihood of every choice of every item after its prompt.
 
     Args:
-        model: gives the logits.
-        tokenizer: the model's own.
-        items: of multiple choice.
-        batch: how many prompts are read at a time.
-        progress: told the share of the items that is done.
+        model: a causal language model.
+        tokenizer: the model's tokenizer.
+        items: multiple-choice items.
+        batch: number of prompts per batch.
+        progress: receives the share of items that is done.
 
     Raises:
         NonFiniteError: a likelihood is NaN or infinite.
-        TaskError: an item is longer than the model has positions, or a choice has no token of its own.
+        TaskError: an item is longer than the model's positions, or a choice has no token of its own.
     """
     results: dict[int, Choices] = {}
     for rows in encoded(model, tokenizer, [text_of(item) for item in items], batch):
@@ -62,7 +59,7 @@ def choice_log_likelihoods(
 
 
 def _batch(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:
-    """Log-likelihood of every choice of every row, shape (all choices,): first tokens from the contexts' logits, the rest after them."""
+    """Log-likelihood of every choice of every row, shape (all choices,). The first token comes from the context's logits."""
     owners = [number for number, row in enumerate(rows) for _ in row.answers]
     answers = [answer for row in rows for answer in row.answers]
     context = prefix_scoring.read(model, [row.context for row in rows])

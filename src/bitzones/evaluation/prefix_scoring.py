@@ -1,8 +1,8 @@
-"""How likely a model finds what follows a context: the context is read once, and all that may follow shares its key-value cache.
+"""Log-likelihoods of continuations of a context: the context is read once, and all continuations share its key-value cache.
 
-Sharing needs a cache that is nothing but the keys and values of every token, whole or in a sliding window, and a model that can be told
-where its tokens stand. For any other (recurrent states, positions counted by the model itself) whole sequences are read, one by one and
-without padding: slower, and never wrong. Logits are made at scored positions only.
+Sharing needs a cache that holds only keys and values, of all tokens or in a sliding window, and a model that accepts position IDs. For
+other models (recurrent states, positions counted inside the model) whole sequences are read one by one without padding: slower, but always
+correct. Logits are computed only at scored positions.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Tokens = Sequence[int]
 
 @dataclass(frozen=True)
 class Context:
-    """Contexts that were read, padded on the left: ``mask`` (contexts, longest), and ``logits`` after each (contexts, vocabulary), float32.
+    """Contexts in the cache, left-padded: ``mask`` (contexts, longest), and the ``logits`` after each (contexts, vocabulary), float32.
 
-    `continued` leaves ``cache`` as it is, so a context can be continued as often as one likes.
+    `continued` does not modify ``cache``, so a context can be continued any number of times.
     """
 
     cache: DynamicCache
@@ -41,7 +41,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Continuation:
-    """What follows the context of number ``context``: tokens ``given`` to the model, and the one of ``targets`` scored after each."""
+    """A continuation of context number ``context``: the input tokens ``given``, and the target token scored after each of them."""
 
     context: int
     given: Tokens
@@ -49,7 +49,7 @@ class Continuation:
 
 
 def read(model: PreTrainedModel, contexts: Sequence[Tokens]) -> Context | None:
-    """Read contexts of one token or more; None where the model's cache cannot be shared."""
+    """Read contexts of at least one token; None if the model's cache cannot be shared."""
     if not _can_be_told(model):
         return None
     ids, mask = padded(contexts, model.device, left=True)
@@ -71,7 +71,7 @@ def continued(model: PreTrainedModel, context: Context, continuations: Sequence[
 
 
 def whole(model: PreTrainedModel, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> torch.Tensor:
-    """Log-likelihood of each row of targets after its context, in nats, by reading whole sequences: the plain way, for any causal model."""
+    """Log-likelihood of each row of targets after its context, in nats, from whole sequences; works with any causal model."""
     totals = []
     for before, after in zip(contexts, targets, strict=True):
         ids = torch.tensor([[*before, *after][:-1]], device=model.device)
@@ -81,13 +81,13 @@ def whole(model: PreTrainedModel, contexts: Sequence[Tokens], targets: Sequence[
 
 
 def log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each target, in nats, shape as ``targets``; logits have one dimension more, the vocabulary."""
+    """Log-probability of each target in nats, shape of ``targets``; logits have the vocabulary as one more dimension."""
     logits = logits.float()
     return logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def require_finite(likelihoods: torch.Tensor) -> None:
-    """See that likelihoods are numbers.
+    """Check that likelihoods are finite.
 
     Raises:
         NonFiniteError: one is NaN or infinite.
@@ -97,7 +97,7 @@ def require_finite(likelihoods: torch.Tensor) -> None:
 
 
 def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuation]) -> torch.Tensor:
-    index = torch.tensor([row.context for row in rows])  # on the CPU, which may index a cache on any device
+    index = torch.tensor([row.context for row in rows])  # a CPU index works for a cache on any device
     given, scored = padded([row.given for row in rows], model.device, left=False)
     targets, _ = padded([row.targets for row in rows], model.device, left=False)
     before = context.mask[index]
@@ -109,7 +109,7 @@ def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuat
 
 
 def _rows_of(whole_cache: DynamicCache, index: torch.Tensor) -> DynamicCache:
-    """A cache of its own for some rows: layers of this kind bind new tensors when they grow or are selected from, and the old stay."""
+    """A separate cache for some rows. Layers of this kind allocate new tensors when they grow, so the old ones are not modified."""
     picked = copy.copy(whole_cache)
     picked.layers = [copy.copy(layer) for layer in whole_cache.layers]
     picked.batch_select_indices(index)
@@ -127,5 +127,5 @@ def _is_shareable(kept: Any) -> bool:
 
 
 def _last_logits(model: PreTrainedModel, count: int) -> dict[str, int]:
-    """The argument that keeps a model from making logits that nobody reads, where it has one."""
+    """The argument that limits the logits to the last ``count`` positions, if the model has one."""
     return {"logits_to_keep": count} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}

@@ -1,8 +1,8 @@
-"""From what a model finds likely, or writes, to right and wrong on every item: the rules of the score, however its numbers came about.
+"""The scoring rules: from likelihoods or generated text to a correct or incorrect answer.
 
-``acc`` and ``acc_norm`` are those of lm-evaluation-harness for ``arc_easy``: the choice of the highest log-likelihood, and of the highest
-log-likelihood by character of the choice without the space before it; the first of equals. Generated answers are right where their first
-number is the right one (`tasks.first_number`). What an accuracy means (intervals, verdicts) is for the deciding side.
+``acc`` and ``acc_norm`` are those of lm-evaluation-harness for ``arc_easy``: the choice with the highest log-likelihood, and with the
+highest log-likelihood per character (without the leading space); the first of equals. A generated answer is correct if its first number is
+the right one (`task_items.first_number`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from bitzones.schema.quality_cells import AccuracyCell
 __all__ = ["MAX_NEW_TOKENS", "Scored", "best", "best_by_character", "cell", "chosen", "written"]
 
 MAX_NEW_TOKENS = 16
-"""Room for a number and a few words before it; generation ends earlier at the model's end token."""
+"""Enough for a number after a few words; generation stops earlier at the model's end token."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One item: what the model answered, whether that is right, and how likely the right answer was; ``tokens`` were read and written."""
+    """The score of one item: the prediction, the likelihood of the correct answer, and the number of ``tokens`` read and generated."""
 
     prediction: str
     correct: bool
@@ -33,12 +33,12 @@ class Scored:
 
 
 def best(log_likelihoods: Sequence[float]) -> int:
-    """Index of the likeliest choice, the first of equals."""
+    """Index of the most likely choice, the first of equals."""
     return max(range(len(log_likelihoods)), key=log_likelihoods.__getitem__)
 
 
 def best_by_character(log_likelihoods: Sequence[float], choices: Sequence[str]) -> int:
-    """Index of the choice of the highest log-likelihood by character, the space before a choice not counted; the first of equals.
+    """Index of the choice with the highest log-likelihood per character, without its leading space; the first of equals.
 
     >>> best([-4.0, -5.0]), best_by_character([-4.0, -5.0], [" cat", " mammal"])
     (0, 1)
@@ -47,7 +47,7 @@ def best_by_character(log_likelihoods: Sequence[float], choices: Sequence[str]) 
 
 
 def chosen(item: Item, log_likelihoods: Sequence[float], lengths: Sequence[int], tokens: int) -> Scored:
-    """The score of a question of multiple choice, from the log-likelihood and the tokens of each choice."""
+    """The score of a multiple-choice item, from the log-likelihood and the number of tokens of each choice."""
     first, second = best(log_likelihoods), best_by_character(log_likelihoods, item.choices)
     return Scored(
         prediction=item.choices[first].strip(),
@@ -60,17 +60,17 @@ def chosen(item: Item, log_likelihoods: Sequence[float], lengths: Sequence[int],
 
 
 def written(item: Item, text: str, gold_log_likelihood: float, gold_tokens: int, tokens: int) -> Scored:
-    """The score of what was written after a prompt."""
+    """The score of a generated answer."""
     return Scored(text.strip(), first_number(text) == float(item.answer), _nll(gold_log_likelihood), gold_tokens, tokens)
 
 
 def _nll(log_likelihood: float) -> float:
-    """Negative log-likelihood; rounding may lift the likelihood of a sure answer a hair above 1."""
+    """Negative log-likelihood; rounding may push the likelihood of a certain answer slightly above 1."""
     return max(0.0, -log_likelihood)
 
 
 def cell(task: TaskSet, variant: str, scored: Sequence[Scored], seconds_s: float) -> AccuracyCell:
-    """The record of a whole task, its items in their order."""
+    """The record of a task, with its items in order."""
     normalized = [item.normalized for item in scored if item.normalized is not None]
     return AccuracyCell(
         variant=variant,

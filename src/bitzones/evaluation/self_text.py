@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.data.sequences import TokenSequence
+from bitzones.models import text_config
 from bitzones.schema.errors import NonFiniteError, TaskError
 
 __all__ = ["sequences", "start_token"]
@@ -26,7 +27,7 @@ def start_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> i
     Raises:
         TaskError: it has neither.
     """
-    for found in (tokenizer.bos_token_id, model.config.get_text_config().bos_token_id, tokenizer.eos_token_id):
+    for found in (tokenizer.bos_token_id, getattr(text_config.of(model), "bos_token_id", None), tokenizer.eos_token_id):
         if isinstance(found, int):
             return found
     raise TaskError("text source generated: the model has neither a begin token nor an end token to start from")

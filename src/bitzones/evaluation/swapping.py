@@ -1,7 +1,4 @@
-"""Other weights in a model for a while: how one model is measured with many changes, without a copy for each.
-
-This module does not know what the weights are, or why they are tried.
-"""
+"""Swaps weights of a model temporarily, so that one model can be measured with many changes and without copies."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ __all__ = ["swapped"]
 
 @contextmanager
 def swapped(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Give the named modules other weights, and their own tensors back afterwards, also when interrupted.
+    """Within the block, the named modules have other weights; their own tensors are restored afterwards, also when interrupted.
 
-    A quantized weight is given as the values that it stands for, made only now.
+    A quantized weight is dequantized when it is swapped in.
     """
     originals: list[tuple[torch.nn.Parameter, torch.Tensor]] = []
     try:

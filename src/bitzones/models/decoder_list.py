@@ -137,15 +137,17 @@ def _watching(lists: Mapping[str, _List]) -> Iterator[None]:
 
 
 def few_tokens(model: torch.nn.Module, sequences: int = 1, length: int = TOKENS) -> dict[str, torch.Tensor]:
-    """Arguments of ``forward`` for a few plain tokens, those left out that the configuration gives a meaning (padding, images).
+    """Arguments of ``forward`` for a few plain tokens, without those that the configuration gives a meaning (padding, images).
 
     Returns:
         ``input_ids`` and ``attention_mask``, both of shape (sequences, length).
     """
-    special = text_config.special_tokens(getattr(model, "config", None))
-    tokens = [token for token in range(1, sequences * length + len(special) + 1) if token not in special][: sequences * length]
-    device = model.device if isinstance(model, PreTrainedModel) else next((p.device for p in model.parameters()), torch.device("cpu"))
-    ids = torch.tensor(tokens).view(sequences, length).to(device)
+    if isinstance(model, PreTrainedModel):
+        plain, device = text_config.plain_tokens(model), model.device
+        plain = plain[plain > 0] if len(plain) > 1 else plain  # token 0 often stands for padding without being called so
+    else:
+        plain, device = torch.arange(1, sequences * length + 1), next((p.device for p in model.parameters()), torch.device("cpu"))
+    ids = plain[torch.arange(sequences * length) % len(plain)].view(sequences, length).to(device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 

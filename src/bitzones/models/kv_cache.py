@@ -28,9 +28,12 @@ REMEMBERED = "rope_deltas"
 PROBED = 4
 """Tokens of the prompt on which a model is asked whether it computes on a cache of a fixed size."""
 
-LEAST_APART, NOISE = 1e-3, 8
-"""By the largest logit: logits that differ by less than this, or by so many rounding steps of the dtype, are one result in another order
-of summation. A mask or a bias in the wrong place moves them by a large part of their size."""
+LEAST_APART = 1e-3
+"""Share of the largest logit below which logits on two kinds of cache are one result in another order of summation. A mask or a bias in the
+wrong place moves them by a large part of their size."""
+
+NOISE = 8
+"""The same in rounding steps of the dtype, where those are more."""
 
 
 def name_of(model: PreTrainedModel) -> str | None:

@@ -23,8 +23,7 @@ from transformers import (
 )
 
 from bitzones.devices import device as devices
-from bitzones.models import offload, sources, structure
-from bitzones.models import unexpected_weights as unexpected
+from bitzones.models import offload, sources, structure, unexpected_weights
 from bitzones.models.offload import Placement
 from bitzones.models.unexpected_weights import NOTHING, Unexpected
 from bitzones.schema import profile_sections
@@ -122,7 +121,7 @@ def load(
             tokenizer = AutoTokenizer.from_pretrained(folder, **gguf, **options)
             model, names = _read(folder, dtype, {**gguf, **options})
             shards = sources.shards(folder) if files.kind == "safetensors" else []
-            left_out = unexpected.check(model, names, shards, allowed=settings.allow_unexpected_weights, notify=notify)
+            left_out = unexpected_weights.check(model, names, shards, allowed=settings.allow_unexpected_weights, notify=notify)
             where = _placement(model, settings, device, formats)
         offload.place(model, device, where)
     except ModelError as error:

@@ -249,8 +249,8 @@ def prefill(model: PreTrainedModel, batch: int, prompt_tokens: int, seed: int) -
 def decode(model: PreTrainedModel, batch: int, prompt_tokens: int, new_tokens: int, seed: int, *, compiled: bool = False) -> Timed:
     """Decode: generates ``new_tokens`` tokens greedily after a prompt in the cache, without stopping early.
 
-        Uses a static cache if the model supports one and computes the same on it (`kv_cache.static`). The result of `setup` is then valid
-    for one round, because the next setup overwrites it; if the cache can be wound back, the prompt is read only once.
+    Uses a static cache if the model supports one and computes the same on it (`kv_cache.static`). The result of `setup` is then valid for
+    one round, because the next setup overwrites it; if the cache can be wound back, the prompt is read only once.
     """
     ids, clock = _prompt(model, batch, prompt_tokens, seed), devices.Clock(model.device)
     found = caches.static(model, prompt_tokens + new_tokens)

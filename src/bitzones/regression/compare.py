@@ -17,6 +17,7 @@ from bitzones.regression.drift import Drift
 from bitzones.regression.zone_changes import moved_zones
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.cells import Cell, FailedCell, ReleaseCell
+from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell
 from bitzones.schema.plan_cells import NamedTrial, PlansCell, SearchCell
 from bitzones.schema.profile import PLAN
@@ -104,6 +105,7 @@ class _Pairs:
             LatencyCell: self._latency,
             MemoryCell: self._memory,
             DivergenceCell: self._divergence,
+            DomainCell: self._divergence,
             SensitivityCell: self._sensitivity,
             SearchCell: self._search,
             PlansCell: self._plans,
@@ -156,7 +158,7 @@ class _Pairs:
             )
         return paired.kl(name, old, new, sequences, self.gate)
 
-    def _divergence(self, old: DivergenceCell, new: DivergenceCell) -> list[Draft]:
+    def _divergence(self, old: DivergenceCell | DomainCell, new: DivergenceCell | DomainCell) -> list[Draft]:
         if (other := _other_sequences(old, new)) is not None:
             return [other]
         return [paired.kl("KL", old.kl_nats, new.kl_nats, paired.Sequences(new.sequence_tokens, self.seed), self.gate)]

@@ -13,6 +13,7 @@ from bitzones.analysis.reader import RunFile
 from bitzones.regression.comparison import MeasureUnit
 from bitzones.regression.paired import Sequences
 from bitzones.schema.cell_key import CellKey
+from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 from bitzones.schema.record import Record
@@ -61,7 +62,7 @@ def _read(cell: object, seed: int) -> Iterator[Reading]:
             yield _median(cell, seed)
         case MemoryCell():
             yield Reading(kind="stored bytes", variant=cell.variant, detail="", cell=cell.key, unit="bytes", value=float(cell.stored_bytes))
-        case DivergenceCell():
+        case DivergenceCell() | DomainCell():
             yield _divergence(cell, seed)
 
 
@@ -76,12 +77,13 @@ def _median(cell: LatencyCell, seed: int) -> Reading:
     return found.model_copy(update={"low": low, "high": high})
 
 
-def _divergence(cell: DivergenceCell, seed: int) -> Reading:
+def _divergence(cell: DivergenceCell | DomainCell, seed: int) -> Reading:
     sequences = Sequences(cell.sequence_tokens, seed)
     nats = np.asarray(cell.kl_nats, dtype=np.float64)[sequences.kept]
     value, low, high = float(nats.sum() / sequences.tokens.sum()), None, None
     if len(nats) >= MIN_SEQUENCES:
         interval = percentile_interval(value, (sequences.weights @ nats) / (sequences.weights @ sequences.tokens))
         low, high = interval.low, interval.high
-    found = Reading(kind="KL", variant=cell.variant, detail="", cell=cell.key, unit="nats/token", value=value, n=len(nats))
+    detail = cell.domain if isinstance(cell, DomainCell) else ""
+    found = Reading(kind="KL", variant=cell.variant, detail=detail, cell=cell.key, unit="nats/token", value=value, n=len(nats))
     return found.model_copy(update={"low": low, "high": high})

@@ -19,13 +19,13 @@ __all__ = ["activate", "measuring", "require_one_process"]
 
 
 def activate(config: pytest.Config) -> Profile:
-    """The profile of this session, loaded when it is first asked for.
+    """The profile of this session, loaded at the first call.
 
     Raises:
-        BitzonesError: the profile, the data folder or the journal cannot be used.
+        BitzonesError: the profile, the data folder or the journal is not usable.
     """
     if PROFILE in config.stash:
-        if CELLS not in config.stash:  # handed over by whoever started pytest
+        if CELLS not in config.stash:  # the caller of pytest passed the profile
             config.stash[CELLS] = {}
             _hold_journal(config)
         return config.stash[PROFILE]
@@ -40,10 +40,10 @@ def activate(config: pytest.Config) -> Profile:
 
 
 def _hold_journal(config: pytest.Config) -> None:
-    """Of two runs with one journal the second ends here, before it loads anything."""
+    """Lock the journal, so that a second run with the same one ends here, before it loads anything."""
     place = config.getoption("bitzones_journal")
     if place is None and config.getoption("bitzones_resume"):
-        raise MeasureError("--bitzones-resume needs --bitzones-journal=FILE, from which finished cells are taken")
+        raise MeasureError("--bitzones-resume needs --bitzones-journal=FILE, the source of finished cells")
     if place is not None and not config.stash.get(HELD, False):
         from bitzones.run import journal
 
@@ -53,10 +53,10 @@ def _hold_journal(config: pytest.Config) -> None:
 
 
 def measuring(config: pytest.Config) -> Profile:
-    """The profile, where something is to be measured in this process.
+    """The profile of a session that measures.
 
     Raises:
-        BitzonesError: it cannot be used, or cells cannot be timed here.
+        BitzonesError: the profile is not usable, or cells cannot be timed in this process.
     """
     require_one_process(config)
     if not config.pluginmanager.hasplugin("pytest-benchmark"):

@@ -1,4 +1,4 @@
-"""What a run has decided, for whoever asks from a test: the analysis behind the plugin's fixture and its last lines."""
+"""The analysis of a run for the plugin: behind the fixture `bitzones_run` and the last lines of a session."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["AnalyzedRun", "analyzed", "failures", "lines"]
 
 @dataclass(frozen=True)
 class AnalyzedRun:
-    """A run and its analysis; every attribute of the analysis is one of this too."""
+    """A run and its analysis; attributes of the analysis are available here too."""
 
     run: RunFile
     analysis: Any
 
     @property
     def plan(self) -> Any:
-        """The plan to ship.
+        """The plan that the analysis recommends.
 
         Raises:
             PlanError: the run has none; the message says why.
@@ -45,10 +45,10 @@ class AnalyzedRun:
 
 
 def analyzed(run: RunFile | Path | str) -> AnalyzedRun:
-    """Read a run where it is a path, and decide.
+    """Analyze a run or a run file.
 
     Raises:
-        RunFileError: it is no run file, or holds no result.
+        RunFileError: it is not a run file, or has no results.
     """
     from bitzones.analysis.analyze import analyse
     from bitzones.analysis.reader import read_run
@@ -58,7 +58,7 @@ def analyzed(run: RunFile | Path | str) -> AnalyzedRun:
 
 
 def failures(cells: Recorded) -> list[str]:
-    """A line for each cell without a result."""
+    """One line per cell without a result."""
     from bitzones.analysis.reader import one_line
     from bitzones.schema.cells import FailedCell
 
@@ -70,7 +70,7 @@ def failures(cells: Recorded) -> list[str]:
 
 
 def lines(run: Run, cells: Iterable[tuple[Measured, float | None]]) -> Iterator[str]:
-    """The answer of the cells that were measured in this process, where they can give one: no file is needed."""
+    """The result of the cells of this session, without a file; nothing if they have no accuracy or sensitivity."""
     from bitzones.analysis.reader import RunFile
     from bitzones.report.markdown import summary
     from bitzones.schema.quality_cells import AccuracyCell

@@ -1,6 +1,6 @@
-"""Which tests are cells, what their arguments go through, and in which order they run.
+"""Collection of cells: which tests are cells, their parameters, and their order.
 
-This module imports nothing heavy: it is loaded beside every test suite of an environment.
+Imports nothing heavy, because the plugin is loaded into every test suite of an environment.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 __all__ = ["in_order", "is_cell", "mark", "parametrize"]
 
 CELL_FIXTURES = frozenset({"bitzones_session", "bitzones_cell"})
-"""A test that uses one of these measures: it is parametrized by the profile and put into the run's order."""
+"""A test that uses one of these is a cell: it is parametrized by the profile and sorted into the run's order."""
 
 VARIANTS = ("variant", "answering", "quantized", "compared")
-"""Arguments that hold a variant's id."""
+"""Arguments that hold a variant's ID."""
 
 NONE = "none"
-"""Stands for a value where the profile names none, such as a task: pytest would show such a test as skipped, and it is no cell."""
+"""Placeholder for an argument without a value in the profile, such as a task: pytest would show such a test as skipped; it is dropped."""
 
 COLLECTED = pytest.StashKey[int]()
-"""A test's place among those of the plugin, before any other plugin reorders them; in the config's stash, how many there are."""
+"""A test's position among those of the plugin before other plugins reorder them; in the config's stash, their number."""
 
 
 def is_cell(test: pytest.Item | pytest.Metafunc) -> bool:
-    """Whether a test measures."""
+    """Whether a test is a cell."""
     return not CELL_FIXTURES.isdisjoint(getattr(test, "fixturenames", ()))
 
 
 def mark(item: pytest.Item) -> None:
-    """Give a test that uses a fixture of the plugin its marker, and remember its place."""
+    """Mark a test that uses a fixture of the plugin, and remember its position."""
     if any(name.startswith("bitzones_") for name in getattr(item, "fixturenames", ())):
         item.add_marker("bitzones")
         item.stash[COLLECTED] = item.config.stash.get(COLLECTED, 0)
@@ -42,9 +42,9 @@ def mark(item: pytest.Item) -> None:
 
 
 def parametrize(metafunc: pytest.Metafunc, chosen: Profile) -> None:
-    """Have a cell's arguments go through what the profile names, but for those that the test parametrizes itself."""
+    """Parametrize a cell's arguments with the profile's values, except those that the test parametrizes itself."""
     own = {name for item in metafunc.definition.iter_markers("parametrize") for name in _argument_names(item)}
-    for name, values in _parameters(chosen).items():  # in this order, so that the variant leads the id: w4-science_mini
+    for name, values in _parameters(chosen).items():  # in this order, so that IDs start with the variant: w4-science_mini
         if name in metafunc.fixturenames and name not in own:
             metafunc.parametrize(name, values or [NONE])
 
@@ -55,7 +55,7 @@ def _argument_names(item: pytest.Mark) -> list[str]:
 
 
 def _parameters(chosen: Profile) -> dict[str, Sequence[str]]:
-    """Argument of a cell -> what it goes through."""
+    """Argument of a cell -> its values."""
     from bitzones.schema import profile
 
     variants = list(profile.variant_formats(chosen))
@@ -71,10 +71,10 @@ def _parameters(chosen: Profile) -> dict[str, Sequence[str]]:
 
 
 def in_order(items: Sequence[pytest.Item], chosen: Profile) -> list[pytest.Item]:
-    """Variant by variant, so that each is quantized once; then what needs all of them, then plans, and the cells of single plans last.
+    """Sort cells by variant, so that each is quantized once; then cells that need all variants, plans, and last the cells of single plans.
 
-    Only cells are moved, among the places that cells have; a plugin that shuffles tests changes nothing about their order. Those that the
-    profile has no value for are left out.
+    Only cells move, among the positions of cells, so a plugin that shuffles tests does not change their order. Cells for which the profile
+    has no value are dropped.
     """
     order, kept = _order(chosen), [item for item in items if not _is_empty(item)]
     cells = iter(sorted(filter(is_cell, kept), key=lambda item: (order(item), item.stash[COLLECTED])))

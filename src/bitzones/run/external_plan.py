@@ -1,7 +1,6 @@
-"""A plan that was made elsewhere, measured as the plans of a run were: on the same held-out sequences and the same items.
+"""Measures a plan from another tool like the plans of a run: on the same held-out sequences and the same items.
 
-Such a plan is a JSON object of module name or pattern to format, or a plan.json. This module receives what the run measured; it does not
-know how a run file is read, nor what follows from a comparison.
+Such a plan is a JSON object of module name or pattern to format, or a plan.json.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __all__ = ["Verified", "by_module", "by_unit", "measure", "read_formats"]
 
 @dataclass(frozen=True)
 class Verified:
-    """What one foreign plan measured: beside the run's plans, and on its tasks."""
+    """The measurements of an external plan: its KL on the held-out set and its accuracy on the run's tasks."""
 
     trial: NamedTrial
     accuracy: tuple[AccuracyCell, ...]
@@ -54,16 +53,16 @@ def read_formats(path: Path) -> dict[str, str]:
 
 
 def by_module(formats: Mapping[str, str], modules: Sequence[str], allowed: Sequence[str], where: Path) -> dict[str, str]:
-    """The format of every module that the plan names; an exact name goes before patterns, and an earlier pattern before a later one.
+    """The format of every module that the plan names. An exact name takes precedence over patterns, and earlier patterns over later ones.
 
     Raises:
-        PlanError: a format that the run did not offer, or a name or pattern that meets no module.
+        PlanError: the run did not measure a format, or a name or pattern matches no module.
     """
     for name, format_ in formats.items():
         if format_ not in allowed:
             raise PlanError(f"{where}: {name} asks for {format_!r}; this run measured {', '.join(allowed)}")
         if not any(fnmatchcase(module, name) for module in modules):
-            raise PlanError(f"{where}: {name!r} meets no module that can be quantized, such as {modules[0]!r}")
+            raise PlanError(f"{where}: {name!r} matches no module that can be quantized, such as {modules[0]!r}")
     found = {module: next((formats[name] for name in formats if fnmatchcase(module, name)), None) for module in modules}
     return {module: formats.get(module, format_) for module, format_ in found.items() if format_ is not None}
 
@@ -75,16 +74,16 @@ def by_unit(
     where: Path,
     staying: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, str]:
-    """The format of every unit; modules that the plan does not name stay as they are.
+    """The format of every unit; modules that the plan does not name keep the reference's format.
 
-    ``staying`` is format to the modules that stay in the reference's format in that one: a unit is in it without them.
+    ``staying`` maps a format to the modules that it leaves in the reference's format; they do not count for the unit's format.
 
     Raises:
         PlanError: a unit would get two formats, or a module belongs to no unit.
     """
     outside = sorted(set(assignment) - {module for unit in units for module in unit.modules})
     if outside:
-        raise PlanError(f"{where}: {outside[0]} lies in a layer that this run did not sweep")
+        raise PlanError(f"{where}: {outside[0]} is in a layer that this run did not sweep")
     found = {}
     for unit in units:
         mixed = {module: assignment.get(module, reference) for module in unit.modules}
@@ -107,9 +106,9 @@ def measure(
     """Measure the plan of a file as the run measured its own.
 
     Raises:
-        PlanError: the file is no plan for this model, or a name that the run has already.
+        PlanError: the file is not a plan for this model, or the run already has a plan of that name.
         ModelError: the model is not the one that the run measured.
-        MeasureError: the model or the data cannot be had any more, or a measurement came out as NaN.
+        MeasureError: the model or the data is no longer available, or a measurement is NaN.
     """
     name = path.stem
     if name in {plan.name for plan in plans.plans} or name in run.variants:
@@ -118,20 +117,21 @@ def measure(
     modules = [module for unit in sweep.units for module in unit.modules]
     assignment = by_module(read_formats(path), modules, (*uniform, reference), path)
     staying = {name: {module for item in sweep.measurements if item.format == name for module in item.stays} for name in uniform}
-    units = by_unit(assignment, sweep.units, reference, path, staying)  # a mistake in the plan is said before a model is loaded
+    units = by_unit(assignment, sweep.units, reference, path, staying)  # report a mistake in the plan before loading a model
     session = Session(run.profile, notify)
     variants = session.variants
     if run.model is None or variants.loaded.sha256 != run.model.sha256:
-        raise ModelError(f"model {run.profile.model.source!r} is not what the run measured: its weights have another SHA-256")
+        raise ModelError(f"model {run.profile.model.source!r} is not the one that the run measured: its weights have another SHA-256")
+    session.check_invariants()
     if session.held_out.sha256 != plans.sequences_sha256:
-        raise PlanError(f"{path}: the held-out sequences of this run cannot be made again: the data sets or the tokenizer have changed")
+        raise PlanError(f"{path}: the held-out sequences of this run cannot be reproduced: the data sets or the tokenizer have changed")
     notify(f"measuring {name} on {len(session.held_out.sequences)} held-out sequences")
     bench = local_search.workbench(variants, sweep, session.held_out_batches, len(session.held_out.sequences))
     variants.define(name, assignment)
     (trial,) = local_search.as_made(bench, [(bench.choice(units), variants.whole(name))])
     scored = []
     for task in run.profile.tasks:
-        notify(f"asking {name} {task.name}")
+        notify(f"measuring {name} on {task.name}")
         model = variants.model(name)
         scored.append(accuracy.measure(model, session.tokenizer, session.asked[task.name], name, session.task_batch(task.name)))
     return Verified(NamedTrial(name=name, origin="foreign", **trial.model_dump()), tuple(scored))

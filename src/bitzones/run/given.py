@@ -1,4 +1,4 @@
-"""Objects that a caller hands over in memory, where a profile can only name things."""
+"""Objects in memory that a caller passes in place of what a profile names."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from bitzones.schema.errors import ModelError
 __all__ = ["MEMORY", "Given"]
 
 MEMORY = "memory:"
-"""Opens the source of a model, or the origin of texts, that no file or hub id names."""
+"""Prefix of the source of a model in memory, and of the origin of texts in memory."""
 
 
 @dataclass(frozen=True)
 class Given:
-    """A model in memory, a tokenizer, and texts by the name that the profile has for them; what is None is what the profile names.
+    """A model in memory, a tokenizer, and texts by the profile's name for them; the profile's own are used for what is None.
 
     Raises:
-        ModelError: a model without its tokenizer.
+        ModelError: a model without a tokenizer.
     """
 
     model: PreTrainedModel | None = None
@@ -36,34 +36,34 @@ class Given:
             raise ModelError(f"{type(self.model).__name__}: a model in memory needs its tokenizer: measure(model, tokenizer, ...)")
 
     def loaded(self, source: str, device: torch.device) -> loading.Loaded | None:
-        """The model in memory as a run needs it: a copy, so that the caller's keeps its device, its mode and its gradients.
+        """A copy of the model in memory, so that the caller's model keeps its device, mode and gradients.
 
         Args:
-            source: what the run file calls it.
-            device: where the copy goes, whole.
+            source: its name in the run file.
+            device: the device of the whole copy.
 
         Returns:
-            None where no model was handed over.
+            None if there is no model in memory.
 
         Raises:
-            ModelError: it is quantized already, or has no tokenizer that says where a token stands in a text.
+            ModelError: it is already quantized, or its tokenizer does not give the positions of tokens in a text.
         """
         if self.model is None or self.tokenizer is None:
             return None
         if odd := [name for name, p in self.model.named_parameters() if not p.is_floating_point() or p.is_meta]:
             raise ModelError(
-                f"model {source!r}: {len(odd)} of its weights are quantized or not loaded, such as {odd[0]}; give it as it was before"
+                f"model {source!r}: {len(odd)} of its weights are quantized or not loaded, such as {odd[0]}; pass the dense model"
             )
         made = copy.deepcopy(self.model).eval().requires_grad_(requires_grad=False)
         offload.place(made, device, dict.fromkeys(structure.decoder_layers(made), device))
         return loading.Loaded(made, _fast(self.tokenizer, source), source, structure.weights_sha256(self.model))
 
     def with_tokenizer(self, loaded: loading.Loaded) -> loading.Loaded:
-        """A model that was loaded, with the tokenizer that was handed over, if one was."""
+        """A loaded model with the tokenizer in memory, if there is one."""
         return loaded if self.tokenizer is None else replace(loaded, own_tokenizer=_fast(self.tokenizer, loaded.source))
 
 
 def _fast(tokenizer: PreTrainedTokenizerBase, source: str) -> PreTrainedTokenizerBase:
     if not tokenizer.is_fast:
-        raise ModelError(f"model {source!r}: its tokenizer ({type(tokenizer).__name__}) does not say where a token stands in a text")
+        raise ModelError(f"model {source!r}: its tokenizer ({type(tokenizer).__name__}) does not give the positions of tokens in a text")
     return tokenizer

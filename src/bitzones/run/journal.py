@@ -1,10 +1,8 @@
-"""What a run has finished, kept as it goes: its one file is written at the very end, and a run that is killed would leave nothing.
+"""The journal of a run: finished cells, written as it goes, because the run file is written only at the end.
 
-Every finished cell is a line of JSON, flushed to the disk before the next cell begins; so whatever ends a run, at most the cell in flight
-is lost. The first line says what was measured, with what and where, its fingerprint: cells of another run are never mixed in. This module
-does not know how a cell is measured, nor what later cells build on an earlier one (`session.Session.adopt`).
-
-A cell that failed is no finished one: a resumed run tries it again.
+Every finished cell is one line of JSON, flushed to disk before the next cell starts, so that a run that is killed loses at most the current
+cell. The first line is the run's fingerprint (what was measured, with what and where), so that cells of another run are never mixed in.
+Failed cells are retried on resume.
 """
 
 from __future__ import annotations
@@ -29,20 +27,20 @@ from bitzones.schema.validation_errors import first_error
 __all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "difference", "resume", "sole", "start"]
 
 FORMAT = 1
-"""Of the file. History: 1, 2026-11, first."""
+"""Version of the file format. History: 1, 2026-11, first."""
 
 HEAD = "bitzones-journal"
-"""Key of the first line, by which a file is known to be a journal."""
+"""Key in the first line that identifies a journal."""
 
 PREVIOUS = ".previous"
-"""Ending that an unfinished journal gets when a run starts over: what took hours is not gone because an option was forgotten."""
+"""Suffix of an unfinished journal when a run starts over, so that forgetting ``--resume`` does not lose hours of work."""
 
 Fallbacks: TypeAlias = Mapping[str, dict[str, str]]
 """Variant -> module -> why it has the stock format's integers (`records.Rounding`), of the variants that were built until then."""
 
 
 class Entry(Record):
-    """A finished cell: ``bench`` is file and name of its benchmark, ``rounds_s`` what pytest-benchmark timed, ``cell`` its record."""
+    """A finished cell: ``bench`` is the file and name of its benchmark, ``rounds_s`` its timed rounds, ``cell`` its record."""
 
     bench: str
     rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
@@ -51,21 +49,21 @@ class Entry(Record):
 
 
 class Journal:
-    """An open journal: ``entries`` by benchmark, and the place where more are appended."""
+    """An open journal: ``entries`` by benchmark, and the file to which more are appended."""
 
     def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
         self.path = path
         self.entries = dict(entries)
 
     def finished(self) -> int:
-        """Cells that a resumed run would find, counted on the disk: Ctrl-C may fall between a cell's line and what remembers it here."""
+        """Cells that a resumed run would find, counted in the file: Ctrl-C may come after a line is written and before it is noted here."""
         return _cells(self.path)
 
     def add(self, entry: Entry) -> None:
-        """Append a finished cell; it is on the disk when this returns.
+        """Append a finished cell; it is on disk when this returns.
 
         Raises:
-            OutputError: it cannot be written; the lines before it are as they were.
+            OutputError: it cannot be written; earlier lines are unchanged.
         """
         line = (entry.model_dump_json() + "\n").encode()
         try:
@@ -82,7 +80,7 @@ class Journal:
 
 
 def start(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None]) -> Journal:
-    """Begin a journal; an unfinished one in its place is put aside, and that is said.
+    """Start a journal. An existing unfinished one is renamed, and ``notify`` is told.
 
     Raises:
         OutputError: it cannot be written.
@@ -106,20 +104,20 @@ def _put_aside(path: Path, notify: Callable[[str], None]) -> None:
     if finished := _cells(path):
         aside = path.with_name(path.name + PREVIOUS)
         path.replace(aside)
-        notify(f"starting over: {finished} cells of an unfinished run, which --resume would have taken up, are kept in {aside}")
+        notify(f"starting over: {finished} cells of an unfinished run, which --resume would have continued, are kept in {aside}")
 
 
 def _cells(path: Path) -> int:
-    """Whole lines after the first."""
+    """Number of complete lines after the first."""
     with path.open("rb") as file:
         return max(0, sum(line.endswith(b"\n") for line in file) - 1)
 
 
 def resume(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None]) -> Journal:
-    """Take up a journal where it ended, or begin one where there is none; a last line that was cut off is dropped, and that is said.
+    """Continue a journal, or start one if there is none. A truncated last line is dropped, and ``notify`` is told.
 
     Raises:
-        MeasureError: it is of another run, no journal, or damaged.
+        MeasureError: the file is the journal of another run, not a journal, or damaged.
         OutputError: it cannot be read or written.
     """
     try:
@@ -134,7 +132,7 @@ def resume(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], N
     _check_head(path, head, fingerprint)
     entries = [_entry(path, number, line) for number, line in enumerate(lines, start=2)]
     if cut:
-        notify(f"{path}: its last line is cut off, as a run leaves it that is killed while writing: dropped, to be measured again")
+        notify(f"{path}: its last line is truncated, because the run was killed while writing; that cell is measured again")
         try:
             os.truncate(path, len(whole) + 1)
         except OSError as error:
@@ -168,7 +166,7 @@ def _entry(path: Path, number: int, line: bytes) -> Entry:
 
 
 def difference(there: Any, here: Any, at: str = "") -> str:
-    """What differs between two fingerprints, in words: the first place, both values, and how many more; empty where nothing does.
+    """The first difference between two fingerprints, with both values, and the number of others; empty if they are equal.
 
     >>> difference({"profile": {"seed": 0}, "code": "a"}, {"profile": {"seed": 1}, "code": "b"})
     'profile.seed is 0 there and 1 here (and 1 more)'
@@ -197,7 +195,7 @@ def _short(value: Any) -> str:
 
 
 def code_sha256() -> str:
-    """Hash of the source of bitzones: whoever changes it while a run is stopped does not get one run out of two programs."""
+    """Hash of bitzones' source, so that a run is not resumed with different code."""
     package, digest = Path(__file__).parents[1], hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
@@ -206,10 +204,10 @@ def code_sha256() -> str:
 
 @contextmanager
 def sole(place: Path) -> Iterator[None]:
-    """Hold a journal, or the folder that it lies in, for this run alone; the hold ends with the process, however that ends.
+    """Lock a journal, or its folder, for this run; the lock ends with the process, however that ends.
 
     Raises:
-        OutputError: another run holds it, whose process is named; or nothing can be written there.
+        OutputError: another run holds the lock, whose process ID is in the message; or the folder is not writable.
     """
     mark = place.with_name(f".{place.name}.lock")
     lock = FileLock(mark)
@@ -234,7 +232,7 @@ def sole(place: Path) -> Iterator[None]:
 
 
 def _write(handle: int, data: bytes) -> None:
-    """All of it, on the disk."""
+    """Write all of the data and flush it to disk."""
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]

@@ -45,7 +45,7 @@ def measure(
     tasks: Iterable[str | Mapping[str, Any] | Task] = (),
     sensitivity_text: Texts | Mixture | None = None,
     calibration_text: Texts | Mixture | None = None,
-    domains: Mapping[str, Texts] | None = None,
+    domains: Mapping[str, Texts | Mapping[str, Any]] | None = None,
     budget: float | str | Mapping[str, Any] | Budget | None = None,
     output: str | Path | None = None,
     device: str | None = None,
@@ -68,7 +68,8 @@ def measure(
             ``generated`` or ``random``; or a list of several such sources with their shares: ``[("tasks", 0.5), (documents, 0.5)]``.
         calibration_text: what formats with ``:gptq`` are calibrated on; where it is left out, documents of ``sensitivity_text`` that
             nothing else has used.
-        domains: name -> text on which the perplexity and the divergence of every variant are measured; in no set.
+        domains: name -> text on which the perplexity and the divergence of every variant are measured, in no set; or a mapping of a
+            profile's keys (``{"source": documents, "tokens": 4096}``).
         budget: average bits per weight (`default_bits` where it is left out); or ``"like:w4"``, no worse than that variant; or a mapping
             of a profile's ``[budget]``.
         output: folder of ``run.json``; a temporary one that is kept where it is left out (``run.path`` names it).
@@ -98,7 +99,7 @@ def measure(
     in_memory = None if isinstance(model, str | Path) else model
     texts = NamedTexts()
     text = {"sensitivity": texts.mixture(sensitivity_text), "calibration": texts.mixture(calibration_text)}
-    kinds = [{"name": name, "source": texts.name(found)} for name, found in (domains or {}).items()]
+    kinds = [texts.domain(name, found) for name, found in (domains or {}).items()]
     given = Given(in_memory, tokenizer, texts.in_memory)
     chosen = profile_of(
         str(model) if in_memory is None else in_memory,

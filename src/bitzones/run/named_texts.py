@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,6 +35,12 @@ class NamedTexts:
         if isinstance(given, list | tuple) and given and all(_is_share(item) for item in given):
             return tuple({"source": self.name(text), "share": float(share)} for text, share in given)
         return ({"source": self.name(given)},)
+
+    def domain(self, name: str, given: Texts | Mapping[str, Any]) -> dict[str, Any]:
+        """A domain as a profile has it."""
+        if isinstance(given, Mapping):
+            return {**given, "name": name, "source": self.name(given.get("source", ""))}
+        return {"name": name, "source": self.name(given)}
 
     def name(self, given: Texts) -> str:
         """What a profile calls a text."""

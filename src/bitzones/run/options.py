@@ -1,4 +1,4 @@
-"""The plugin's options. This module imports nothing heavy: it is loaded beside every test suite of an environment."""
+"""The plugin's options. Imports nothing heavy, because the plugin is loaded into every test suite of an environment."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 __all__ = ["ACTIVATING", "add"]
 
 ACTIVATING = ("bitzones", "bitzones_profile", "bitzones_data", "bitzones_limit", "bitzones_journal", "bitzones_resume", "bitzones_run")
-"""Any of these asks for the plugin."""
+"""Any of these activates the plugin."""
 
 
 def add(parser: pytest.Parser) -> None:
-    """Add them to pytest's command line."""
+    """Add the options to pytest's command line."""
     group = parser.getgroup("bitzones")
-    group.addoption("--bitzones", action="store_true", help="load the profile at once and end with the run's answer and its failed cells")
+    group.addoption("--bitzones", action="store_true", help="load the profile at startup; end with the run's result and its failed cells")
     group.addoption(
         "--bitzones-profile",
         metavar="NAME|PATH",
         default=None,
-        help="what to run: a profile that comes with bitzones ('bitzones profiles' lists them) or a TOML file (default: $BITZONES_PROFILE, "
+        help="the profile: the name of an installed one ('bitzones profiles' lists them) or a TOML file (default: $BITZONES_PROFILE, "
         "else tiny)",
     )
     group.addoption(
@@ -30,17 +30,15 @@ def add(parser: pytest.Parser) -> None:
         default=None,
         help="published data sets in the hub's layouts: ai2_arc, svamp (default: $BITZONES_DATA)",
     )
-    group.addoption(
-        "--bitzones-limit", metavar="N", type=_items, default=None, help="items of every task, instead of the profile's own limits"
-    )
-    group.addoption("--bitzones-journal", metavar="FILE", type=Path, default=None, help="keep every cell here as soon as it is finished")
-    group.addoption("--bitzones-resume", action="store_true", help="take the cells that an earlier run finished from --bitzones-journal")
+    group.addoption("--bitzones-limit", metavar="N", type=_items, default=None, help="items per task, instead of the profile's limits")
+    group.addoption("--bitzones-journal", metavar="FILE", type=Path, default=None, help="append every finished cell to this file")
+    group.addoption("--bitzones-resume", action="store_true", help="take finished cells from --bitzones-journal")
     group.addoption(
         "--bitzones-run",
         metavar="RUN.json",
         type=Path,
         default=None,
-        help="the run that bitzones_run gives, instead of measuring the profile",
+        help="the run for the fixture bitzones_run, instead of measuring the profile",
     )
 
 

@@ -1,6 +1,6 @@
-"""A recorder a cell: runs it under pytest-benchmark and keeps what comes out, also where nothing does.
+"""Runs a cell under pytest-benchmark and records its result.
 
-A failing cell becomes a `FailedCell` with its reason, the run goes on, and pytest still ends non-zero.
+A cell that fails is recorded as a `FailedCell` with its reason; the run continues, and pytest still exits non-zero.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["REASON_LENGTH", "Recorder", "reason"]
 T = TypeVar("T")
 
 REASON_LENGTH = 300
-"""Characters of an exception's message that a run file keeps."""
+"""Most characters of an exception's message in a run file."""
 
 
 class Recorder:
@@ -40,12 +40,12 @@ class Recorder:
     Args:
         timed: this test's benchmark.
         of: the kind of cell, built in or registered (`bitzones.schema.kinds.register`).
-        variant: the id of what is measured.
-        detail: what tells this cell from others of its kind and variant.
-        progress: told the share of the work that is done.
-        recorded: where the cell is kept for the end of the session.
-        kept: the journal, None where none is kept.
-        fallbacks: of the variants that were built so far, for the journal.
+        variant: the ID of the variant.
+        detail: distinguishes the cell from others of its kind and variant.
+        progress: receives the share of the work that is done.
+        recorded: collects the cells of the session.
+        kept: the journal, if there is one.
+        fallbacks: fallbacks of the variants built so far, for the journal.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Recorder:
         self._fallbacks = {} if fallbacks is None else fallbacks
 
     def measure(self, prepare: Callable[[], T], work: Callable[[T], Measured]) -> None:
-        """Time ``work`` once on what ``prepare`` gives, which is not timed, and store its cell."""
+        """Time one call of ``work`` on the result of ``prepare``, which is not timed, and store its cell."""
         if self._resumed():
             return
         with self._recording():
@@ -77,7 +77,7 @@ class Recorder:
         self._finish(cell)
 
     def time(self, prepare: Callable[[], Ready], rounds: int, finish: Callable[[Ready, list[float]], Measured]) -> None:
-        """Time ``rounds`` rounds, each on a fresh setup that is not timed, and store the cell that ``finish`` makes of the raw rounds."""
+        """Time ``rounds`` rounds, each after a setup that is not timed, and store the cell that ``finish`` makes from the raw rounds."""
         if self._resumed():
             return
         with self._recording():
@@ -91,11 +91,11 @@ class Recorder:
 
     @property
     def _bench(self) -> str:
-        """File and name of this benchmark, wherever pytest was started."""
+        """File and name of this benchmark, independent of the folder where pytest was started."""
         return self._timed.node.rpartition("/")[2]
 
     def _resumed(self) -> bool:
-        """Whether an earlier run finished this cell: then its record and its rounds stand here as if they had just been measured."""
+        """Whether an earlier run finished this cell. If so, its record and rounds are taken over as if just measured."""
         entry = None if self._kept is None else self._kept.entries.get(self._bench)
         if entry is None or self._timed.disabled:
             return False
@@ -104,7 +104,7 @@ class Recorder:
         return True
 
     def _finish(self, cell: Measured) -> None:
-        """Store a cell and journal it; a run whose cells cannot be kept ends, for its run file could not be written either."""
+        """Store a cell and append it to the journal. If that fails, the run ends: its run file could not be written either."""
         self._store(cell)
         if self._kept is None or not self._timed.rounds_s:
             return
@@ -144,7 +144,7 @@ class Recorder:
             raise
 
     def _keep(self, status: Literal["failed", "not measured"], why: str, shortages: tuple[Shortage, ...] = ()) -> None:
-        """Keep a cell that has no result."""
+        """Record a cell without a result."""
         self._timed.keep_failed()
         self._store(
             FailedCell(
@@ -154,13 +154,13 @@ class Recorder:
 
 
 def reason(error: BaseException) -> str:
-    """An exception in one line for the run file: memory that ran out is called so, whatever raised it."""
+    """An exception in one line for the run file; any kind of memory shortage is reported as out of memory."""
     message = " ".join(str(error).split())[:REASON_LENGTH]
     return f"out of memory: {message}" if _is_out_of_memory(error) else f"{type(error).__name__}: {message}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """As `device.is_out_of_memory`, which knows torch's errors; without torch there are none."""
+    """As `device.is_out_of_memory`, without importing torch if it is not loaded."""
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
     from bitzones.devices.device import is_out_of_memory

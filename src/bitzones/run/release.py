@@ -1,8 +1,8 @@
-"""What the installed release of quanto and transformers makes of a model: its answers, its KL, its bytes, and whether it can be saved.
+"""Measures the installed releases of quanto and transformers: accuracy, KL and bytes of a model, and whether it can be saved and loaded.
 
-Everything here works with releases that the rest of the measuring side no longer runs on, so it does as anybody would: quantize, call,
-generate, save and load, with no cache that is shared and no kernel that is chosen. What one release lacks is a cell that was not measured.
-The cells are those of any run, item by item and sequence by sequence, so that two releases are compared as two runs are.
+This code also works with releases that are too old for the other measuring rooms, so it uses only basic calls: quantize, forward, generate,
+save and load, without shared caches or a choice of kernels. A feature that a release lacks becomes a cell that was not measured. The cells
+are those of any run, so two releases are compared like two runs.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ __all__ = ["measure", "run_file"]
 CPU = torch.device("cpu")
 
 DTYPE = torch.float32
-"""In which a model is held, quantized and computed: what every release can on a CPU, with no kernel of its own for it."""
+"""Storage and compute dtype: every release supports it on a CPU without kernels of its own."""
 
 LONGEST_REASON = 300
 
 NOT_ASKED = Figure(value=None, unit="bytes", status="not asked")
-"""Memory in use is no property of a release."""
+"""Memory in use is not a property of a release."""
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """The reference, and what every variant is asked."""
+    """The reference, and the tasks and sequences for every variant."""
 
     profile: Profile
     files: sources.Files
@@ -69,16 +69,16 @@ class _Bench:
 
     @cached_property
     def names(self) -> list[str]:
-        """Modules that are quantized: every linear layer but the head."""
+        """Modules to quantize: every linear layer except the head."""
         head = self.model.get_output_embeddings()
         return [name for name, module in self.model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
 
 
 def measure(profile: Profile, notify: Callable[[str], None]) -> dict[str, Any]:
-    """Every variant of a profile with the releases that are installed, as the contents of a run file.
+    """Measure every variant of a profile with the installed releases; returns the contents of a run file.
 
     Raises:
-        MeasureError: there is no such model or task, or the model cannot be loaded.
+        MeasureError: the model or a task does not exist, or the model cannot be loaded.
     """
     devices.seed_everything(profile.seed)
     bench, formats = _bench(profile, notify), variant_formats(profile)
@@ -97,7 +97,7 @@ def measure(profile: Profile, notify: Callable[[str], None]) -> dict[str, Any]:
 
 
 def run_file(run: Run, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Cells as a run file that was timed by nobody."""
+    """The contents of a run file with these cells, without timings."""
     named = [(f"release[{' '.join(_key(cell))}]", cell) for cell in cells]
     benchmarks = [{"name": name, "fullname": name, "extra_info": {KEY: cell.model_dump(mode="json")}} for name, cell in named]
     return {KEY: run.model_dump(mode="json"), "benchmarks": benchmarks}
@@ -111,7 +111,7 @@ def _bench(profile: Profile, notify: Callable[[str], None]) -> _Bench:
     files = sources.locate(profile.model, notify)
     model = AutoModelForCausalLM.from_pretrained(files.path).eval().requires_grad_(requires_grad=False)
     torch.nn.Module.to(model, DTYPE)
-    # The class that every release has: 4.x does not know the one that 5 writes into a tokenizer's configuration.
+    # This class exists in every release: 4.x does not know the one that 5 writes into a tokenizer's configuration.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(files.path)
     found = tasks.of_profile(profile).values()
     seen = {item.prompt for task in found for item in (*task.items, *task.shots)}
@@ -156,7 +156,7 @@ class _Variant:
         return model
 
     def cells(self) -> Iterator[Cell]:
-        """All cells of the variant; what cannot be measured says why."""
+        """All cells of the variant; one that cannot be measured has the reason."""
         for task, asked in zip(self.bench.profile.tasks, self.bench.tasks, strict=True):
             yield self._cell("accuracy", partial(self._accuracy, asked, task.batch), asked.name)
         yield self._cell("memory", self._memory)
@@ -170,7 +170,7 @@ class _Variant:
                 return make()
         except NotMeasuredError as error:
             return FailedCell(variant=self.name, of=of, detail=detail, status="not measured", reason=str(error))
-        except Exception as error:  # noqa: BLE001 (a release may fail in any way, and that is what is asked)
+        except Exception as error:  # noqa: BLE001 (a release may fail in any way, which is the result)
             return FailedCell(variant=self.name, of=of, detail=detail, reason=_reason(error))
 
     def _accuracy(self, task: TaskSet, batch: int) -> AccuracyCell:
@@ -190,7 +190,7 @@ class _Variant:
             yield scoring.written(task.items[row.place], text, gold, len(row.answers[0]), _read(row))
 
     def _written(self, rows: Sequence[Encoded]) -> list[str]:
-        """What the model writes after each context, greedily."""
+        """Greedy continuations of each context."""
         ids, mask = padded([row.context for row in rows], CPU, left=True)
         end = self.model.generation_config.eos_token_id
         config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=end)
@@ -227,7 +227,7 @@ class _Variant:
         )
 
     def _reload(self) -> tuple[Any, str]:
-        """Whether the model computes after a save and a load what it did before, and what is to be said of it."""
+        """Whether the model computes the same after saving and loading, and the reason if not."""
         batch = next(self.bench.batches)
         before = kl.logits_of(self.model, batch)
         try:
@@ -248,7 +248,7 @@ def _read(row: Encoded) -> int:
 
 
 def _likelihoods(model: PreTrainedModel, rows: Sequence[Encoded]) -> list[list[float]]:
-    """Log-likelihood of every answer of each row after its context, in nats, whole sequences read at once."""
+    """Log-likelihood of every answer of each row after its context, in nats, from one forward pass over whole sequences."""
     pairs = [(row.context, answer) for row in rows for answer in row.answers]
     ids, mask = padded([[*context, *answer] for context, answer in pairs], CPU, left=False)
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()

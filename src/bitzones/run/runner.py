@@ -1,7 +1,4 @@
-"""The main job in one process: pytest over the benches with a progress bar, its own output kept in a log.
-
-It does not decide or show: it leaves a run file.
-"""
+"""Runs pytest over the benches in this process, with a progress bar and pytest's own output in a log, and writes the run file."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ __all__ = ["Outcome", "alone", "bench_folder", "measure"]
 
 JOURNAL_FILE = "journal.jsonl"
 INTERRUPTED = "interrupted"
-"""Folder, inside that of the report, of what an interrupted run has to say."""
+"""Folder inside the report's folder for the result of an interrupted run."""
 
 _ALONE = (
     *("-p", "bitzones.plugin", "-p", "pytest_benchmark.plugin"),  # the only plugins beside pytest's own: see _isolated
@@ -41,9 +38,9 @@ _ALONE = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: the run file, the log of pytest's own output, the journal, and how many cells did not come out.
+    """The files of a run: the run file, the log of pytest's own output and the journal; and the number of failed cells.
 
-    One that was ``interrupted`` has the cells that were ``finished`` of ``cells``; its run file lies in a folder of its own.
+    An ``interrupted`` run has ``finished`` of ``cells`` cells, and its run file is in a separate folder.
     """
 
     run_file: Path
@@ -55,14 +52,14 @@ class Outcome:
     interrupted: bool = False
 
     def settle(self) -> None:
-        """Remove the journal once the report is there, unless cells failed: ``--resume`` then tries these again, and only these."""
+        """Remove the journal after the report is written, unless cells failed: then ``--resume`` retries only these."""
         if not self.failed and not self.interrupted:
             with contextlib.suppress(OSError):
                 self.journal.unlink(missing_ok=True)
 
 
 class _Log(io.FileIO):
-    """Pytest's own output, as far as there is room for it: a log that cannot be written ends no run."""
+    """The log of pytest's own output. A failing write, as on a full disk, does not end the run."""
 
     def write(self, data: Buffer, /) -> int:
         try:
@@ -82,10 +79,10 @@ def bench_folder() -> Path:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder for one run, from its first line to its report.
+    """Lock a folder for one run, from its first line to its report.
 
     Raises:
-        OutputError: another run is writing there, or nobody can.
+        OutputError: another run is writing there, or the folder is not writable.
     """
     with journal.sole(folder / JOURNAL_FILE):
         yield
@@ -101,35 +98,26 @@ def measure(
     given: Given | None = None,
     select: str | None = None,
 ) -> Outcome:
-    """Run every bench of a profile and write ``run.json`` and ``pytest.log`` into ``folder``, which is held (`alone`).
+    """Run every bench of a profile and write ``run.json`` and ``pytest.log`` to ``folder``, which must be locked (`alone`).
 
-    ``data`` and ``limit`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an earlier run here finished
-    are taken from its journal. ``given`` are objects in memory in place of what the profile names; ``select`` is an expression of
-    pytest's ``-k``. One that is interrupted leaves what it has in ``interrupted/run.json``.
+    ``data`` and ``limit`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an earlier run in this
+    folder finished are taken from its journal. ``given`` has objects in memory that replace what the profile names; ``select`` is an
+    expression for pytest's ``-k``. An interrupted run writes its cells to ``interrupted/run.json``.
 
     Raises:
-        MeasureError: nothing could be measured; the message is the last line that pytest said.
-        OutputError: the folder cannot be written; earlier files are as they were.
+        MeasureError: nothing could be measured; the message is the last line of pytest's output.
+        OutputError: the folder cannot be written; earlier files are unchanged.
     """
     run_file, partial, log = folder / "run.json", folder / ".run.json.partial", folder / "pytest.log"
     chosen = profile_files.load(profile) if isinstance(profile, str) else profile
-    arguments = [
-        *_ALONE,
-        str(bench_folder()),
-        f"--confcutdir={bench_folder()}",
-        f"--bitzones-journal={folder / JOURNAL_FILE}",
-        *(["--bitzones-resume"] if resume else []),
-        f"--benchmark-json={partial}",
-        f"--rootdir={folder}",
-        *(["-k", select] if select else []),
-    ]
+    arguments = _arguments(folder, partial, resume=resume, select=select)
     with watcher() as seen:
         try:
             partial.unlink(missing_ok=True)
             code = _pytest(arguments, log, [seen, Asked(chosen.resolved(data, limit), given)])
             whole = partial.is_file() and not seen.stopped
             if whole:
-                interrupted = code == pytest.ExitCode.INTERRUPTED  # the last cell decides the zones: it replaces no earlier report
+                interrupted = code == pytest.ExitCode.INTERRUPTED  # incomplete, so it must not replace an earlier report
                 place = folder / INTERRUPTED / run_file.name if interrupted else run_file
                 place.parent.mkdir(exist_ok=True)
                 partial.replace(place)
@@ -145,11 +133,24 @@ def measure(
     raise MeasureError(seen.stopped or f"nothing was measured: {_last_line(log)} (all of pytest's output: {log})")
 
 
+def _arguments(folder: Path, run_file: Path, *, resume: bool, select: str | None) -> list[str]:
+    return [
+        *_ALONE,
+        str(bench_folder()),
+        f"--confcutdir={bench_folder()}",
+        f"--bitzones-journal={folder / JOURNAL_FILE}",
+        *(["--bitzones-resume"] if resume else []),
+        f"--benchmark-json={run_file}",
+        f"--rootdir={folder}",
+        *(["-k", select] if select else []),
+    ]
+
+
 def _pytest(arguments: list[str], log: Path, plugins: list[object]) -> int:
-    """Run pytest with its own output kept in a log.
+    """Run pytest with its own output in a log.
 
     Raises:
-        OSError: what was measured could not be written.
+        OSError: the results could not be written.
     """
     with (
         io.TextIOWrapper(io.BufferedWriter(_Log(log, "wb")), encoding="utf-8", errors="replace") as handle,
@@ -162,16 +163,16 @@ def _pytest(arguments: list[str], log: Path, plugins: list[object]) -> int:
 
 @contextlib.contextmanager
 def _isolated() -> Iterator[None]:
-    """Keep the caller's pytest out of the run's: its options, its plugins, its warnings filters and the test that is running, if any.
+    """Isolate the run from the caller's pytest: its options, plugins, warning filters and current test.
 
-    ``PYTEST_ADDOPTS`` with ``-n 2`` or ``--benchmark-disable`` would have every cell run and none recorded, and a plugin that shuffles,
-    repeats or times out tests would change what is measured. What the run needs it names itself (`_ALONE`).
+    ``PYTEST_ADDOPTS`` with ``-n 2`` or ``--benchmark-disable`` would run every cell and record none, and a plugin that shuffles, repeats
+    or times out tests would change what is measured. The run loads the plugins that it needs explicitly (`_ALONE`).
     """
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PYTEST_")}
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     try:
         with warnings.catch_warnings(record=bool(kept)):
-            if kept:  # inside another pytest, which may have made warnings errors, and would count these as its own
+            if kept:  # inside another pytest, which may turn warnings into errors and would count these as its own
                 warnings.simplefilter("default")
             yield
     finally:

@@ -1,4 +1,4 @@
-"""What one run has loaded, each thing once and only when first needed: the benches get everything from here."""
+"""The state of one run: model, variants, tasks, sequences and shared cells, each loaded once, when it is first needed by a bench."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from bitzones.data.sets import DomainSet, SequenceSets
 from bitzones.data.tasks import TaskSet
 from bitzones.devices import device as devices
 from bitzones.evaluation import self_text
-from bitzones.models import loading, structure
+from bitzones.models import loading, structure, text_config
 from bitzones.models.units import Granularity, model_units
-from bitzones.profiling import gemm_latency as unit_times
+from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
 from bitzones.run import journal, whole_plans
 from bitzones.run.given import Given
@@ -37,6 +37,7 @@ from bitzones.schema.run_record import CalibrationSet, Environment, Run
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.schema.text_sources import reads_text
 from bitzones.search import goals, held_out
+from bitzones.sensitivity import invariants
 from bitzones.sensitivity import sweep as sensitivity
 from bitzones.sensitivity.variants import Variants
 
@@ -49,7 +50,7 @@ LOGITS_BYTES, FLOAT_BYTES = 1 << 28, 4
 """Of the logits of one batch of a domain's windows: they are long, and two models' logits are held at a time."""
 
 Batches: TypeAlias = Callable[[], Iterator[Batch]]
-"""Gives the same batches whenever it is called."""
+"""Returns the same batches at every call."""
 
 _SHARED: dict[type, str] = {
     UnitLatencyCell: "unit_times",
@@ -57,7 +58,7 @@ _SHARED: dict[type, str] = {
     SearchCell: "search",
     PlansCell: "plans",
 }
-"""Cells that others build on, and the names under which a session keeps them."""
+"""Cells that other cells build on -> their names in a session."""
 
 
 class Session:
@@ -187,6 +188,15 @@ class Session:
     def calibration_batches(self) -> list[Batch]:
         return list(sequences.batches(self.calibration_set, self.calibration_batch, self.device))
 
+    def check_invariants(self) -> None:
+        """Refuse a model of which something does not hold that all figures rest on, before anything is measured.
+
+        Raises:
+            ModelError: as `sensitivity.invariants.check`.
+        """
+        self._notify("checking on a few tokens that the model's layers are understood")
+        invariants.check(self.variants.reference, self.variants.loaded.model, self.units)
+
     def check_sequences(self) -> None:
         """Refuse texts, or sequences for calibrated formats, that are too few, before anything is measured.
 
@@ -199,7 +209,7 @@ class Session:
 
     def on_domain(self, name: str, work: Callable[[DomainSet, Batches], M]) -> M:
         """What ``work`` records on the windows of a domain, in batches whose logits memory is enough for."""
-        found, vocabulary = self.sets.domains[name], self.variants.reference.config.get_text_config().vocab_size
+        found, vocabulary = self.sets.domains[name], text_config.vocabulary(self.variants.reference)
         room = max(1, LOGITS_BYTES // (found.domain.window * vocabulary * FLOAT_BYTES))
         return self.hardware.at_half(
             min(self.profile.sensitivity.batch, room),
@@ -232,7 +242,7 @@ class Session:
 
     def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
-        return self._once("unit_times", lambda: unit_times.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
+        return self._once("unit_times", lambda: gemm_latency.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
 
     @property
     def times(self) -> UnitLatencyCell | None:

@@ -1,6 +1,6 @@
-"""What a run keeps in pytest's config, under one key each, so that no module has a global of its own.
+"""Keys of a run's state in pytest's config, so that no module needs a global.
 
-This module imports nothing heavy: the plugin is loaded beside every test suite of an environment.
+Imports nothing heavy, because the plugin is loaded into every test suite of an environment.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["CELLS", "GIVEN", "HELD", "JOURNAL", "NOTIFY", "PROFILE", "PROGRESS", "SESSION", "Recorded"]
 
 Recorded = dict[str, tuple["Measured", "float | None"]]
-"""Node id -> the cell, and the seconds that pytest-benchmark timed; a cell that is run again replaces its earlier record."""
+"""Node ID -> the cell and its timed seconds; a cell that is rerun replaces its earlier record."""
 
 PROFILE: pytest.StashKey[Profile] = pytest.StashKey()
-"""What is run. Its presence means that the plugin is active."""
+"""The profile. Its presence means that the plugin is active."""
 GIVEN: pytest.StashKey[Given] = pytest.StashKey()
-"""Objects handed over in memory in place of what the profile names."""
+"""Objects in memory that replace what the profile names."""
 SESSION: pytest.StashKey[Session] = pytest.StashKey()
 PROGRESS: pytest.StashKey[Progress] = pytest.StashKey()
-"""Told how far the present cell is."""
+"""Receives the share of the current cell that is done."""
 NOTIFY: pytest.StashKey[Callable[[str], None]] = pytest.StashKey()
-"""Told, in a line, of anything that takes long and is not a cell."""
+"""Receives a line about anything that takes long and is not a cell."""
 JOURNAL: pytest.StashKey[Journal] = pytest.StashKey()
 HELD: pytest.StashKey[bool] = pytest.StashKey()
-"""Set where whoever started pytest holds the journal for it already."""
+"""Set if the caller of pytest has already locked the journal."""
 CELLS: pytest.StashKey[Recorded] = pytest.StashKey()

@@ -1,17 +1,16 @@
-"""The seam to pytest-benchmark: the one module that knows how it keeps what it timed.
+"""The interface to pytest-benchmark's internals, in one module.
 
-pytest-benchmark drops a benchmark that raised, and can only hold what it timed itself. A run file has to hold more: a cell that failed,
-with its reason, and a cell that an earlier run measured. Both go through this module, which relies on these attributes of
-``BenchmarkFixture`` and nothing else of pytest-benchmark's inside:
+pytest-benchmark drops a benchmark that raised, and holds only rounds that it timed itself. A run file also needs failed cells with their
+reason, and cells that an earlier run measured. Both go through this module, which relies on these attributes of ``BenchmarkFixture``:
 
-    disabled        true under --benchmark-disable and beside xdist: functions run, nothing is timed
-    stats           None until something was timed; ``stats.stats.data`` is the list of rounds in seconds
-    has_error       true where the function raised; such a benchmark is left out of the JSON
-    extra_info      goes into the JSON as it is
-    group           the heading under which the table shows it
-    _mode           set once the fixture is used; the only private one: clearing it lets a placeholder be timed after a failure
+    disabled        true under --benchmark-disable and with xdist: functions run, nothing is timed
+    stats           None until something is timed; ``stats.stats.data`` is the list of rounds in seconds
+    has_error       true if the function raised; the JSON leaves out such a benchmark
+    extra_info      is written to the JSON unchanged
+    group           the heading in the table
+    _mode           set when the fixture is used; the only private attribute: clearing it allows timing a placeholder after a failure
 
-``tests/test_timed.py`` holds the installed release to this list.
+``tests/run/test_timed.py`` checks the installed release against this list.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ __all__ = ["Timed", "named_params", "without_reruns"]
 T = TypeVar("T")
 
 NO_VALUE = "-"
-"""Stands for a parameter that a cell does not have, where pytest-benchmark groups by it."""
+"""Placeholder for a parameter that a cell does not have, if pytest-benchmark groups by it."""
 
 
 class Timed:
-    """One benchmark: times a cell, or stands in for one that was not timed now."""
+    """One benchmark: times a cell, or takes over the rounds of a cell that was timed earlier."""
 
     def __init__(self, benchmark: BenchmarkFixture, group: str) -> None:
         self._benchmark = benchmark
@@ -39,17 +38,17 @@ class Timed:
 
     @property
     def disabled(self) -> bool:
-        """Whether nothing is timed and nothing will be written."""
+        """Whether timing is disabled, so that nothing is written."""
         return bool(self._benchmark.disabled)
 
     @property
     def node(self) -> str:
-        """The test's node id."""
+        """The test's node ID."""
         return str(self._benchmark.fullname)
 
     @property
     def rounds_s(self) -> tuple[float, ...]:
-        """Seconds of every round; empty where nothing was timed."""
+        """Seconds of every round; empty if nothing was timed."""
         stats = self._benchmark.stats
         return () if stats is None else tuple(stats.stats.data)
 
@@ -59,7 +58,7 @@ class Timed:
         return result
 
     def repeatedly(self, run: Callable[..., Any], setup: Callable[[], tuple[Any, ...]], rounds: int) -> None:
-        """Time ``rounds`` calls, each on a setup of its own that is not timed."""
+        """Time ``rounds`` calls, each after its own setup, which is not timed."""
         self._benchmark.pedantic(run, setup=lambda: (setup(), {}), rounds=rounds, iterations=1)
 
     def record(self, cell: Mapping[str, Any], key: str) -> None:
@@ -67,13 +66,13 @@ class Timed:
         self._benchmark.extra_info[key] = cell
 
     def stand_in(self, rounds_s: Iterable[float]) -> None:
-        """Take rounds that were timed earlier as this benchmark's own."""
+        """Use rounds that were timed earlier as this benchmark's own."""
         self._benchmark.pedantic(_nothing)
         if self._benchmark.stats is not None:
             self._benchmark.stats.stats.data[:] = rounds_s
 
     def keep_failed(self) -> None:
-        """Have the benchmark written although its function raised: without a round it gets one placeholder, whose time means nothing."""
+        """Keep the benchmark although its function raised. Without a round it gets one placeholder with a meaningless time."""
         if self._benchmark.stats is None:
             self._benchmark._mode = None
             self._benchmark.pedantic(_nothing)
@@ -87,7 +86,7 @@ def _nothing() -> None:
 
 
 def without_reruns(benchmarks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Benchmarks of a JSON, each once: of one that was run again (pytest-rerunfailures) the last.
+    """The benchmarks of a JSON without duplicates: of a test that was rerun (pytest-rerunfailures), the last.
 
     >>> without_reruns([{"fullname": "a", "n": 1}, {"fullname": "b", "n": 1}, {"fullname": "a", "n": 2}])
     [{'fullname': 'b', 'n': 1}, {'fullname': 'a', 'n': 2}]
@@ -100,9 +99,9 @@ def without_reruns(benchmarks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]
 
 
 def named_params(params: Mapping[str, Any] | None, known: Mapping[str, Any], group_by: str) -> dict[str, Any]:
-    """Parameters of a benchmark that have every name by which it is grouped (``--benchmark-group-by=param:NAME``).
+    """Parameters of a benchmark, completed with every name that it is grouped by (``--benchmark-group-by=param:NAME``).
 
-    pytest-benchmark raises ``KeyError`` for a benchmark without that parameter; here what is known of the cell stands in, else a dash.
+    pytest-benchmark raises ``KeyError`` for a benchmark without such a parameter; the cell's own value or a dash fills it in.
 
     >>> named_params({"answering": "w4"}, {"variant": "w4"}, "param:variant,param:task")
     {'variant': 'w4', 'task': '-', 'answering': 'w4'}

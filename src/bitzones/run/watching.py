@@ -1,4 +1,4 @@
-"""What whoever waits for a run sees of it: a bar on a terminal, one line a finished cell anywhere else (a CI log, ``docker logs``)."""
+"""The progress of a run: a bar on a terminal, one line per finished cell anywhere else (a CI log, ``docker logs``)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from bitzones.schema.profile import Profile
 __all__ = ["Asked", "Bar", "Lines", "Watcher", "message_of", "time_left", "watcher"]
 
 MESSAGE_LENGTH = 300
-"""Characters of a failure's message that are shown."""
+"""Most characters of a failure's message that are shown."""
 
 
 class Watcher(ABC):
-    """A pytest plugin that counts cells as they finish, and tells a subclass."""
+    """A pytest plugin that counts finished cells and calls a subclass to show them."""
 
     def __init__(self) -> None:
         self.cells = 0
@@ -38,19 +38,19 @@ class Watcher(ABC):
 
     @abstractmethod
     def say(self, line: str) -> None:
-        """Show a line that stays."""
+        """Show a permanent line."""
 
     @abstractmethod
     def started(self, cell: str) -> None:
-        """A cell begins."""
+        """A cell starts."""
 
     @abstractmethod
     def ended(self, cell: str, seconds: float) -> None:
-        """A cell has ended."""
+        """A cell is finished."""
 
     @abstractmethod
     def within(self, share: float) -> None:
-        """The present cell is as far as this share of its work."""
+        """The current cell has done this share of its work."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -80,13 +80,13 @@ class Watcher(ABC):
 
     @property
     def finished(self) -> int:
-        """Cells that the journal holds, those of an earlier run among them."""
+        """Cells in the journal, including those of an earlier run."""
         kept = None if self._config is None else self._config.stash.get(JOURNAL, None)
         return 0 if kept is None else kept.finished()
 
 
 class Bar(Watcher):
-    """A progress bar by cells, and inside long cells by what they say of themselves."""
+    """A progress bar over cells that also advances within long cells."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Bar(Watcher):
 
 
 class Lines(Watcher):
-    """One line a finished cell: done/total, name, seconds, time left."""
+    """One line per finished cell: done/total, name, seconds, time left."""
 
     def __init__(self, out: TextIO) -> None:
         super().__init__()
@@ -123,18 +123,18 @@ class Lines(Watcher):
         self._out.flush()
 
     def started(self, cell: str) -> None:
-        """Say nothing: a line is of a cell that has finished."""
+        """Write nothing: only finished cells get a line."""
 
     def ended(self, cell: str, seconds: float) -> None:
         left = time_left(self._done, self.cells, monotonic() - self._since)
         self.say(f"{self._done}/{self.cells} {cell} {seconds:.1f} s{f', about {left} left' if left else ''}")
 
     def within(self, share: float) -> None:
-        """Say nothing: a line is of a cell that has finished."""
+        """Write nothing: only finished cells get a line."""
 
 
 class Asked:
-    """A pytest plugin that hands a profile and objects in memory over to the run."""
+    """A pytest plugin that passes a profile and objects in memory to the run."""
 
     def __init__(self, profile: Profile, given: Given | None) -> None:
         self._profile = profile
@@ -148,19 +148,19 @@ class Asked:
 
 
 def _name(nodeid: str) -> str:
-    """A cell without its file: ``accuracy[w4-science_mini]``."""
+    """The name of a cell without its file: ``accuracy[w4-science_mini]``."""
     return nodeid.rpartition("::")[2].removeprefix("test_")
 
 
 def message_of(report: pytest.TestReport) -> str:
-    """Why a test failed, in one line: its exception's message, not the last line of its traceback, which is a place in a file."""
+    """Why a test failed, in one line: the exception's message, not the last line of the traceback, which is a file position."""
     crash = getattr(report.longrepr, "reprcrash", None)
     message = report.longreprtext if crash is None else str(crash.message)
     return " ".join(message.removeprefix("Failed: ").split())[:MESSAGE_LENGTH] or "no reason given"  # pytest's own name for pytest.fail
 
 
 def time_left(done: int, cells: int, elapsed_s: float) -> str:
-    """How long the rest takes if the cells to come take as long as those done; empty where none is left.
+    """Estimated remaining time, if the remaining cells take as long as those done; empty if none is left.
 
     >>> time_left(10, 40, 60.0), time_left(1, 2, 30.0), time_left(4, 4, 9.0)
     ('3 min', '30 s', '')
@@ -173,7 +173,7 @@ def time_left(done: int, cells: int, elapsed_s: float) -> str:
 
 @contextmanager
 def watcher() -> Iterator[Watcher]:
-    """What fits the real standard error, which pytest's capture does not reach."""
+    """A watcher for the real standard error, which pytest does not capture: a bar if it is a terminal, else lines."""
     with os.fdopen(os.dup(2), "w", encoding=getattr(sys.__stderr__, "encoding", None)) as out:
         make_printable(out)
         if not out.isatty():

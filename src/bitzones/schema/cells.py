@@ -22,10 +22,10 @@ __all__ = ["Cell", "FailedCell", "OwnCell", "ReleaseCell", "UnknownCell"]
 
 
 class ReleaseCell(Measured):
-    """What a release of quanto does with a variant besides its figures.
+    """What a release of quanto does with a variant, apart from its figures.
 
-    Of ``modules`` that were asked for it left some as they were (``missed``), and quantized others too (``unasked``). ``reload`` says
-    whether a model that it saved and loaded computes exactly what it did, ``reason`` what is to be said where it does not.
+    Of the requested ``modules``, those in ``missed`` were not quantized; those in ``unasked`` were quantized without being requested.
+    ``reload`` says whether the model computes the same after saving and loading, and ``reason`` why not.
     """
 
     kind: Literal["release"] = "release"
@@ -37,9 +37,9 @@ class ReleaseCell(Measured):
 
 
 class FailedCell(Measured):
-    """A cell without a result: it stays in the run file, so that nothing goes missing silently.
+    """A cell without a result. It stays in the run file, so that nothing disappears silently.
 
-    ``not measured`` is a cell that this machine cannot give; ``failed`` is one that should have come out and did not.
+    ``not measured`` means that this machine cannot measure it; ``failed`` means that it should have worked and did not.
     """
 
     kind: Literal["failed"] = "failed"
@@ -50,7 +50,7 @@ class FailedCell(Measured):
 
     @property
     def key(self) -> CellKey:
-        """That of the result which is missing; a detail that no result has (the method of a sweep) is no part of it."""
+        """The identity of the missing result; a detail that results of this kind do not have (the method of a sweep) is left out."""
         named = self.of in {"accuracy", "domain", "latency"} or kinds.is_own(self.of)
         return CellKey(self.of, self.variant, self.detail if named else "")
 
@@ -69,7 +69,7 @@ class OwnCell(Measured):
 
 
 class UnknownCell(OwnCell):
-    """A cell of a user-defined kind that this process has not imported: kept as it stands, counted, and not judged."""
+    """A cell of a user-defined kind that this process has not imported: kept unchanged and counted, but not judged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -99,7 +99,7 @@ _BuiltIn = Annotated[
 
 
 class _Open:
-    """Validates a cell by its kind: built in, registered, or a kind of the form ``owner.name`` that is not known here."""
+    """Validates a cell by its kind: built in, registered, or an unknown kind of the form ``owner.name``."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

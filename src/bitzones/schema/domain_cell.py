@@ -47,6 +47,11 @@ class DomainCell(Measured):
     change_tokens: tuple[Numbers, ...]
 
     @property
+    def sequence_tokens(self) -> tuple[int, ...]:
+        """What other cells of KL call the scored tokens of each sequence."""
+        return self.scored_tokens
+
+    @property
     def _detail(self) -> str:
         return self.domain
 

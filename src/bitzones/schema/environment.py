@@ -1,4 +1,4 @@
-"""Where a run was made: what must agree before two runs are compared on time. Reads versions without importing what it names."""
+"""Collects the environment of a run, which must agree before times of two runs are compared. Reads versions without imports."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from bitzones.schema.run_record import Environment
 __all__ = ["PACKAGES", "collect", "cpu_name", "versions"]
 
 PACKAGES = ("torch", "transformers", "optimum-quanto", "tokenizers", "safetensors", "accelerate", "numpy", "pytest-benchmark")
-"""Packages whose release can change a result."""
+"""Packages whose version can change a result."""
 
 
 def versions() -> dict[str, str]:
-    """Installed version of each package; those that are absent are left out."""
+    """Installed version of each package that is installed."""
     found = {}
     for name in PACKAGES:
         try:
@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The processor's model name where the system tells it, else its architecture."""
+    """The model name of the processor if the system reports it, else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(errors="replace").splitlines():

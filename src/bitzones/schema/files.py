@@ -1,7 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved.
-
-This module does not know what stands in them.
-"""
+"""Atomic file writes: a file is written next to its final path and then moved there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names to their places in an array."""
+"""Positions of names in an array."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["index_of"]
 
 
 def index_of(names: Iterable[str]) -> dict[str, int]:
-    """Each name to its place; of a name that occurs twice, the last one.
+    """Name -> position; for a duplicate name, the last one.
 
     >>> index_of(["qint8", "qint4"])
     {'qint8': 0, 'qint4': 1}

@@ -65,7 +65,7 @@ class Latency(Section):
     @classmethod
     def _each_once(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(sizes)) < len(sizes):
-            raise ValueError("a size stands twice")
+            raise ValueError("a size occurs twice")
         return sizes
 
     def timings(self) -> dict[str, Timing]:

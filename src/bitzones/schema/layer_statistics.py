@@ -10,11 +10,11 @@ __all__ = ["AttentionStatistics", "LayerStatistics", "LayersCell"]
 
 
 class AttentionStatistics(Record):
-    """How one layer attends, over heads and the query positions of real tokens.
+    """Attention of one layer, over heads and the query positions of non-padding tokens.
 
-    ``entropy_nats`` is the mean entropy; ``head_specialization`` is 1 - H/ln(visible keys), averaged over positions that see at least two
-    keys; ``reasoning_focus`` is the share of the answer position's attention on the question's content, the first token excluded: null
-    where no sequence has such content.
+    ``entropy_nats`` is the mean entropy; ``head_specialization`` is 1 - H/ln(visible keys), averaged over positions with at least two
+    visible keys; ``reasoning_focus`` is the share of the answer position's attention on the question's content, without the first token;
+    null if no sequence has such content.
     """
 
     entropy_nats: NonNegative
@@ -26,7 +26,7 @@ class AttentionStatistics(Record):
 
 
 class LayerStatistics(Record):
-    """One layer's output over scored tokens: ``sparsity`` is the share of |x| < 0.01 std, ``kurtosis`` is 3 for a normal law."""
+    """One layer's output over scored tokens: ``sparsity`` is the share of |x| < 0.01 std, ``kurtosis`` is 3 for a normal distribution."""
 
     layer: Layers
     mean: Finite

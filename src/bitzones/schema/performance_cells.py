@@ -33,7 +33,7 @@ class GpuWatch(Record):
 
 
 class Energy(Record):
-    """Energy of the whole GPU per token over ``window_s`` of nothing but decoding, what it draws when idle subtracted."""
+    """Energy of the whole GPU per generated token above idle, over ``window_s`` of pure decoding."""
 
     per_token: Figure
     idle: Figure
@@ -96,9 +96,9 @@ class LatencyCell(Measured):
 
 
 class ShapeTimes(Record):
-    """Raw rounds of the products of one sort of unit in one format: ``shapes`` are (output, input) features of its modules, in order.
+    """Raw rounds of the matrix products of units with the same shapes in one format: ``shapes`` are (output, input) features per module.
 
-    One round computes the products of ``repeats`` such units one after another, each with weights of its own.
+    One round computes the products of ``repeats`` such units one after another, each with its own weights.
     """
 
     shapes: tuple[tuple[int, int], ...]
@@ -114,10 +114,10 @@ class ShapeTimes(Record):
 
 
 class UnitLatencyCell(Measured):
-    """What the products of every unit take in one decode step of ``batch`` sequences, per sort of unit and format, on the run's device.
+    """Times of every unit's matrix products in one decode step of ``batch`` sequences on the run's device, per format.
 
-    ``units`` is unit to shapes: units of the same shapes are one sort. Round n of every format ran beside round n of the others.
-    ``variant`` is the reference, which is timed too.
+    ``units`` maps a unit to its shapes; units with the same shapes are timed once. Round n of every format ran next to round n of the
+    others. ``variant`` is the reference, which is timed too.
     """
 
     kind: Literal["unit_latency"] = "unit_latency"
@@ -130,7 +130,7 @@ class UnitLatencyCell(Measured):
     def _every_shape_is_timed(self) -> UnitLatencyCell:
         timed = [(item.shapes, item.format) for item in self.times]
         if len(set(timed)) < len(timed):
-            raise ValueError("shapes stand twice at one format")
+            raise ValueError("shapes occur twice at one format")
         wanted = {(shapes, name) for shapes in self.units.values() for name in {item.format for item in self.times}}
         if wanted != set(timed) or not timed:
             raise ValueError("not every unit is timed in every format")
@@ -140,11 +140,11 @@ class UnitLatencyCell(Measured):
 
 
 class MemoryCell(Measured):
-    """Bytes of one variant: as stored (read off the tensors) and as the running process shows them.
+    """Bytes of one variant: as stored, read off the tensors, and as the running process uses them.
 
-    The figures of the device are peaks over one decoding of ``batch`` sequences up to ``positions`` tokens, whose keys and values take
-    ``cache_bytes`` beside the ``weight_bytes`` that lie in memory; ``device_used`` and ``process_used`` come from the driver (NVML),
-    allocated and reserved from torch. The reference is in memory too.
+    Figures of the device are peaks over one decoding of ``batch`` sequences up to ``positions`` tokens, whose keys and values take
+    ``cache_bytes`` in addition to ``weight_bytes``. ``device_used`` and ``process_used`` come from the driver (NVML), allocated and
+    reserved from torch. The reference is in memory too.
     """
 
     kind: Literal["memory"] = "memory"

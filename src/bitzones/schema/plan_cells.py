@@ -13,7 +13,7 @@ __all__ = ["NamedTrial", "PlanOrigin", "PlansCell", "SearchCell", "SearchRound",
 
 
 class Trial(Record):
-    """A whole plan, measured: ``units`` is unit to format, ``kl_nats`` per sequence; null where the model gave NaN or infinity."""
+    """A measured whole plan: ``units`` maps a unit to its format; ``kl_nats`` is per sequence, null if logits were NaN or infinite."""
 
     units: dict[str, str]
     stored_bytes: Count
@@ -21,7 +21,7 @@ class Trial(Record):
 
 
 class SearchRound(Record):
-    """One sweep around the plan at hand, the plans proposed from it, and which of them was accepted, if any."""
+    """One sweep around the current plan, the plans proposed from it, and the index of the accepted one, if any."""
 
     around: tuple[UnitSensitivity, ...]
     trials: tuple[Trial, ...]
@@ -35,12 +35,12 @@ class SearchRound(Record):
 
 
 class SearchCell(Measured):
-    """How the plan came about, on sensitivity sequences: from the plan of separate sensitivities, ``start``, by measuring whole plans.
+    """The search for the plan on the sensitivity set: it measures whole plans, starting from ``start``, the plan of separate sensitivities.
 
-    ``tolerance_nats`` is the KL, summed over all sequences, for which the fewest bytes were searched, ``budget_bytes`` those of the plan
-    found; null where the budget was given. ``budget_ns`` is set where the budget is one of time: what the products of all units may take in
-    a decode step, by `UnitLatencyCell`; ``budget_bytes`` is then the most that any plan takes. ``around`` is the last sweep, where it
-    belongs to no round: a last round that accepted nothing swept around the plan found, and after any other one more sweep does.
+    ``tolerance_nats`` is a KL budget, summed over all sequences, for which the fewest bytes were searched; null for other budgets.
+    ``budget_bytes`` is the budget, or the bytes of the plan found for a KL budget. ``budget_ns`` is a budget of time: the most that the
+    products of all units may take in a decode step, by `UnitLatencyCell`; ``budget_bytes`` is then the size of the largest plan. ``around``
+    is the last sweep if it belongs to no round: a last round that accepted nothing already swept around the plan found.
     """
 
     kind: Literal["search"] = "search"
@@ -55,12 +55,12 @@ class SearchCell(Measured):
 
     @property
     def limit(self) -> int:
-        """What the budget allows, in what it counts: nanoseconds or bytes."""
+        """The budget in its own unit: nanoseconds or bytes."""
         return self.budget_bytes if self.budget_ns is None else self.budget_ns
 
     @property
     def around_found(self) -> tuple[UnitSensitivity, ...] | None:
-        """The sweep around the plan that was found; None where none was made."""
+        """The sweep around the plan that was found; None if there is none."""
         return self.rounds[-1].around if self.rounds and self.rounds[-1].accepted is None else self.around
 
     @property
@@ -83,9 +83,9 @@ Rounded = Literal["alone", "in sequence"]
 
 
 class NamedTrial(Trial):
-    """A whole plan under a name, and how it was made; ``rounded`` is how its calibrated formats came by their integers, null without any.
+    """A whole plan with a name and an origin; ``rounded`` says how its calibrated formats were rounded, null if it has none.
 
-    ``in sequence`` is layer after layer, as a plan is applied; ``alone`` is each module as if it alone were changed.
+    ``in sequence`` is layer by layer, as a plan is applied; ``alone`` is each module as if it were the only change.
     """
 
     name: str
@@ -94,7 +94,7 @@ class NamedTrial(Trial):
 
 
 class PlansCell(Measured):
-    """Whole plans side by side on held-out sequences, from which none of them was made; budgets as in `SearchCell`."""
+    """Whole plans side by side on the held-out set, which no plan was made from; budgets as in `SearchCell`."""
 
     kind: Literal["plans"] = "plans"
     sequences_sha256: str
@@ -105,7 +105,7 @@ class PlansCell(Measured):
     plans: tuple[NamedTrial, ...] = Field(min_length=1)
 
     def best_of(self, origin: str) -> NamedTrial | None:
-        """The plan of an origin with the least measured KL; None where none was measured."""
+        """The plan of an origin with the least measured KL; None if none was measured."""
         found = [plan for plan in self.plans if plan.origin == origin and plan.kl_nats is not None]
         return min(found, key=lambda plan: sum(plan.kl_nats or ()), default=None)
 
@@ -113,7 +113,7 @@ class PlansCell(Measured):
     def _consistent(self) -> PlansCell:
         names = [plan.name for plan in self.plans]
         if len(set(names)) < len(names):
-            raise ValueError("a plan's name stands twice")
+            raise ValueError("a plan's name occurs twice")
         for plan in self.plans:
             if plan.kl_nats is not None and len(plan.kl_nats) != len(self.sequence_tokens):
                 raise ValueError(f"{plan.name} has {len(plan.kl_nats)} sequences, the cell has {len(self.sequence_tokens)}")

@@ -67,7 +67,7 @@ class Profile(Section):
         for key, names in named.items():
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"{key}: {', '.join(twice)} stands twice")
+                raise ValueError(f"{key}: {', '.join(twice)} occurs twice")
         if "random" in self.plans.as_variants and not self.plans.random:
             key = "plans.accuracy" if "random" in self.plans.accuracy else "plans.domains"
             raise ValueError(f"{key} names random, and plans.random = 0 makes no such plan")
@@ -99,7 +99,7 @@ class Profile(Section):
             tasks = [task.model_copy(update={"limit": limit}) for task in tasks]
         names = [task.name for task in tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ProfileError(f"tasks: {', '.join(twice)} stands twice, once for another that has no data here")
+            raise ProfileError(f"tasks: {', '.join(twice)} occurs twice, once for another that has no data here")
         return self.model_copy(update={"tasks": tuple(tasks), **text_sources.resolved(self, data)})
 
     @model_serializer(mode="wrap")

@@ -83,7 +83,7 @@ def explain(error: ValidationError) -> str:
             return f"unknown key {key}; it is now {now}{first.more}"
         near = difflib.get_close_matches(str(first.keys[-1]), allowed, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"unknown key {key}{hint} allowed here: {', '.join(allowed)}{first.more}"
+        return f"unknown key {key}{hint or ';'} allowed here: {', '.join(allowed)}{first.more}"
     if first.kind == "missing":
         return f"key {key} is missing{first.more}"
     return f"{key} = {first.value!r}: {first.clause}{first.more}" if first.keys else f"{first.message}{first.more}"

@@ -68,7 +68,8 @@ class Model(Section):
     ``auto``: the first CUDA device, else the CPU. If the model does not fit on that device in all formats at once, ``auto`` places the
     remaining layers on other GPUs, then in host memory, which must hold the whole model while it is read; the run file and the report
     record the placement. A named device holds the model or the run is refused. ``trust_remote_code`` lets code from the model's
-    repository run. ``allow_unexpected_weights`` takes a model without the weights in its files that its architecture has no place for.
+    repository run. ``allow_unexpected_weights`` accepts a model whose files hold weights that its architecture does not have, and leaves
+    them out.
     """
 
     source: str = Field(min_length=1)

@@ -12,10 +12,10 @@ __all__ = ["AccuracyCell", "DivergenceCell", "SpecialTokens"]
 
 
 class SpecialTokens(Record):
-    """What a tokenizer puts around a text, and what of it the prompts of a task were given.
+    """The special tokens that a tokenizer adds to a text, and where those of a task's prompts come from.
 
-    ``opening`` are the tokens that it opens a text with: a prompt that begins with them itself (a chat template's) gets no second ones, and
-    ``opened`` says whose they are. ``closing`` are those that it closes a text with: they are left out, and not scored with an answer.
+    ``opening`` are the tokens before a text. A prompt that already starts with them, as from a chat template, does not get them twice;
+    ``opened`` says who added them. ``closing`` are the tokens after a text; they are left out and not scored with an answer.
     """
 
     opening: tuple[str, ...] = ()
@@ -24,14 +24,13 @@ class SpecialTokens(Record):
 
 
 class AccuracyCell(Measured):
-    """Right and wrong, item by item, so that two variants or two runs can be paired later.
+    """Accuracy of a variant on a task, item by item, so that variants and runs can be paired.
 
-    For multiple choice, ``correct`` and ``predictions`` are those of lm-evaluation-harness's ``acc`` (the most likely choice), the
-    ``_normalized`` ones those of its ``acc_norm`` (log-likelihood by characters of the choice); null for generated answers.
-    ``gold_nll_nats`` is the negative log-likelihood of the right answer after the prompt, summed over its ``gold_tokens``. ``origin``
-    says where the items came from, with a revision where there is one. ``dropped`` counts malformed rows of the data set, ``passed_over``
-    are the ids of items that this tokenizer cannot score, because an answer merges with the end of its prompt; ``special_tokens`` is null
-    in older run files.
+    For multiple choice, ``correct`` and ``predictions`` follow lm-evaluation-harness's ``acc`` (the most likely choice), and the
+    ``_normalized`` fields its ``acc_norm`` (log-likelihood per character); these are null for generated answers. ``gold_nll_nats`` is the
+    negative log-likelihood of the correct answer after the prompt, summed over its ``gold_tokens``. ``origin`` is the source of the items,
+    with a revision if there is one. ``dropped`` counts malformed rows of the data set. ``passed_over`` has the IDs of items that this
+    tokenizer cannot score, because an answer merges with the end of its prompt. ``special_tokens`` is null in older run files.
     """
 
     kind: Literal["accuracy"] = "accuracy"
@@ -74,12 +73,12 @@ class AccuracyCell(Measured):
         if not sum(self.gold_tokens):
             raise ValueError("no answer has a token")
         if len(set(self.item_ids)) != len(self.item_ids):
-            raise ValueError("an item id stands twice")
+            raise ValueError("an item id occurs twice")
         return self
 
 
 class DivergenceCell(Measured):
-    """KL(reference || variant) of a whole variant on the sensitivity set: what the separate sensitivities do not add up to."""
+    """KL(reference || variant) of a whole variant on the sensitivity set; the separate sensitivities do not add up to it."""
 
     kind: Literal["divergence"] = "divergence"
     sequences_sha256: str

@@ -15,10 +15,10 @@ from bitzones.schema.cell_key import CellKey
 __all__ = ["Figure", "Measured", "Record", "Shortage"]
 
 LARGEST = 1e100
-"""Of any measured number: far beyond what can be measured, and sums of squares of such are still finite."""
+"""Largest accepted number: far beyond anything measurable, and small enough that sums of squares stay finite."""
 
 MOST_LAYERS = 10_000
-"""Of any model: ten times the deepest transformer published (DeepNet, Wang et al. 2022), and few enough to go through one by one."""
+"""Most layers of a model: ten times the deepest published transformer (DeepNet, Wang et al. 2022)."""
 
 Count = Annotated[int, Field(ge=0, le=2**60)]
 Positive = Annotated[int, Field(ge=1, le=2**60)]
@@ -29,13 +29,13 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
-    """A frozen value; unknown keys, NaN and infinity are errors."""
+    """Base of all records: frozen, without unknown keys, NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Figure(Record):
-    """One number that a machine may be unable to give: ``value`` is null, never 0, unless ``status`` is ``ok``."""
+    """A number that may be unavailable on a machine: ``value`` is null, never 0, unless ``status`` is ``ok``."""
 
     value: Finite | None
     unit: str
@@ -49,11 +49,11 @@ class Figure(Record):
 
 
 NOT_RECORDED = Figure(value=None, unit="bytes", status="not recorded")
-"""What an older run file lacks."""
+"""A figure that older run files do not have."""
 
 
 class Shortage(Record):
-    """Memory that ran out at a batch size; bytes are null where the error or the system did not tell them."""
+    """Memory that ran out at a batch size; bytes are null if neither the error nor the system reports them."""
 
     batch: Positive
     asked_bytes: Count | None = None
@@ -61,7 +61,7 @@ class Shortage(Record):
 
 
 class Measured(Record):
-    """What every cell says of itself."""
+    """Base of every cell."""
 
     schema_number: Literal[4] = Field(default=4, alias="schema")
     variant: str
@@ -71,7 +71,7 @@ class Measured(Record):
 
     @property
     def key(self) -> CellKey:
-        """What this measures."""
+        """The identity of the cell: kind, variant and detail."""
         return CellKey(getattr(self, "kind", ""), self.variant, self._detail)
 
     @property

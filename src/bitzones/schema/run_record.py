@@ -27,22 +27,20 @@ __all__ = ["KEY", "SCHEMA", "SHARED_WEIGHTS", "CalibrationSet", "Environment", "
 SCHEMA = 4
 
 KEY = "bitzones"
-"""Where our values lie in a run file: at the top level, and in ``extra_info`` of every benchmark."""
+"""Key of bitzones' data in a run file: at the top level, and in ``extra_info`` of every benchmark."""
 
 SHARED_WEIGHTS = "with shared weights"
-"""Ends a kind of `ModelInfo.not_quantizable` whose weights several modules have in common."""
+"""Suffix of a kind in `ModelInfo.not_quantizable` whose weights are shared by several modules."""
 
 
 class ModelInfo(Record):
-    """The model that was measured. ``dtype`` is how the reference is stored, ``compute_dtype`` what the arithmetic was done in.
+    """The model that was measured. ``dtype`` is the reference's storage dtype, ``compute_dtype`` that of the arithmetic.
 
-    ``revision`` is the resolved commit of a model from the hub; ``sha256`` is of the weights, or of the configuration where
-    ``random_weights`` says that they were drawn. ``placement`` says which layers lie where, such as ``{"0-17": "cuda:0", "18-31": "cpu"}``,
-    of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass. ``staying`` is
-    format to reason to the modules that stay in the reference's format in that one, since quanto has no kernel for them on this machine.
-    of a model that is too large for one GPU: weights that lie on the CPU are brought to the run's device for every pass. ``staying`` is
-    format to reason to the modules that stay in the reference's format in that one, since quanto has no kernel for them on this machine.
-    ``unexpected_weights`` were in its files without a place in the architecture, and left out because the profile allows it.
+    ``revision`` is the resolved commit of a model from the hub; ``sha256`` is the hash of the weights, or of the configuration if
+    ``random_weights`` is true. ``placement`` has the devices of the layers of a model that is too large for one GPU, such as
+    ``{"0-17": "cuda:0", "18-31": "cpu"}``: weights on the CPU are copied to the run's device for every pass. ``staying`` maps a format and
+    a reason to the modules that it leaves in the reference's format, because quanto has no kernel for them on this machine.
+    ``unexpected_weights`` counts weights in its files that its architecture does not have, left out because the profile allows it.
     """
 
     source: str
@@ -63,7 +61,7 @@ class ModelInfo(Record):
 
 
 class Environment(Record):
-    """Where it was measured; two runs are compared on time only where these agree."""
+    """The machine and versions of a run; times of two runs are compared only if these agree."""
 
     python: str
     versions: dict[str, str]
@@ -76,9 +74,9 @@ class Environment(Record):
 
 
 class CalibrationSet(Record):
-    """The calibration set, whole: with the model it is all that making the same integers again takes.
+    """The complete calibration set: together with the model, it is enough to reproduce the integers of calibrated formats.
 
-    ``sequences`` are token ids in decimal with one space between, ``batch`` of them at a time. ``fallbacks`` is variant to module to the
+    ``sequences`` are decimal token IDs separated by spaces, in batches of ``batch``. ``fallbacks`` maps a variant and a module to the
     reason why that module has the stock format's integers.
     """
 
@@ -90,15 +88,15 @@ class CalibrationSet(Record):
 
     @property
     def tokens(self) -> int:
-        """Of all sequences."""
+        """Number of tokens in all sequences."""
         return sum(sequence.count(" ") + 1 for sequence in self.sequences)
 
 
 class TextSet(Record):
     """Sequences of one set (``sensitivity``, ``held_out`` or ``calibration``) or domain, and the documents that they were cut from.
 
-    ``origin`` says where the documents came from; ``sha256`` is of those used, in order. ``passed_over`` counts documents that were read
-    and not used, by reason: no document is in two sets. ``parts`` says the same of every source; empty in older run files.
+    ``origin`` is the source of the documents; ``sha256`` is the hash of those used, in order. ``passed_over`` counts documents that were
+    read but not used, by reason; no document is in two sets. ``parts`` has the same for each source; empty in older run files.
     """
 
     origin: str
@@ -112,7 +110,7 @@ class TextSet(Record):
 
 
 class Run(Record):
-    """What all cells of a run share."""
+    """The data that all cells of a run share."""
 
     schema_number: Literal[4] = Field(default=4, alias="schema")
     bitzones: str

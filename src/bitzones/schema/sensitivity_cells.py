@@ -12,11 +12,11 @@ __all__ = ["FisherCell", "SensitivityCell", "Unit", "UnitScores", "UnitSensitivi
 
 
 class Unit(Record):
-    """What one decision covers: the modules that are quantized together.
+    """A unit of decision: modules that are quantized together.
 
-    ``layer`` is null where a unit lies behind all layers, as the head does.
-    ``weight_kurtosis`` is the fourth standardized moment of all its weights, 3 for a normal law; null where it was not computed.
-    ``fused`` names, for a unit of one module, what serving engines would fuse it into within its layer; null where a unit is more.
+    ``layer`` is null for a unit after all layers, such as the head. ``weight_kurtosis`` is the fourth standardized moment of all its
+    weights, 3 for a normal distribution; null if it was not computed. ``fused`` is the group of modules into which serving engines fuse a
+    unit of one module; null for larger units.
     """
 
     name: str
@@ -30,11 +30,11 @@ class Unit(Record):
 
 
 class UnitSensitivity(Record):
-    """The KL that quantizing one unit to one format does to the whole model.
+    """The KL of the whole model after quantizing one unit to one format.
 
     ``kl_nats`` is the sum over the scored tokens of each sensitivity sequence, in the order of `SensitivityCell.sequence_tokens`; null with
-    a ``failure`` where it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the unit's weights.
-    ``stays`` names modules of the unit that stay in the reference's format, since no kernel computes them in this one
+    a ``failure`` if it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the unit's weights.
+    ``stays`` names modules of the unit that stay in the reference's format, because no kernel supports them in this one
     (`ModelInfo.staying`); ``group_sizes`` are those of the others, in order.
     """
 
@@ -57,7 +57,7 @@ class UnitSensitivity(Record):
 class SensitivityCell(Measured):
     """KL(reference || model with only that unit quantized) for every unit and format; ``variant`` is the reference.
 
-    ``passed_over`` counts the train items that were longer than the model has positions while its sequences were taken.
+    ``passed_over`` counts train items that were skipped because they are longer than the model's positions.
     """
 
     kind: Literal["sensitivity"] = "sensitivity"
@@ -78,7 +78,7 @@ class SensitivityCell(Measured):
             if measured.unit not in names:
                 raise ValueError(f"{where} is not one of the units")
             if (measured.unit, measured.format) in seen:
-                raise ValueError(f"{where} stands twice")
+                raise ValueError(f"{where} occurs twice")
             if measured.kl_nats is not None and len(measured.kl_nats) != len(self.sequence_tokens):
                 raise ValueError(f"{where} has {len(measured.kl_nats)} sequences, the cell has {len(self.sequence_tokens)}")
             seen.add((measured.unit, measured.format))
@@ -86,7 +86,7 @@ class SensitivityCell(Measured):
 
 
 class UnitScores(Record):
-    """The scores a of one unit at one format: sample by sample, and in each sequence by sequence. mean(a^2)/2 is about its KL in nats."""
+    """The scores a of one unit in one format, by sample and then by sequence; mean(a^2)/2 estimates its KL in nats."""
 
     unit: str
     format: str
@@ -94,7 +94,7 @@ class UnitScores(Record):
 
 
 class FisherCell(Measured):
-    """A second-order estimate of the KL of every unit and format; sums of scores over units estimate plans, interactions included."""
+    """A second-order estimate of the KL of every unit in every format; sums of scores over units estimate plans with their interactions."""
 
     kind: Literal["fisher"] = "fisher"
     sequences_sha256: str
@@ -108,7 +108,7 @@ class FisherCell(Measured):
         names, wanted = {unit.name for unit in self.units}, self.samples * len(self.sequence_tokens)
         pairs = [(item.unit, item.format) for item in self.scores]
         if len(set(pairs)) < len(pairs):
-            raise ValueError("a unit stands twice at one format")
+            raise ValueError("a unit occurs twice at one format")
         for item in self.scores:
             if item.unit not in names:
                 raise ValueError(f"{item.unit} is not one of the units")

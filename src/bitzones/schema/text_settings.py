@@ -137,7 +137,7 @@ def _checked(sources: tuple[TextSource, ...]) -> tuple[TextSource, ...]:
     if sources:
         shares(sources)
         if twice := _twice(source.reads for source in sources):
-            raise ValueError(f"source {twice[0]!r} stands twice")
+            raise ValueError(f"source {twice[0]!r} occurs twice")
     return sources
 
 

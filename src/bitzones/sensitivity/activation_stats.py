@@ -200,9 +200,8 @@ def _attention_returned(model: PreTrainedModel) -> Iterator[None]:
 
     Each part of a composite model has its own implementation, which is restored.
     """
-    parts = {key: getattr(model.config, key, None) for key in model.config.sub_configs}
-    found = {key: getattr(part, "_attn_implementation", None) for key, part in parts.items()}
-    own = {"": model.config._attn_implementation, **{key: name for key, name in found.items() if name is not None}}  # MPT's has none
+    parts = {"": model.config, **{key: getattr(model.config, key, None) for key in model.config.sub_configs}}
+    own = {key: kind for key, part in parts.items() if (kind := getattr(part, "_attn_implementation", None)) is not None}
     model.set_attn_implementation("eager")
     try:
         yield

@@ -23,19 +23,19 @@ __all__ = [
 ]
 
 DRAWS = 2**22
-"""Draws that `resampled_sums` holds at a time, 32 MiB of them: a hundred thousand items are summed in the memory of a thousand."""
+"""Draws that `resampled_sums` keeps in memory at a time (32 MiB), so that memory does not grow with the number of items."""
 
 DRAWN = 4
-"""Matrices that `resample_weights` keeps: the same are asked for again and again, and drawing them takes longer than any use of them."""
+"""Matrices that `resample_weights` caches: the same ones are used repeatedly, and drawing takes longer than using them."""
 
 Floats = NDArray[np.float64]
 
 
 @lru_cache(maxsize=DRAWN)
 def resample_weights(samples: int, resamples: int, seed: int) -> Floats:
-    """How often each sample is drawn in each bootstrap resample: shape (resamples, samples), every row sums to ``samples``.
+    """Number of times that each sample is drawn in each bootstrap resample: shape (resamples, samples), rows sum to ``samples``.
 
-    One matrix serves everything that was measured on the same samples, so that all of it is resampled alike and differences are paired.
+    Everything that was measured on the same samples uses the same matrix, so that differences are paired.
     """
     draws = np.random.default_rng(seed).multinomial(samples, np.full(samples, 1 / samples), size=resamples).astype(np.float64)
     draws.setflags(write=False)
@@ -43,7 +43,7 @@ def resample_weights(samples: int, resamples: int, seed: int) -> Floats:
 
 
 def resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
-    """Sums over samples of ``values[k, sample]`` in every resample, shape (resamples, k): drawn as `resample_weights`, some at a time."""
+    """Sums of ``values[k, sample]`` over the samples of every resample, shape (resamples, k); drawn as by `resample_weights`, in chunks."""
     samples = values.shape[1]
     if samples * resamples <= DRAWS:
         return resample_weights(samples, resamples, seed) @ values.T
@@ -55,10 +55,14 @@ def resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
 
 
 def weighted_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Floats:
-    """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., samples)."""
-    totals = weights @ denominators
-    sums = np.moveaxis(numerators @ weights.T, -1, 0)
-    return np.asarray(sums / totals.reshape((-1,) + (1,) * (numerators.ndim - 1)))
+    """Sum of numerators over sum of denominators in every resample; shape (resamples, ...) for numerators of shape (..., samples).
+
+    All sums are one matrix product: numpy would take one for each of the first numerators, a third as fast. Resamples lie beside each
+    other in memory, which is how what is done with the ratios goes through them.
+    """
+    sums = numerators.reshape(-1, numerators.shape[-1]) @ weights.T
+    sums /= weights @ denominators
+    return np.moveaxis(sums.reshape(*numerators.shape[:-1], -1), -1, 0)
 
 
 def percentile_interval(value: float, resampled: Floats) -> Interval:
@@ -68,7 +72,7 @@ def percentile_interval(value: float, resampled: Floats) -> Interval:
 
 
 def estimate(value: float, resampled: Floats, samples: int) -> Estimate:
-    """The estimate with its percentile bootstrap interval, or without one where fewer than `MIN_SEQUENCES` samples were resampled."""
+    """The estimate with its percentile bootstrap interval, or without one below `MIN_SEQUENCES` samples."""
     if samples < MIN_SEQUENCES:
         return Estimate(value=float(value), low=None, high=None)
     interval = percentile_interval(value, resampled)
@@ -76,7 +80,7 @@ def estimate(value: float, resampled: Floats, samples: int) -> Estimate:
 
 
 def estimates(values: Floats, resampled: Floats, samples: int) -> list[Estimate]:
-    """`estimate` of ``values[k]`` from ``resampled[r, k]``, for every k: a thousand quantiles of one array, not of a thousand."""
+    """`estimate` of ``values[k]`` from ``resampled[r, k]`` for every k, with one call for all quantiles."""
     if samples < MIN_SEQUENCES:
         return [Estimate(value=float(value), low=None, high=None) for value in values]
     lows, highs = np.quantile(resampled, [ALPHA / 2, 1 - ALPHA / 2], axis=0)
@@ -84,25 +88,25 @@ def estimates(values: Floats, resampled: Floats, samples: int) -> list[Estimate]
 
 
 def bootstrap_p(resampled: Floats) -> float:
-    """Two-sided p-value of a difference being 0, by how often its resamples lie on the rarer side of 0.
+    """Two-sided p-value of no difference, from the share of resamples on the rarer side of 0.
 
-    It is below 5% where the percentile interval excludes 0 (Efron & Tibshirani 1993, ch. 15.4). One resample is added to each side, so that
-    p is never 0 (Davison & Hinkley 1997, ch. 4.2).
+    It is below 5% if the percentile interval excludes 0 (Efron & Tibshirani 1993, ch. 15.4). One resample is added to each side, so that p
+    is never 0 (Davison & Hinkley 1997, ch. 4.2).
     """
     rarer = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (resampled.size + 1))
 
 
 def bootstrap_ratio(weights: Floats, numerators: Floats, denominators: Floats) -> Estimate:
-    """Ratio of sums, as nats per token, with a bootstrap 95% interval over the samples (sequences) that were sampled together."""
+    """Ratio of sums, such as nats per token, with a bootstrap 95% interval over sequences."""
     value = float(numerators.sum() / denominators.sum())
     return estimate(value, weighted_ratio(weights, numerators, denominators), weights.shape[1])
 
 
 def ratio_of_medians(new: Sequence[float], old: Sequence[float], resamples: int, seed: int) -> Estimate | None:
-    """Median of new rounds over median of old ones, with a bootstrap 95% interval; None where the old median is 0.
+    """Median of new rounds over median of old rounds, with a bootstrap 95% interval; None if the old median is 0.
 
-    The rounds are taken as independent, which slow drift of a machine breaks: the interval is then too narrow.
+    Rounds are treated as independent. A machine that drifts slowly violates this, and the interval is then too narrow.
     """
     rng = np.random.default_rng(seed)
     a, b = np.asarray(new, dtype=np.float64), np.asarray(old, dtype=np.float64)

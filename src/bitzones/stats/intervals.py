@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 CONFIDENCE = 0.95
-"""Of every interval: the convention that readers assume when none is named."""
+"""Confidence level of every interval: the one that readers assume if none is named."""
 
 ALPHA = 1 - CONFIDENCE
-"""A difference is called when its two-sided p-value is below this: the same 5% that the intervals leave out."""
+"""A difference is significant if its two-sided p-value is below this: the same 5% that the intervals leave out."""
 
 MIN_SEQUENCES = 20
-"""Below this many samples a percentile bootstrap covers visibly less than it says (Davison & Hinkley 1997, ch. 5), so: inconclusive."""
+"""Below this many samples a percentile bootstrap covers clearly less than its nominal level (Davison & Hinkley 1997, ch. 5)."""
 
 
 class Statistic(Record):
@@ -38,7 +38,7 @@ class Statistic(Record):
 
 
 class Estimate(Statistic):
-    """An estimate whose 95% interval the data may be too few to give: both ends are then null. In the unit of the field that holds it."""
+    """An estimate with its 95% interval, in the unit of its field. Both ends are null if there are too few samples for an interval."""
 
     value: float
     """The estimate from all the data."""
@@ -55,7 +55,7 @@ class Estimate(Statistic):
 
     @property
     def interval(self) -> Interval | None:
-        """The same as an `Interval`; None where it has no ends."""
+        """This estimate as an `Interval`; None if it has no ends."""
         return None if self.low is None or self.high is None else Interval(value=self.value, low=self.low, high=self.high)
 
 

@@ -16,29 +16,29 @@ from bitzones.stats.intervals import ALPHA, normal_quantile
 __all__ = ["POWER", "above_chance", "fewest_losses", "holm", "mcnemar_exact", "minimum_detectable_effect"]
 
 POWER = 0.8
-"""Of the minimum detectable effect: the usual four chances in five."""
+"""Power of the minimum detectable effect: the usual 80%."""
 
 HALVINGS = 53
-"""Of the range in which a share lies: what is left is below the resolution of a float near 1."""
+"""Bisections of the range of a share: the remaining interval is below the resolution of a float near 1."""
 
 EXACT_CHANCE_ITEMS = 2000
-"""Above this many items the Poisson-binomial sum is replaced by its normal limit, which is then exact to more digits than are printed."""
+"""Above this many items the normal approximation of the Poisson-binomial distribution is exact to more digits than are printed."""
 
 
 def mcnemar_exact(lost: int, gained: int) -> float:
-    """Two-sided p-value of items lost and gained being equally likely: McNemar's test (1947, Psychometrika 12:153), exact binomial form."""
+    """Two-sided p-value of McNemar's test (1947, Psychometrika 12:153) in its exact binomial form: losses and gains are equally likely."""
     if lost + gained == 0:
         return 1.0
-    from scipy.special import bdtr  # noqa: PLC0415 (scipy.stats takes a second to import; the law is symmetric, so twice its tail is all)
+    from scipy.special import bdtr  # noqa: PLC0415 (scipy.stats is slow to import; the distribution is symmetric, so p is twice its tail)
 
     return min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5)))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """P-values adjusted for being several (Holm 1979, Scand. J. Statist. 6:65), in the order given.
+    """P-values adjusted for multiple tests (Holm 1979, Scand. J. Statist. 6:65), in the order given.
 
-    With m tests the i-th smallest p is multiplied by m - i + 1 and never falls below the one before it: calling all that stay below alpha
-    is wrong anywhere in the family with a chance of at most alpha, whatever the tests have to do with each other.
+    Of m tests, the i-th smallest p is multiplied by m - i + 1 and is at least as large as the one before. Rejecting all tests below alpha
+    keeps the family-wise error rate at alpha, whatever the dependence between the tests.
 
     >>> [round(p, 3) for p in holm((0.04, 0.01, 0.03))]
     [0.06, 0.03, 0.06]
@@ -51,7 +51,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def fewest_losses(alpha: float = ALPHA) -> int:
-    """Losses without a gain that McNemar's exact test calls: at 5% that is 6, for 2 * 0.5^6 is 3% and 2 * 0.5^5 is 6%.
+    """Fewest losses without a gain that McNemar's exact test finds significant: 6 at 5%, because 2 * 0.5^6 is 3% and 2 * 0.5^5 is 6%.
 
     >>> fewest_losses(), fewest_losses(0.05 / 3)
     (6, 7)

@@ -1,4 +1,4 @@
-"""The four verdicts on a change, and the one rule that reaches them: worse, non-inferior, better, inconclusive."""
+"""The five verdicts on a change, and the one rule that reaches them: worse, equivalent, non-inferior, better, inconclusive."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ NON_INFERIORITY_MARGIN = 0.03
 NON_INFERIORITY_NATS = 0.03
 """The same margin for the likelihood of right answers: exp(-0.03) is 3% less probability per answer token."""
 
-Word = Literal["worse", "non-inferior", "better", "inconclusive"]
+Word = Literal["worse", "equivalent", "non-inferior", "better", "inconclusive"]
 
 MeasureUnit = Literal["share", "nats per token"]
 
 
 class Verdict(Statistic):
-    """One of four fixed answers: ``worse``, ``non-inferior`` with a margin, ``better``, ``inconclusive``."""
+    """One of five fixed answers: ``worse``, ``equivalent`` or ``non-inferior`` with a margin, ``better``, ``inconclusive``."""
 
     word: Word
     """The answer."""
     within: float | None = None
-    """The largest loss that the data do not exclude, in ``unit``; only with 'non-inferior'."""
+    """The largest loss that the data do not exclude, in ``unit``, or the largest change either way; only with 'non-inferior' and with
+    'equivalent'."""
     unit: MeasureUnit = "share"
     """Of ``within``: a share of the items (0.012 is 1.2 points), or nats per answer token."""
 
@@ -42,8 +43,10 @@ class Verdict(Statistic):
 def verdict(lost: int, gained: int, n: int, margin: float = NON_INFERIORITY_MARGIN, p_value: float | None = None) -> Verdict:
     """What n paired items can say about a change: items that were right and are now wrong (lost), and the reverse (gained).
 
-    ``worse`` and ``better`` need p below `ALPHA`; ``non-inferior`` with margin X needs the 95% interval of the difference to exclude any
-    loss above ``margin``, and X is the largest loss it does not exclude; everything else is ``inconclusive``.
+    ``worse`` and ``better`` need p below `ALPHA`. ``equivalent`` with margin X needs the 95% interval of the difference to exclude any loss
+    and any gain above ``margin``, and X is the largest of them that it does not exclude: two one-sided tests (Schuirmann 1987, J.
+    Pharmacokin. Biopharm. 15:657), each at half of `ALPHA`. ``non-inferior`` with margin X asks the same of losses only. Everything else is
+    ``inconclusive``.
 
     Args:
         lost: items.
@@ -53,16 +56,28 @@ def verdict(lost: int, gained: int, n: int, margin: float = NON_INFERIORITY_MARG
         p_value: McNemar's, corrected for the family of tests that it belongs to (`holm`); that of this test alone where None.
 
     >>> str(verdict(lost=40, gained=5, n=500)), str(verdict(lost=2, gained=1, n=500)), str(verdict(lost=2, gained=0, n=20))
-    ('worse', 'non-inferior (margin 1.1 points)', 'inconclusive')
+    ('worse', 'equivalent (margin 1.1 points)', 'inconclusive')
+    >>> str(verdict(lost=6, gained=11, n=400))
+    'non-inferior (margin 0.9 points)'
     """
     if (mcnemar_exact(lost, gained) if p_value is None else p_value) < ALPHA:
         return Verdict(word="worse" if lost > gained else "better")
-    largest_loss = max(0.0, -paired_difference(lost, gained, n).low)
-    return Verdict(word="non-inferior", within=largest_loss) if largest_loss <= margin else Verdict(word="inconclusive")
+    difference = paired_difference(lost, gained, n)
+    return _within(-difference.low, difference.high, margin, "share")
+
+
+def _within(loss: float, gain: float, margin: float, unit: MeasureUnit) -> Verdict:
+    """What the largest loss and the largest gain that the data do not exclude say."""
+    largest_loss, largest_change = max(0.0, loss), max(0.0, loss, gain)
+    if largest_change <= margin:
+        return Verdict(word="equivalent", within=largest_change, unit=unit)
+    if largest_loss <= margin:
+        return Verdict(word="non-inferior", within=largest_loss, unit=unit)
+    return Verdict(word="inconclusive", unit=unit)
 
 
 def verdict_nats(difference: Estimate, p_value: float, margin: float = NON_INFERIORITY_NATS) -> Verdict:
-    """The same four answers about a rise of negative log-likelihood, in nats per answer token.
+    """The same five answers about a rise of negative log-likelihood, in nats per answer token.
 
     Args:
         difference: variant minus reference; without an interval the answer is ``inconclusive``.
@@ -71,13 +86,12 @@ def verdict_nats(difference: Estimate, p_value: float, margin: float = NON_INFER
 
     >>> from bitzones.stats.intervals import Interval
     >>> str(verdict_nats(Interval(value=0.01, low=-0.005, high=0.0201), 0.3))
-    'non-inferior (margin 0.021 nats/token)'
+    'equivalent (margin 0.021 nats/token)'
+    >>> str(verdict_nats(Interval(value=-0.02, low=-0.05, high=0.0101), 0.3))
+    'non-inferior (margin 0.011 nats/token)'
     """
-    if difference.high is None:
+    if difference.low is None or difference.high is None:
         return Verdict(word="inconclusive", unit="nats per token")
     if p_value < ALPHA:
         return Verdict(word="worse" if difference.value > 0 else "better", unit="nats per token")
-    largest_loss = max(0.0, difference.high)
-    if largest_loss <= margin:
-        return Verdict(word="non-inferior", within=largest_loss, unit="nats per token")
-    return Verdict(word="inconclusive", unit="nats per token")
+    return _within(difference.high, -difference.low, margin, "nats per token")

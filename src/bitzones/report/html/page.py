@@ -74,68 +74,92 @@ def page(analysis: Analysis) -> str:
 
 def sections(analysis: Analysis) -> tuple[Section, ...]:
     """Every section that has content, in the order of the page."""
-    found = (
-        Section(
-            "map",
-            "Layer map",
-            _charts(Chart("map", "Sensitivity by layer and group; the tables below hold every number.", layer_map.views(analysis))),
-            (decisions.zones(analysis),),
-            (("The plan, unit by unit", decisions.plan(analysis)), ("Most and least sensitive layers", decisions.extreme_layers(analysis))),
-        ),
-        Section(
-            "domains",
-            "Text of every kind",
-            _charts(_single("domains", "KL of every variant by domain.", metric_charts.domains(analysis))),
-            (domain_tables.by_domain(analysis),),
-            domain_tables.statistics(analysis),
-        ),
-        Section(
-            "frontier",
-            "KL and accuracy by size",
-            _charts(_single("frontier", "KL and accuracy by stored bytes.", frontier.frontier(analysis))),
-            (plan_tables.compared(analysis),),
-            (
-                ("Other budgets", plan_tables.frontier(analysis)),
-                ("Search", plan_tables.search(analysis)),
-                ("Do the separate sensitivities add up?", decisions.whole(analysis)),
-                ("Fisher proxy", fisher_tables.fisher_proxy(analysis)),
-            ),
-        ),
-        Section(
-            "accuracy",
-            "Accuracy",
-            _charts(_single("accuracy", "Accuracy of every variant by task.", metric_charts.accuracy(analysis))),
-            (task_tables.accuracy(analysis),),
-        ),
-        Section(
-            "cost",
-            "Latency and memory",
-            _charts(
-                _single("latency", "Latency of every variant.", metric_charts.latency(analysis)),
-                _single("memory", "Stored bytes of every variant.", metric_charts.memory(analysis)),
-            ),
-            (measurements.latency(analysis), measurements.memory(analysis)),
-        ),
-        Section(
-            "rules",
-            "Rules of thumb",
-            _charts(_single("rules", "Each rule's statistic against measured sensitivity.", metric_charts.rules(analysis))),
-            (_rules(analysis),),
-        ),
-        Section(
-            "layers",
-            "Layer statistics",
-            folded=(("Attention", measurements.attention(analysis)), ("Activations", measurements.activations(analysis))),
-        ),
-        Section(
-            "made",
-            "Limits and method",
-            open=(inconclusive(analysis), measurements.failures(analysis), about(analysis), measurements.took(analysis)),
-            folded=(("Method", method.methodology(analysis)),),
-            code=(("Save as profile.toml:", reproduce.profile_toml(analysis.profile)), ("then:", reproduce.command())),
+    makers = (_map, _domains, _frontier, _accuracy, _cost, _rules_of_thumb, _layers, _made)
+    found = (make(analysis) for make in makers)
+    return tuple(section for section in found if section.charts or any(section.open) or any(text for _, text in section.folded))
+
+
+def _map(analysis: Analysis) -> Section:
+    return Section(
+        "map",
+        "Layer map",
+        _charts(Chart("map", "Sensitivity by layer and group; the tables below hold every number.", layer_map.views(analysis))),
+        (decisions.zones(analysis),),
+        (("The plan, unit by unit", decisions.plan(analysis)), ("Most and least sensitive layers", decisions.extreme_layers(analysis))),
+    )
+
+
+def _domains(analysis: Analysis) -> Section:
+    return Section(
+        "domains",
+        "Text of every kind",
+        _charts(_single("domains", "KL of every variant by domain.", metric_charts.domains(analysis))),
+        (domain_tables.by_domain(analysis),),
+        domain_tables.statistics(analysis),
+    )
+
+
+def _frontier(analysis: Analysis) -> Section:
+    return Section(
+        "frontier",
+        "KL and accuracy by size",
+        _charts(_single("frontier", "KL and accuracy by stored bytes.", frontier.frontier(analysis))),
+        (plan_tables.compared(analysis),),
+        (
+            ("Other budgets", plan_tables.frontier(analysis)),
+            ("Search", plan_tables.search(analysis)),
+            ("Do the separate sensitivities add up?", decisions.whole(analysis)),
+            ("Fisher proxy", fisher_tables.fisher_proxy(analysis)),
         ),
     )
-    return tuple(section for section in found if section.charts or any(section.open) or any(text for _, text in section.folded))
+
+
+def _accuracy(analysis: Analysis) -> Section:
+    return Section(
+        "accuracy",
+        "Accuracy",
+        _charts(_single("accuracy", "Accuracy of every variant by task.", metric_charts.accuracy(analysis))),
+        (task_tables.accuracy(analysis),),
+    )
+
+
+def _cost(analysis: Analysis) -> Section:
+    return Section(
+        "cost",
+        "Latency and memory",
+        _charts(
+            _single("latency", "Latency of every variant.", metric_charts.latency(analysis)),
+            _single("memory", "Stored bytes of every variant.", metric_charts.memory(analysis)),
+        ),
+        (measurements.latency(analysis), measurements.memory(analysis)),
+    )
+
+
+def _rules_of_thumb(analysis: Analysis) -> Section:
+    return Section(
+        "rules",
+        "Rules of thumb",
+        _charts(_single("rules", "Each rule's statistic against measured sensitivity.", metric_charts.rules(analysis))),
+        (_rules(analysis),),
+    )
+
+
+def _layers(analysis: Analysis) -> Section:
+    return Section(
+        "layers",
+        "Layer statistics",
+        folded=(("Attention", measurements.attention(analysis)), ("Activations", measurements.activations(analysis))),
+    )
+
+
+def _made(analysis: Analysis) -> Section:
+    return Section(
+        "made",
+        "Limits and method",
+        open=(inconclusive(analysis), measurements.failures(analysis), about(analysis), measurements.took(analysis)),
+        folded=(("Method", method.methodology(analysis)),),
+        code=(("Save as profile.toml:", reproduce.profile_toml(analysis.profile)), ("then:", reproduce.command())),
+    )
 
 
 def _rules(analysis: Analysis) -> str:

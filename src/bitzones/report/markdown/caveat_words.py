@@ -156,7 +156,7 @@ def _likelihood_change(caveat: Caveat, _: Analysis) -> str:
 def _families(caveat: Caveat, _: Analysis) -> str:
     return (
         f"All verdicts together: p-values are corrected within each of {caveat.count} families (a task and metric), and each family has a "
-        "5% chance of a false alarm. 'Non-inferior' relies on its own interval."
+        "5% chance of a false alarm. 'Equivalent' and 'non-inferior' rely on their own intervals."
     )
 
 

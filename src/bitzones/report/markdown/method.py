@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bitzones.analysis.domains import DOMAIN_SEED
 from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.plan_ranking import HELD_OUT_SEED
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import markdown
 from bitzones.schema.formats import is_calibrated
+from bitzones.stats.clustered_quantiles import LEAST_BEYOND
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES
 from bitzones.stats.significance import POWER
 from bitzones.stats.verdicts import NON_INFERIORITY_MARGIN
@@ -19,10 +21,11 @@ def methodology(analysis: Analysis) -> str:
     text = f"""\
 - Variants are whole models quantized by optimum-quanto to {", ".join(analysis.formats)}, each from a fresh copy of the \
 {analysis.reference} model.
-{_calibrated(analysis)}{_sweep(analysis)}\
+{_calibrated(analysis)}{_sweep(analysis)}{_by_domain(analysis)}\
 - Accuracy: Wilson 95% interval; chance is the mean of the items' chances. Compared with the reference by McNemar's exact test on the \
 same items at {ALPHA:.0%}, p-values corrected for the variants of a task and metric (Holm 1979). 'Non-inferior (margin X)' requires the \
-95% interval (Bonett and Price 2012) to exclude a loss above {NON_INFERIORITY_MARGIN:.0%}; the minimum detectable effect is for \
+95% interval (Bonett and Price 2012) to exclude a loss above {NON_INFERIORITY_MARGIN:.0%}, \
+'equivalent' a gain above it too (two one-sided tests, Schuirmann 1987); the minimum detectable effect is for \
 {POWER:.0%} power (Connor 1987) in the first step of Holm's method.
 - Likelihood of right answers: nats per answer token, percentile bootstrap over items, {INTERVAL_RESAMPLES} resamples, seed \
 {analysis.profile.seed}, differences paired; p-values from the same resamples, so at least 0.001, corrected \
@@ -32,6 +35,19 @@ in the same way. Below {MIN_SEQUENCES} items: inconclusive.
     if analysis.foreign_benchmarks:
         text += f"\n- {analysis.foreign_benchmarks} benchmarks in the run file are not bitzones cells and were ignored."
     return f"## Method\n\n{text}"
+
+
+def _by_domain(analysis: Analysis) -> str:
+    """How perplexity and divergence by domain were measured; empty where they were not."""
+    if analysis.domains is None:
+        return ""
+    return f"""\
+- Domains: text is cut into windows, and predictions from place 'context' of a window on are scored, the last excepted: by default the \
+second half, as llama-perplexity scores it. Perplexity is exp of the mean negative log-likelihood of all scored tokens, KL is over the \
+whole vocabulary. Intervals, and p-values of a change of perplexity, by bootstrap over windows, {INTERVAL_RESAMPLES} resamples, seed \
+{analysis.profile.seed + DOMAIN_SEED}; p-values corrected for the variants of a domain (Holm 1979). Quantiles over tokens have an interval \
+where {LEAST_BEYOND} tokens or more lie beyond them.
+"""
 
 
 def _sweep(analysis: Analysis) -> str:

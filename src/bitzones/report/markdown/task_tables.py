@@ -83,8 +83,8 @@ def _against(analysis: Analysis) -> str:
         "variant",
         "verdict",
         "points [95%]",
-        "right to wrong",
-        "wrong to right",
+        "harmful flips, right to wrong",
+        "beneficial flips, wrong to right",
         "wrong to other wrong",
         "McNemar",
         "Holm",
@@ -122,7 +122,8 @@ def _likelihood(analysis: Analysis) -> Iterator[str]:
     yield (
         "Negative log-likelihood (NLL) of the right answer given its question. It moves before an answer flips, so it detects smaller "
         f"losses than accuracy. 'Non-inferior' requires the interval to exclude a loss above {NON_INFERIORITY_NATS:g} nats, which is 3% "
-        "less probability per token. 95% intervals by bootstrap over the n items, all variants on the same resamples."
+        "less probability per token; 'equivalent' a gain above it too. 95% intervals by bootstrap over the n items, all variants on the "
+        "same resamples."
     )
     yield table(head, map(_likelihood_row, analysis.likelihood), text=(0, 1, 4))
     yield from _finer(analysis)
