@@ -22,6 +22,8 @@ import bitzones
 
 NOT_MODULES = ("bitzones.bench", "bitzones.__main__")
 """Benchmarks are pytest's to import; ``__main__`` runs."""
+NEEDED = {"bitzones.deploy.llama_engine": "llama_cpp", "bitzones.deploy.mlx_engine": "mlx"}
+"""Modules that import a package of an extra, which need not be installed."""
 GOLDEN = Path(__file__).parent / "golden"
 RUNNING = ("apply", "export", "verify_export", "measure_export", "measure_plan")
 """Functions of the API that run a model."""
@@ -34,7 +36,8 @@ analysis, found = analyze("run.json"), compare("old.json", "new.json")
 
 def module_names() -> list[str]:
     """Every module of the package; without torch, only those of the deciding side."""
-    left_out = NOT_MODULES + (() if find_spec("torch") else MEASURING)
+    without = tuple(module for module, package in NEEDED.items() if not find_spec(package))
+    left_out = NOT_MODULES + without + (() if find_spec("torch") else MEASURING)
     found = pkgutil.walk_packages(bitzones.__path__, "bitzones.", onerror=lambda name: None)
     return ["bitzones", *(module.name for module in found if not within(module.name, left_out))]
 

@@ -16,8 +16,7 @@ from scripts.zoo.__main__ import PAGE, settle
 from scripts.zoo.architectures import BY_HAND, ZOO
 from scripts.zoo.page import VERSIONS, page
 from scripts.zoo.shrink import tiny_config
-from scripts.zoo.specimen import Found
-from scripts.zoo.workers import examined
+from scripts.zoo.specimen import Found, examine
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -82,8 +81,8 @@ def test_bytes_that_are_not_in_the_file_are_seen(tmp_path: Path, monkeypatch: py
         checks.check(folder)
 
 
-def test_an_architecture_that_cannot_be_made_is_a_fault_with_its_line() -> None:
-    (found,) = examined(["no_such_model"], 1)
+def test_an_architecture_that_cannot_be_made_is_a_fault_with_its_line(tmp_path: Path) -> None:
+    found = examine("no_such_model", tmp_path)
     assert found.status == "fault"
     assert found.line.startswith("KeyError: 'no_such_model'")
 

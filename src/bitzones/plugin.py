@@ -133,10 +133,10 @@ def _loaded(config: pytest.Config) -> Session:
 
 
 def _opened(made: Session, place: Path, config: pytest.Config) -> Journal:
-    from bitzones.run import journal
+    from bitzones.run import journal, session_record
 
     opening = journal.resume if config.getoption("bitzones_resume") else journal.start
-    opened = opening(place, made.fingerprint(), _notify(config))
+    opened = opening(place, session_record.fingerprint(made), _notify(config))
     made.adopt(opened.entries.values())
     return opened
 
@@ -245,7 +245,9 @@ def pytest_benchmark_group_stats(config: pytest.Config, benchmarks: list[dict[st
 def _run(config: pytest.Config) -> Any:
     """What all cells share; of cells that needed no model, what the profile alone says."""
     if made := config.stash.get(SESSION, None):
-        return made.run()
+        from bitzones.run.session_record import run_record
+
+        return run_record(made)
     import bitzones
     from bitzones.schema import profile
     from bitzones.schema.run_record import Run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,15 @@ def test_an_architecture_whose_tensors_are_renamed_is_refused(tmp_path: Path, pl
 def test_a_folder_of_somebody_elses_stays(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "mlx").mkdir()
     (tmp_path / "mlx" / "plan.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(OutputError, match="nothing that bitzones wrote"):
+    with pytest.raises(OutputError, match="no export of bitzones"):
         mlx_checkpoint.export(plan_file(tmp_path, plan), tmp_path / "mlx", CPU, force=True)
+
+
+def test_without_mlx_the_file_is_read_back_and_that_is_said(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    monkeypatch.delitem(sys.modules, "bitzones.deploy.mlx_engine", raising=False)
+    done = mlx_checkpoint.export(plan_file(tmp_path, plan), tmp_path / "mlx", CPU)
+    assert done.checked.startswith("read back: 0 weights differ; mlx-lm cannot be imported here")
 
 
 # --- by mlx-lm itself

@@ -28,6 +28,7 @@ from bitzones.models.units import fused_groups, model_units
 from bitzones.profiling import gemm_latency, latency, memory
 from bitzones.profiling.hardware import Hardware
 from bitzones.run.session import Session
+from bitzones.run.session_record import run_record
 from bitzones.schema import latency_grid, profile, profile_files, profile_sections
 from bitzones.schema.errors import ModelError, NotMeasuredError, OutOfMemoryError
 from bitzones.schema.latency_grid import Timing
@@ -318,7 +319,7 @@ def session(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Session:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_run_of_a_model_that_is_too_large(session: Session) -> None:
     assert session.device == GPU
-    found = session.run().model.placement
+    found = run_record(session).model.placement
     assert set(found.values()) == {"cuda:0", "cpu"}
     assert session.sweep().measurements
     plan = session.search().found

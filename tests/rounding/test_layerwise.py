@@ -22,6 +22,7 @@ from bitzones.rounding import layerwise
 from bitzones.rounding.hessian import Entering, moments_of
 from bitzones.run import whole_plans
 from bitzones.run.session import Session
+from bitzones.run.session_record import run_record
 from bitzones.schema import profile_files
 from bitzones.schema.errors import ModelError, NonFiniteError, TaskError
 from bitzones.schema.profile import PLAN
@@ -244,7 +245,7 @@ def test_plans_that_somebody_would_apply_are_rounded_layer_after_layer(tmp_path:
     (again,), (alone,) = local_search.as_made(bench, [(bench.choice(units), weights)]), local_search.trials(bench, [bench.choice(units)])
     assert plans["3.6 bits"].kl_nats == pytest.approx(again.kl_nats)
     assert plans["3.6 bits"].kl_nats != pytest.approx(alone.kl_nats)
-    assert set(session.run().variants) == {"bf16", "w4-gptq", "w4-max", "w2-gptq", "w2-hqq", PLAN}
+    assert set(run_record(session).variants) == {"bf16", "w4-gptq", "w4-max", "w2-gptq", "w2-hqq", PLAN}
 
 
 def test_nothing_is_compared_where_there_is_one_family_only() -> None:

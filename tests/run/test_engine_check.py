@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bitzones.deploy.plan_file import read_plan
 from bitzones.deploy.targets import target
 from bitzones.run import engine_check
 from bitzones.schema import profile_files
-from bitzones.schema.errors import ArgumentError, BitzonesError, PlanError
+from bitzones.schema.errors import ArgumentError, BitzonesError, MissingPackageError, PlanError
 from bitzones.schema.profile import Profile
 from bitzones.stats.intervals import Estimate
 
@@ -125,6 +126,12 @@ def refused(kind: type[BitzonesError], folder: Path, engine: str, profile: Profi
 def test_an_engine_that_loads_other_folders(gguf: Path, profile: Profile) -> None:
     assert refused(ArgumentError, gguf, "mlx", profile) == "mlx loads what was exported to mlx, and this folder was exported to gguf"
     assert refused(ArgumentError, gguf, "vllm", profile).startswith("there is no engine 'vllm'; engines: mlx, llama.cpp, transformers")
+
+
+def test_an_engine_that_cannot_be_imported(gguf: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    monkeypatch.delitem(sys.modules, "bitzones.deploy.llama_engine", raising=False)
+    assert refused(MissingPackageError, gguf, "llama.cpp", profile).endswith("pip install llama-cpp-python")
 
 
 def test_a_folder_that_is_no_export_or_not_whole(gguf: Path, profile: Profile, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Baseline plans within one budget, so that a plan is judged beside what people would do without measuring.
+"""Baseline plans within a budget: what people would choose without measuring.
 
-Beside the uniform formats: the contiguous rule ("the first layers can take it"), random plans of equal bytes, and the plan that separate
-sensitivities give. This module makes plans; it does not know how one is measured.
+Besides uniform formats: the contiguous rule ("the first layers can take it"), random plans of equal bytes, and the plan with the least sum
+of separate sensitivities.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Which format for which unit, so that the predicted KL is least within a byte budget.
+"""Chooses a format for every unit, so that the predicted KL is minimal within a budget.
 
 A multiple-choice knapsack: every unit takes exactly one of the formats offered to it. Every step is exact. A bound, for all resamples at
-once, strikes out options that no plan better than a known one can hold (`relaxation`). What is left is enumerated where few partial plans
-are worth keeping (Nemhauser & Ullmann 1969, Manag. Sci. 15:494): ten times faster than a solver on a bootstrap's many small problems. Else
-`scipy.optimize.milp` decides. This module does not know what a layer is, how a KL was measured, or that separate KLs do not add up: it
-minimizes the sum it is given.
+once, removes options that no plan better than a known one can contain (`relaxation`). The rest is enumerated if few partial plans are worth
+keeping (Nemhauser & Ullmann 1969, Manag. Sci. 15:494), which is ten times faster than a solver on a bootstrap's many small problems.
+Otherwise `scipy.optimize.milp` decides.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""How low a plan's cost can get at all, and a good plan to begin with: the linear relaxation of the planner, for all resamples at once.
+"""The linear relaxation of the planner, for all resamples at once: a lower bound on a plan's cost, and a good plan to start from.
 
-Where an option may be taken in part, the best plan is known in closed form: every unit climbs the lower hull of its options, the steepest
-step of all units first, until the budget is full (Sinha & Zoltners 1979, Oper. Res. 27:503). The steps that fit whole are a plan; the slope
-of the first that does not prices a byte, and with it no plan costs less than the bound. Arrays are (resamples, units, formats) throughout.
-This module does not know what a plan is for, nor whether a better one exists.
+If options may be taken fractionally, the optimum has a closed form: every unit climbs the lower hull of its options, with the steepest step
+of all units first, until the budget is full (Sinha & Zoltners 1979, Oper. Res. 27:503). The steps that fit completely are a plan; the slope
+of the first that does not is the price of a byte, which gives the lower bound. Arrays have shape (resamples, units, formats).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Time as what a plan costs: what the products of its units take in a decode step, from rounds measured on the device of the run.
+"""Time as the cost of a plan: the matrix products of its units in a decode step, from rounds measured on the run's device.
 
-A plan's time is the sum of its units' medians. It is that of the units' products alone: attention, norms, what is not quantized and the
-calls between them are not in it, so it says what formats change and not how long a token takes. This module does not know how a round was
-timed.
+A plan's time is the sum of its units' medians. It leaves out attention, norms, unquantized modules and the overhead between them, so it
+says how formats change the time and not how long a token takes.
 """
 
 from __future__ import annotations

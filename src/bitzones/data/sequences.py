@@ -1,7 +1,4 @@
-"""The sequences on which sensitivity and statistics are measured: training items with their answers, never what accuracy is scored on.
-
-This module gives padded batches of tokens; it does not know what is measured on them.
-"""
+"""Sequences for sensitivities and statistics: training items with their answers, never the items that accuracy is scored on."""
 
 from __future__ import annotations
 

@@ -62,8 +62,10 @@ def engine(name: str, target: str) -> Callable[[Path, int], Answering]:
         raise ArgumentError(f"{name} loads what was exported to {' or '.join(entry.targets)}, and this folder was exported to {target}")
     try:
         return cast("Callable[[Path, int], Answering]", _function(entry.opener))
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(f"this needs the package {error.name}: pip install {entry.packages}") from error
+    except ImportError as error:
+        if error.name is not None and error.name.startswith("bitzones"):  # a bug of ours, not a missing package
+            raise
+        raise MissingPackageError(f"{name} cannot be imported here ({error}): pip install {entry.packages}") from error
 
 
 def stored_values(folder: Path, target: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,7 +1,4 @@
-"""What a model answers to a few fixed tokens, so that two models, or one model on two machines, can be compared.
-
-It does not know what is compared.
-"""
+"""A model's outputs for a few fixed tokens, to compare two models, or one model on two machines."""
 
 from __future__ import annotations
 

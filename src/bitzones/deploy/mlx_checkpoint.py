@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import partial
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from safetensors import safe_open
@@ -58,10 +59,8 @@ class MLX:
             PlanError, ModelError: as `Carrier.check`.
         """
         check_names(model, "mlx-lm")
-        if find_spec("mlx_lm"):
-            from bitzones.deploy import mlx_engine  # noqa: PLC0415  # loads mlx
-
-            mlx_engine.check_architecture(model.config.model_type)
+        if (engine := _engine()) is not None:
+            engine.check_architecture(model.config.model_type)
         for name, size in plan_file.group_sizes.items():
             columns = model.get_parameter(f"{name}.weight").shape[1]
             if shared_group(columns, size) is None:
@@ -163,14 +162,20 @@ def values(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 yield name, Rounded(unpack(weight, setting["bits"]), scales, -biases).values()
 
 
+def _engine() -> ModuleType | None:
+    """What loads mlx; None where it is not installed, or does not start (on Linux, mlx without mlx-cpu)."""
+    try:
+        return import_module("bitzones.deploy.mlx_engine")
+    except ImportError:
+        return None
+
+
 def _check_engine(made: Prepared, folder: Path, notify: Notify) -> str:
     """Load the folder in mlx-lm where it is installed: every tensor has its place, and the logits are the same."""
-    if not find_spec("mlx_lm"):
-        return "read back: 0 weights differ; mlx-lm is not installed here, so loading was not tried: bitzones verify --in mlx does"
-    from bitzones.deploy import mlx_engine  # noqa: PLC0415  # loads mlx
-
+    if (engine := _engine()) is None:
+        return "read back: 0 weights differ; mlx-lm cannot be imported here, so loading was not tried: bitzones verify --in mlx does"
     notify("checking: what mlx-lm loads")
-    apart = mlx_engine.check(folder, made.model)
+    apart = engine.check(folder, made.model)
     return f"loaded by mlx-lm: 0 weights differ, log-probabilities at most {apart:.1e} nats off in float32"
 
 

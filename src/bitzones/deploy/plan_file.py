@@ -1,7 +1,4 @@
-"""The door for plan files: a plan may come from anywhere, so everything about it that needs no model is checked here, before one is loaded.
-
-It does not know the model that a plan is for, and imports no torch: a mistake in a plan is said at once.
-"""
+"""Reads and checks plan files, which may come from anywhere, as far as that is possible without a model and without torch."""
 
 from __future__ import annotations
 

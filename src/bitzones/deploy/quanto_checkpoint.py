@@ -1,7 +1,7 @@
-"""Turning a plan into a folder that any user of quanto can load, and not saying that it is done before one was loaded.
+"""Turns a plan into a folder that any user of quanto can load, and reloads it before reporting success.
 
-quanto fails silently, so everything is read off the tensors: formats and group sizes after freezing, and again after the folder was
-reloaded, and what the two models compute has to be the same, bit for bit. This module does not know how a plan was found.
+quanto fails silently, so everything is read off the tensors: formats and group sizes after freezing and after reloading, and the outputs of
+both models must be bit-for-bit equal.
 """
 
 from __future__ import annotations

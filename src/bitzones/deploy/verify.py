@@ -1,7 +1,7 @@
-"""What a deployed folder computes, written down when it was made, so that any machine can tell later whether it still does.
+"""Records what an exported model computes, so that any machine can check later whether it still does.
 
-quanto loads without complaint what is not whole: missing tensors, another map. So a folder carries a hash of each of its files and what
-the model answers to a few fixed tokens. This module does not know how a folder is made.
+quanto loads an incomplete folder without complaint: missing tensors, another map. So a folder contains a hash of each of its files and the
+model's outputs for a few fixed tokens.
 """
 
 from __future__ import annotations

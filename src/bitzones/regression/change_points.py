@@ -1,7 +1,6 @@
-"""Each figure over the runs of a folder, and where it changed.
+"""Every figure over the runs of a folder, and where it changed.
 
-A change point is what `compare` calls worse or better between a run and the one before it, so that a trend and the gate never disagree.
-This module does not know how a trend is drawn.
+A change point is a figure that `compare` calls worse or better than in the run before, so that a trend and the gate never disagree.
 """
 
 from __future__ import annotations

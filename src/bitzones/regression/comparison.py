@@ -1,6 +1,6 @@
-"""What `bitzones compare` found, as values: every cell with one word, and every number that the word rests on.
+"""The result of `bitzones compare` as records: one status per cell, and every number that it rests on.
 
-This module does not know how a word is chosen, nor how it is shown. A file of these records (``--json``) has a schema number of its own.
+A file of these records (``--json``) has its own schema number.
 """
 
 from __future__ import annotations

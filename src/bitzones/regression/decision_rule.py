@@ -1,9 +1,9 @@
-"""How a measured change becomes a word: one rule for times, accuracies and KLs, corrected for how many are asked at once.
+"""How a measured change becomes a status: one rule for times, accuracies and KLs, corrected for the number of tests.
 
-A change is ``worse`` where being within the tolerance is refuted, ``better`` where being no better than it is, ``same`` where its 95%
-interval excludes a change for the worse above it, else ``inconclusive``. A run asks this hundreds of times, so p-values are corrected
-(Holm) within each of three families (times, accuracies, KLs), and each family has a third of the 5%: two runs of the same thing give any
-``worse`` at all in at most 5% of comparisons. This module does not know what was measured.
+A change is ``worse`` if the hypothesis that it is within the tolerance is rejected, ``better`` if the hypothesis that it is no better than
+the tolerance is rejected, ``same`` if its 95% interval excludes a deterioration above the tolerance, else ``inconclusive``. A run has
+hundreds of such tests, so p-values are corrected (Holm) within each of three families (times, accuracies, KLs), and each family gets a
+third of the 5%: two runs of the same thing show any ``worse`` in at most 5% of comparisons.
 """
 
 from __future__ import annotations

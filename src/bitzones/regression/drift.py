@@ -1,8 +1,8 @@
-"""How far a median moves when the same thing is run again: what a machine does between runs, which no number of rounds in one run can show.
+"""Drift between runs: how far a median moves when the same thing is run again, which no number of rounds within a run can show.
 
 A shared machine has fast and slow hours, and a cell of sixty rounds sees one of them. Runs that differ in nothing (profile, model, machine,
-releases) say how much that is; two runs alone cannot (Kalibera & Jones 2013, ISMM, "Rigorous benchmarking in reasonable time": repeat at
-the highest level that has variance). This module does not know which two runs are compared.
+releases) measure this; two runs alone cannot (Kalibera & Jones 2013, ISMM, "Rigorous benchmarking in reasonable time": repeat at the
+highest level that has variance).
 """
 
 from __future__ import annotations

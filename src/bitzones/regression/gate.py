@@ -1,7 +1,4 @@
-"""What closes the gate: tolerances, from the profile or from a project of one's own, and which words fail.
-
-This module does not know how a word is found.
-"""
+"""The gate: tolerances from the profile or from a project, and the statuses that fail it."""
 
 from __future__ import annotations
 

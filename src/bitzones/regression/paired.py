@@ -1,7 +1,7 @@
-"""What became worse on the same items and the same sequences: accuracies by McNemar's test, KLs by a paired bootstrap.
+"""Paired comparison on the same items and the same sequences: accuracies by McNemar's test, KLs by a paired bootstrap.
 
-Pairing takes out what two runs have in common, the sample, so that a small change shows; it needs proof that the units are the same, which
-is the hash of an item's content or of the sensitivity set. This module does not know what else a run holds.
+Pairing removes the variance of the shared sample, so that small changes show. It needs proof that the samples are the same: the hash of an
+item's content or of the sensitivity set.
 """
 
 from __future__ import annotations

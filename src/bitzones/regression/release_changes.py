@@ -1,7 +1,4 @@
-"""Whether a release quantizes what it was asked to, and whether what it saves can be loaded: yes or no in both, so that nothing is tested.
-
-This module does not know what the models compute; that is for accuracies and KLs.
-"""
+"""Whether a release quantizes the requested modules, and whether its saved models can be loaded: yes or no, so there is nothing to test."""
 
 from __future__ import annotations
 

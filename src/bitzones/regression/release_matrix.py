@@ -1,7 +1,4 @@
-"""Runs of one profile under several releases, each judged against one of them as `compare` judges any two runs.
-
-This module judges nothing itself, and does not know how the result is shown.
-"""
+"""Runs of one profile with several releases, each compared with one of them by `compare`."""
 
 from __future__ import annotations
 

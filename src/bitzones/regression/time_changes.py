@@ -1,8 +1,7 @@
-"""Whether a cell became slower, from the raw rounds of both runs, and whether the two may be compared at all.
+"""Whether a cell became slower, from the raw rounds of both runs, and whether their times are comparable at all.
 
-Times of two machines are not compared: they differ for reasons that no release note holds. The rounds of one run are not independent (a
-machine is fast or slow for seconds at a time), so the bootstrap draws blocks of neighbouring rounds. What a machine does between runs no
-round shows: that is `drift`'s to say. This module does not know how a round was timed.
+Times of two machines are not compared. The rounds of one run are not independent (a machine is fast or slow for seconds at a time), so the
+bootstrap draws blocks of neighboring rounds. Variance between runs is not visible in rounds; `drift` measures it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Which layers have another zone than before.
+"""Which layers changed their zone.
 
-Zones are solved again from both runs, by the same code, so that a change of bitzones itself moves nothing. They belong to the bootstrap,
-and a layer at the edge of its zone may move by chance: what moved is told beside the gate, and closes it only when asked to. This module
-does not know what else became worse.
+Zones are computed again from both runs with the same code, so that a change of bitzones itself moves nothing. Zones come from a bootstrap,
+so a layer near a boundary may move by chance: changes are reported next to the gate, and fail it only on request.
 """
 
 from __future__ import annotations

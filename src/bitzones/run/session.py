@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import product
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import bitzones
 from bitzones.backends.quanto import extensions, supported
 from bitzones.data import prompts, sequences, tasks
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
@@ -33,7 +32,7 @@ from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, Profile, variant_formats
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.record import Measured
-from bitzones.schema.run_record import CalibrationSet, Environment, Run
+from bitzones.schema.run_record import Environment
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.schema.text_sources import reads_text
 from bitzones.search import goals, held_out
@@ -115,6 +114,11 @@ class Session:
         elif variant in self.profile.plans.as_variants:
             self._define_baseline(variant)
         return self.variants.model(variant)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the run can read text: a model with random weights has no tokenizer."""
+        return self.variants.loaded.own_tokenizer is not None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -204,7 +208,7 @@ class Session:
             TaskError: as `data.sets.SequenceSets.check`.
         """
         calibrated = any(map(is_calibrated, self.profile.formats))
-        if calibrated or (reads_text(self.profile) and self._has_tokenizer):
+        if calibrated or (reads_text(self.profile) and self.has_tokenizer):
             self.sets.check()
 
     def on_domain(self, name: str, work: Callable[[DomainSet, Batches], M]) -> M:
@@ -287,7 +291,7 @@ class Session:
         return self._once("plans", lambda: whole_plans.compare_plans(self, progress))
 
     def _baseline(self, name: str) -> Mapping[str, str]:
-        """Unit -> format of a plan that the profile names to answer the tasks."""
+        """Unit -> format of a baseline that the profile names to answer the tasks."""
         found = held_out.baseline(self.compare(), name)
         if found is None:
             raise NotMeasuredError(f"plan {name} is another plan of the run under another name, or none was made")
@@ -297,11 +301,11 @@ class Session:
         self._once(f"variant {variant}", lambda: self._define(variant, self._baseline(variant)))
 
     def _define(self, variant: str, formats: Mapping[str, str]) -> None:
-        """A variant from unit -> format."""
+        """Define a variant from unit -> format."""
         self.variants.define(variant, {module: formats[unit.name] for unit in self.units for module in unit.modules})
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
-        """What several cells need is made once, and fails once: the others are told the same."""
+        """Make a result that several cells need once. If that fails, every cell gets the same error."""
         if name not in self._made:
             try:
                 self._made[name] = make()
@@ -311,41 +315,6 @@ class Session:
         if isinstance(made, BitzonesError):
             raise made
         return cast("T", made)
-
-    def run(self) -> Run:
-        """What the run file says of the whole run."""
-        return Run(
-            bitzones=bitzones.__version__,
-            profile=self.profile,
-            model=self.variants.info(),
-            variants=self.variants.formats,
-            environment=self.environment(),
-            calibration=self._calibration(),
-            texts=dict(self.sets.texts) if self._has_tokenizer else {},
-            domains={name: found.record for name, found in self.sets.domains.items()} if self._has_tokenizer else {},
-        )
-
-    @property
-    def _has_tokenizer(self) -> bool:
-        """Whether text can be read: random weights have no tokenizer."""
-        return self.variants.loaded.own_tokenizer is not None
-
-    def _calibration(self) -> CalibrationSet | None:
-        if not any(map(is_calibrated, self.profile.formats)):
-            return None
-        return CalibrationSet(
-            sequences_sha256=self.calibration_set.sha256,
-            sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in self.calibration_set.sequences),
-            batch=self.calibration_batch,
-            damping=self.profile.calibration.damping,
-            fallbacks={variant: found for variant, found in self.variants.fallbacks.items() if found},
-        )
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What every number of a run depends on; its cells may be taken up by a run of which all of it is the same."""
-        run = self.run().model_dump(mode="json", include={"bitzones", "profile", "model", "environment", "texts", "domains"})
-        run["profile"].pop("gate")  # it measures nothing
-        return {**run, "code": journal.code_sha256(), "tasks": {name: task.sha256 for name, task in self.scored.items()}}
 
     def environment(self) -> Environment:
         failure = extensions.extension_failure(self._notify)

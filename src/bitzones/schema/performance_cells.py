@@ -44,7 +44,7 @@ class Energy(Record):
 class LatencyCell(Measured):
     """Raw rounds of one phase at one shape; ``tokens`` is what one round processes (prefill) or produces (decode).
 
-    ``rounds_s`` is wall time with the device synchronised at the end, ``device_rounds_s`` the device's own clock over the same rounds; null
+    ``rounds_s`` is wall time with the device synchronized at the end, ``device_rounds_s`` the device's own clock over the same rounds; null
     where it has none. ``weight_bytes`` and ``cache_bytes`` are what one step of decoding has to read, as it lies in memory (the keys and
     values at the middle of the round): by ``bandwidth``, that of a large copy in the same run, they give the roofline of its time.
     ``static_cache_refused`` says why a model that claims to decode on a cache of a fixed size was not timed on one.

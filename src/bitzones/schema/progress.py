@@ -1,4 +1,4 @@
-"""How long work says how far it is, so that whoever runs it can draw a bar; it does not know who listens."""
+"""Progress callbacks of long work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeAlias
 __all__ = ["Progress", "silent"]
 
 Progress: TypeAlias = Callable[[float], None]
-"""Told the share of the work that is done, from 0 to 1."""
+"""Receives the share of the work that is done, from 0 to 1."""
 
 
 def silent(done: float) -> None:

@@ -56,7 +56,7 @@ def spearman_interval(rho: float, n: int, resampled: Floats | None = None) -> In
     On Fisher's scale, z = artanh(rho), two variances add up: (1 + rho^2 / 2) / (n - 3) for the pairs (Bonett & Wright 2000, Psychometrika
     65:23), and that of z over ``resampled``, the same correlation on bootstrap resamples of what was measured on each. What is random in
     one pair alone is in both, so the interval errs on the wide side. A perfect order, whose z is infinite, counts as one in which two
-    neighbours have changed places. In simulations of 10 to 80 pairs, rho 0 to 0.9, it covers 93% to 98%. Noise in a measurement also pulls
+    neighbors have changed places. In simulations of 10 to 80 pairs, rho 0 to 0.9, it covers 93% to 98%. Noise in a measurement also pulls
     rho itself towards 0; that is not undone.
 
     Raises:

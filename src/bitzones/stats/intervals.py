@@ -86,9 +86,9 @@ def wilson_interval(k: int, n: int) -> Interval:
     if n <= 0 or not 0 <= k <= n:
         raise ValueError(f"k={k} of n={n} is not a share")
     share, z = k / n, normal_quantile(1 - ALPHA / 2)
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(value=share, low=max(0.0, centre - half) if k else 0.0, high=min(1.0, centre + half) if k < n else 1.0)
+    return Interval(value=share, low=max(0.0, center - half) if k else 0.0, high=min(1.0, center + half) if k < n else 1.0)
 
 
 def paired_difference(lost: int, gained: int, n: int) -> Interval:
@@ -97,6 +97,6 @@ def paired_difference(lost: int, gained: int, n: int) -> Interval:
     The interval is centred on (gained - lost)/(n + 2), which is why the estimate need not lie in its middle.
     """
     p_gained, p_lost = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    centre = p_gained - p_lost
-    half = normal_quantile(1 - ALPHA / 2) * math.sqrt((p_gained + p_lost - centre * centre) / (n + 2))
-    return Interval(value=(gained - lost) / n, low=max(-1.0, centre - half), high=min(1.0, centre + half))
+    center = p_gained - p_lost
+    half = normal_quantile(1 - ALPHA / 2) * math.sqrt((p_gained + p_lost - center * center) / (n + 2))
+    return Interval(value=(gained - lost) / n, low=max(-1.0, center - half), high=min(1.0, center + half))

@@ -14,7 +14,7 @@ Shade = tuple[int, int, int]
 
 
 def shade(position: float) -> str:
-    """The color at a position from 0 to 1, between its two neighbours in `SHADES` in RGB, as Vega interpolates."""
+    """The color at a position from 0 to 1, between its two neighbors in `SHADES` in RGB, as Vega interpolates."""
     return "#" + "".join(f"{channel:02x}" for channel in _shade(position))
 
 

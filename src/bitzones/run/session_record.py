@@ -1,0 +1,48 @@
+"""The record of a session in the run file, and the fingerprint by which its journal can be resumed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import bitzones
+from bitzones.run import journal
+from bitzones.schema.formats import is_calibrated
+from bitzones.schema.run_record import CalibrationSet, Run
+
+if TYPE_CHECKING:
+    from bitzones.run.session import Session
+
+__all__ = ["fingerprint", "run_record"]
+
+
+def run_record(session: Session) -> Run:
+    """The data that all cells of the session share."""
+    return Run(
+        bitzones=bitzones.__version__,
+        profile=session.profile,
+        model=session.variants.info(),
+        variants=session.variants.formats,
+        environment=session.environment(),
+        calibration=_calibration(session),
+        texts=dict(session.sets.texts) if session.has_tokenizer else {},
+        domains={name: found.record for name, found in session.sets.domains.items()} if session.has_tokenizer else {},
+    )
+
+
+def _calibration(session: Session) -> CalibrationSet | None:
+    if not any(map(is_calibrated, session.profile.formats)):
+        return None
+    return CalibrationSet(
+        sequences_sha256=session.calibration_set.sha256,
+        sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in session.calibration_set.sequences),
+        batch=session.calibration_batch,
+        damping=session.profile.calibration.damping,
+        fallbacks={variant: found for variant, found in session.variants.fallbacks.items() if found},
+    )
+
+
+def fingerprint(session: Session) -> dict[str, Any]:
+    """Everything that results depend on. A run may take over the cells of another one only if all of it is the same."""
+    run = run_record(session).model_dump(mode="json", include={"bitzones", "profile", "model", "environment", "texts", "domains"})
+    run["profile"].pop("gate")  # the gate does not affect measurements
+    return {**run, "code": journal.code_sha256(), "tasks": {name: task.sha256 for name, task in session.scored.items()}}
