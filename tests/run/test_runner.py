@@ -233,7 +233,7 @@ def test_a_run_that_is_killed_and_interrupted_and_resumed_gives_what_one_gives_t
     done = bitzones("run", "good.toml", "-o", "killed", "--resume", folder=place)
     assert done.code == 0, done.err
     said = " ".join(done.err.split())
-    assert "its last line is cut off" in said
+    assert "its last line is truncated" in said
     assert f"resuming: {finished} finished cells are taken from killed/journal.jsonl" in said
     assert {path.name for path in folder.iterdir()} == REPORT | {"interrupted"}
     resumed = Run(folder, done)
