@@ -54,7 +54,7 @@ def test_a_folder_that_is_not_empty_is_replaced_only_with_force(tmp_path: Path) 
 
 def test_what_was_not_made_here_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear", encoding="utf-8")
-    with pytest.raises(OutputError, match="nothing that bitzones wrote"):
+    with pytest.raises(OutputError, match="no export of bitzones"):
         make(tmp_path, force=True)
     with pytest.raises(OutputError, match="a file of that name"):
         make(tmp_path / "letter.txt", force=True)
@@ -125,7 +125,7 @@ def test_what_came_to_be_there_meanwhile_is_not_replaced(tmp_path: Path, force: 
             (tmp_path / "a").mkdir()
             (tmp_path / "a" / "letter.txt").write_text("dear", encoding="utf-8")
 
-    with pytest.raises(OutputError, match="nothing that bitzones wrote"):
+    with pytest.raises(OutputError, match="no export of bitzones"):
         beside_another()
     assert names(tmp_path) == ["a"]
     assert names(tmp_path / "a") == ["letter.txt"]

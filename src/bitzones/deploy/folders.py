@@ -94,7 +94,7 @@ def _check_free(folder: Path, target: Path, marker: str, *, force: bool) -> None
     if not taken:
         return
     if not (target / marker).is_file():
-        raise OutputError(f"{folder}: not empty, and nothing that bitzones wrote (it has no {marker}): give another folder")
+        raise OutputError(f"{folder}: not empty, and no export of bitzones (it has no {marker}): give another folder")
     if not force:
         raise OutputError(f"{folder}: not empty: give another folder, or --force to replace what an earlier export wrote there")
 
