@@ -25,14 +25,15 @@ CHECKS = """\
 
 - A pass that starts at any layer, on hidden states that were kept, gives the logits of the full pass bit for bit.
 - Every unit with the reference's own weights in it has a KL of exactly 0.
+- A unit with other weights has the KL in a sweep, which runs only the layers from its own on, that it has in a whole pass, bit for bit.
 - The bytes of all units and of what stays add up to those of the files, before and after a plan is applied.
 - Every layer of the decoder has a part in the logits.
 - A plan applied in memory and its checkpoint, reloaded by quanto alone, give the same logits bit for bit."""
 
 STAYS = """\
 What stays keeps the reference's format, is counted in every size, and is named in the report. A class under "what stays" is no
-`torch.nn.Linear`, and quanto has no quantized counterpart of it: where experts are fused, that is most of a model's weights. All that is
-not left out is measured."""
+plain `torch.nn.Linear`, and quanto has no quantized counterpart of it: where experts are fused, that is most of a model's weights. All that
+is not left out is measured. Shapes that a kernel takes on some processors only are not listed: a run asks the processor at hand."""
 
 COLUMNS = {
     "supported": ("## Supported", "Every matrix of the decoder layers can be quantized, and everything is measured."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ __all__ = ["Found", "examine", "save"]
 
 Status: TypeAlias = Literal["supported", "in part", "refused", "fault"]
 
+_FIGURE = re.compile(r"up to [-\d.e]+ nats off")
+_REFUSAL = re.compile(r": \w+Error: ")
 FORMATS = ("qint8", "qint4", "qint2:hqq", "qint4:gptq")
 BITS = 5.0
 TASKS = ({"name": "science_mini", "limit": 4, "batch": 4}, {"name": "word_problems_mini", "limit": 2, "batch": 2})
@@ -127,10 +130,13 @@ def _named(cell: FailedCell) -> str:
 
 
 def _stays(model: ModelInfo) -> tuple[str, ...]:
-    """What is left in the reference's format: kinds of modules, and shapes that quanto has no kernel for."""
+    """What is left in the reference's format: kinds of modules, and shapes that quanto takes on no machine.
+
+    A kernel that crashes or is wrong does so on some processors only, and says nothing of the architecture.
+    """
     shapes: dict[str, list[str]] = {}
     for format_, found in model.staying.items():
-        for why in found:
+        for why in filter(_REFUSAL.search, found):
             shapes.setdefault(why, []).append(format_)
     kinds = sorted(kind for kind in model.not_quantizable)
     return (*kinds, *(f"{', '.join(formats)}: {why}" for why, formats in shapes.items()))
@@ -150,4 +156,5 @@ def _applied(run: bitzones.RunFile, source: Path, folder: Path) -> Iterable[str]
 
 
 def _said(error: Exception, folder: Path) -> str:
-    return " ".join(str(error).replace(str(folder), "FOLDER").split())
+    """An error in one line, without what another machine or another folder would have it say."""
+    return _FIGURE.sub("off", " ".join(str(error).replace(str(folder), "FOLDER").split()))

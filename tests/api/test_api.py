@@ -393,8 +393,8 @@ def test_a_device_that_is_none_is_refused(golden: bitzones.Analysis, tmp_path: P
 def test_without_torch_one_line_says_what_to_install() -> None:
     lines = (
         "import sys, bitzones",
-        "sys.modules['torch'] = None",
         f"plan = bitzones.analyze({str(GOLDEN)!r}).plan",
+        "sys.modules['torch'] = None  # after the analysis: scipy looks torch up in sys.modules and takes None for a module",
         "for call in (bitzones.apply, bitzones.export):",
         "    try:",
         "        call(plan, 'a model or folder')",
