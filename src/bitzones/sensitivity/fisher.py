@@ -23,7 +23,7 @@ from bitzones.backends.quanto import packing
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import check_finite, logits_of
 from bitzones.evaluation.layer_calls import Address, Call, Step, address, tensors_in
-from bitzones.evaluation.layer_replay import by_token, entered_at, passed
+from bitzones.evaluation.layer_replay import entered_at, passed
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError, NotMeasuredError
 from bitzones.schema.progress import Progress, silent
@@ -124,7 +124,7 @@ class _Projector:
                 self._found.append(torch.zeros(len(self._changes), len(batch.index), dtype=torch.float64, device=logits.device))
                 self._incoming.append({address(after): torch.zeros_like(after)})
             gradients = torch.autograd.grad(logits, [leaf, *(run.output for run in seen)], cotangent, retain_graph=True)
-            self._incoming[sample][address(after)][rows] = _at_tokens(gradients[0], here.mask)
+            self._incoming[sample][address(after)][rows] = gradients[0]
             self._add(seen, {sample: gradients[1:]}, rows)
 
     def _layer(self, number: int, call: Call, given: Container[Address]) -> None:
@@ -155,8 +155,7 @@ class _Projector:
                 allow_unused=True,
                 materialize_grads=True,
             )
-            for key, made_gradient in zip(leaves, found, strict=False):
-                gradient = _at_tokens(made_gradient, self._batch.mask) if key == address(call.hidden) else made_gradient
+            for key, gradient in zip(leaves, found, strict=False):
                 incoming[key] = incoming[key] + gradient if key in incoming else gradient
             kept[sample] = found[len(leaves) :]
         self._add(seen, kept, slice(None))
@@ -173,18 +172,8 @@ class _Projector:
                 if name in change:
                     added = module.given @ (packing.values(change[name], weight.dtype).to(device) - weight).T
                     for sample, found in gradients.items():
-                        scored = _at_tokens(torch.linalg.vecdot(found[at], added), self._batch.mask[rows]).sum(-1, dtype=torch.float64)
+                        scored = torch.linalg.vecdot(found[at], added).sum(-1, dtype=torch.float64)
                         self._found[sample][number, rows] += scored.to(self._found[sample].device)
-
-
-def _at_tokens(gradient: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """A gradient that is 0 at padding, on which no real token depends; a root of hidden states that are 0 gives 0 times infinity there."""
-    if mask.all():
-        return gradient
-    kept = gradient.clone()
-    front = kept if kept.shape == mask.shape else by_token(kept, mask)
-    front[mask.to(kept.device) == 0] = 0
-    return kept
 
 
 def _made(step: Step) -> list[torch.Tensor]:
