@@ -18,6 +18,7 @@ from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import compressed_tensors_checkpoint as target
 from bitzones.deploy import manifest, prepared
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.schema.errors import PlanError
 
@@ -57,7 +58,7 @@ def mixed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     place = tmp_path_factory.mktemp("mixed")
     assignment = {**dict.fromkeys(QKV, "qint8"), f"{LAYER}self_attn.o_proj": "qint4", DOWN: "qint2"}
     given = plan_file(place, planned(source, assignment))
-    made = prepared.load(given, CPU, source=None, trust_remote_code=False, notify=print)
+    made = prepared.load(ExportRequest(given, place / "model", CPU, notify=print))
     for name, bits, group in ((f"{LAYER}self_attn.o_proj", 4, 96), (DOWN, 2, 128)):
         weight = whole(*made.model.get_parameter(f"{name}.weight").shape, bits, group)
         made.model.get_submodule(name).weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -100,7 +101,7 @@ def test_what_is_left_alone_is_named(mixed: tuple[Path, dict[str, torch.Tensor]]
 
 
 def test_the_whole_export(source: Path, tmp_path: Path) -> None:
-    done = target.export(plan_file(tmp_path, planned(source, dict.fromkeys([*QKV, DOWN], "qint8"))), tmp_path / "model", CPU)
+    done = target.export(ExportRequest(plan_file(tmp_path, planned(source, dict.fromkeys([*QKV, DOWN], "qint8"))), tmp_path / "model", CPU))
     assert manifest.read(done.folder).target == "compressed-tensors"
     assert done.carried == ("qint8 as pack-quantized W8A16, a scale a row",)
     assert done.bytes_after == (done.folder / "model.safetensors").stat().st_size < done.bytes_before
@@ -116,5 +117,5 @@ def test_the_whole_export(source: Path, tmp_path: Path) -> None:
 )
 def test_what_it_cannot_hold_is_refused_and_nothing_is_written(source: Path, tmp_path: Path, assignment: dict[str, str], says: str) -> None:
     with pytest.raises(PlanError, match=says):
-        target.export(plan_file(tmp_path, planned(source, assignment)), tmp_path / "model", CPU)
+        target.export(ExportRequest(plan_file(tmp_path, planned(source, assignment)), tmp_path / "model", CPU))
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]

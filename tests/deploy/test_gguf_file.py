@@ -23,6 +23,7 @@ from bitzones.analysis.plan import Plan
 from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto import affine, packing, quantizers, saving
 from bitzones.deploy import gguf_blocks, gguf_file, gguf_metadata, gguf_tokenizer, in_memory, manifest, quanto_checkpoint
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.schema.errors import BitzonesError, ModelError, PlanError
@@ -52,7 +53,7 @@ def plan_file(folder: Path, plan: Plan, **changes: Any) -> PlanFile:
 @pytest.fixture(scope="module")
 def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     place = tmp_path_factory.mktemp("made")
-    return gguf_file.export(plan_file(place, plan), place / "gguf", CPU)
+    return gguf_file.export(ExportRequest(plan_file(place, plan), place / "gguf", CPU))
 
 
 # --- blocks
@@ -94,7 +95,7 @@ def test_transformers_reads_the_weights_that_quanto_stands_for(made: Exported, p
     read = AutoModelForCausalLM.from_pretrained(
         made.folder, gguf_file=gguf_file.FILE, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    done = quanto_checkpoint.apply(plan_file(tmp_path, plan), tmp_path / "quanto", CPU)
+    done = quanto_checkpoint.apply(ExportRequest(plan_file(tmp_path, plan), tmp_path / "quanto", CPU))
     reloaded = saving.reload(done.folder)
     expected = {name: affine.parts(weight).values() for name, weight in packing.packed_weights(reloaded).items()}
     assert expected.keys() == plan.formats.keys()
@@ -137,7 +138,7 @@ def test_a_model_from_a_gguf_keeps_its_metadata(tmp_path: Path) -> None:
     origin = tiny_gguf.save(tmp_path / "origin.gguf", tiny_models.llama(torch.float16, layers=3))
     plan = make_plan.for_tiny_llama(origin, hashed(origin), dtype="float16")
     assignment = {name: "f16" if chosen == "bf16" else chosen for name, chosen in plan.assignment.items()}
-    done = gguf_file.export(plan_file(tmp_path, plan, assignment=assignment, reference="f16"), tmp_path / "gguf", CPU)
+    done = gguf_file.export(ExportRequest(plan_file(tmp_path, plan, assignment=assignment, reference="f16"), tmp_path / "gguf", CPU))
     old, new = (gguf.GGUFReader(path).fields for path in (origin, done.folder / gguf_file.FILE))
     own = {name for name in old if not name.startswith("GGUF.")}
     assert {name: new[name].contents() for name in own} == {name: old[name].contents() for name in own}
@@ -166,7 +167,7 @@ def test_llama_3s_rotary_scaling_is_transformers_own() -> None:
 
 def refused(tmp_path: Path, plan: Plan, kind: type[BitzonesError], **changes: Any) -> str:
     with pytest.raises(kind) as error:
-        gguf_file.export(plan_file(tmp_path, plan, **changes), tmp_path / "gguf", CPU)
+        gguf_file.export(ExportRequest(plan_file(tmp_path, plan, **changes), tmp_path / "gguf", CPU))
     assert [path.name for path in tmp_path.iterdir() if path.name != "source"] == ["plan.json"]
     return str(error.value)
 
@@ -214,7 +215,7 @@ def test_llama_cpp_computes_what_the_plan_does(tmp_path: Path) -> None:
     plan = make_plan.plan(
         dict.fromkeys(names, "qint4"), dict.fromkeys(names, 96), source="embedded:tiny", sha256=hashed(embedded.TINY / "model.safetensors")
     )
-    done = gguf_file.export(plan_file(tmp_path, plan), tmp_path / "gguf", CPU)
+    done = gguf_file.export(ExportRequest(plan_file(tmp_path, plan), tmp_path / "gguf", CPU))
     model = AutoModelForCausalLM.from_pretrained(embedded.TINY, dtype=torch.bfloat16)
     quantized = in_memory.quantize_named(model, dict.fromkeys(names, "qint4"))
     quantizers.set_compute_dtype(quantized, torch.float32)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from bitzones.analysis.plan import Plan
 from bitzones.backends.quanto import affine, packing, saving
 from bitzones.deploy import manifest, mlx_checkpoint, quanto_checkpoint
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.schema.errors import BitzonesError, ModelError, OutputError, PlanError
@@ -44,12 +45,12 @@ def plan_file(folder: Path, plan: Plan, **changes: Any) -> PlanFile:
 @pytest.fixture(scope="module")
 def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     place = tmp_path_factory.mktemp("made")
-    return mlx_checkpoint.export(plan_file(place, plan), place / "mlx", CPU)
+    return mlx_checkpoint.export(ExportRequest(plan_file(place, plan), place / "mlx", CPU))
 
 
 def quantized(plan: Plan, folder: Path, **changes: Any) -> dict[str, torch.Tensor]:
     """What quanto's own checkpoint of the plan stands for."""
-    done = quanto_checkpoint.apply(plan_file(folder, plan, **changes), folder / "quanto", CPU)
+    done = quanto_checkpoint.apply(ExportRequest(plan_file(folder, plan, **changes), folder / "quanto", CPU))
     return {name: affine.parts(w).values() for name, w in packing.packed_weights(saving.reload(done.folder)).items()}
 
 
@@ -125,7 +126,7 @@ def test_other_dtypes_and_calibrated_formats(tmp_path: Path, dtype: str) -> None
     changes = calibrated(plan)
     changes["assignment"] = {name: reference if chosen == "bf16" else chosen for name, chosen in changes["assignment"].items()}
     changes["reference"] = reference
-    done = mlx_checkpoint.export(plan_file(tmp_path, plan, **changes), tmp_path / "mlx", CPU)
+    done = mlx_checkpoint.export(ExportRequest(plan_file(tmp_path, plan, **changes), tmp_path / "mlx", CPU))
     tensors = load_file(done.folder / "model.safetensors")
     settings = json.loads((done.folder / "config.json").read_text(encoding="utf-8"))["quantization"]
     assert "lm_head.weight" in tensors
@@ -139,7 +140,7 @@ def test_other_dtypes_and_calibrated_formats(tmp_path: Path, dtype: str) -> None
 
 def refused(tmp_path: Path, plan: Plan, kind: type[BitzonesError], **changes: Any) -> str:
     with pytest.raises(kind) as error:
-        mlx_checkpoint.export(plan_file(tmp_path, plan, **changes), tmp_path / "mlx", CPU)
+        mlx_checkpoint.export(ExportRequest(plan_file(tmp_path, plan, **changes), tmp_path / "mlx", CPU))
     assert [path.name for path in tmp_path.iterdir() if path.name != "source"] == ["plan.json"]
     return str(error.value)
 
@@ -171,13 +172,13 @@ def test_a_folder_of_somebody_elses_stays(tmp_path: Path, plan: Plan) -> None:
     (tmp_path / "mlx").mkdir()
     (tmp_path / "mlx" / "plan.json").write_text("{}", encoding="utf-8")
     with pytest.raises(OutputError, match="no export of bitzones"):
-        mlx_checkpoint.export(plan_file(tmp_path, plan), tmp_path / "mlx", CPU, force=True)
+        mlx_checkpoint.export(ExportRequest(plan_file(tmp_path, plan), tmp_path / "mlx", CPU, force=True))
 
 
 def test_without_mlx_the_file_is_read_back_and_that_is_said(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlx.core", None)
     monkeypatch.delitem(sys.modules, "bitzones.deploy.mlx_engine", raising=False)
-    done = mlx_checkpoint.export(plan_file(tmp_path, plan), tmp_path / "mlx", CPU)
+    done = mlx_checkpoint.export(ExportRequest(plan_file(tmp_path, plan), tmp_path / "mlx", CPU))
     assert done.checked.startswith("read back: 0 weights differ; mlx-lm cannot be imported here")
 
 

@@ -25,6 +25,7 @@ from bitzones.backends.quanto import kernels, packing, saving
 from bitzones.data import sequences
 from bitzones.deploy import prepared, verify
 from bitzones.deploy import quanto_checkpoint as deploy
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.models import loading, structure
@@ -61,7 +62,7 @@ def plan_file(folder: Path, plan: Plan, **changes: Any) -> PlanFile:
 @pytest.fixture(scope="module")
 def made(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     place = tmp_path_factory.mktemp("made")
-    return deploy.apply(plan_file(place, plan), place / "model", CPU)
+    return deploy.apply(ExportRequest(plan_file(place, plan), place / "model", CPU))
 
 
 # --- what is made
@@ -135,7 +136,7 @@ def test_tied_embeddings_stay_tied_in_every_dtype(tmp_path: Path, tied: bool, dt
     reference = {"float32": "f32", "float16": "f16"}[dtype]
     plan = make_plan.for_tiny_llama(folder, sha256(folder), dtype=dtype)
     assignment = {name: reference if chosen == "bf16" else chosen for name, chosen in plan.assignment.items()}
-    made = deploy.apply(plan_file(tmp_path, plan, assignment=assignment, reference=reference), tmp_path / "model", CPU)
+    made = deploy.apply(ExportRequest(plan_file(tmp_path, plan, assignment=assignment, reference=reference), tmp_path / "model", CPU))
     assert structure.tied_embeddings(saving.reload(made.folder)) is tied
     with safe_open(made.folder / "model.safetensors", framework="pt") as file:
         assert ("lm_head.weight" in file.keys()) is not tied  # noqa: SIM118  (a file is no mapping)
@@ -145,7 +146,7 @@ def test_tied_embeddings_stay_tied_in_every_dtype(tmp_path: Path, tied: bool, dt
 def test_a_quantized_head_is_untied_and_said_to_be(tmp_path: Path, source: Path, plan: Plan) -> None:
     """Only where a plan asks for it: then there are two tensors, and nothing that ties them."""
     changes = {"assignment": {**plan.assignment, "lm_head": "qint8"}, "group_sizes": {**plan.group_sizes, "lm_head": None}}
-    made = deploy.apply(plan_file(tmp_path, plan, **changes), tmp_path / "model", CPU)
+    made = deploy.apply(ExportRequest(plan_file(tmp_path, plan, **changes), tmp_path / "model", CPU))
     again = saving.reload(made.folder)
     assert not structure.tied_embeddings(again)
     assert torch.equal(again.get_input_embeddings().weight, tiny_models.llama(torch.bfloat16).get_input_embeddings().weight)
@@ -153,7 +154,7 @@ def test_a_quantized_head_is_untied_and_said_to_be(tmp_path: Path, source: Path,
 
 
 def test_modules_that_the_plan_does_not_name_stay_and_are_counted(tmp_path: Path, plan: Plan) -> None:
-    made = deploy.apply(plan_file(tmp_path, plan, assignment={UP: "qint4"}, group_sizes={UP: 96}), tmp_path / "model", CPU)
+    made = deploy.apply(ExportRequest(plan_file(tmp_path, plan, assignment={UP: "qint4"}, group_sizes={UP: 96}), tmp_path / "model", CPU))
     assert made.unnamed == len(plan.assignment) - 1
     assert "Modules: 1 qint4; 20 that the plan does not name stay as they are" in made.lines()
     assert list(packing.packed_weights(saving.reload(made.folder))) == [UP]
@@ -163,8 +164,8 @@ def test_a_model_that_moved_is_found_where_the_user_says(tmp_path: Path, source:
     assert plan.model is not None
     moved = plan.model.model_copy(update={"source": str(tmp_path / "gone")}).model_dump()
     with pytest.raises(ModelError):
-        deploy.apply(plan_file(tmp_path, plan, model=moved), tmp_path / "model", CPU)
-    made = deploy.apply(plan_file(tmp_path, plan, model=moved), tmp_path / "model", CPU, source=str(source))
+        deploy.apply(ExportRequest(plan_file(tmp_path, plan, model=moved), tmp_path / "model", CPU))
+    made = deploy.apply(ExportRequest(plan_file(tmp_path, plan, model=moved), tmp_path / "model", CPU, source=str(source)))
     assert verify.check(made.folder, CPU) is None
 
 
@@ -173,7 +174,7 @@ def test_the_embedded_model(tmp_path: Path) -> None:
     names = [f"model.layers.{layer}.mlp.{name}_proj" for layer in range(12) for name in ("gate", "down")]
     sizes: dict[str, int | None] = {name: 128 if "down" in name else 96 for name in names}
     plan = make_plan.plan(dict.fromkeys(names, "qint4"), sizes, source="embedded:tiny", sha256=sha256(folder))
-    made = deploy.apply(plan_file(tmp_path, plan), tmp_path / "model", CPU)
+    made = deploy.apply(ExportRequest(plan_file(tmp_path, plan), tmp_path / "model", CPU))
     assert verify.check(made.folder, CPU) is None
     assert made.bytes_after < 0.8 * made.bytes_before
 
@@ -185,7 +186,7 @@ def refused(tmp_path: Path, plan: Plan, error: type[BitzonesError], *, options: 
     given = plan_file(tmp_path, plan, **changes)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(error) as caught:
-        deploy.apply(given, tmp_path / "model", CPU, **(options or {}))
+        deploy.apply(ExportRequest(given, tmp_path / "model", CPU, **(options or {})))
     assert sorted(tmp_path.rglob("*")) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -228,7 +229,7 @@ def test_code_runs_only_if_the_user_says_so_too(tmp_path: Path, plan: Plan) -> N
     assert plan.model is not None
     asking = plan.model.model_copy(update={"trust_remote_code": True}).model_dump()
     assert "say so with --trust-remote-code" in refused(tmp_path, plan, PlanError, model=asking)
-    made = deploy.apply(plan_file(tmp_path, plan, model=asking), tmp_path / "model", CPU, trust_remote_code=True)
+    made = deploy.apply(ExportRequest(plan_file(tmp_path, plan, model=asking), tmp_path / "model", CPU, trust_remote_code=True))
     assert verify.check(made.folder, CPU) is None
 
 
@@ -277,7 +278,7 @@ def test_a_model_of_its_own_code_is_refused_since_quanto_would_not_reload_it(
     assert plan.model is not None
     asking = plan.model.model_copy(update={"trust_remote_code": True, "architecture": "OwnForCausalLM", "source": str(folder)}).model_dump()
     with pytest.raises(ModelError, match="made of code that comes with it, and quanto reloads only what transformers itself has"):
-        deploy.apply(plan_file(tmp_path, plan, model=asking), tmp_path / "model", CPU, trust_remote_code=True)
+        deploy.apply(ExportRequest(plan_file(tmp_path, plan, model=asking), tmp_path / "model", CPU, trust_remote_code=True))
     assert touched.exists()
     assert not (tmp_path / "model").exists()
 
@@ -311,13 +312,13 @@ def test_interrupted_at_any_step_it_leaves_nothing(tmp_path: Path, plan: Plan, s
 
     given = plan_file(tmp_path, plan)
     with pytest.raises(KeyboardInterrupt):
-        deploy.apply(given, tmp_path / "a" / "model", CPU, notify=interrupt)
+        deploy.apply(ExportRequest(given, tmp_path / "a" / "model", CPU, notify=interrupt))
     assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_the_steps_are_told(tmp_path: Path, plan: Plan, source: Path) -> None:
     said: list[str] = []
-    deploy.apply(plan_file(tmp_path, plan), tmp_path / "model", CPU, notify=said.append)
+    deploy.apply(ExportRequest(plan_file(tmp_path, plan), tmp_path / "model", CPU, notify=said.append))
     assert said == [
         f"loading {str(source)!r}",
         "quantizing 17 modules",
@@ -334,9 +335,9 @@ def test_a_folder_that_is_taken_is_refused_before_anything_is_loaded(tmp_path: P
     (tmp_path / "model" / verify.CHECK_FILE).touch()
     said: list[str] = []
     with pytest.raises(OutputError, match="--force"):
-        deploy.apply(given, tmp_path / "model", CPU, notify=said.append)
+        deploy.apply(ExportRequest(given, tmp_path / "model", CPU, notify=said.append))
     assert said == []
-    made = deploy.apply(given, tmp_path / "model", CPU, force=True)
+    made = deploy.apply(ExportRequest(given, tmp_path / "model", CPU, force=True))
     assert verify.check(made.folder, CPU) is None
 
 
@@ -380,7 +381,7 @@ def test_a_mistake_on_the_command_line(tmp_path: Path, arguments: list[str], sai
 
 
 def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: Path) -> None:
-    made = deploy.apply(plan_file(tmp_path, plan, **calibrated(plan)), tmp_path / "model", CPU)
+    made = deploy.apply(ExportRequest(plan_file(tmp_path, plan, **calibrated(plan)), tmp_path / "model", CPU))
     assert made.modules["qint2:gptq"] == sum(name == "qint2:hqq" for name in plan.assignment.values())
     stored = packing.packed_weights(saving.reload(made.folder))
     assert plan.model is not None
@@ -403,7 +404,7 @@ def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: P
 )
 def test_calibration_sequences_that_were_edited_are_refused(plan: Plan, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(PlanError) as caught:
-        deploy.apply(plan_file(tmp_path, plan, **calibrated(plan, **changes)), tmp_path / "model", CPU)
+        deploy.apply(ExportRequest(plan_file(tmp_path, plan, **calibrated(plan, **changes)), tmp_path / "model", CPU))
     assert says in str(caught.value)
     assert not (tmp_path / "model").exists()
 

@@ -19,6 +19,7 @@ import yaml
 
 from bitzones import embedded
 from bitzones.deploy import manifest
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.llama_quantize_recipe import LlamaQuantize
 from bitzones.deploy.plan_file import PlanFile, read_plan
@@ -55,7 +56,7 @@ def planned(place: Path, source: Path, low: str = "qint2:hqq") -> PlanFile:
 
 
 def export(name: str, plan_file: PlanFile, output: Path) -> Exported:
-    return target(name)(plan_file, output, CPU, source=None, trust_remote_code=False, force=False, notify=print)
+    return target(name)(ExportRequest(plan_file, output, CPU, notify=print))
 
 
 @pytest.fixture

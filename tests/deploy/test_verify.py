@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from bitzones.deploy import quanto_checkpoint as deploy
 from bitzones.deploy import verify
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import read_plan
 from bitzones.schema.errors import BitzonesError, ModelError, PlanError
 
@@ -29,7 +30,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("check")
     source = tiny_models.save(place / "source")
     plan = make_plan.for_tiny_llama(source, verify.file_hashes(source)[WEIGHTS])
-    return deploy.apply(read_plan(make_plan.write(place / "plan.json", plan)), place / "model", CPU).folder
+    return deploy.apply(ExportRequest(read_plan(make_plan.write(place / "plan.json", plan)), place / "model", CPU)).folder
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from bitzones.analysis.reader import RunFile, add_plan, read_run
 from bitzones.api.analyzing import Analysis
 from bitzones.api.requirements import needs
 from bitzones.deploy import plan_file
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.targets import target
@@ -165,13 +166,15 @@ def export(
         write = target(to)
         from bitzones.devices import device as devices  # noqa: PLC0415
     return write(
-        planned,
-        Path(folder),
-        devices.resolve(device),
-        source=model,
-        trust_remote_code=trust_remote_code,
-        force=force,
-        notify=notify,
+        ExportRequest(
+            planned,
+            Path(folder),
+            devices.resolve(device),
+            source=model,
+            trust_remote_code=trust_remote_code,
+            force=force,
+            notify=notify,
+        )
     )
 
 

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from bitzones.backends.quanto import packing, quantizers
 from bitzones.data import sequences
 from bitzones.deploy import verify
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.devices import device as devices
 from bitzones.models import loading, structure, text_config
@@ -82,50 +83,37 @@ def _tensor(model: torch.nn.Module, name: str) -> torch.Tensor:
     return tensor
 
 
-def load(
-    plan_file: PlanFile,
-    device: torch.device,
-    *,
-    source: str | None,
-    trust_remote_code: bool,
-    notify: Notify,
-    check: Check = _accept,
-) -> Prepared:
+def load(request: ExportRequest, check: Check = _accept) -> Prepared:
     """Load a fresh copy of the plan's model and quantize it in place.
 
     Args:
-        plan_file: from `plan_file.read_plan`.
-        device: where scales are searched for.
-        source: of the model, where it is not where the plan says.
-        trust_remote_code: that the user, and not only the plan, says that code of the model's own may run.
-        notify: told what is being done.
+        request: what is exported; its folder is not written.
         check: what the target asks of the dense model; raises before anything is quantized.
 
     Raises:
         PlanError: the plan does not fit the model, or asks for code that the user did not allow.
         ModelError: the model cannot be loaded or quantized.
     """
-    settings, loaded = opened(plan_file, device, source=source, trust_remote_code=trust_remote_code, notify=notify)
+    plan_file = request.plan_file
+    settings, loaded = opened(request)
     model, tokenizer = loaded.model, loaded.tokenizer
     check(model)
     del loaded
     tensors, layers = tuple(model.state_dict()), structure.quantizable_modules(model)
     bytes_before = structure.model_bytes(model, {})
     tied = structure.tied_embeddings(model) and _head(model) not in plan_file.formats  # a quantized head is a tensor of its own
-    notify(f"quantizing {len(plan_file.formats)} modules")
-    quantizers.quantize(model, plan_file.formats, calibrated(model, plan_file, device))
+    request.notify(f"quantizing {len(plan_file.formats)} modules")
+    quantizers.quantize(model, plan_file.formats, calibrated(model, plan_file, request.device))
     verify.verify(model, plan_file)
     return Prepared(plan_file, model, tokenizer, settings, tensors, layers, bytes_before, tied)
 
 
-def opened(
-    plan_file: PlanFile, device: torch.device, *, source: str | None, trust_remote_code: bool, notify: Notify
-) -> tuple[profile_sections.Model, loading.Loaded]:
-    """Load the plan's model as it is, and see that it is the plan's; arguments and errors as those of `load`."""
-    settings = _settings(plan_file, source, trust_remote_code=trust_remote_code)
-    notify(f"loading {settings.source!r}")
-    loaded = loading.load(settings, device)
-    _check_model(plan_file, settings.source, loaded)
+def opened(request: ExportRequest) -> tuple[profile_sections.Model, loading.Loaded]:
+    """Load the plan's model as it is, and check that it is the plan's. Raises what `load` raises."""
+    settings = _settings(request.plan_file, request.source, trust_remote_code=request.trust_remote_code)
+    request.notify(f"loading {settings.source!r}")
+    loaded = loading.load(settings, request.device)
+    _check_model(request.plan_file, settings.source, loaded)
     return settings, loaded
 
 

@@ -6,7 +6,6 @@ both models must be bit-for-bit equal.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 
 from bitzones.backends.quanto import saving, supported
 from bitzones.deploy import fingerprint, folders, prepared, verify
+from bitzones.deploy.export_request import ExportRequest, Notify
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import model_card
 from bitzones.deploy.plan_file import PlanFile
@@ -25,46 +25,20 @@ from bitzones.schema.formats import REFERENCE_NAMES
 
 __all__ = ["apply"]
 
-Notify = Callable[[str], None]
-
 _CHECKED = "reloaded by quanto: formats, group sizes and logits are the same"
 
 
-def apply(
-    plan_file: PlanFile,
-    output: Path,
-    device: torch.device,
-    *,
-    source: str | None = None,
-    trust_remote_code: bool = False,
-    force: bool = False,
-    notify: Notify = lambda message: None,
-) -> Exported:
+def apply(request: ExportRequest) -> Exported:
     """Quantize a fresh copy of the plan's model and write it to a folder: all of it, or nothing.
-
-    Args:
-        plan_file: from `plan_file.read_plan`.
-        output: folder to make.
-        device: where scales are searched for.
-        source: of the model, where it is not where the plan says; it must be the same by its hash.
-        trust_remote_code: that the user, and not only the plan, says that code of the model's own may run.
-        force: replace the folder of an earlier run.
-        notify: told what is being done.
 
     Raises:
         PlanError: the plan does not fit the model, or asks for code that the user did not allow.
         ModelError: the model cannot be loaded, quantized, saved or reloaded as it was.
         OutputError: the folder is taken or cannot be written.
     """
-    with folders.replacing(output, marker=verify.CHECK_FILE, force=force) as folder, prepared.no_bars():
-        made = prepared.load(
-            plan_file,
-            device,
-            source=source,
-            trust_remote_code=trust_remote_code,
-            notify=notify,
-            check=lambda model: _check_target(plan_file, model, device, notify),
-        )
+    plan_file, output, device, notify = request.plan_file, request.output, request.device, request.notify
+    with folders.replacing(output, marker=verify.CHECK_FILE, force=request.force) as folder, prepared.no_bars():
+        made = prepared.load(request, check=lambda model: _check_target(plan_file, model, device, notify))
         model = made.model
         notify("saving")
         (folder / verify.PLAN_FILE).write_text(plan_file.text, encoding="utf-8")

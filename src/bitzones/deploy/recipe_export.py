@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Protocol
 
-import torch
 from transformers import PreTrainedModel
 
 from bitzones import __version__
 from bitzones.deploy import folders, manifest, prepared, verify
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import escaped
 from bitzones.deploy.plan_file import PlanFile
@@ -20,9 +19,7 @@ from bitzones.deploy.targets import Target
 from bitzones.models import structure
 from bitzones.schema.formats import format_bits
 
-__all__ = ["GROUPS", "Notify", "Recipe", "Setting", "exporter", "group_for", "settings"]
-
-Notify = Callable[[str], None]
+__all__ = ["GROUPS", "Recipe", "Setting", "exporter", "group_for", "settings"]
 
 GROUPS = (128, 64, 32)
 """Weights that share a scale in the kernels of these tools."""
@@ -78,40 +75,18 @@ class Recipe(Protocol):
 
 def exporter(recipe: Recipe) -> Target:
     """The export that `bitzones.deploy.targets` offers."""
-
-    def export(
-        plan_file: PlanFile,
-        output: Path,
-        device: torch.device,
-        *,
-        source: str | None = None,
-        trust_remote_code: bool = False,
-        force: bool = False,
-        notify: Notify = lambda message: None,
-    ) -> Exported:
-        return _export(recipe, plan_file, output, device, source=source, trust_remote_code=trust_remote_code, force=force, notify=notify)
-
-    return export
+    return partial(_export, recipe)
 
 
-def _export(
-    recipe: Recipe,
-    plan_file: PlanFile,
-    output: Path,
-    device: torch.device,
-    *,
-    source: str | None,
-    trust_remote_code: bool,
-    force: bool,
-    notify: Notify,
-) -> Exported:
+def _export(recipe: Recipe, request: ExportRequest) -> Exported:
     """Write a recipe to a folder: all of it, or nothing.
 
     Raises:
         PlanError, ModelError, OutputError: as `bitzones.deploy.targets.Target`.
     """
-    with folders.replacing(output, marker=manifest.MANIFEST, force=force) as folder, prepared.no_bars():
-        _, loaded = prepared.opened(plan_file, device, source=source, trust_remote_code=trust_remote_code, notify=notify)
+    plan_file, output = request.plan_file, request.output
+    with folders.replacing(output, marker=manifest.MANIFEST, force=request.force) as folder, prepared.no_bars():
+        _, loaded = prepared.opened(request)
         files = recipe.files(loaded.model, plan_file)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")

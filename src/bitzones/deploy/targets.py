@@ -4,42 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from bitzones.schema.errors import ArgumentError
 
 if TYPE_CHECKING:
-    import torch
-
+    from bitzones.deploy.export_request import ExportRequest
     from bitzones.deploy.exported import Exported
-    from bitzones.deploy.plan_file import PlanFile
 
 __all__ = ["TARGETS", "Target", "target"]
 
 
-class Target(Protocol):
-    """Writes what a plan says to a folder, or nothing: a fresh copy of its model quantized by it, or a recipe for another tool.
+Target: TypeAlias = "Callable[[ExportRequest], Exported]"
+"""Writes what a plan says to a folder, or nothing: a fresh copy of its model quantized by it, or a recipe for another tool.
 
-    Raises:
-        PlanError: the plan does not fit the model, or the target cannot hold a format: the message names the module, the format and the
-            nearest that fits.
-        ModelError: the model cannot be loaded or quantized, or what was written is not what was quantized.
-        OutputError: the folder is taken or cannot be written.
-    """
-
-    def __call__(
-        self,
-        plan_file: PlanFile,
-        output: Path,
-        device: torch.device,
-        *,
-        source: str | None,
-        trust_remote_code: bool,
-        force: bool,
-        notify: Callable[[str], None],
-    ) -> Exported: ...
-
+It raises `PlanError` if the plan does not fit the model, or the target cannot hold a format (the message names the module, the format and
+the nearest that fits); `ModelError` if the model cannot be loaded or quantized, or what was written is not what was quantized;
+`OutputError` if the folder is taken or cannot be written.
+"""
 
 TARGETS: Mapping[str, str] = {
     "quanto": "bitzones.deploy.quanto_checkpoint:apply",

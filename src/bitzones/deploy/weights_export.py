@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from bitzones.backends.quanto import affine, packing
 from bitzones.deploy import folders, manifest, prepared, verify
+from bitzones.deploy.export_request import ExportRequest, Notify
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.model_card import Card, model_card
 from bitzones.deploy.plan_file import PlanFile
@@ -21,8 +23,6 @@ from bitzones.deploy.targets import Target
 from bitzones.schema.errors import ModelError
 
 __all__ = ["Carrier", "Notify", "Written", "check_names", "compare", "describe", "exporter"]
-
-Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -63,47 +63,18 @@ class Carrier(Protocol):
 
 def exporter(carrier: Carrier) -> Target:
     """The export that `bitzones.deploy.targets` offers."""
-
-    def export(
-        plan_file: PlanFile,
-        output: Path,
-        device: torch.device,
-        *,
-        source: str | None = None,
-        trust_remote_code: bool = False,
-        force: bool = False,
-        notify: Notify = lambda message: None,
-    ) -> Exported:
-        return _export(carrier, plan_file, output, device, source=source, trust_remote_code=trust_remote_code, force=force, notify=notify)
-
-    return export
+    return partial(_export, carrier)
 
 
-def _export(
-    carrier: Carrier,
-    plan_file: PlanFile,
-    output: Path,
-    device: torch.device,
-    *,
-    source: str | None,
-    trust_remote_code: bool,
-    force: bool,
-    notify: Notify,
-) -> Exported:
+def _export(carrier: Carrier, request: ExportRequest) -> Exported:
     """Quantize a fresh copy of the plan's model and let a carrier write it to a folder: all of it, or nothing.
 
     Raises:
         PlanError, ModelError, OutputError: as `bitzones.deploy.targets.Target`.
     """
-    with folders.replacing(output, marker=manifest.MANIFEST, force=force) as folder, prepared.no_bars():
-        made = prepared.load(
-            plan_file,
-            device,
-            source=source,
-            trust_remote_code=trust_remote_code,
-            notify=notify,
-            check=lambda model: carrier.check(model, plan_file),
-        )
+    plan_file, output, notify = request.plan_file, request.output, request.notify
+    with folders.replacing(output, marker=manifest.MANIFEST, force=request.force) as folder, prepared.no_bars():
+        made = prepared.load(request, check=lambda model: carrier.check(model, plan_file))
         notify("writing")
         written = carrier.write(made, folder, notify)
         (folder / verify.PLAN_FILE).write_text(plan_file.text, encoding="utf-8")
