@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import bitzones
 from bitzones.run import journal
 from bitzones.schema.formats import is_calibrated
-from bitzones.schema.run_record import CalibrationSet, Run
+from bitzones.schema.run_record import CalibrationSet, Run, TextSet
+from bitzones.schema.text_sources import SetName, reads_text
 
 if TYPE_CHECKING:
     from bitzones.run.session import Session
@@ -24,9 +25,14 @@ def run_record(session: Session) -> Run:
         variants=session.variants.formats,
         environment=session.environment(),
         calibration=_calibration(session),
-        texts=dict(session.sets.texts) if session.has_tokenizer else {},
+        texts=_texts(session),
         domains={name: found.record for name, found in session.sets.domains.items()} if session.has_tokenizer else {},
     )
+
+
+def _texts(session: Session) -> dict[SetName, TextSet]:
+    """What was read for each set: not of the tasks alone, whose sets are taken when a cell needs them, which a resumed run may not."""
+    return dict(session.sets.texts) if session.has_tokenizer and reads_text(session.profile) else {}
 
 
 def _calibration(session: Session) -> CalibrationSet | None:
