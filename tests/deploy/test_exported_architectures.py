@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from bitzones import embedded
 from bitzones.deploy import engines
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.deploy.targets import target
 
@@ -72,7 +73,7 @@ def made(name: str, folder: Path) -> tuple[PreTrainedModel, PlanFile]:
 def kl(name: str, folder: Path, to: str, engine: str) -> float:
     """Of the model with the weights that the export stores to the engine, nats per token."""
     model, plan_file = made(name, folder)
-    done = target(to)(plan_file, folder / to, torch.device("cpu"), source=None, trust_remote_code=False, force=False, notify=print)
+    done = target(to)(ExportRequest(plan_file, folder / to, torch.device("cpu"), notify=print))
     stored = model.float()
     for module, weights in engines.stored_values(done.folder, to):
         stored.get_parameter(f"{module}.weight").data = weights

@@ -14,6 +14,7 @@ import tiny_models
 import torch
 
 from bitzones import embedded
+from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import read_plan
 from bitzones.deploy.targets import target
 from bitzones.run import engine_check
@@ -40,7 +41,7 @@ def profile(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
 def exported(source: Path, place: Path, to: str) -> Path:
     plan = make_plan.for_tiny_llama(source, hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest())
     plan_file = read_plan(make_plan.write(place / "plan.json", plan))
-    return target(to)(plan_file, place / to, CPU, source=None, trust_remote_code=False, force=False, notify=print).folder
+    return target(to)(ExportRequest(plan_file, place / to, CPU, notify=print)).folder
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +67,7 @@ def test_llama_cpp_costs_a_little(tmp_path: Path) -> None:
     names = [f"model.layers.{layer}.mlp.{kind}_proj" for layer in range(12) for kind in ("gate", "up")]
     sha256 = hashlib.sha256((embedded.TINY / "model.safetensors").read_bytes()).hexdigest()
     plan = make_plan.plan(dict.fromkeys(names, "qint4"), dict.fromkeys(names, 96), source="embedded:tiny", sha256=sha256)
-    done = target("gguf")(
-        read_plan(make_plan.write(tmp_path / "plan.json", plan)),
-        tmp_path / "gguf",
-        CPU,
-        source=None,
-        trust_remote_code=False,
-        force=False,
-        notify=print,
-    )
+    done = target("gguf")(ExportRequest(read_plan(make_plan.write(tmp_path / "plan.json", plan)), tmp_path / "gguf", CPU, notify=print))
     (tmp_path / "tiny.toml").write_text(tiny_models.profile_text("embedded:tiny"), encoding="utf-8")
     found = engine_check.check(done.folder, "llama.cpp", profile_files.load(str(tmp_path / "tiny.toml")))
     assert 0 < found.shares["engine"].value < found.shares["quantization"].value
