@@ -8,8 +8,9 @@ from bitzones.run import garbage
 
 @pytest.fixture(autouse=True)
 def _nothing_is_set_aside() -> Iterator[None]:
-    """As in a process that is no test's: tests/conftest.py sets aside what the tests import."""
+    """As in a new process: tests/conftest.py sets aside what tests import, and `bitzones collect` leaves the collector off."""
     gc.unfreeze()
+    gc.enable()
     yield
     gc.freeze()
 
