@@ -6,7 +6,7 @@ Torch is imported when one of these functions is called, after everything that c
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -15,7 +15,7 @@ from bitzones.analysis.reader import RunFile, add_plan, read_run
 from bitzones.api.analyzing import Analysis
 from bitzones.api.requirements import needs
 from bitzones.deploy import plan_file
-from bitzones.deploy.export_request import ExportRequest
+from bitzones.deploy.export_request import ExportRequest, Notify, silent
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.targets import target
@@ -33,14 +33,8 @@ __all__ = ["DEVICE", "PlanLike", "apply", "export", "measure_export", "measure_p
 PlanLike: TypeAlias = Analysis | Plan | Path | str
 """An analysis whose plan is meant, a plan, or the path of a plan.json."""
 
-Notify = Callable[[str], None]
-
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 """Names of devices."""
-
-
-def _silent(message: str) -> None:
-    """Report no progress."""
 
 
 def read_plan(path: Path | str) -> Plan:
@@ -124,7 +118,7 @@ def export(
     device: str = "cpu",
     trust_remote_code: bool = False,
     force: bool = False,
-    notify: Notify = _silent,
+    notify: Notify = silent,
 ) -> Exported:
     """Quantize a fresh copy of the plan's model and write it for an engine: all of it, or nothing.
 
@@ -178,7 +172,7 @@ def export(
     )
 
 
-def verify_export(folder: Path | str, *, device: str = "cpu", notify: Notify = _silent) -> str | None:
+def verify_export(folder: Path | str, *, device: str = "cpu", notify: Notify = silent) -> str | None:
     """Verify an existing export: file hashes, formats, group sizes, and what the model computes on fixed tokens.
 
     Args:
@@ -208,7 +202,7 @@ def verify_export(folder: Path | str, *, device: str = "cpu", notify: Notify = _
 
 
 def measure_export(
-    folder: Path | str, run: Path | str, *, engine: str, tolerance: float | None = None, notify: Notify = _silent
+    folder: Path | str, run: Path | str, *, engine: str, tolerance: float | None = None, notify: Notify = silent
 ) -> EngineCheck:
     """Measure an exported model in its engine, on the held-out tokens of the run that its plan comes from.
 
@@ -248,7 +242,7 @@ def _check_device(device: str) -> None:
         raise ArgumentError(f"{device!r} is not a device: cpu, cuda, cuda:N or auto")
 
 
-def measure_plan(run: Path | str, plan: Path | str, output: Path | str, *, notify: Notify = _silent) -> RunFile:
+def measure_plan(run: Path | str, plan: Path | str, output: Path | str, *, notify: Notify = silent) -> RunFile:
     """Measure a plan that was made elsewhere beside those of a run, on the same held-out sequences and the same items.
 
     Args:

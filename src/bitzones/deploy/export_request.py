@@ -12,12 +12,12 @@ from bitzones.deploy.plan_file import PlanFile
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ExportRequest", "Notify"]
+__all__ = ["ExportRequest", "Notify", "silent"]
 
 Notify = Callable[[str], None]
 
 
-def _silent(message: str) -> None:
+def silent(message: str) -> None:
     """Report no progress."""
 
 
@@ -41,4 +41,4 @@ class ExportRequest:
     source: str | None = None
     trust_remote_code: bool = False
     force: bool = False
-    notify: Notify = _silent
+    notify: Notify = silent

@@ -75,20 +75,27 @@ def _accuracy_panel(analysis: Analysis, task: str, items: list[Accuracy]) -> Spe
         "data": {"values": rows},
         "layer": [
             *({"data": {"values": [line]}, "mark": {**rule, "strokeDash": line["dash"]}, "encoding": {"x": x}} for line in lines),
-            {
-                "mark": {"type": "rule", "strokeWidth": 3, **tip},
-                "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _color("datum.chosen")},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1, **tip},
-                "encoding": {"y": y, "x": x, "color": _color("datum.chosen")},
-            },
-            {
-                "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
-                "encoding": {"y": y, "x": {"value": PANEL_WIDTH + 8}, "text": {"field": "verdict"}},
-            },
+            *_estimates(x, y, tip, "verdict"),
         ],
     }
+
+
+def _estimates(x: Spec, y: Spec, tip: Spec, beside: str) -> list[Spec]:
+    """Layers of a panel with a row a variant: its interval, its point, and the field that is written to the right of it."""
+    return [
+        {
+            "mark": {"type": "rule", "strokeWidth": 3, **tip},
+            "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _color("datum.chosen")},
+        },
+        {
+            "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1, **tip},
+            "encoding": {"y": y, "x": x, "color": _color("datum.chosen")},
+        },
+        {
+            "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
+            "encoding": {"y": y, "x": {"value": PANEL_WIDTH + 8}, "text": {"field": beside}},
+        },
+    ]
 
 
 def _accuracy_row(item: Accuracy) -> Spec:
@@ -137,18 +144,7 @@ def _domain_panel(analysis: Analysis, item: DomainReading, rows: list[Spec], sca
         "height": {"step": ROW},
         "data": {"values": rows},
         "layer": [
-            {
-                "mark": {"type": "rule", "strokeWidth": 3, **tip},
-                "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": _color("datum.chosen")},
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1, **tip},
-                "encoding": {"y": y, "x": x, "color": _color("datum.chosen")},
-            },
-            {
-                "mark": {"type": "text", "align": "left", "fontSize": 11, "aria": False},
-                "encoding": {"y": y, "x": {"value": PANEL_WIDTH + 8}, "text": {"field": "perplexity"}},
-            },
+            *_estimates(x, y, tip, "perplexity"),
         ],
     }
 
