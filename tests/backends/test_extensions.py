@@ -6,11 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
+from torch.utils.file_baton import FileBaton
 
 from bitzones.backends.quanto import extensions
 
@@ -69,6 +72,56 @@ def test_only_what_was_built_for_this_torch_is_taken(built: Path, damage: str | 
 def test_a_library_that_does_not_load_is_built_again(built: Path) -> None:
     (built / "quanto_cpp.so").write_bytes(b"no library")
     assert extensions._loaded("quanto_cpp", built / "quanto_cpp.so") is None
+
+
+class Compiler:
+    """quanto's extension, as far as it is used here, whose build waits for torch's lock like the real one."""
+
+    name = "quanto_cpp"
+
+    def __init__(self, folder: Path) -> None:
+        self.build_directory = str(folder)
+        self._lib: object | None = None
+        self.built = 0
+
+    @property
+    def lib(self) -> object:
+        if self._lib is None:
+            baton = FileBaton(str(Path(self.build_directory, "lock")), wait_seconds=0.01)
+            if not baton.try_acquire():
+                pytest.fail("torch would wait for the lock of a killed build")
+            self.built += 1
+            self._lib = self
+            baton.release()
+        return self._lib
+
+    def unpack(self, packed: torch.Tensor, bits: int) -> torch.Tensor:
+        return extensions.unpack(packed, bits)
+
+
+def test_a_build_that_was_killed_holds_up_no_later_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = Compiler(tmp_path / "build")
+    Path(compiler.build_directory).mkdir()
+    Path(compiler.build_directory, "lock").touch()
+    monkeypatch.setattr(extensions.quanto_extensions, "get_extension", lambda name: compiler)
+    said: list[str] = []
+    assert extensions._ready("quanto_cpp", said.append) is None
+    assert (compiler.built, len(said)) == (1, 1)
+    assert not Path(compiler.build_directory, "lock").exists()
+
+
+def test_what_another_process_builds_meanwhile_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler, built_by_another = Compiler(tmp_path / "build"), threading.Event()
+    monkeypatch.setattr(extensions, "_is_loaded", lambda extension: built_by_another.is_set())
+    waiting = threading.Thread(target=extensions._compile, args=(compiler,))
+    with FileLock(tmp_path / "build.lock"):
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive(), "it compiles beside another process"
+        built_by_another.set()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert compiler.built == 0
 
 
 @pytest.mark.parametrize(

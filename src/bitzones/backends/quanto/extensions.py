@@ -3,7 +3,8 @@
 quanto asks torch to build at the first use in every process. That needs a lock in quanto's own folder and a compiler even if the library
 is already built, so it fails in a read-only installation and on a machine without a compiler. And because the GPU architecture is one of
 the compiler flags, an image that was built without a GPU would compile the CUDA extension again. So a library that was built for this
-version of torch is loaded directly.
+version of torch is loaded directly. And a build that was killed leaves torch's own lock behind, a file for which every later process would
+wait forever; here the operating system releases the lock with the process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from optimum.quanto.library import extensions as quanto_extensions
 
 __all__ = ["architecture", "build", "extension_failure", "unpack"]
@@ -24,6 +26,9 @@ __all__ = ["architecture", "build", "extension_failure", "unpack"]
 CPP, CUDA = "quanto_cpp", "quanto_cuda"
 
 MINUTES = {CPP: "about a minute", CUDA: "several minutes"}
+
+_TORCH_LOCK = "lock"
+"""torch.utils.cpp_extension creates this file in the build folder, and waits while it is there."""
 
 _state: dict[str, str | None] = {}
 _fallbacks: list[torch.library.Library] = []
@@ -77,16 +82,14 @@ def _once(name: str, notify: Callable[[str], None]) -> str | None:
 def _ready(name: str, notify: Callable[[str], None]) -> str | None:
     """None if the extension is loaded, else the reason in one line."""
     extension = quanto_extensions.get_extension(name)
-    if extension._lib is None and (library := _built(extension)) is not None:
-        extension._lib = _loaded(name, library)
-    if extension._lib is None:
-        notify(f"compiling quanto's extension {name} (once per installation, {MINUTES[name]})")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about compiler versions, quanto about rebuilding
-            loaded = extension.lib
+            if not _is_loaded(extension):
+                notify(f"compiling quanto's extension {name} (once per installation, {MINUTES[name]})")
+                _compile(extension)
             if name == CPP:
-                loaded.unpack(torch.zeros(4, 4, dtype=torch.uint8), 4)
+                extension.lib.unpack(torch.zeros(4, 4, dtype=torch.uint8), 4)
     except Exception as error:  # noqa: BLE001  (RuntimeError, OSError, ImportError or CalledProcessError, depending on what is missing)
         if name == CPP:
             _unpack_in_python()
@@ -94,6 +97,22 @@ def _ready(name: str, notify: Callable[[str], None]) -> str | None:
         what, needed = ("C++", "g++") if name == CPP else ("CUDA", "nvcc, g++")
         return f"quanto's {what} extension cannot be built ({lines[0][:200]}); install {needed} and ninja, and make its folder writable"
     return None
+
+
+def _is_loaded(extension: Any) -> bool:
+    """True if the library is loaded, now or before; nothing is compiled."""
+    if extension._lib is None and (library := _built(extension)) is not None:
+        extension._lib = _loaded(extension.name, library)
+    return extension._lib is not None
+
+
+def _compile(extension: Any) -> None:
+    """Compile and load the library; of several processes, one compiles and the others load what it built."""
+    folder = Path(extension.build_directory)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not _is_loaded(extension):
+            (folder / _TORCH_LOCK).unlink(missing_ok=True)  # of a build that was killed: a live one would hold the lock above
+            _ = extension.lib
 
 
 def _built(extension: Any) -> Path | None:
