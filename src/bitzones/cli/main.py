@@ -64,8 +64,8 @@ def run(
     report to FOLDER/interrupted/ and exits with 130.
 
     Examples: bitzones run tiny -o report/
-    bitzones run smollm2 --data data/ --limit 1000
-    bitzones run smollm2 --data data/ --limit 1000 --resume
+    bitzones run smollm2 --data data/
+    bitzones run smollm2 --data data/ --resume
     """
     from bitzones.api.requirements import needs
     from bitzones.run import garbage
