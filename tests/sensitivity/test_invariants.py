@@ -9,7 +9,7 @@ import odd_models
 import pytest
 import tiny_models
 import torch
-from transformers import BertConfig, BertLMHeadModel, LlamaForCausalLM
+from transformers import BertConfig, BertLMHeadModel, BlenderbotConfig, BlenderbotForCausalLM, LlamaForCausalLM
 
 from bitzones.models.units import model_units
 from bitzones.schema.errors import ModelError
@@ -74,6 +74,24 @@ def test_a_model_that_reads_both_ways_is_refused() -> None:
     said = refused(invariants.check_causal, both)
     assert "invariant 'causal' does not hold: another last token moves the logits before it by up to " in said
     assert said.endswith("where its config.json has is_decoder, set it to true")
+
+
+# --- cache
+
+
+def test_a_cache_of_too_few_layers_is_refused() -> None:
+    """Blenderbot's has as many layers as its encoder."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 257, "d_model": 64, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "decoder_layers": 4}
+    model = BlenderbotForCausalLM(BlenderbotConfig(**sizes, decoder_ffn_dim=64, encoder_layers=2, max_position_embeddings=64)).eval()
+    said = refused(invariants.check_cache, model)
+    assert "invariant 'cache' does not hold: decoding on its key-value cache: IndexError: " in said
+
+
+def test_a_step_that_forgets_what_came_before_is_refused(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(invariants.kv_cache, "of_output", lambda out: None)
+    said = refused(invariants.check_cache, model)
+    assert "decoding on its key-value cache: logits differ by up to " in said
 
 
 # --- replay

@@ -19,13 +19,25 @@ from bitzones.data.sequences import Batch, TokenSequence
 from bitzones.evaluation.kl import kl_nats, log_probabilities, logits_of
 from bitzones.evaluation.layer_replay import entered_at, passed
 from bitzones.evaluation.swapping import swapped
-from bitzones.models import decoder_list, structure
+from bitzones.models import decoder_list, kv_cache, structure
 from bitzones.schema.errors import ModelError
 from bitzones.schema.sensitivity_cells import Unit
 from bitzones.sensitivity import sweep
 from bitzones.sensitivity.sweep import Candidate
 
-__all__ = ["LOGITS", "NATS", "SCALED", "SEQUENCES", "TOKENS", "check", "check_bytes", "check_causal", "check_replay", "check_sweep"]
+__all__ = [
+    "LOGITS",
+    "NATS",
+    "SCALED",
+    "SEQUENCES",
+    "TOKENS",
+    "check",
+    "check_bytes",
+    "check_cache",
+    "check_causal",
+    "check_replay",
+    "check_sweep",
+]
 
 SEQUENCES, TOKENS = 2, 6
 """What a model is asked on: two sequences of different length, so that padding is part of it."""
@@ -57,6 +69,7 @@ def check(model: PreTrainedModel, stored: PreTrainedModel, units: Sequence[Unit]
     """
     check_bytes(stored, units)
     check_causal(model)
+    check_cache(model)
     check_replay(model)
     check_sweep(model, units)
 
@@ -90,6 +103,16 @@ def check_causal(model: PreTrainedModel) -> None:
     if said := _apart(before, after, model.dtype):
         advice = "a model that reads both ways generates no text: where its config.json has is_decoder, set it to true"
         raise _violated(model, "causal", f"another last token moves the logits before it by {said}", advice)
+
+
+def check_cache(model: PreTrainedModel) -> None:
+    """A token decoded on the cache of what came before has the logits of a whole pass: answers and latencies are made so.
+
+    Raises:
+        ModelError: it has not, or decoding fails.
+    """
+    if said := kv_cache.growing_refusal(model):
+        raise _violated(model, "cache", f"decoding on its key-value cache: {said}", _CACHE)
 
 
 @torch.no_grad()
@@ -173,6 +196,7 @@ def _apart(one: torch.Tensor, other: torch.Tensor, dtype: torch.dtype) -> str | 
     return f"up to {apart:.2g} (the largest logit is {scale:.2g})"
 
 
+_CACHE = "the cache that transformers makes from its config.json is not the one that it reads: please report the architecture"
 _SHARED = "a weight stands in several units, or a module keeps it under no name: please report the architecture"
 _STATE = "it keeps something of what it read before, or draws random numbers: only a model that does neither can be compared with itself"
 _WEIGHTS = "its weights are read by another layer than theirs, or are kept in another form: please report the architecture"
