@@ -192,11 +192,11 @@ def tunable_student(
 
 
 def _norms(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module, str]]:
-    """Name, owner and the owner's name of every parameter of a normalization layer."""
+    """Name, owner and the owner's name of the weight of every normalization layer."""
     return [
         (f"{name}.{own}", module, own)
         for name, module in model.named_modules()
         if "norm" in type(module).__name__.lower()
         for own, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 1
+        if own == "weight" and parameter.ndim == 1
     ]
