@@ -80,7 +80,7 @@ def tune(
         MissingPackageError: the packages that measure are not installed (``pip install 'bitzones[measure]'``).
 
     Example:
-        >>> tuned = bitzones.tune("tiny_plan.json", "tuned.json", text=["embedded:docs"], tokens=256, passes=1)
+        >>> tuned = bitzones.tune("tiny_plan.json", "tuned.json", text=["embedded:docs"], tokens=2048, passes=1)
         >>> tuned.tuning.file, tuned.tuning.after < tuned.tuning.before
         ('tuned.safetensors', True)
     """

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitzones.schema.errors import MeasureError, NotMeasuredError
+from bitzones.schema.errors import MeasureError, NotMeasuredError, PlanError
 from bitzones.schema.profile import PLAN, TUNED
 from bitzones.schema.progress import Progress
 from bitzones.schema.tuning_cells import TuningCell
-from bitzones.tuning import distill, packed_weights, tuning_record, weights_file
+from bitzones.tuning import distill, packed_weights, saved_state, tuning_record, weights_file
+from bitzones.tuning.distill import Tuned
 from bitzones.tuning.student import tunable_student
 from bitzones.tuning.weights_file import StoredWeights
 
@@ -21,6 +23,9 @@ __all__ = ["WEIGHTS_FILE", "again", "tuned"]
 
 WEIGHTS_FILE = f"{TUNED}.safetensors"
 """In the folder of the run file."""
+
+STATE = f".{TUNED}.state"
+"""There too, while it is tuned."""
 
 
 def tuned(session: Session, progress: Progress) -> TuningCell:
@@ -37,18 +42,37 @@ def tuned(session: Session, progress: Progress) -> TuningCell:
     if not any(map(packed_weights.tunable, formats.values())):
         raise NotMeasuredError("the plan has no module of at most 4 bits to tune")
     before, texts = variants.whole(PLAN), distill.split(session.sets.tuning, settings.validation, seed)
-    found = distill.distill(
-        variants.reference,
-        lambda: tunable_student(variants.reference, before, formats, norms=settings.norms, stored_dtype=variants.loaded.model.dtype),
-        texts,
-        settings,
-        seed,
-        report=lambda done, steps, nats: progress(done / steps),
-    )
+
+    def distilled(place: Path | None) -> Tuned:
+        return distill.distill(
+            variants.reference,
+            lambda: tunable_student(variants.reference, before, formats, norms=settings.norms, stored_dtype=variants.loaded.model.dtype),
+            texts,
+            settings,
+            seed,
+            place=place,
+            report=lambda done, steps, nats: progress(done / steps),
+        )
+
+    found = _continued(session.folder, distilled)
     variants.define_stored(TUNED, formats, StoredWeights({**before, **found.weights}, found.dense))
     with tempfile.TemporaryDirectory() as spare:  # where nobody keeps a run file, nobody needs its weights
         sha256 = weights_file.write((session.folder or Path(spare)) / WEIGHTS_FILE, found.weights, found.dense)
     return tuning_record.cell(TUNED, found, texts, tuning_record.record(found, texts, settings, WEIGHTS_FILE, sha256))
+
+
+def _continued(folder: Path | None, distilled: Callable[[Path | None], Tuned]) -> Tuned:
+    """A tuning that goes on where one of the same plan and text was interrupted in this folder, and starts over where there was another."""
+    if folder is None:
+        return distilled(None)
+    place = folder / STATE
+    try:
+        found = distilled(place)
+    except PlanError:  # the state of another tuning
+        saved_state.remove(place)
+        found = distilled(place)
+    saved_state.remove(place)
+    return found
 
 
 def again(session: Session, cell: TuningCell) -> None:

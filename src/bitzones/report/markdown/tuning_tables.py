@@ -18,6 +18,8 @@ ROUNDED = {"": "nearest", "max": "nearest", "absmax": "nearest", "hqq": "HQQ", "
 
 def in_short(found: TuningReading) -> str:
     """What tuning bought on unseen text, or that no such text was measured, in one line of plain text."""
+    if found.weights.best_step == 0:
+        return "Tuning: no step lowered the KL on the validation split, so the tuned plan is the plan as it was"
     unseen = found.on_unseen
     if not unseen:
         gains = [item for item in found.gains if item.text == "held out"]
