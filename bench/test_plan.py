@@ -10,6 +10,11 @@ def test_search(cell, session):
     record.measure(session.sweep, lambda _sweep: session.search(record.progress))
 
 
+def test_tuning(cell, session, tuned):
+    record = cell("tuning", tuned)
+    record.measure(session.search, lambda _found: session.tune(record.progress))
+
+
 def test_plans(cell, session):
     record = cell("plans", session.reference_id)
     record.measure(lambda: (session.search(), session.held_out), lambda _made: session.compare(record.progress))

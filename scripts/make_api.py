@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "docs" / "api.md"
 
 FUNCTIONS = (
-    "measure", "read_run", "analyze", "write_report", "read_plan", "apply", "export", "verify_export", "measure_export", "measure_plan",
-    "compare", "trend", "compare_releases", "export_metrics", "save_baseline", "list_baselines", "find_baseline",
+    "measure", "read_run", "analyze", "write_report", "read_plan", "apply", "tune", "export", "verify_export", "measure_export",
+    "measure_plan", "compare", "trend", "compare_releases", "export_metrics", "save_baseline", "list_baselines", "find_baseline",
 )  # fmt: skip
 """In the order in which they are used."""
 

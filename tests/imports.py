@@ -33,6 +33,7 @@ ROOMS = (
     Room("data", "tasks, text, prompts, sequences, batches", measures=True),
     Room("evaluation", "accuracy, likelihood, generation, KL, replay of layers", measures=True),
     Room("rounding", "GPTQ, layer by layer", measures=True),
+    Room("tuning", "what a quantized plan stores, trained", measures=True),
     Room("sensitivity", "exact sweep, Fisher proxy, activation statistics", measures=True),
     Room("profiling", "latency, products of units, memory", measures=True),
     Room("search", "plans found and compared by measuring", measures=True),

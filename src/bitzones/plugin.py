@@ -127,9 +127,16 @@ def _loaded(config: pytest.Config) -> Session:
     """A session whose tasks and model are there: one line says that one is missing, instead of every cell failing."""
     from bitzones.run.session import Session
 
-    made = Session(activation.measuring(config), _notify(config), config.stash.get(GIVEN, None))
+    made = Session(activation.measuring(config), _notify(config), config.stash.get(GIVEN, None), _folder(config))
     _ = made.scored, made.variants
     return made
+
+
+def _folder(config: pytest.Config) -> Path | None:
+    """Where the run file will be, as far as that is known."""
+    kept, run_file = config.getoption("bitzones_journal"), config.getoption("benchmark_json", None)
+    place = kept or (run_file and getattr(run_file, "name", run_file))
+    return Path(place).parent if place else None
 
 
 def _opened(made: Session, place: Path, config: pytest.Config) -> Journal:

@@ -16,6 +16,7 @@ from bitzones.analysis import (
     latency_memory,
     layer_sensitivity,
     likelihood_changes,
+    tuning_gain,
     zones,
 )
 from bitzones.analysis import plan_ranking as plans
@@ -31,10 +32,11 @@ from bitzones.schema.formats import REFERENCE_NAMES
 from bitzones.schema.layer_statistics import LayersCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell, UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
-from bitzones.schema.profile import PLAN, variant_formats
+from bitzones.schema.profile import PLAN, TUNED, variant_formats
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 from bitzones.schema.run_record import Run
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
+from bitzones.schema.tuning_cells import TuningCell
 
 __all__ = ["RunFile", "analyse", "read_run"]
 
@@ -47,6 +49,7 @@ class _Found:
     fisher: FisherCell | None
     search: SearchCell | None
     plans: PlansCell | None
+    tuning: TuningCell | None
     times: UnitLatencyCell | None
     layers: LayersCell | None
 
@@ -71,6 +74,7 @@ def _found(run_file: RunFile, reference: str) -> _Found:
         fisher=next(iter(run_file.of(FisherCell)), None),
         search=next(iter(run_file.of(SearchCell)), None),
         plans=next(iter(run_file.of(PlansCell)), None),
+        tuning=next(iter(run_file.of(TuningCell)), None),
         times=next(iter(run_file.of(UnitLatencyCell)), None),
         layers=next((cell for cell in run_file.of(LayersCell) if cell.variant == reference), None),
     )
@@ -115,14 +119,22 @@ def _decided(
         menu = knapsack.menu_of(measured.cell, formats, reference)
         if run_file.run.profile.budget.latency is not None:
             menu = time_cost.timed_menu(menu, found.times)
-        return zones.decide(measured, menu, run_file.run, chosen, found.search), None
+        return _with_weights(zones.decide(measured, menu, run_file.run, chosen, found.search), found), None
     except PlanError as error:
         return None, one_line(f"the budget cannot be met; {error}")
 
 
+def _with_weights(decision: Decision, found: _Found) -> Decision:
+    """The decision with the file of weights, where the recommended plan is the tuned one."""
+    if decision.plan.origin != "tuned" or found.tuning is None:
+        return decision
+    return decision.model_copy(update={"plan": decision.plan.model_copy(update={"tuning": found.tuning.weights})})
+
+
 def _with_accuracy(decision: Decision, found: _Found, answered: Iterable[Accuracy], baselines: Iterable[str]) -> Decision:
     """The decision with the accuracy of the variant quantized by its plan; unchanged where there is no such variant."""
-    variant = found.answered_as(decision.plan.units, baselines)
+    tuned = decision.plan.tuning is not None
+    variant = TUNED if tuned else found.answered_as(decision.plan.units, baselines)
     if variant is None:
         return decision
     measured = tuple(
@@ -190,7 +202,7 @@ def analyse(run_file: RunFile) -> Analysis:
     decision, no_decision = _decided(run_file, measured, formats, reference, chosen, found)
     plan, answers = decision.plan if decision else None, run_file.of(AccuracyCell)
     answered = accuracy_verdicts.accuracies(answers, run.variants, reference)
-    unswept = _unswept(run, found.sweep)
+    unswept, by_domain = _unswept(run, found.sweep), domains.read_domains(run, run_file.of(DomainCell), judged)
     analysis = Analysis(
         bitzones=run.bitzones,
         measured_at=run_file.measured_at,
@@ -217,7 +229,8 @@ def analyse(run_file: RunFile) -> Analysis:
         if sample
         else (),
         plans=judged,
-        domains=domains.read_domains(run, run_file.of(DomainCell), judged),
+        domains=by_domain,
+        tuning=tuning_gain.read_tuning(run, found.tuning, judged, by_domain) if found.tuning else None,
         search=plans.history(found.search, resamples, seed, profile.plans.rounds) if found.search else None,
         fisher_proxy=fisher_agreement.agreement(scores, measured) if scores and measured else (),
         rules=_rules(run, measured, found.layers, decision),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from bitzones.analysis.plan import Decided
+from bitzones.schema.profile import PLAN
 from bitzones.stats.intervals import Estimate
 from bitzones.stats.verdicts import Verdict
 
@@ -77,7 +78,7 @@ class DomainFigures(Decided):
 
 
 class DomainComparison(Decided):
-    """The searched plan against another variant on the same windows of a domain."""
+    """The plan against another variant on the same windows of a domain."""
 
     variant: str
     difference: Estimate
@@ -110,7 +111,9 @@ class DomainReading(Decided):
     reference_perplexity: Estimate
     figures: tuple[DomainFigures, ...]
     compared: tuple[DomainComparison, ...]
-    """The searched plan against every other variant; empty where the plan was not measured here."""
+    """The plan against every other variant; empty where the plan was not measured here."""
+    subject: str = PLAN
+    """The variant that is the plan: ``tuned`` where the tuned plan is recommended, else the searched one."""
     outcome: DomainOutcome
     """``wins`` where the plan is better than every other variant within the budget, ``loses`` where one of them is better than the plan,
     ``alone`` where none is within the budget."""

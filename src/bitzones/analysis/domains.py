@@ -27,7 +27,7 @@ from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.plan_verdicts import PlansReading
 from bitzones.schema import text_sources
 from bitzones.schema.domain_cell import CHANGE_UNIT, DomainCell
-from bitzones.schema.profile import PLAN
+from bitzones.schema.profile import PLAN, TUNED
 from bitzones.schema.run_record import Run
 from bitzones.stats.bootstrap import bootstrap_p, bootstrap_ratio, estimate, resample_weights, weighted_ratio
 from bitzones.stats.clustered_quantiles import clustered_quantiles
@@ -35,7 +35,7 @@ from bitzones.stats.intervals import MIN_SEQUENCES, Estimate
 from bitzones.stats.significance import holm
 from bitzones.stats.verdicts import verdict_nats
 
-__all__ = ["CHANGE_SHARES", "DOMAIN_SEED", "KL_SHARES", "read_domains"]
+__all__ = ["CHANGE_SHARES", "DOMAIN_SEED", "KL_SHARES", "read_domains", "word_of"]
 
 KL_SHARES = (0.0, 0.001, 0.01, 0.05, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999)
 """Quantiles of KL over tokens, those that ``llama-perplexity --kl-divergence`` prints."""
@@ -97,7 +97,7 @@ def read_domains(run: Run, cells: Sequence[DomainCell], plans: PlansReading | No
     )
     if not found:
         return None
-    measured = {item.name: figures.kl.value for item in found if (figures := item.of(PLAN)) is not None}
+    measured = {item.name: figures.kl.value for item in found if (figures := item.of(item.subject)) is not None}
     return DomainsReading(
         domains=found,
         worst=max(measured, key=measured.__getitem__, default=None),
@@ -112,7 +112,9 @@ def _domain(run: Run, name: str, cells: Sequence[DomainCell], plans: PlansReadin
     windows = [_Windows(cell, weights) for cell in cells]
     changes = _changes(windows)
     figures = tuple(_figures(run, item, change, plans) for item, change in zip(windows, changes, strict=True))
-    compared = tuple(_compared(windows))
+    tuned = plans is not None and plans.recommended == TUNED and any(cell.variant == TUNED for cell in cells)
+    subject = TUNED if tuned else PLAN
+    compared = tuple(_compared(windows, subject))
     read = run.domains.get(name)
     return DomainReading(
         name=name,
@@ -131,6 +133,7 @@ def _domain(run: Run, name: str, cells: Sequence[DomainCell], plans: PlansReadin
         reference_perplexity=_perplexity(windows[0], first.reference_nll_nats),
         figures=figures,
         compared=compared,
+        subject=subject,
         outcome=_outcome(compared, {item.variant: item.within_budget for item in figures}),
     )
 
@@ -213,17 +216,18 @@ def _within(variants: Mapping[str, str], variant: str, plans: PlansReading | Non
     return alike[0].within_budget if alike else None
 
 
-def _compared(windows: Sequence[_Windows]) -> Iterable[DomainComparison]:
+def _compared(windows: Sequence[_Windows], subject: str) -> Iterable[DomainComparison]:
     """The plan against every other variant, paired."""
-    plan = next((item for item in windows if item.cell.variant == PLAN), None)
+    plan = next((item for item in windows if item.cell.variant == subject), None)
     for other in windows if plan is not None else ():
         if plan is None or other is plan:
             continue
         difference = plan.mean(_minus(plan.cell.kl_nats, other.cell.kl_nats))
-        yield DomainComparison(variant=other.cell.variant, difference=difference, word=_word(difference))
+        yield DomainComparison(variant=other.cell.variant, difference=difference, word=word_of(difference))
 
 
-def _word(difference: Estimate) -> DomainWord:
+def word_of(difference: Estimate) -> DomainWord:
+    """The verdict of a paired difference of KL, of which less is better."""
     if difference.low is None or difference.high is None:
         return "inconclusive"
     return "better" if difference.high < 0 else "worse" if difference.low > 0 else "inconclusive"

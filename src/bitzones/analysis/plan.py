@@ -21,6 +21,7 @@ from bitzones.schema.files import write_text
 from bitzones.schema.plan_cells import PlanOrigin
 from bitzones.schema.record import Record
 from bitzones.schema.run_record import CalibrationSet
+from bitzones.schema.tuning_cells import TunedWeights
 from bitzones.stats.intervals import Estimate, Interval
 from bitzones.stats.verdicts import Verdict
 
@@ -171,6 +172,8 @@ class Plan(Decided):
     """Module to the group size of its scales, null for one scale per row; modules that are not quantized are absent."""
     calibration: CalibrationSet | None = None
     """The calibration set; null where no format is calibrated. ``fallbacks`` are the plan's."""
+    tuning: TunedWeights | None = None
+    """The file of the weights, where what is stored beside the integers was trained; null where the plan is not tuned."""
     sequences_sha256: str
     profile_sha256: str
     versions: dict[str, str]

@@ -25,6 +25,7 @@ from bitzones.analysis.plan import Around, Decided, Fused, LayerZone, Plan, Spli
 from bitzones.analysis.plan_verdicts import FisherReading, PlansReading, RuleAudit, SearchReading
 from bitzones.analysis.sensitivity_figures import LayerRank, LayerReading, UnitReading, WholeVariant
 from bitzones.analysis.task_answers import Accuracy, Asked, Likelihood
+from bitzones.analysis.tuning_figures import TuningReading
 from bitzones.schema.profile import Profile
 from bitzones.schema.run_record import Environment, ModelInfo
 
@@ -166,6 +167,8 @@ class Analysis(Decided):
     """Whole plans on held-out sequences; null where none were measured."""
     domains: DomainsReading | None = None
     """Perplexity and divergence by domain; null where the profile names none."""
+    tuning: TuningReading | None = None
+    """What tuning the plan bought; null where none was tuned."""
     search: SearchReading | None
     """The search, round by round; null where none was run."""
     fisher_proxy: tuple[FisherReading, ...]

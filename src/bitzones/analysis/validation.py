@@ -17,6 +17,7 @@ from bitzones.schema.plan_cells import PlansCell, SearchCell, Trial
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 from bitzones.schema.run_record import Run
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell, Unit
+from bitzones.schema.tuning_cells import TuningCell
 
 __all__ = ["faults"]
 
@@ -67,7 +68,7 @@ def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
         if slot in seen:
             yield f"duplicate cells: {cell.key} occurs twice"
         seen.add(slot)
-        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | UnitLatencyCell):
+        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | TuningCell | UnitLatencyCell):
             kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
     yield from (f"{count} {kind} cells; a run has one" for kind, count in kinds.items() if count > 1)
 

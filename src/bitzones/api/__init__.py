@@ -21,6 +21,7 @@ from bitzones.api.history import (
     save_baseline,
     trend,
 )
+from bitzones.api.plan_tuning import tune
 from bitzones.api.planning import apply, export, measure_export, measure_plan, read_plan, verify_export
 from bitzones.regression.baseline_store import KeptRun
 from bitzones.regression.comparison import CellDelta, Metric
@@ -94,6 +95,7 @@ __all__ = [
     "read_run",
     "save_baseline",
     "trend",
+    "tune",
     "verify_export",
     "write_report",
 ]

@@ -245,11 +245,13 @@ def write_report(runs: RunLike | Sequence[RunLike], folder: Path | str) -> Repor
     with drawing.beside() as draw:  # started first, so that it is ready when there is something to draw
         from bitzones.report import side_by_side, writer  # noqa: PLC0415
 
-        analyses = tuple(analyze(run) for run in given)
+        analyses, files = tuple(analyze(run) for run in given), [Path(run.path if isinstance(run, RunFile) else run) for run in given]
+        names = side_by_side.names_of(files) if len(given) > 1 else [""]
         if len(given) == 1:
             written = writer.write_report(analyses[0], Path(folder), draw)
         else:
-            names = side_by_side.names_of([Path(run.path if isinstance(run, RunFile) else run) for run in given])
             named = [side_by_side.Named(name, found) for name, found in zip(names, analyses, strict=True)]
             written = writer.write_comparison(named, Path(folder), draw)
+    for name, found, file in zip(names, analyses, files, strict=True):
+        writer.carry_weights(found, file, Path(folder) / name)
     return Report(written[0], analyses)

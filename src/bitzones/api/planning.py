@@ -28,7 +28,18 @@ if TYPE_CHECKING:
 
     from bitzones.run.engine_check import EngineCheck
 
-__all__ = ["DEVICE", "PlanLike", "apply", "export", "measure_export", "measure_plan", "read_plan", "verify_export"]
+__all__ = [
+    "DEVICE",
+    "PlanLike",
+    "apply",
+    "check_device",
+    "export",
+    "measure_export",
+    "measure_plan",
+    "plan_file_of",
+    "read_plan",
+    "verify_export",
+]
 
 PlanLike: TypeAlias = Analysis | Plan | Path | str
 """An analysis whose plan is meant, a plan, or the path of a plan.json."""
@@ -58,7 +69,13 @@ def read_plan(path: Path | str) -> Plan:
     return plan_file.read_plan(Path(path)).plan
 
 
-def _plan_file(plan: PlanLike) -> PlanFile:
+def plan_file_of(plan: PlanLike) -> PlanFile:
+    """A plan in whatever form, checked.
+
+    Raises:
+        PlanError: as `read_plan`.
+        ArgumentError: it is of another type.
+    """
     match plan:
         case Analysis():
             return plan_file.check_plan(plan.plan)
@@ -103,7 +120,7 @@ def apply(plan: PlanLike | Mapping[str, str], model: PreTrainedModel) -> PreTrai
         >>> model.model.layers[0].self_attn.q_proj.weight_qtype.name
         'qint8'
     """
-    planned = dict(plan) if isinstance(plan, Mapping) else _plan_file(plan)  # a mistake in the plan is reported before torch is loaded
+    planned = dict(plan) if isinstance(plan, Mapping) else plan_file_of(plan)  # a mistake in the plan is reported before torch is loaded
     with needs("measure"):
         from bitzones.deploy import in_memory  # noqa: PLC0415
     return in_memory.quantize(model, planned) if isinstance(planned, PlanFile) else in_memory.quantize_named(model, planned)
@@ -154,8 +171,8 @@ def export(
         >>> made.modules, made.bytes_after < 0.6 * made.bytes_before
         ({'qint2:hqq': 56, 'qint4': 28}, True)
     """
-    planned = _plan_file(plan)
-    _check_device(device)
+    planned = plan_file_of(plan)
+    check_device(device)
     with needs("measure"):
         write = target(to)
         from bitzones.devices import device as devices  # noqa: PLC0415
@@ -194,7 +211,7 @@ def verify_export(folder: Path | str, *, device: str = "cpu", notify: Notify = s
         >>> bitzones.verify_export("model") is None
         True
     """
-    _check_device(device)
+    check_device(device)
     with needs("measure"):
         from bitzones.deploy import verify  # noqa: PLC0415
         from bitzones.devices import device as devices  # noqa: PLC0415
@@ -237,7 +254,12 @@ def measure_export(
     return engine_check.check(Path(folder), engine, measured.profile, allowed, notify)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Refuse what is no name of a device.
+
+    Raises:
+        ArgumentError: it is none.
+    """
     if not DEVICE.fullmatch(device):
         raise ArgumentError(f"{device!r} is not a device: cpu, cuda, cuda:N or auto")
 

@@ -13,7 +13,7 @@ import typer
 
 from bitzones import __version__
 from bitzones.cli import export as exporting
-from bitzones.cli import regression
+from bitzones.cli import regression, tune_command
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
 
@@ -218,6 +218,7 @@ def _check(folder: Path, device: str) -> None:
     typer.echo(f"{folder}: verified: hashes, formats, group sizes and outputs match the export")
 
 
+tune_command.register(app)
 exporting.register(app)
 
 

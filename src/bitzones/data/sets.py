@@ -1,4 +1,4 @@
-"""The sequences of a run: domains, and three sets, for sensitivities, for judging whole plans (held out), and for calibrated formats.
+"""The sequences of a run: domains, and sets for sensitivities, for judging whole plans (held out), for calibrated formats and for tuning.
 
 They come from the sources that the profile names, else from the train splits of its tasks, in an order that does not depend on which set
 is asked for first.
@@ -111,6 +111,20 @@ class SequenceSets:
         assert others.isdisjoint(sequence.ids for sequence in taken.sequences), "what is rounded on is measured on"
         return taken
 
+    @cached_property
+    def tuning(self) -> SequenceSet:
+        """What a plan is tuned on, its validation split included.
+
+        Raises:
+            TaskError: there is too little text.
+        """
+        settings = self._profile.tuning
+        assert settings is not None, "the profile tunes nothing"
+        if any(map(is_calibrated, self._profile.formats)):
+            _ = self.calibration
+        _ = self.held_out  # both taken first, as above
+        return self._take("tuning", settings.tokens, "tuning.tokens")
+
     def check(self) -> None:
         """Take what the run will need, so that too little text is refused before anything is measured.
 
@@ -121,6 +135,8 @@ class SequenceSets:
             _ = self.held_out
         if any(map(is_calibrated, self._profile.formats)):
             _ = self.calibration
+        if self._profile.tuning is not None:
+            _ = self.tuning
 
     def _take(self, name: SetName, tokens: int, key: str) -> SequenceSet:
         _ = self.domains  # taken first, so that they are the same whatever sets there are

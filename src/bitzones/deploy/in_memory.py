@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from bitzones.backends.quanto import packing, quantizers
 from bitzones.deploy import verify
 from bitzones.deploy.plan_file import FORMATS, PlanFile
-from bitzones.deploy.prepared import calibrated, check_modules
+from bitzones.deploy.prepared import check_modules, ready
 from bitzones.models import sources, structure
 from bitzones.schema import profile_sections
 from bitzones.schema.errors import ArgumentError, ModelError, PlanError
@@ -39,7 +39,9 @@ def quantize(model: PreTrainedModel, plan_file: PlanFile) -> PreTrainedModel:
     """
     _check_dense(model)
     _check_same(model, plan_file)
-    quantizers.quantize(model, plan_file.formats, calibrated(model, plan_file, model.device))
+    weights = ready(model, plan_file, model.device)
+    quantizers.quantize(model, plan_file.formats, weights.packed)
+    weights.put_dense(model)
     verify.verify(model, plan_file)
     return model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -21,12 +21,31 @@ FORMATS: TypeAdapter[dict[str, FormatName]] = TypeAdapter(dict[str, FormatName])
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A plan that passed the door: ``text`` is the file as it was read, ``formats`` names the modules to quantize."""
+    """A plan that passed the door: ``text`` is the file as it was read, ``formats`` names the modules to quantize.
+
+    ``folder`` is where the weights of a tuned plan lie; None for a plan in memory, which has no such place.
+    """
 
     text: str
     plan: Plan
     model: PlannedModel
     formats: dict[str, str]
+    folder: Path | None = None
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of a tuned plan's weights; None for another plan.
+
+        Raises:
+            PlanError: the plan is tuned, and there is no folder that its weights could lie in.
+        """
+        if self.plan.tuning is None:
+            return None
+        if self.folder is None:
+            raise PlanError(
+                f"plan {self.plan.name!r} is tuned, and {self.plan.tuning.file!r} lies beside its file: give the path of plan.json"
+            )
+        return self.folder / self.plan.tuning.file
 
     @property
     def group_sizes(self) -> dict[str, int | None]:
@@ -59,7 +78,7 @@ def read_plan(path: Path) -> PlanFile:
         plan = Plan.model_validate(migrations.plan(data))
     except ValidationError as error:
         raise PlanError(f"{path}: {_first(error)}") from error
-    return _checked(path, text, plan)
+    return replace(_checked(path, text, plan), folder=path.parent)
 
 
 def check_plan(plan: Plan) -> PlanFile:

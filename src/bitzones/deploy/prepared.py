@@ -25,8 +25,10 @@ from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.validation_errors import first_error
+from bitzones.tuning import weights_file
+from bitzones.tuning.weights_file import StoredWeights
 
-__all__ = ["Prepared", "calibrated", "check_modules", "load", "more", "no_bars", "opened"]
+__all__ = ["Prepared", "calibrated", "check_modules", "load", "more", "no_bars", "opened", "ready"]
 
 Notify = Callable[[str], None]
 Check = Callable[[PreTrainedModel], None]
@@ -103,7 +105,9 @@ def load(request: ExportRequest, check: Check = _accept) -> Prepared:
     bytes_before = structure.model_bytes(model, {})
     tied = structure.tied_embeddings(model) and _head(model) not in plan_file.formats  # a quantized head is a tensor of its own
     request.notify(f"quantizing {len(plan_file.formats)} modules")
-    quantizers.quantize(model, plan_file.formats, calibrated(model, plan_file, request.device))
+    weights = ready(model, plan_file, request.device)
+    quantizers.quantize(model, plan_file.formats, weights.packed)
+    weights.put_dense(model)
     verify.verify(model, plan_file)
     return Prepared(plan_file, model, tokenizer, settings, tensors, layers, bytes_before, tied)
 
@@ -144,6 +148,18 @@ def _settings(plan_file: PlanFile, source: str | None, *, trust_remote_code: boo
 def _head(model: PreTrainedModel) -> str | None:
     head = model.get_output_embeddings()
     return next((name for name, module in model.named_modules() if module is head), None)
+
+
+def ready(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> StoredWeights:
+    """Weights of a plan that quantizing module by module would not give: tuned ones from their file, else calibrated ones.
+
+    Raises:
+        PlanError: the file is missing, another one or of another model; or as `calibrated`.
+    """
+    place, tuned = plan_file.weights, plan_file.plan.tuning
+    if place is None or tuned is None:
+        return StoredWeights(calibrated(model, plan_file, device))
+    return weights_file.read(place, tuned.sha256, model, plan_file.formats)
 
 
 def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, packing.Packed]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from bitzones.report.markdown.summary import summary
 from bitzones.report.markdown.tables import plain
 from bitzones.report.mermaid.flow import overview, technical
 from bitzones.report.side_by_side import Named, compared_page, compared_summary
+from bitzones.schema import files
 from bitzones.schema.errors import OutputError
 
-__all__ = ["OPTIONAL", "write_comparison", "write_report"]
+__all__ = ["OPTIONAL", "carry_weights", "write_comparison", "write_report"]
 
 PLAN = "plan.json"
 
@@ -52,6 +54,22 @@ def write_report(analysis: Analysis, folder: Path, draw: vega.Draw = vega.here) 
     if analysis.decision is not None:
         contents[PLAN] = analysis.decision.plan.to_json()
     return _written(folder, contents | drawn(), OPTIONAL)
+
+
+def carry_weights(analysis: Analysis, run_file: Path, folder: Path) -> None:
+    """Copy the weights of a tuned plan from beside its run file to beside its plan.json; a file that is not there is missed by `apply`.
+
+    Raises:
+        OutputError: they cannot be copied.
+    """
+    tuned = analysis.decision.plan.tuning if analysis.decision is not None else None
+    if tuned is None or not (source := run_file.parent / tuned.file).is_file() or source.resolve() == (folder / tuned.file).resolve():
+        return
+    try:
+        with files.beside(folder / tuned.file) as place:
+            shutil.copyfile(source, place)
+    except OSError as error:
+        raise OutputError(plain(f"{folder / tuned.file}: cannot be written: {error.strerror or error}", 1000)) from error
 
 
 def write_comparison(runs: Sequence[Named], folder: Path, draw: vega.Draw = vega.here) -> list[Path]:

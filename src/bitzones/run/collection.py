@@ -58,12 +58,13 @@ def _parameters(chosen: Profile) -> dict[str, Sequence[str]]:
     """Argument of a cell -> its values."""
     from bitzones.schema import profile
 
-    variants = list(profile.variant_formats(chosen))
+    variants, tuned = list(profile.variant_formats(chosen)), [] if chosen.tuning is None else [profile.TUNED]
     return {
         "variant": [*variants, profile.PLAN],
-        "answering": [*variants, profile.PLAN, *chosen.plans.accuracy],
+        "answering": [*variants, profile.PLAN, *tuned, *chosen.plans.accuracy],
         "quantized": [*variants[1:], profile.PLAN],
-        "compared": [*variants[1:], profile.PLAN, *chosen.plans.as_variants],
+        "compared": [*variants[1:], profile.PLAN, *tuned, *chosen.plans.as_variants],
+        "tuned": tuned,
         "domain": [domain.name for domain in chosen.domains],
         "task": [task.name for task in chosen.tasks],
         "timing": list(chosen.latency.timings()),
@@ -93,7 +94,7 @@ def _order(chosen: Profile) -> Callable[[pytest.Item], int]:
     from bitzones.schema import profile
 
     order = {name: number for number, name in enumerate(profile.variant_formats(chosen))}
-    single = {name: len(order) + 2 + number for number, name in enumerate((profile.PLAN, *chosen.plans.as_variants))}
+    single = {name: len(order) + 2 + number for number, name in enumerate((profile.PLAN, profile.TUNED, *chosen.plans.as_variants))}
 
     def place(item: pytest.Item) -> int:
         params = _params(item)

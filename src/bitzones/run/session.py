@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
 import torch
@@ -22,19 +23,20 @@ from bitzones.models import loading, structure, text_config
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
-from bitzones.run import journal, whole_plans
+from bitzones.run import journal, plan_tuner, whole_plans
 from bitzones.run.given import Given
 from bitzones.schema import environment
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
-from bitzones.schema.profile import PLAN, Profile, variant_formats
+from bitzones.schema.profile import PLAN, TUNED, Profile, variant_formats
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.record import Measured
 from bitzones.schema.run_record import Environment
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.schema.text_sources import reads_text
+from bitzones.schema.tuning_cells import TuningCell
 from bitzones.search import goals, held_out
 from bitzones.sensitivity import invariants
 from bitzones.sensitivity import sweep as sensitivity
@@ -56,6 +58,7 @@ _SHARED: dict[type, str] = {
     SensitivityCell: "sweep",
     SearchCell: "search",
     PlansCell: "plans",
+    TuningCell: "tuning",
 }
 """Cells that other cells build on -> their names in a session."""
 
@@ -67,10 +70,18 @@ class Session:
         profile: what to run.
         notify: told, in a line, of anything that takes long and is not a measurement.
         given: objects in memory, in place of what the profile names.
+        folder: of the run file, where tuned weights are kept; None where there is none.
     """
 
-    def __init__(self, profile: Profile, notify: Callable[[str], None] = lambda message: None, given: Given | None = None) -> None:
+    def __init__(
+        self,
+        profile: Profile,
+        notify: Callable[[str], None] = lambda message: None,
+        given: Given | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.profile = profile
+        self.folder = folder
         self._notify = notify
         self._given = given or Given()
         self._made: dict[str, object] = {}
@@ -111,6 +122,8 @@ class Session:
         """A variant's model, also that of the plan or of a baseline: what it is has to be found, when it is first asked for."""
         if variant == PLAN:
             self.search()
+        elif variant == TUNED:
+            self.tune()
         elif variant in self.profile.plans.as_variants:
             self._define_baseline(variant)
         return self.variants.model(variant)
@@ -208,7 +221,7 @@ class Session:
             TaskError: as `data.sets.SequenceSets.check`.
         """
         calibrated = any(map(is_calibrated, self.profile.formats))
-        if calibrated or (reads_text(self.profile) and self.has_tokenizer):
+        if self.profile.tuning is not None or calibrated or (reads_text(self.profile) and self.has_tokenizer):
             self.sets.check()
 
     def on_domain(self, name: str, work: Callable[[DomainSet, Batches], M]) -> M:
@@ -274,6 +287,10 @@ class Session:
         self._define(PLAN, cell.found.units)
         return cell
 
+    def tune(self, progress: Progress = silent) -> TuningCell:
+        """The plan with what it stores beside its integers tuned, once."""
+        return self._once("tuning", lambda: plan_tuner.tuned(self, progress))
+
     def adopt(self, entries: Iterable[journal.Entry]) -> None:
         """Take up what an earlier run has measured and later cells, or the run's own record, build on."""
         found = list(entries)
@@ -283,6 +300,8 @@ class Session:
                 self._made[name] = entry.cell
             if isinstance(entry.cell, SearchCell):
                 self._define(PLAN, entry.cell.found.units)
+            if isinstance(entry.cell, TuningCell):
+                plan_tuner.again(self, entry.cell)
         for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.as_variants):
             self._define_baseline(variant)
 

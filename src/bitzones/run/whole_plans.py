@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,9 +13,10 @@ from bitzones.data import sequences
 from bitzones.data.sequences import SequenceSet
 from bitzones.devices import oom_retry
 from bitzones.models import structure
+from bitzones.schema.errors import BitzonesError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.plan_cells import PlansCell, SearchCell, Trial
-from bitzones.schema.profile import PLAN
+from bitzones.schema.profile import PLAN, TUNED
 from bitzones.schema.progress import Progress
 from bitzones.search import goals, held_out, local_search
 from bitzones.search.local_search import Workbench
@@ -49,10 +51,21 @@ def compare_plans(session: Session, progress: Progress) -> PlansCell:
         bench = workbench(session, batches, session.held_out)
         profile, found = session.profile, session.search()
         baselines = held_out.comparison_plans(bench, session.sweep(), found, profile.plans, profile.seed, stock)
+        baselines += _tuned(session, bench)
         whole.update(_whole_weights(session, bench, [item for item in baselines if item[0] not in whole]))
         return held_out.plans_cell(bench, baselines, session.held_out, found, whole, progress)
 
     return session.on(session.held_out, compared)
+
+
+def _tuned(session: Session, bench: Workbench) -> list[Baseline]:
+    """The plan as tuned, where the profile tunes it; none where that failed, which has a cell of its own."""
+    if session.profile.tuning is None:
+        return []
+    with suppress(BitzonesError):
+        session.tune()
+        return [(TUNED, "tuned", bench.choice(session.search().found.units))]
+    return []
 
 
 def _without_calibration(session: Session) -> Trial | None:
@@ -71,13 +84,14 @@ def _whole_weights(session: Session, bench: Workbench, baselines: Iterable[Basel
     variants, units = session.variants, session.units
     every = {name for unit in units for name in unit.modules}
     covered = set(structure.quantizable_modules(variants.reference)) <= every
-    known = {f"uniform {name}": variant for variant, name in variants.uniform.items() if covered} | {PLAN: PLAN}
+    known = {f"uniform {name}": variant for variant, name in variants.uniform.items() if covered} | {PLAN: PLAN, TUNED: TUNED}
     for name, origin, choice in baselines:
         formats, alone = bench.named(choice), local_search.weights_of(bench, choice)
-        if origin not in held_out.AS_APPLIED or not any(map(is_calibrated, formats.values())):
+        if name != TUNED and (origin not in held_out.AS_APPLIED or not any(map(is_calibrated, formats.values()))):
             continue
         if name in known:
-            yield name, variants.whole(known[name])
+            dense = {key.removesuffix(".weight"): values.to(variants.compute_dtype) for key, values in variants.dense(known[name]).items()}
+            yield name, {**variants.whole(known[name]), **dense}
         else:
             chosen = {module: formats[unit.name] for unit in units for module in unit.modules if module in alone}
             yield name, {**alone, **variants.in_sequence(name, chosen).weights}

@@ -17,6 +17,7 @@ from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 from bitzones.schema.record import Measured, Positive
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
+from bitzones.schema.tuning_cells import TuningCell
 
 __all__ = ["Cell", "FailedCell", "OwnCell", "ReleaseCell", "UnknownCell"]
 
@@ -90,6 +91,7 @@ _BuiltIn = Annotated[
     | FisherCell
     | SearchCell
     | PlansCell
+    | TuningCell
     | DivergenceCell
     | DomainCell
     | ReleaseCell

@@ -26,6 +26,7 @@ BUILT_IN = (
     "fisher",
     "search",
     "plans",
+    "tuning",
     "divergence",
     "domain",
     "release",

@@ -77,15 +77,16 @@ class SearchCell(Measured):
         return self
 
 
-PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign", "stock", "separate"]
+PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign", "stock", "separate", "tuned"]
 
-Rounded = Literal["alone", "in sequence"]
+Rounded = Literal["alone", "in sequence", "tuned"]
 
 
 class NamedTrial(Trial):
     """A whole plan with a name and an origin; ``rounded`` says how its calibrated formats were rounded, null if it has none.
 
-    ``in sequence`` is layer by layer, as a plan is applied; ``alone`` is each module as if it were the only change.
+    ``in sequence`` is layer by layer, as a plan is applied; ``alone`` is each module as if it were the only change; ``tuned`` is a
+    plan whose scales and shifts were trained afterwards.
     """
 
     name: str

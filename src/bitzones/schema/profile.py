@@ -12,16 +12,32 @@ from bitzones.schema import text_sources
 from bitzones.schema.errors import ProfileError
 from bitzones.schema.formats import REFERENCE_NAMES, Format, FormatName, format_bits, is_calibrated
 from bitzones.schema.latency_grid import Latency
-from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut, Model, Plans, Section, Sensitivity, Task, Text, Zones
+from bitzones.schema.profile_sections import (
+    Budget,
+    Calibration,
+    Gate,
+    HeldOut,
+    Model,
+    Plans,
+    Section,
+    Sensitivity,
+    Task,
+    Text,
+    Tuning,
+    Zones,
+)
 from bitzones.schema.text_settings import Domain
 
-__all__ = ["DATA_FOLDERS", "PLAN", "PROFILE_SCHEMA", "Profile", "variant_formats"]
+__all__ = ["DATA_FOLDERS", "PLAN", "PROFILE_SCHEMA", "TUNED", "Profile", "variant_formats"]
 
 PROFILE_SCHEMA = 2
 """1 called the sensitivity set ``[calibration]`` and the calibration set ``[rounding]`` (`bitzones.schema.migrations`)."""
 
 PLAN = "plan"
 """The variant id of the plan that a run finds."""
+
+TUNED = "tuned"
+"""The variant id of the same plan with what it stores beside its integers tuned."""
 
 DATA_FOLDERS = {"arc_easy": "ai2_arc", "arc_challenge": "ai2_arc", "svamp": "svamp"}
 """Task -> the folder of its data set inside a data folder: the second half of its name on the hub."""
@@ -44,6 +60,7 @@ class Profile(Section):
     domains: tuple[Domain, ...] = Field(default=(), strict=False)
     sensitivity: Sensitivity = Sensitivity()
     calibration: Calibration = Calibration()
+    tuning: Tuning | None = None
     held_out: HeldOut = HeldOut()
     plans: Plans = Plans()
     latency: Latency = Latency()
@@ -104,9 +121,9 @@ class Profile(Section):
 
     @model_serializer(mode="wrap")
     def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A profile without texts is written, and hashed, as before there were any."""
+        """A profile without texts or tuning is written, and hashed, as before there were any."""
         found: dict[str, Any] = given(self)
-        left_out = {key for key in ("text", "domains") if not getattr(self, key)}
+        left_out = {key for key in ("text", "domains", "tuning") if not getattr(self, key)}
         return {key: value for key, value in found.items() if key not in left_out}
 
     @property

@@ -13,7 +13,7 @@ from bitzones.schema import migrations
 from bitzones.schema.errors import BitzonesWarning, ProfileError
 from bitzones.schema.latency_grid import Latency
 from bitzones.schema.profile import PROFILE_SCHEMA, Profile
-from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut, Model, Plans, Sensitivity, Task, Text, Zones
+from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut, Model, Plans, Sensitivity, Task, Text, Tuning, Zones
 from bitzones.schema.text_settings import Domain, TextSource
 from bitzones.schema.validation_errors import first_error
 
@@ -97,6 +97,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "sensitivity": Sensitivity,
     "calibration": Calibration,
     "held_out": HeldOut,
+    "tuning": Tuning,
     "plans": Plans,
     "latency": Latency,
     "budget": Budget,

@@ -35,6 +35,7 @@ __all__ = [
     "Sensitivity",
     "Task",
     "Text",
+    "Tuning",
     "Zones",
 ]
 
@@ -150,6 +151,26 @@ class Calibration(WithText, Section):
 
     tokens: int = Field(default=8192, ge=1)
     damping: float = Field(default=0.01, gt=0, le=1)
+
+
+class Tuning(WithText, Section):
+    """Training of what a quantized plan stores beside its integers, towards the reference's predictions; a run without it tunes nothing.
+
+    ``tokens`` is the size of the tuning set, taken after all other sets. ``text`` lists its sources, those of the calibration set by
+    default. ``validation`` is the share of its sequences that are kept aside to stop early on. ``passes`` is the most passes over the
+    others. ``batch`` is the number of sequences of a step. ``learning_rate`` is the highest, in steps of a weight's grid. ``top`` is the
+    number of likeliest tokens of the reference that are told apart; the others count as one. ``patience`` is the number of validations
+    without a gain, four a pass, after which it ends. ``norms`` trains the parameters of normalization layers too.
+    """
+
+    tokens: int = Field(default=32768, ge=32)
+    validation: float = Field(default=0.1, gt=0, le=0.5)
+    passes: int = Field(default=2, ge=1, le=100)
+    batch: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=0.004, gt=0, le=1)
+    top: int = Field(default=256, ge=1)
+    patience: int = Field(default=4, ge=1)
+    norms: bool = False
 
 
 class Sensitivity(WithText, Section):

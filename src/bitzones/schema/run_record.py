@@ -93,7 +93,7 @@ class CalibrationSet(Record):
 
 
 class TextSet(Record):
-    """Sequences of one set (``sensitivity``, ``held_out`` or ``calibration``) or domain, and the documents that they were cut from.
+    """Sequences of a set (``sensitivity``, ``held_out``, ``calibration``, ``tuning``) or domain, and the documents that they were cut from.
 
     ``origin`` is the source of the documents; ``sha256`` is the hash of those used, in order. ``passed_over`` counts documents that were
     read but not used, by reason; no document is in two sets. ``parts`` has the same for each source; empty in older run files.
@@ -119,6 +119,6 @@ class Run(Record):
     variants: dict[str, str]
     environment: Environment | None
     calibration: CalibrationSet | None = None
-    texts: dict[Literal["sensitivity", "held_out", "calibration"], TextSet] = {}
+    texts: dict[Literal["sensitivity", "held_out", "calibration", "tuning"], TextSet] = {}
     domains: dict[str, TextSet] = {}
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

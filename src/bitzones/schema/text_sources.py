@@ -11,10 +11,11 @@ from bitzones.schema.text_settings import TASKS, Domain, TextSource
 if TYPE_CHECKING:
     from bitzones.schema.profile import Profile
 
-__all__ = ["SETS", "SetName", "is_unseen", "reads_text", "require_tasks", "resolved", "sources"]
+__all__ = ["SETS", "SetName", "is_unseen", "reads_text", "require_tasks", "resolved", "sets", "sources"]
 
-SetName: TypeAlias = Literal["sensitivity", "held_out", "calibration"]
+SetName: TypeAlias = Literal["sensitivity", "held_out", "calibration", "tuning"]
 SETS: tuple[SetName, ...] = ("sensitivity", "held_out", "calibration")
+"""Sets that every profile has settings of."""
 
 TEXT_FOLDER = "text"
 """Inside a data folder, where files of text are looked for besides the folder itself."""
@@ -25,6 +26,8 @@ SourceT = TypeVar("SourceT", TextSource, Domain)
 def sources(profile: Profile, name: SetName) -> tuple[TextSource, ...]:
     """What a set is made of: its own ``text``, else what ``[text]`` names, else what the sensitivity set is made of, else the tasks."""
     own: tuple[TextSource, ...] = getattr(profile, name).text
+    if name == "tuning":
+        return own or sources(profile, "calibration")
     if own or (name == "sensitivity" and profile.text is None):
         return own or (TextSource(source=TASKS),)
     if profile.text is not None and (named := profile.text.sensitivity) is not None:
@@ -34,14 +37,19 @@ def sources(profile: Profile, name: SetName) -> tuple[TextSource, ...]:
     return (TextSource(source=TASKS),) if name == "sensitivity" else sources(profile, "sensitivity")
 
 
+def sets(profile: Profile) -> tuple[SetName, ...]:
+    """The sets that a profile has."""
+    return SETS if profile.tuning is None else (*SETS, "tuning")
+
+
 def reads_text(profile: Profile) -> bool:
     """Whether anything but the tasks is read."""
-    return bool(profile.domains) or any(source.source != TASKS for name in SETS for source in sources(profile, name))
+    return bool(profile.domains) or any(source.source != TASKS for name in sets(profile) for source in sources(profile, name))
 
 
 def is_unseen(profile: Profile, domain: Domain) -> bool:
     """Whether no set of a run takes documents from a domain's source."""
-    return all(source.source != domain.source for name in SETS for source in sources(profile, name))
+    return all(source.source != domain.source for name in sets(profile) for source in sources(profile, name))
 
 
 def require_tasks(profile: Profile) -> None:
@@ -52,7 +60,7 @@ def require_tasks(profile: Profile) -> None:
     """
     if profile.tasks:
         return
-    if any(source.source == TASKS for name in SETS for source in sources(profile, name)):
+    if any(source.source == TASKS for name in sets(profile) for source in sources(profile, name)):
         raise ValueError(
             "give at least one of [[tasks]], or text.sensitivity or [[sensitivity.text]]: sequences have to come from somewhere"
         )
@@ -64,7 +72,7 @@ def resolved(profile: Profile, data: Path | None) -> dict[str, Any]:
     """Keys of a profile whose sources are found in a data folder, or replaced where it has none, and what they then are."""
     changed: dict[str, Any] = {
         name: section.model_copy(update={"text": tuple(_found(source, data) for source in section.text)})
-        for name in SETS
+        for name in sets(profile)
         if (section := getattr(profile, name)).text
     }
     return changed | {"domains": tuple(_found(domain, data) for domain in profile.domains)}

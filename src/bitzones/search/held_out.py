@@ -15,7 +15,7 @@ from bitzones.data.sequences import SequenceSet
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.plan_cells import NamedTrial, PlansCell, Rounded, SearchCell, Trial
-from bitzones.schema.profile import PLAN
+from bitzones.schema.profile import PLAN, TUNED
 from bitzones.schema.profile_sections import Plans as Settings
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import SensitivityCell
@@ -30,7 +30,7 @@ WITHOUT_CALIBRATION = "without calibration"
 SEPARATE = "plan, modules rounded alone"
 """Name of the plan's formats with each module rounded alone, for a fair comparison with baselines that are rounded the same way."""
 
-AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier"})
+AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier", "tuned"})
 """Origins of plans that a user might apply: their calibrated formats are rounded layer by layer, which takes a while for each plan."""
 
 
@@ -85,6 +85,9 @@ def plans_cell(
             return None
         return "in sequence" if name in whole else "alone"
 
+    def made(name: str, choice: Integers) -> Rounded | None:
+        return "tuned" if name == TUNED else rounded(name, choice)
+
     if PLAN in whole:
         chosen = [*chosen, *((SEPARATE, "separate", choice) for name, _, choice in chosen if name == PLAN)]
     measured = local_search.as_made(
@@ -98,7 +101,7 @@ def plans_cell(
         budget_bytes=searched.budget_bytes,
         budget_ns=searched.budget_ns,
         plans=tuple(
-            NamedTrial(name=name, origin=origin, rounded=rounded(name, choice), **trial.model_dump())
+            NamedTrial(name=name, origin=origin, rounded=made(name, choice), **trial.model_dump())
             for (name, origin, choice), trial in zip(chosen, measured, strict=True)
         ),
     )

@@ -25,6 +25,7 @@ from bitzones.schema.errors import ModelError, NotMeasuredError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.run_record import ModelInfo
 from bitzones.schema.sensitivity_cells import Unit
+from bitzones.tuning.weights_file import StoredWeights
 
 __all__ = ["Variants"]
 
@@ -70,6 +71,7 @@ class Variants:
         self.reference_id = next(iter(formats))
         self.uniform = {variant: name for variant, name in self.formats.items() if variant != self.reference_id}
         self._mixed: dict[str, dict[str, str]] = {}
+        self._stored: dict[str, StoredWeights] = {}
         self.device = device
         self.compute_dtype = compute_dtype
         self.reference = self._ready(loaded.model if loaded.model.dtype == compute_dtype else copy.deepcopy(loaded.model))
@@ -87,6 +89,19 @@ class Variants:
         """Add a variant with mixed formats: module name -> format, which may be the reference's."""
         self.formats[variant] = variant
         self._mixed[variant] = self._taken({name: form for name, form in assignment.items() if form != self.formats[self.reference_id]})
+
+    def define_stored(self, variant: str, assignment: Mapping[str, str], stored: StoredWeights) -> None:
+        """Add a variant whose weights were made already, in part or all of them; the others are quantized as `assignment` says."""
+        self.define(variant, assignment)
+        self._stored[variant] = stored
+
+    def assignment(self, variant: str) -> dict[str, str]:
+        """Module name -> format, of the modules that a variant quantizes."""
+        return self._mixed[variant] if variant in self._mixed else self._everywhere(variant)
+
+    def dense(self, variant: str) -> Mapping[str, torch.Tensor]:
+        """Name -> parameter that is not quantized and yet differs from the reference's, as stored."""
+        return self._stored[variant].dense if variant in self._stored else {}
 
     def _taken(self, assignment: Mapping[str, str]) -> dict[str, str]:
         """An assignment without the modules that their format does not support."""
@@ -150,12 +165,15 @@ class Variants:
         return structure.model_bytes(self.loaded.model, self.whole(variant))
 
     def _build(self, variant: str) -> PreTrainedModel:
-        assignment = self._mixed[variant] if variant in self._mixed else self._everywhere(variant)
+        assignment = self.assignment(variant)
         if variant not in self._mixed and not assignment:  # the variant would be the reference under another name
             why = next(iter(self.staying[self.formats[variant]].values()))
             raise NotMeasuredError(f"{variant}: no module can be {self.formats[variant]}; {why}")
-        ready = self._round_in_sequence(variant, assignment) or self._packed_from_host(assignment)
+        stored = self._stored.get(variant)
+        ready = stored.packed if stored else self._round_in_sequence(variant, assignment) or self._packed_from_host(assignment)
         model = _copied(self.loaded.model, assignment)
+        if stored is not None:
+            stored.put_dense(model)
         if assignment:  # a plan may leave everything in the reference's format
             quantizers.quantize(model, assignment, ready)
         self._whole[variant] = packing.packed_weights(model)

@@ -14,7 +14,7 @@ from bitzones.analysis.results import Analysis
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.report.charts.vega import SCHEMA_URL, Spec
 from bitzones.report.markdown.tables import megabytes, nats, plain
-from bitzones.schema.profile import PLAN
+from bitzones.schema.profile import PLAN, TUNED
 from bitzones.stats.intervals import Estimate
 
 __all__ = ["KINDS", "PANEL_WIDTH", "Kind", "Sign", "frontier", "kind_of", "units_bytes"]
@@ -86,7 +86,7 @@ def kind_of(analysis: Analysis, name: str, origin: str) -> Kind:
 def units_bytes(analysis: Analysis, variant: str) -> int | None:
     """Stored bytes of the quantized units under a variant; None where unknown."""
     decision, name = analysis.decision, analysis.variants.get(variant, variant)
-    if variant == PLAN and analysis.plans is not None:
+    if variant in (PLAN, TUNED) and analysis.plans is not None:
         return next((item.stored_bytes for item in analysis.plans.plans if item.origin == "search"), None)
     if name == analysis.reference:
         return None if decision is None else decision.plan.reference_bytes

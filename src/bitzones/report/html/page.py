@@ -31,6 +31,7 @@ from bitzones.report.markdown import (
     reproduce,
     rule_tables,
     task_tables,
+    tuning_tables,
 )
 from bitzones.report.markdown.summary import about, inconclusive
 from bitzones.report.markdown.tables import plain
@@ -94,7 +95,7 @@ def _domains(analysis: Analysis) -> Section:
         "domains",
         "Text of every kind",
         _charts(_single("domains", "KL of every variant by domain.", metric_charts.domains(analysis))),
-        (domain_tables.by_domain(analysis),),
+        (tuning_tables.tuning(analysis), domain_tables.by_domain(analysis)),
         domain_tables.statistics(analysis),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from bitzones.analysis.domain_figures import DomainFigures, DomainReading, DomainsReading, Quantile
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import ABSENT, details, four_digits, markdown, more_nats, nats, p_value, plain, ratio, table
-from bitzones.schema.profile import PLAN
+from bitzones.schema.profile import TUNED
 from bitzones.stats.intervals import Estimate
 
 __all__ = ["by_domain", "folded", "in_short", "lines", "statistics", "verdict_by_domain"]
@@ -40,10 +40,11 @@ def lines(analysis: Analysis) -> Iterator[str]:
 def in_short(found: DomainsReading) -> str | None:
     """The domain where the plan is worst and the domains where it wins, in one line; None where the plan was measured on none."""
     worst = next((item for item in found.domains if item.name == found.worst), None)
-    figures = worst.of(PLAN) if worst is not None else None
+    figures = worst.of(worst.subject) if worst is not None else None
     if worst is None or figures is None:
         return None
-    return f"Worst domain of the searched plan: {_name(worst)}, KL {_short(figures.kl)} nats/token; {verdict_by_domain(found)}"
+    named = "tuned" if worst.subject == TUNED else "searched"
+    return f"Worst domain of the {named} plan: {_name(worst)}, KL {_short(figures.kl)} nats/token; {verdict_by_domain(found)}"
 
 
 def verdict_by_domain(found: DomainsReading) -> str:
@@ -141,10 +142,11 @@ def _variants(found: DomainsReading) -> list[str]:
 
 
 def _matrix(found: DomainsReading, write: Callable[[DomainFigures], str]) -> str:
+    subject = found.domains[0].subject
     head = ("variant", *(f"{markdown(item.name)}{', unseen' if item.unseen else ''}" for item in found.domains))
     rows = [
         (
-            f"**{PLAN}**" if variant == PLAN else markdown(variant),
+            f"**{variant}**" if variant == subject else markdown(variant),
             *(ABSENT if (figures := item.of(variant)) is None else write(figures) for item in found.domains),
         )
         for variant in _variants(found)
@@ -157,7 +159,7 @@ def _against(found: DomainsReading) -> Iterator[str]:
     if not any(item.compared for item in found.domains):
         return
     yield (
-        "The searched plan against each other variant: KL of the plan minus that of the other on the same windows, below 0 where the plan "
+        "The plan against each other variant: KL of the plan minus that of the other on the same windows, below 0 where the plan "
         "is better. A verdict needs a 95% interval that excludes 0, without correction for the number of comparisons."
     )
     others = list(dict.fromkeys(row.variant for item in found.domains for row in item.compared))

@@ -12,13 +12,13 @@ from bitzones.analysis.plan import Around
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.analysis.zones import never_lowest
-from bitzones.report.markdown import domain_tables, plan_tables
+from bitzones.report.markdown import domain_tables, plan_tables, tuning_tables
 from bitzones.report.markdown.caveat_words import layers_in_words
 from bitzones.report.markdown.cost_words import budget_words
 from bitzones.report.markdown.stability import split_half_in_short
 from bitzones.report.markdown.tables import megabytes, nats, percent, plain, points
 from bitzones.schema.formats import format_bits
-from bitzones.schema.profile import PLAN
+from bitzones.schema.profile import PLAN, TUNED
 from bitzones.stats.intervals import MIN_SEQUENCES
 
 __all__ = ["WIDE_BITS", "Answer", "answers"]
@@ -107,7 +107,7 @@ def _saved(analysis: Analysis, decision: Decision) -> Answer:
 
 
 def _whole_model(analysis: Analysis, decision: Decision) -> Iterator[str]:
-    if decision.plan.origin != "search":
+    if decision.plan.origin not in ("search", "tuned"):
         return
     stored = {item.variant: item.stored_bytes for item in analysis.memory}
     reference = next((item.stored_bytes for item in analysis.memory if item.format == analysis.reference), None)
@@ -116,9 +116,11 @@ def _whole_model(analysis: Analysis, decision: Decision) -> Iterator[str]:
 
 
 def _cost(analysis: Analysis, decision: Decision) -> Answer:
-    plan, measured = decision.plan, [item for item in analysis.accuracy if item.variant == PLAN and item.metric != NORMALIZED]
+    plan, variant = decision.plan, PLAN if decision.plan.tuning is None else TUNED
+    measured = [item for item in analysis.accuracy if item.variant == variant and item.metric != NORMALIZED]
     question = "What does it cost in accuracy?"
-    domains = [f"{said}." for said in [domain_tables.in_short(analysis.domains) if analysis.domains else None] if said]
+    domains = [f"{tuning_tables.in_short(analysis.tuning)}."] if analysis.tuning else []
+    domains += [f"{said}." for said in [domain_tables.in_short(analysis.domains) if analysis.domains else None] if said]
     if plan.measured_kl is None:
         kl = f"KL predicted {nats(plan.predicted_kl)} nats per token, not measured."
     else:

@@ -8,7 +8,7 @@ from bitzones.analysis.plan_ranking import NO_BASELINES
 from bitzones.analysis.plan_verdicts import Compared, PlanReading, PlansReading, SearchReading, SearchStep
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import ABSENT, bits, details, markdown, milliseconds, more_nats, nats, ratio, table
-from bitzones.schema.profile import PLAN
+from bitzones.schema.profile import PLAN, TUNED
 from bitzones.stats.intervals import MIN_SEQUENCES
 
 __all__ = ["compared", "frontier", "on_frontier", "outcome", "search"]
@@ -22,6 +22,7 @@ MADE = {
     "frontier": "lowest sum of separate sensitivities, another budget",
     "foreign": "made by another tool, measured here",
     "stock": "the same search, over uncalibrated formats only",
+    "tuned": "the searched plan, its scales and shifts then trained",
     "separate": "the plan's formats, each module rounded on its own",
 }
 
@@ -31,9 +32,16 @@ def outcome(plans: PlansReading) -> str:
     if plans.recommended is None:
         return "No plan within the budget could be measured, so the measurements recommend none"
     if plans.recommended != plans.searched:
+        if plans.beaten_by == (TUNED,):
+            return "The searched plan, tuned, is recommended: no other plan within the budget measured lower than the searched one"
         if plans.beaten_by:
             return f"The searched plan does not win: {_and(plans.beaten_by)} measured lower, and {plans.recommended} is recommended"
         return f"The searched plan could not be measured, and {plans.recommended} is recommended"
+    return _not_beaten(plans)
+
+
+def _not_beaten(plans: PlansReading) -> str:
+    """The sentence where the searched plan is recommended."""
     if plans.not_told:
         return f"No plan within the budget is better than the searched one, but it cannot be told from {_and(plans.not_told)}"
     if not any(_is_baseline(item) for item in plans.plans):

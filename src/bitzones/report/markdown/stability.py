@@ -52,7 +52,11 @@ def contradicted(analysis: Analysis, decision: Decision) -> str:
     said = "; ".join(
         f"layer {item.layer} is {item.zone} and stored as {_stored(item.formats, f'{analysis.granularity}s')}" for item in found
     )
-    why = ": the zones were drawn around another plan" if decision.plan.origin != "search" and decision.around == "plan" else ""
+    why = (
+        ": the zones were drawn around another plan"
+        if decision.plan.origin not in ("search", "tuned") and decision.around == "plan"
+        else ""
+    )
     return f"**The recommended plan differs from the zones in {len(found)} of {total} layers**{why}. {said}."
 
 

@@ -20,6 +20,7 @@ from bitzones.report.markdown import (
     rule_tables,
     stability,
     task_tables,
+    tuning_tables,
 )
 from bitzones.report.markdown.caveat_words import caveat_sentence
 from bitzones.report.markdown.tables import NO_INTERVAL, markdown, megabytes, plain, table
@@ -40,6 +41,7 @@ def headline(analysis: Analysis) -> tuple[str, ...]:
     return (
         _zones_line(analysis, decision),
         _plan_line(analysis, decision),
+        *([tuning_tables.in_short(analysis.tuning)] if analysis.tuning else []),
         *_calibration_line(analysis),
         *_baselines_line(analysis),
         *domain_tables.lines(analysis),
@@ -138,7 +140,7 @@ def _accuracy_lines(analysis: Analysis) -> Iterator[str]:
 
 def _accuracy_words(analysis: Analysis, item: Accuracy) -> str:
     verdict = f", {item.against.verdict}" if item.against else ""
-    other = item.variant == PLAN and analysis.decision is not None and analysis.decision.plan.origin != "search"
+    other = item.variant == PLAN and analysis.decision is not None and analysis.decision.plan.origin not in ("search", "tuned")
     name = plain(item.variant) + (" (searched, not recommended)" if other else "")
     return f"{name} {item.share.value:.1%} ({item.share.low:.1%} to {item.share.high:.1%}){verdict}"
 
@@ -156,6 +158,7 @@ def summary(analysis: Analysis) -> str:
         text_map.markdown_map(analysis),
         decisions.zones(analysis),
         decisions.plan(analysis),
+        tuning_tables.tuning(analysis),
         domain_tables.by_domain(analysis),
         domain_tables.folded(analysis),
         plan_tables.compared(analysis),

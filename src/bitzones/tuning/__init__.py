@@ -1,0 +1,1 @@
+"""Trains what a quantized plan stores, its integers unchanged."""
