@@ -79,8 +79,8 @@ def control(found: Quadruples, family: int, tolerance: float, seed: int = 0) -> 
 def verdict_of(cell: DuetCell, tolerance: float) -> DuetVerdict:
     """The verdict on one cell.
 
-    A change that the interval shows stands if new processes show it again, which differ in where their memory lies, and if the new side does
-    not show one against itself.
+    A change that the interval shows stands if new processes, whose memory lies elsewhere, show it again, and if the new side does not show
+    one against itself.
     """
     first, margin = sequence(cell.first, cell.family), math.log1p(tolerance)
     found = DuetVerdict(first.word(margin), ratio_of(first), len(cell.first))

@@ -16,6 +16,9 @@ __all__ = ["Called", "queued_ns", "timed_call"]
 
 STATISTICS = "/proc/thread-self/schedstat"
 
+TRIES = 100
+"""Readings of both clocks until none falls on another side of a wait than the other: one or two, unless the machine is very busy."""
+
 
 class Called(NamedTuple):
     """Seconds that passed, and the part of them in which the thread waited for a core."""
@@ -37,7 +40,17 @@ def queued_ns() -> int:
 
 def timed_call(call: Callable[[], object]) -> Called:
     """Call, and time it."""
-    queued, began = queued_ns(), perf_counter()
+    queued, began = _both_clocks()
     call()
-    wall = perf_counter() - began
-    return Called(wall, min(wall, (queued_ns() - queued) / 1e9))
+    until, ended = _both_clocks()
+    return Called(ended - began, max(0.0, min(ended - began, (until - queued) / 1e9)))
+
+
+def _both_clocks() -> tuple[int, float]:
+    """Nanoseconds waited so far and the time, between which the thread did not wait."""
+    queued, now, again = queued_ns(), perf_counter(), queued_ns()
+    for _ in range(TRIES):
+        if again == queued:
+            break
+        queued, now, again = again, perf_counter(), queued_ns()
+    return again, now

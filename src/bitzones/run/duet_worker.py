@@ -1,10 +1,12 @@
-"""One side of a duet: loads a model in its own environment and times a call of it whenever the driver asks (`bitzones.duet.protocol`).
+"""One side of a duet: loads a model in its own environment and times a call of it whenever the driver asks (`bitzones.duets.protocol`).
 
 Answers leave by the standard output that the process was started with; whatever libraries print goes to standard error.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import sys
@@ -13,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
 import bitzones
-from bitzones.duet.protocol import PROTOCOL, TimedCell, Way
+from bitzones.duets.protocol import PROTOCOL, TimedCell, Way
 from bitzones.run.attempts import reason_of
 from bitzones.run.call_clock import Called
 from bitzones.schema.cells import Cell
@@ -22,6 +24,10 @@ from bitzones.schema.profile import Profile
 from bitzones.schema.run_record import Run
 
 __all__ = ["Worker", "main"]
+
+
+_BENCHES: dict[Way, str] = {"session": "bitzones.run.session_bench", "basic": "bitzones.run.basic_bench"}
+"""Imported when they are asked for: a release may be too old for the first."""
 
 
 class Bench(Protocol):
@@ -44,16 +50,7 @@ class Worker:
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """The answer to one question, also where there is none."""
         try:
-            match question["do"]:
-                case "hello":
-                    return {"protocol": PROTOCOL, "bitzones": bitzones.__version__, "source": self._source, "ways": ways()}
-                case "load":
-                    return self._load(Profile.model_validate_json(question["profile"]), question["way"])
-                case "unload":
-                    self._bench = None
-                    return {}
-                case other:
-                    return self._measured(other, question)
+            return self._answer(question)
         except NotMeasuredError as error:
             return {"error": str(error), "status": "not measured"}
         except BitzonesError as error:
@@ -61,8 +58,22 @@ class Worker:
         except Exception as error:  # noqa: BLE001 (the driver says it in one line; the side goes on)
             return {"error": reason_of(error), "status": "failed"}
 
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        match question["do"]:
+            case "hello":
+                return {"protocol": PROTOCOL, "bitzones": bitzones.__version__, "source": self._source, "ways": ways()}
+            case "load":
+                return self._load(Profile.model_validate_json(question["profile"]), question["way"])
+            case "unload":
+                self._bench = None
+                gc.collect()
+                return {}
+            case other:
+                return self._measured(other, question)
+
     def _load(self, profile: Profile, way: Way) -> dict[str, Any]:
-        self._bench = _bench(profile, way)
+        made = importlib.import_module(_BENCHES[way])
+        self._bench = made.SessionBench(profile) if way == "session" else made.BasicBench(profile)
         cells = [cell.model_dump() for cell in self._bench.cells()]
         return {"run": self._bench.run().model_dump(mode="json"), "cells": cells}
 
@@ -83,25 +94,11 @@ class Worker:
 def ways() -> list[Way]:
     """How this environment can measure; a release that is too old for the session can do the basic calls."""
     found: list[Way] = []
-    with suppress(ImportError):
-        from bitzones.run import session_bench as _session
-
-        found.append("session")
-    with suppress(ImportError):
-        from bitzones.run import basic_bench as _basic
-
-        found.append("basic")
+    for way, module in _BENCHES.items():
+        with suppress(ImportError):
+            importlib.import_module(module)
+            found.append(way)
     return found
-
-
-def _bench(profile: Profile, way: Way) -> Bench:
-    if way == "session":
-        from bitzones.run.session_bench import SessionBench
-
-        return SessionBench(profile)
-    from bitzones.run.basic_bench import BasicBench
-
-    return BasicBench(profile)
 
 
 def main(source: str) -> None:

@@ -1,24 +1,16 @@
-"""A duet: two environments that measured in turn, quadruple by quadruple. Raw times only; `bitzones.regression.duet_verdicts` judges them.
-
-A duet file has its own schema number. The same cells stand in the run file of ``pytest bench/ --bitzones-duet=OLD``.
-"""
+"""Cells of a duet: two environments that measured in turn, quadruple by quadruple. Raw times; `regression.duet_verdicts` judges them."""
 
 from __future__ import annotations
 
 import math
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from bitzones.schema.cell_key import CellKey
-from bitzones.schema.cells import Cell, FailedCell
-from bitzones.schema.profile_sections import Gate
-from bitzones.schema.record import Count, Measured, NonNegative, Positive, Record
-from bitzones.schema.run_record import Run
+from bitzones.schema.record import Measured, NonNegative, Positive, Record
 
-__all__ = ["DUET_SCHEMA", "DuetCell", "DuetFile", "DuetSide", "Quadruples"]
-
-DUET_SCHEMA = 1
+__all__ = ["DuetCell", "Quadruples"]
 
 Seconds = Annotated[float, Field(gt=1e-9, le=1e6, allow_inf_nan=False)]
 Four = tuple[Seconds, Seconds, Seconds, Seconds]
@@ -48,7 +40,10 @@ class Quadruples(Record):
     def of(self, side: Literal["A", "B"]) -> tuple[float, ...]:
         """The rounds of one side, in order."""
         return tuple(
-            took for order, rounds in zip(self.orders, self.rounds_s, strict=True) for who, took in zip(order, rounds, strict=True) if who == side
+            took
+            for order, rounds in zip(self.orders, self.rounds_s, strict=True)
+            for who, took in zip(order, rounds, strict=True)
+            if who == side
         )
 
     @property
@@ -88,44 +83,3 @@ class DuetCell(Measured):
     @property
     def _detail(self) -> str:
         return f"{self.of} {self.detail}"
-
-
-class DuetSide(Record):
-    """One side: how it was named, whose source measured there (``own`` or ``given``: that of the driver), and what is no time."""
-
-    spec: str
-    source: Literal["own", "given"]
-    run: Run
-    cells: tuple[Cell, ...] = ()
-
-    @property
-    def releases(self) -> dict[str, str]:
-        """Versions that may be the cause of a difference."""
-        return {"bitzones": self.run.bitzones, **(self.run.environment.versions if self.run.environment else {})}
-
-
-class DuetFile(Record):
-    """Everything that a duet measured.
-
-    ``way`` is how both sides measured: as a run does (``session``), or with calls that older releases know too (``basic``). ``cores`` are
-    those that both sides shared, none where they were not pinned. ``in_turn`` is true where memory held one model only. ``aa`` is true
-    where both sides are the same. ``stopped`` says why it ended early; empty where it did not.
-    """
-
-    schema_number: Literal[1] = Field(default=DUET_SCHEMA, alias="schema")
-    bitzones: str
-    measured_at: str
-    took_s: NonNegative
-    old: DuetSide
-    new: DuetSide
-    gate: Gate
-    seed: Count
-    way: Literal["session", "basic"]
-    threads: Count
-    cores: tuple[Count, ...] = ()
-    in_turn: bool = False
-    aa: bool = False
-    cells: tuple[DuetCell, ...]
-    failed: tuple[FailedCell, ...] = ()
-    stopped: str = ""
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

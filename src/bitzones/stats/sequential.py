@@ -70,7 +70,8 @@ class PairedSequence:
             away = (self._x - centers[:, None]) / self._scale
         counted = np.clip(np.where(np.isnan(away), 0.0, away), -1.0, 1.0)
         sums, squares = counted.sum(axis=1), (counted**2).sum(axis=1)
-        return sums**2 / (2 * (squares + self._rate)) - np.log1p(squares / self._rate) / 2
+        found: Floats = sums**2 / (2 * (squares + self._rate)) - np.log1p(squares / self._rate) / 2
+        return found
 
     @cached_property
     def center(self) -> float:
@@ -141,8 +142,8 @@ class PairedSequence:
 def under_exchange(differences: Sequence[float], alpha: float, repeats: int, seed: int) -> Floats:
     """Lower ends of the interval if the coins of the order had fallen otherwise: shape (``repeats``,), -inf where there is none.
 
-    For two sides that are the same, every pattern of signs was as likely as the one seen. So the share of lower ends above a tolerance is the
-    false alarm rate on this machine, and a quantile of them is the change that would have been seen.
+    For two sides that are the same, every pattern of signs was as likely as the one seen. So the share of lower ends above a tolerance is
+    the false alarm rate on this machine, and a quantile of them is the change that would have been seen.
     """
     rng, values = np.random.default_rng(seed), np.asarray(differences, dtype=np.float64)
     found = [PairedSequence((values * rng.choice((-1.0, 1.0), len(values))).tolist(), alpha).interval for _ in range(repeats)]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from bitzones.analysis.zones import ranges
 from bitzones.regression.comparison import STATUSES, CellDelta, Comparison, Metric, Side, Status
 from bitzones.regression.drift import MIN_FREEDOM
+from bitzones.regression.duet_changes import DUET_METRIC
 from bitzones.regression.gate import CANNOT_COMPARE, OPEN, REGRESSION
 from bitzones.report.markdown.tables import (
     ABSENT,
@@ -79,6 +80,8 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
         yield f"Times and memory in use are not compared, other machine: {markdown(comparison.other_machine, 300)}."
     if (said := _repeats(comparison)) is not None:
         yield said
+    if comparison.duets:
+        yield f"{comparison.duets} cells were timed by a duet: both sides by turns on one machine."
     rows = telling(comparison)
     if rows:
         yield metrics_table(rows[:LONGEST_TABLE])
@@ -92,7 +95,8 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
 
 def _repeats(comparison: Comparison) -> str | None:
     """The run-to-run spread of times; None where no time is compared."""
-    if not any(cell.kind == "latency" and any(metric.change is not None for metric in cell.metrics) for cell in comparison.cells):
+    of_runs = [metric for cell in comparison.cells if cell.kind == "latency" for metric in cell.metrics if metric.name != DUET_METRIC]
+    if not any(metric.change is not None for metric in of_runs):
         return None
     if comparison.repeats is None:
         return (
@@ -205,9 +209,11 @@ def judged(gate: Gate) -> Iterator[str]:
     )
     yield (
         "Times: medians of the raw rounds by a block bootstrap, or by the run-to-run spread of one release (Student's t) if that is "
-        f"larger; tolerance {gate.time:.1%}. Accuracy: McNemar's exact test on the same items; same if a loss above "
-        f"{100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over sequences, tolerance {gate.kl:.0%} of "
-        f"the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}, for searched plans {gate.plan_bytes:.1%}. Peak "
+        f"larger; tolerance {gate.time:.1%}. Times of a duet: a confidence sequence of the ratio in quadruples of rounds, at 5% over "
+        f"all of its cells; tolerance {gate.duet_time:.1%}; a change stands if new processes repeat it. Accuracy: McNemar's exact test on "
+        f"the same items; same if a loss above {100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over "
+        f"sequences, tolerance {gate.kl:.0%} of the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}, for searched "
+        f"plans {gate.plan_bytes:.1%}. Peak "
         f"memory: {gate.memory:.0%}."
     )
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bitzones
-from bitzones.duet import bootstrap
-from bitzones.duet.requirements_env import environment_of
+from bitzones.duets import bootstrap
+from bitzones.duets.requirements_env import environment_of
 from bitzones.schema.cache import cache_folder
 from bitzones.schema.errors import DuetError
 
@@ -105,7 +105,7 @@ def side(spec: str, which: str, notify: Callable[[str], None] = lambda line: Non
         python = environment_of(spec.split(), which, notify)
         return Side(spec, (str(python),), "given", str(_linked(_package())))
     raise DuetError(
-        f"{which}: {spec!r} is no environment: give a venv, a wheel or a checkout of bitzones, a requirement such as optimum-quanto==0.2.4, "
+        f"{which}: {spec!r} is no environment: give a venv, a wheel or checkout of bitzones, a requirement such as optimum-quanto==0.2.4, "
         "docker:IMAGE, or this"
     )
 

@@ -42,7 +42,12 @@ class SideProcess:
         try:
             with log.open("wb") as handle:
                 self._process = subprocess.Popen(  # noqa: S603 (the user names the environment)
-                    list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle, env=dict(environment), start_new_session=True
+                    list(command),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=handle,
+                    env=dict(environment),
+                    start_new_session=True,
                 )
         except OSError as error:
             raise DuetError(f"{name}: {command[0]} cannot be started: {error.strerror or error}") from error

@@ -13,14 +13,15 @@ from time import monotonic
 from pydantic import TypeAdapter
 
 import bitzones
-from bitzones.duet.decide_cells import Plan, Timed, by_variant, decide
-from bitzones.duet.pair import Limits, Pair
-from bitzones.duet.protocol import TimedCell, Way
-from bitzones.duet.quiet_cores import quiet_cores
-from bitzones.duet.sides import Cores, Side
-from bitzones.duet.watch import DuetWatch
+from bitzones.duets.decide_cells import Plan, Timed, by_variant, decide
+from bitzones.duets.pair import Limits, Pair
+from bitzones.duets.protocol import TimedCell, Way
+from bitzones.duets.quiet_cores import quiet_cores
+from bitzones.duets.sides import Cores, Side
+from bitzones.duets.watch import DuetWatch
 from bitzones.schema.cells import Cell, FailedCell
-from bitzones.schema.duet_cells import DuetCell, DuetFile, DuetSide
+from bitzones.schema.duet_cells import DuetCell
+from bitzones.schema.duet_record import DuetFile, DuetSide
 from bitzones.schema.errors import DuetError, MeasureError
 from bitzones.schema.profile import Profile
 from bitzones.schema.profile_sections import Gate
@@ -29,6 +30,8 @@ from bitzones.schema.run_record import Run
 __all__ = ["DuetSettings", "play"]
 
 CELLS: TypeAdapter[tuple[Cell, ...]] = TypeAdapter(tuple[Cell, ...])
+
+USUAL = Limits()
 
 CHANGED = ("worse", "better")
 
@@ -55,7 +58,7 @@ class DuetSettings:
     checks: bool = True
     select: str = ""
     in_turn: bool = False
-    limits: Limits = Limits()
+    limits: Limits = USUAL
 
 
 @dataclass
@@ -166,12 +169,13 @@ def _introduced(pair: Pair, profile: Profile, settings: DuetSettings) -> _Known:
     (old, old_cells), (new, new_cells) = pair.load(profile, way)
     hashes = [run.model.sha256 if run.model else None for run in (old, new)]
     if hashes[0] != hashes[1]:
-        raise DuetError(f"the sides have other weights: OLD sha256 {str(hashes[0])[:12]}, NEW {str(hashes[1])[:12]}; both must load one model")
+        told = f"OLD has the weights {str(hashes[0])[:12]} and NEW {str(hashes[1])[:12]} (sha256)"
+        raise DuetError(f"both sides must load one model, and {told}")
     chosen = [cell for cell in dict.fromkeys([*new_cells, *old_cells]) if settings.select in str(cell.key)]
     if not chosen:
         raise DuetError(f"no cell is named like {settings.select!r}; there are {', '.join(str(cell.key) for cell in new_cells)}")
     both = tuple(cell for cell in chosen if cell in old_cells and cell in new_cells)
-    alone = [(cell, "the old side has no such cell" if cell in new_cells else "the new side has no such cell") for cell in chosen if cell not in both]
+    alone = [(cell, f"the {'old' if cell in new_cells else 'new'} side has no such cell") for cell in chosen if cell not in both]
     missing = tuple(
         FailedCell(variant=cell.variant, of=cell.kind, detail=cell.detail, status="not measured", reason=reason) for cell, reason in alone
     )

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bitzones.duet.protocol import PROTOCOL, TimedCell, Way
-from bitzones.duet.side_process import SideProcess
-from bitzones.duet.sides import Cores, Side
+from bitzones.duets.protocol import PROTOCOL, TimedCell, Way
+from bitzones.duets.side_process import SideProcess
+from bitzones.duets.sides import Cores, Side
 from bitzones.schema.duet_cells import Quadruples
 from bitzones.schema.errors import DuetError, MeasureError
 from bitzones.schema.profile import Profile
@@ -27,9 +27,10 @@ GREETING_S = 600.0
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds for loading a model, for one round and its warm-up, and for everything that is no time."""
+    """Seconds for loading a model, warming a cell up (a release may compile its kernels), one round, and everything that is no time."""
 
     load_s: float = 3600.0
+    warm_s: float = 1200.0
     round_s: float = 120.0
     checks_s: float = 7200.0
 
@@ -57,7 +58,15 @@ class Pair:
     """
 
     def __init__(
-        self, sides: tuple[Side, Side], names: tuple[str, str], cores: Cores, folder: Path, limits: Limits, seed: int, *, in_turn: bool = False
+        self,
+        sides: tuple[Side, Side],
+        names: tuple[str, str],
+        cores: Cores,
+        folder: Path,
+        limits: Limits,
+        seed: int,
+        *,
+        in_turn: bool = False,
     ) -> None:
         self._limits, self._coin, self.in_turn = limits, random.Random(seed), in_turn
         self._asked: tuple[str, Way] = "", "session"
@@ -125,7 +134,7 @@ class Pair:
         Raises:
             MeasureError: a side cannot time it, or the sides time different shapes.
         """
-        answers = [self._on(side, "prepare", cell=cell.model_dump()) for side in (0, 1)]
+        answers = [self._on(side, "prepare", self._limits.warm_s, cell=cell.model_dump()) for side in (0, 1)]
         for prepared in self._prepared:
             prepared.add(cell)
         if answers[0]["shape"] != answers[1]["shape"]:
@@ -157,7 +166,7 @@ class Pair:
         if not self._resident[side]:
             self._load_alone(side)
             for cell in self._prepared[side]:
-                self._processes[side].ask("prepare", self._limits.round_s, cell=cell.model_dump())
+                self._processes[side].ask("prepare", self._limits.warm_s, cell=cell.model_dump())
         return self._processes[side].ask(do, limit_s or self._limits.round_s, **question)
 
     def _load_alone(self, side: int) -> dict[str, Any]:
@@ -185,5 +194,7 @@ class Pair:
 def as_record(found: Sequence[Quadruple]) -> Quadruples:
     """Quadruples as a cell holds them."""
     return Quadruples(
-        orders=tuple(item.order for item in found), rounds_s=tuple(item.rounds_s for item in found), queued_s=tuple(item.queued_s for item in found)
+        orders=tuple(item.order for item in found),
+        rounds_s=tuple(item.rounds_s for item in found),
+        queued_s=tuple(item.queued_s for item in found),
     )

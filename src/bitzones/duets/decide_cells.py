@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
-from bitzones.duet.pair import Pair, Quadruple, as_record
-from bitzones.duet.protocol import TimedCell
-from bitzones.duet.watch import DuetWatch
+from bitzones.duets.pair import Pair, Quadruple, as_record
+from bitzones.duets.protocol import TimedCell
+from bitzones.duets.watch import DuetWatch
 from bitzones.regression.duet_verdicts import ratio_of, sequence
 from bitzones.schema.cells import FailedCell
 from bitzones.schema.duet_cells import Quadruples
@@ -29,7 +29,7 @@ FIRST_LOOK, LOOK_EVERY = 8, 1.05
 
 @dataclass(frozen=True)
 class Plan:
-    """How cells are decided: the tolerance, how many cells share the error, the time of each, and whether waits for a core are taken out."""
+    """How cells are decided: tolerance, number of cells that share the error, time of each, and whether waits for a core are taken out."""
 
     tolerance: float
     family: int
@@ -100,7 +100,9 @@ def decide(pair: Pair, cells: Sequence[TimedCell], plan: Plan, watch: DuetWatch,
                 watch.finished(item.line(plan), item.took_s)
         still = [item for item in open_cells if not item.over]
         if still:
-            watch.going_on(f"{still[0].cell.variant}: {len(still)} cells, {len(still[0].found)} quadruples", sum(item.left_s for item in still))
+            watch.going_on(
+                f"{still[0].cell.variant}: {len(still)} cells, {len(still[0].found)} quadruples", sum(item.left_s for item in still)
+            )
 
 
 def _prepared(pair: Pair, cells: Sequence[TimedCell], watch: DuetWatch, failed: list[FailedCell]) -> Iterator[Timed]:
