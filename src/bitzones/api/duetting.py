@@ -130,6 +130,12 @@ def duet(
 def read_duet(path: Path | str) -> Duet:
     """Read a duet file.
 
+    Args:
+        path: of the file that ``bitzones duet`` wrote.
+
+    Returns:
+        The duet.
+
     Raises:
         RunFileError: it is missing, truncated, no duet, or of another schema.
     """

@@ -29,12 +29,16 @@ FIRST_LOOK, LOOK_EVERY = 8, 1.05
 
 @dataclass(frozen=True)
 class Plan:
-    """How cells are decided: tolerance, number of cells that share the error, time of each, and whether waits for a core are taken out."""
+    """How cells are decided: tolerance, number of cells that share the error, time of each, and whether waits for a core are taken out.
+
+    ``most`` is the number of quadruples after which a cell is left undecided.
+    """
 
     tolerance: float
     family: int
     cell_limit_s: float
     queued: bool
+    most: int | None = None
 
 
 @dataclass
@@ -64,7 +68,8 @@ class Timed:
             needed, rest = known.needed(margin), plan.cell_limit_s - self.took_s
             each = self.took_s / len(self.found)
             self.left_s = rest if needed is None else min(rest, (needed - len(self.found)) * each)
-        self.over = self.word != "inconclusive" or self.took_s >= plan.cell_limit_s
+        enough = plan.most is not None and len(self.found) >= plan.most
+        self.over = self.word != "inconclusive" or self.took_s >= plan.cell_limit_s or enough
 
     def line(self, plan: Plan) -> str:
         """The verdict in words."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -32,6 +32,9 @@ __all__ = ["DuetSettings", "play"]
 CELLS: TypeAdapter[tuple[Cell, ...]] = TypeAdapter(tuple[Cell, ...])
 
 USUAL = Limits()
+
+LEAST_CONTROL = 20
+"""Quadruples of the new side against itself, besides as many as the change took: enough to see a change of that size there."""
 
 CHANGED = ("worse", "better")
 
@@ -146,17 +149,31 @@ class _Stage:
 
     def repeat(self, sides: tuple[Side, Side], known: _Known, plan: Plan, found: _Found) -> None:
         """Measure what changed again: by new processes, and the new side against itself."""
-        changed = [item.cell for item in found.first if item.word in CHANGED]
+        changed = [item for item in found.first if item.word in CHANGED]
         if not changed:
             return
         self.watch.total += 2 * len(changed)
-        for who, names, kept in ((sides, ("OLD", "NEW"), found.again), ((sides[1], sides[1]), ("NEW", "NEW"), found.control)):
-            self.watch.say("again, by new processes" if kept is found.again else "the new side against itself")
-            with self.pair(who, names) as pair:
-                pair.greet()
-                pair.load(self.profile, known.way)
-                for group in by_variant(changed):
-                    decide(pair, group, plan, self.watch, kept, found.failed)
+        self.watch.say("again, by new processes")
+        self._measured(sides, ("OLD", "NEW"), known, changed, plan, found.again, found.failed)
+        self.watch.say("the new side against itself")
+        most = LEAST_CONTROL + max(len(item.found) for item in (*changed, *found.again))
+        self._measured((sides[1], sides[1]), ("NEW", "NEW"), known, changed, replace(plan, most=most), found.control, found.failed)
+
+    def _measured(
+        self,
+        sides: tuple[Side, Side],
+        names: tuple[str, str],
+        known: _Known,
+        cells: Sequence[Timed],
+        plan: Plan,
+        kept: list[Timed],
+        failed: list[FailedCell],
+    ) -> None:
+        with self.pair(sides, names) as pair:
+            pair.greet()
+            pair.load(self.profile, known.way)
+            for group in by_variant(item.cell for item in cells):
+                decide(pair, group, plan, self.watch, kept, failed)
 
 
 def _introduced(pair: Pair, profile: Profile, settings: DuetSettings) -> _Known:

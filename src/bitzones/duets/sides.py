@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import bitzones
-from bitzones.duets import bootstrap
+from bitzones.duets import side_start
 from bitzones.duets.requirements_env import environment_of
 from bitzones.schema.cache import cache_folder
 from bitzones.schema.errors import DuetError
@@ -46,7 +46,7 @@ class Cores:
 
 @dataclass(frozen=True)
 class Side:
-    """A side that can be started: its Python, and whose bitzones measures (`bootstrap`)."""
+    """A side that can be started: its Python, and whose bitzones measures (`side_start`)."""
 
     spec: str
     python: tuple[str, ...]
@@ -57,7 +57,7 @@ class Side:
 
     def command(self, cores: Cores) -> list[str]:
         """What to start."""
-        text = Path(bootstrap.__file__).read_text(encoding="utf-8")
+        text = Path(side_start.__file__).read_text(encoding="utf-8")
         pinned = ",".join(map(str, cores.numbers))
         arguments = ["-c", text, self.whose, self.source, pinned, str(cores.threads)]
         return [*self._docker(), *arguments] if self.container else [*self.python, *arguments]
@@ -99,7 +99,7 @@ def side(spec: str, which: str, notify: Callable[[str], None] = lambda line: Non
         return Side(spec, (spec.removeprefix(DOCKER),), "either", IN_CONTAINER, container=True)
     if place.suffix == ".whl":
         return Side(spec, (sys.executable,), "own", str(_unpacked(place, which)))
-    if place.is_dir():
+    if spec and place.is_dir():
         return _folder(spec, place, which)
     if all(REQUIREMENT.fullmatch(part) for part in spec.split()) and spec.strip():
         python = environment_of(spec.split(), which, notify)

@@ -125,14 +125,14 @@ def _reasons(cell: DuetCell, found: DuetVerdict) -> Iterable[str]:
     elif found.word == "inconclusive":
         yield f"undecided after {cell.took_s:.0f} s of {cell.limit_s:.0f} s"
     if found.again is not None:
-        yield f"by new processes {_percent(found.again)}"
+        yield f"again {_percent(found.again)}"
     if found.control is not None:
         yield _against_itself(found.control)
 
 
 def _against_itself(found: Control) -> str:
-    smallest = "none" if found.smallest_change is None else f"{found.smallest_change:+.1%}"
-    alarms = f"{found.alarms} false alarms in {found.exchanges} exchanges of its order"
+    smallest = "none" if found.smallest_change is None else f"{found.smallest_change:.1%}"
+    alarms = f"{found.alarms} of {found.exchanges} exchanges alarm"
     return f"against itself {_percent(found.ratio)}, n = {found.n}, {alarms}, smallest change seen {smallest}"
 
 

@@ -65,7 +65,7 @@ def control(found: Quadruples, family: int, tolerance: float, seed: int = 0) -> 
     """What a side against itself shows: with the coins as they fell, and as they might have fallen."""
     known, margin = sequence(found, family), math.log1p(tolerance)
     lows = under_exchange(found.differences, ALPHA / family, EXCHANGES, seed)
-    smallest = float(np.quantile(margin - lows, SEEN))
+    smallest = margin - float(np.sort(lows)[::-1][round(SEEN * EXCHANGES) - 1])
     return Control(
         word=known.word(margin),
         ratio=ratio_of(known),

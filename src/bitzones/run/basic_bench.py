@@ -6,6 +6,7 @@ are one cell.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,9 @@ WARM_CALLS = 3
 """A release may compile its extension in the first; the fastest of them is what a call takes."""
 
 PRODUCTS = "every product"
+
+CACHE_NAMES = ("cache", "past_key_values")
+"""Of the key-value cache, the latest name first."""
 
 
 class BasicBench:
@@ -101,4 +105,11 @@ def _decode(model: Any, read: Any, new_tokens: int) -> None:
     out = read
     for _ in range(new_tokens):
         token = out.logits[:, -1:].argmax(-1)
-        out = model(input_ids=token, past_key_values=out.past_key_values, use_cache=True)
+        cache = next(out[name] for name in CACHE_NAMES if name in out)
+        out = model(input_ids=token, use_cache=True, **{_cache_argument(model): cache})
+
+
+def _cache_argument(model: Any) -> str:
+    """What this release calls the cache in ``forward``."""
+    accepted = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in accepted), CACHE_NAMES[-1])

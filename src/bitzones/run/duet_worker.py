@@ -23,7 +23,7 @@ from bitzones.schema.errors import BitzonesError, MeasureError, NotMeasuredError
 from bitzones.schema.profile import Profile
 from bitzones.schema.run_record import Run
 
-__all__ = ["Worker", "main"]
+__all__ = ["Bench", "Worker", "main", "ways"]
 
 
 _BENCHES: dict[Way, str] = {"session": "bitzones.run.session_bench", "basic": "bitzones.run.basic_bench"}

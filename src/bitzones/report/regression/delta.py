@@ -34,6 +34,9 @@ SHOWN: tuple[Status, ...] = ("failed", "missing", "worse", "inconclusive", "bett
 LONGEST_TABLE = 40
 """Most rows above the fold."""
 
+LONGEST_REASON = 300
+"""Characters: a duet's has four intervals."""
+
 ANSWERS = {OPEN: "no regression", REGRESSION: "regression", CANNOT_COMPARE: "cannot compare"}
 HEAD = ("cell", "", "metric", "old", "new", "change", "n", "p")
 
@@ -150,7 +153,9 @@ def _row(cell: CellDelta, metric: Metric) -> tuple[str, ...]:
     word = f"**{metric.status}**" if metric.status in {"failed", "missing", "worse"} else metric.status
     name = " ".join(markdown(step) for step in (cell.kind, cell.variant, cell.detail) if step)
     measured = metric.old is not None and metric.new is not None
-    said = markdown(metric.name) + (f": {markdown(metric.reason)}" if metric.reason and (metric.name or not measured) else "")
+    said = markdown(metric.name) + (
+        f": {markdown(metric.reason, LONGEST_REASON)}" if metric.reason and (metric.name or not measured) else ""
+    )
     units = "" if metric.n is None else f"{metric.n} {metric.units or ''}".strip()
     p = p_value(metric.p).removeprefix("p = ").removeprefix("p ") if metric.p is not None and metric.status != "same" else ABSENT
     return name, word, said.removeprefix(": "), _value(metric, metric.old), _value(metric, metric.new), _change(metric), units or ABSENT, p
