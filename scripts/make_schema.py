@@ -18,6 +18,7 @@ from pydantic import BaseModel, TypeAdapter
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.results import Analysis
 from bitzones.schema.cells import Cell
+from bitzones.schema.duet_record import DuetFile
 from bitzones.schema.run_record import Run
 
 PLACE = Path(__file__).parents[1] / "docs" / "schema.md"
@@ -25,6 +26,7 @@ PLACE = Path(__file__).parents[1] / "docs" / "schema.md"
 ROOTS: tuple[tuple[str, str, Any], ...] = (
     ("Run files: what all cells share", "Under the key `bitzones` at the top of a pytest-benchmark JSON.", Run),
     ("Run files: cells", "Under `extra_info.bitzones` of each benchmark; `kind` says which.", Cell),
+    ("duet.json", "Two environments measured in turn (`bitzones duet`).", DuetFile),
     ("analysis.json", "Everything that was decided.", Analysis),
     ("plan.json", "What applying a plan needs.", Plan),
 )

@@ -39,6 +39,7 @@ ROOMS = (
     Room("search", "plans found and compared by measuring", measures=True),
     Room("analysis", "reads a run and decides"),
     Room("regression", "compares runs: deltas, trends, releases, the gate"),
+    Room("duets", "two live environments that measure in turn, and their driver"),
     Room("report", "words, tables, charts, pages"),
     Room("deploy", "a plan into a checkpoint of an engine", measures=True),
     Room("run", "session, journal, runner, pytest plugin", measures=True),

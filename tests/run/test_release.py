@@ -101,7 +101,7 @@ def _with_chat(place: Path, model: profile_sections.Model) -> profile_sections.M
 def test_formats_lose_what_the_checked_way_of_quantizing_loses(place: Path, found: RunFile) -> None:
     reference = tiny_models.llama()
     chosen = profile_files.load(str(place / "small.toml"))
-    bench = release._bench(chosen, lambda message: None)
+    bench = release.release_bench(chosen, lambda message: None)
     for cell in found.of(DivergenceCell):
         model = tiny_models.llama()
         quantizers.quantize(model, dict.fromkeys(bench.names, VARIANTS[cell.variant]))

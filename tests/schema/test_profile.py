@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bitzones.schema import profile, profile_files, profile_sections
+from bitzones.schema import package_source, profile, profile_files, profile_sections
 from bitzones.schema.errors import ProfileError
 
 GOOD = {
@@ -133,8 +133,11 @@ def test_the_profiles_of_real_models_say_what_they_are() -> None:
     small = profile_files.load("smollm2")
     assert small.model.source.startswith("pypi:")
     assert [task.name for task in small.resolved().tasks] == ["science_mini", "word_problems_mini"]
-    four, two = {"w4-max": "qint4", "w4-gptq": "qint4:gptq"}, {"w2-hqq": "qint2:hqq", "w2-gptq": "qint2:gptq"}
-    assert list(profile.variant_formats(small).items()) == list({"bf16": "bf16", **four, **two}.items())
+    formats = {"bf16": "bf16", "w4-max": "qint4", "w4-gptq": "qint4:gptq", "w2": "qint2:gptq"}
+    assert list(profile.variant_formats(small).items()) == list(formats.items())
+    in_parts = profile_files.load("qwen2.5-coder-0.5b")
+    assert len(package_source.parse(in_parts.model.source)) == 6
+    assert all(task.chat_template for task in in_parts.tasks)
     assert profile_sections.HUB_ID.fullmatch(profile_files.load("smollm2-hub").model.source)
     for name in ("llama-3.1-8b", "mistral-7b", "qwen3-8b"):
         large = profile_files.load(name)

@@ -11,6 +11,7 @@ from bitzones.analysis.plan import Plan, PlanKL
 from bitzones.analysis.reader import RunFile
 from bitzones.api.analyzing import Analysis, Report, analyze, read_run, write_report
 from bitzones.api.comparing import Comparison, compare
+from bitzones.api.duetting import Duet, duet, read_duet
 from bitzones.api.history import (
     ReleaseMatrix,
     Trend,
@@ -30,6 +31,7 @@ from bitzones.schema.errors import (
     BitzonesError,
     BitzonesWarning,
     DeviceError,
+    DuetError,
     MeasureError,
     MissingPackageError,
     ModelError,
@@ -57,6 +59,8 @@ __all__ = [
     "CellDelta",
     "Comparison",
     "DeviceError",
+    "Duet",
+    "DuetError",
     "Estimate",
     "Gate",
     "Interval",
@@ -84,6 +88,7 @@ __all__ = [
     "apply",
     "compare",
     "compare_releases",
+    "duet",
     "export",
     "export_metrics",
     "find_baseline",
@@ -91,6 +96,7 @@ __all__ = [
     "measure",
     "measure_export",
     "measure_plan",
+    "read_duet",
     "read_plan",
     "read_run",
     "save_baseline",

@@ -17,6 +17,8 @@ from bitzones.regression.baseline_store import stored
 from bitzones.regression.compare import compare as compared
 from bitzones.regression.comparison import CellDelta, Metric, Status
 from bitzones.regression.drift import Drift, drift, timed
+from bitzones.regression.duet_changes import Duets, duets_of, is_of, read_duet
+from bitzones.schema.duet_record import DuetFile
 from bitzones.schema.errors import RunFileError
 from bitzones.schema.profile_sections import Gate
 
@@ -116,7 +118,14 @@ class Comparison(decided.Comparison):
         return frame(_Row, rows)
 
 
-def compare(old: RunLike, new: RunLike, *, gate: Gate | None = None, history: Path | str | Sequence[RunFile] | None = None) -> Comparison:
+def compare(
+    old: RunLike,
+    new: RunLike,
+    *,
+    gate: Gate | None = None,
+    history: Path | str | Sequence[RunFile] | None = None,
+    duet: Path | str | DuetFile | None = None,
+) -> Comparison:
     """Say for every cell of two runs whether it became worse, corrected for the number of tests.
 
     Args:
@@ -125,12 +134,14 @@ def compare(old: RunLike, new: RunLike, *, gate: Gate | None = None, history: Pa
         gate: tolerances; by default those of the new run's profile.
         history: runs of one release on this machine, four or more, or a folder of them. Where times differ more between them than
             within the two runs, that is what a change of times is judged by.
+        duet: a duet of the releases of both runs, or its file: its verdicts on times replace those of the two runs.
 
     Returns:
         The comparison.
 
     Raises:
-        RunFileError: a run file cannot be used, both are the same file, or there is no such folder.
+        RunFileError: a run file or the duet cannot be used, both runs are the same file, there is no such folder, or the duet is of other
+            releases or another model.
         ArgumentError: ``old`` or ``new`` is neither a run nor a path.
 
     Example:
@@ -143,8 +154,17 @@ def compare(old: RunLike, new: RunLike, *, gate: Gate | None = None, history: Pa
     if isinstance(old, str | Path) and isinstance(new, str | Path) and Path(old).resolve() == Path(new).resolve():
         raise RunFileError(f"{old}: compared with itself")
     base, judged = as_run(old), as_run(new)
-    found = compared(base, judged, gate if gate is not None else judged.run.profile.gate, _repeats(judged, history))
+    duets = _duets(base, judged, duet) if duet is not None else None
+    found = compared(base, judged, gate if gate is not None else judged.run.profile.gate, _repeats(judged, history), duets)
     return Comparison(**dict(found))
+
+
+def _duets(base: RunFile, judged: RunFile, duet: Path | str | DuetFile) -> Duets:
+    file = duet if isinstance(duet, DuetFile) else read_duet(duet)
+    if not is_of(file, base, judged):
+        name = "the duet" if isinstance(duet, DuetFile) else duet
+        raise RunFileError(f"{name}: it is of other releases or another model than {base.path} and {judged.path}")
+    return duets_of(file)
 
 
 def _repeats(judged: RunFile, history: Path | str | Sequence[RunFile] | None) -> Drift | None:

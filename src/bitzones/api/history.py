@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from bitzones.analysis.reader import RunFile
 from bitzones.api.analyzing import RunLike, as_run
 from bitzones.api.dataframes import frame
-from bitzones.regression import baseline_store, change_points, release_matrix
+from bitzones.regression import baseline_store, change_points, duet_changes, release_matrix
 from bitzones.regression.baseline_store import KeptRun
-from bitzones.regression.metrics import readings
+from bitzones.regression.metrics import Reading, duet_readings, readings
+from bitzones.schema.duet_record import DuetFile
 from bitzones.schema.errors import ArgumentError
 from bitzones.schema.files import write_text
 from bitzones.schema.profile_sections import Gate
@@ -119,7 +120,7 @@ def trend(runs: Path | str | Sequence[RunLike], *, gate: Gate | None = None) -> 
 
     Args:
         runs: a folder of run files, such as pytest-benchmark's storage, or two or more runs in order, oldest first. Broken files in a
-            folder are left out (`list_baselines` names them).
+            folder are left out (`list_baselines` names them). A duet file in the folder judges the times of two runs of its releases.
         gate: tolerances; by default those of each run's profile.
 
     Returns:
@@ -133,10 +134,13 @@ def trend(runs: Path | str | Sequence[RunLike], *, gate: Gate | None = None) -> 
         ()
     """
     if isinstance(runs, str | Path):
-        found = [item.run for item in baseline_store.stored(Path(runs)) if item.run is not None]
+        found, duets = (
+            [item.run for item in baseline_store.stored(Path(runs)) if item.run is not None],
+            baseline_store.stored_duets(Path(runs)),
+        )
     else:
-        found = [as_run(run) for run in runs]
-    return Trend(**dict(change_points.trend(found, gate)))
+        found, duets = [as_run(run) for run in runs], []
+    return Trend(**dict(change_points.trend(found, gate, duets)))
 
 
 def compare_releases(runs: Sequence[RunLike], *, baseline: str | None = None) -> ReleaseMatrix:
@@ -162,11 +166,11 @@ def compare_releases(runs: Sequence[RunLike], *, baseline: str | None = None) ->
     return ReleaseMatrix(**dict(release_matrix.matrix([as_run(run) for run in runs], baseline)))
 
 
-def export_metrics(run: RunLike, folder: Path | str, *, format: str = "github-action-benchmark") -> tuple[Path, ...]:  # noqa: A002  # as in --format
+def export_metrics(run: RunLike | DuetFile, folder: Path | str, *, format: str = "github-action-benchmark") -> tuple[Path, ...]:  # noqa: A002  # as in --format
     """Write a run's figures for a benchmark-plotting tool, which reads only times from pytest-benchmark's own files.
 
     Args:
-        run: a run, or the path of a run file.
+        run: a run or a duet, or the path of its file. Of a duet the ratios of times are written.
         folder: created if it does not exist.
         format: ``github-action-benchmark`` (customSmallerIsBetter.json and customBiggerIsBetter.json) or ``bencher`` (bencher.json).
 
@@ -188,10 +192,18 @@ def export_metrics(run: RunLike, folder: Path | str, *, format: str = "github-ac
     if chosen is None:
         raise ArgumentError(f"format {format!r} is not one of {', '.join(FORMATS)}")
     written = []
-    for name, text in metrics_files(readings(as_run(run)), chosen).items():
+    for name, text in metrics_files(_readings(run), chosen).items():
         write_text(Path(folder) / name, text)
         written.append(Path(folder) / name)
     return tuple(written)
+
+
+def _readings(run: RunLike | DuetFile) -> tuple[Reading, ...]:
+    if isinstance(run, DuetFile):
+        return duet_readings(run)
+    if isinstance(run, str | Path) and Path(run).is_file() and duet_changes.is_duet(Path(run).read_bytes()):
+        return duet_readings(duet_changes.read_duet(run))
+    return readings(as_run(run))
 
 
 def save_baseline(run: Path | str, *, name: str | None = None, storage: Path | str = STORAGE) -> Path:

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from bitzones import __version__
+from bitzones.cli import duet, regression, tune_command
 from bitzones.cli import export as exporting
-from bitzones.cli import regression, tune_command
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
 
@@ -250,6 +250,7 @@ def release(
 
 
 regression.register(app)
+duet.register(app)
 
 
 @app.command()

@@ -26,7 +26,10 @@ PROJECT = Path("pyproject.toml")
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(metavar="OLD.json", readable=False, help="The baseline run; with --against, the run to judge.")],
+    old: Annotated[
+        Path,
+        typer.Argument(metavar="OLD.json", readable=False, help="The baseline run; with --against, the run to judge; or a duet, alone."),
+    ],
     new: Annotated[Path | None, typer.Argument(metavar="[NEW.json]", readable=False, help="The run to judge.")] = None,
     against: Annotated[
         Path | None,
@@ -39,6 +42,10 @@ def compare(
             help="Earlier runs, four or more of one release: they show how far times drift between runs of this machine, and changes of "
             "time are judged by that drift. Default: the folder of --against.",
         ),
+    ] = None,
+    duet: Annotated[
+        Path | None,
+        typer.Option(metavar="DUET.json", help="A duet of both runs' releases ('bitzones duet'): its verdicts on times replace theirs."),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DELTA.md", help="Write Markdown for a pull request.")] = None,
     json: Annotated[Path | None, typer.Option("--json", metavar="DELTA.json", help="Write the same as JSON.")] = None,
@@ -58,18 +65,24 @@ def compare(
 
     Examples: bitzones compare old.json new.json -o delta.md
     bitzones compare new.json --against .benchmarks
+    bitzones compare duet.json
     """
     import bitzones
     from bitzones.regression import gate as gates
     from bitzones.schema.files import write_text
 
     gates.fail_on(fail_on)  # a mistake in it is reported before a run is read
-    past = history if history is not None else against
-    kept = bitzones.list_baselines(past) if past is not None else ()
-    base, judged = _two_runs(old, new, against)
-    _name_faults(kept)
-    gate = gates.tolerances(judged.run.profile.gate, project if project is not None else PROJECT if PROJECT.is_file() else None)
-    comparison = bitzones.compare(base, judged, gate=gate, history=[item.run for item in kept if item.run is not None])
+    place = project if project is not None else PROJECT if PROJECT.is_file() else None
+    if new is None and against is None and _is_duet(old):
+        played = bitzones.read_duet(old)
+        comparison = played.comparison(gates.tolerances(played.gate, place))
+    else:
+        past = history if history is not None else against
+        kept = bitzones.list_baselines(past) if past is not None else ()
+        base, judged = _two_runs(old, new, against)
+        _name_faults(kept)
+        gate = gates.tolerances(judged.run.profile.gate, place)
+        comparison = bitzones.compare(base, judged, gate=gate, history=[item.run for item in kept if item.run is not None], duet=duet)
     code = comparison.exit_code(fail_on)
     if output is not None:
         write_text(output, comparison.to_markdown(fail_on))
@@ -79,6 +92,12 @@ def compare(
         typer.echo(line)
     if code:
         raise typer.Exit(code)
+
+
+def _is_duet(path: Path) -> bool:
+    from bitzones.regression.duet_changes import is_duet
+
+    return path.is_file() and is_duet(path.read_bytes())
 
 
 def _two_runs(old: Path, new: Path | None, against: Path | None) -> tuple[RunFile, RunFile]:
@@ -164,7 +183,7 @@ def trend(
 
 
 def export_metrics(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="A run file.")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.json", readable=False, help="A run file, or a duet.")],
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="github-action-benchmark or bencher.")
     ] = "github-action-benchmark",

@@ -24,7 +24,7 @@ from bitzones.schema.performance_cells import ShapeTimes, UnitLatencyCell
 from bitzones.schema.sensitivity_cells import Unit
 from bitzones.sensitivity.variants import Variants
 
-__all__ = ["COLD_BYTES", "measure"]
+__all__ = ["COLD_BYTES", "ProductBench", "alike", "check_kernels", "measure", "product_benches"]
 
 COLD_BYTES = 2**27
 """Fewest bytes of weights per round: more than the last-level cache of a CPU core or a GPU (32 MB and 50 MB on machines seen so far)."""
@@ -33,7 +33,7 @@ Shapes = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class _Bench:
+class ProductBench:
     """Units with the same shapes in one format: the modules of each copy, and their inputs."""
 
     format: str
@@ -58,15 +58,10 @@ def measure(variants: Variants, units: Sequence[Unit], shape: latency_grid.Laten
     Raises:
         NotMeasuredError: weights would be packed, and this machine lacks the kernel that unpacks them, so times would be meaningless.
     """
-    failure = extensions.extension_failure()
-    if failure is not None and any(format_bits(name) < 8 for name in variants.uniform.values()):
-        raise NotMeasuredError(f"latency of packed weights: {failure}")
-    sorts: dict[Shapes, list[Unit]] = {}
-    for unit in units:
-        sorts.setdefault(_shapes(variants, unit), []).append(unit)
+    check_kernels(variants)
     times: list[ShapeTimes] = []
-    for shapes, alike in sorts.items():
-        times += _timed(shapes, _benches(variants, _near(variants, alike), shape.batch[0], seed), shape)
+    for shapes, sort in alike(variants, units).items():
+        times += _timed(shapes, product_benches(variants, sort, shape.batch[0], seed), shape)
         devices.free(variants.device)
     return UnitLatencyCell(
         variant=variants.reference_id,
@@ -77,16 +72,35 @@ def measure(variants: Variants, units: Sequence[Unit], shape: latency_grid.Laten
     )
 
 
-def _near(variants: Variants, alike: Sequence[Unit]) -> list[Unit]:
+def check_kernels(variants: Variants) -> None:
+    """Refuse to time packed weights without their kernel.
+
+    Raises:
+        NotMeasuredError: as `measure`.
+    """
+    failure = extensions.extension_failure()
+    if failure is not None and any(format_bits(name) < 8 for name in variants.uniform.values()):
+        raise NotMeasuredError(f"latency of packed weights: {failure}")
+
+
+def alike(variants: Variants, units: Sequence[Unit]) -> dict[Shapes, list[Unit]]:
+    """Units by their shapes, (output, input) features of each module."""
+    sorts: dict[Shapes, list[Unit]] = {}
+    for unit in units:
+        sorts.setdefault(_shapes(variants, unit), []).append(unit)
+    return sorts
+
+
+def _near(variants: Variants, sort: Sequence[Unit]) -> list[Unit]:
     """The units whose weights are on the run's device.
 
     Raises:
         NotMeasuredError: there are none.
     """
     layers = list(structure.decoder_layers(variants.reference).values())
-    near = [unit for unit in alike if unit.layer is None or not offload.lies_elsewhere(layers[unit.layer])]
+    near = [unit for unit in sort if unit.layer is None or not offload.lies_elsewhere(layers[unit.layer])]
     if not near:
-        raise NotMeasuredError(f"no unit like {alike[0].name} is on {variants.device}, so its matrix products cannot be timed there")
+        raise NotMeasuredError(f"no unit like {sort[0].name} is on {variants.device}, so its matrix products cannot be timed there")
     return near
 
 
@@ -95,19 +109,24 @@ def _shapes(variants: Variants, unit: Unit) -> Shapes:
     return tuple((weight.shape[0], weight.shape[1]) for weight in weights)
 
 
-def _benches(variants: Variants, alike: Sequence[Unit], batch: int, seed: int) -> list[_Bench]:
-    """The reference, which uses the model's own modules, and every format, which uses separately quantized copies."""
-    dense = [[variants.reference.get_submodule(name) for name in unit.modules] for unit in alike]
+def product_benches(variants: Variants, sort: Sequence[Unit], batch: int, seed: int) -> list[ProductBench]:
+    """Of units with the same shapes: the reference, which uses the model's own modules, and every format, on separately quantized copies.
+
+    Raises:
+        NotMeasuredError: none of the units is on the run's device.
+    """
+    sort = _near(variants, sort)
+    dense = [[variants.reference.get_submodule(name) for name in unit.modules] for unit in sort]
     generator = torch.Generator().manual_seed(seed)
     inputs = [
         torch.randn(batch, 1, module.get_parameter("weight").shape[1], generator=generator).to(variants.device, variants.compute_dtype)
         for module in dense[0]
     ]
-    found = [_Bench(variants.formats[variants.reference_id], dense[: _copies(dense[0], len(alike))], inputs)]
+    found = [ProductBench(variants.formats[variants.reference_id], dense[: _copies(dense[0], len(sort))], inputs)]
     for name in variants.uniform.values():
-        first = _stand_in(variants, alike[0], name)
-        others = [_stand_in(variants, unit, name) for unit in alike[1 : _copies(first, len(alike))]]
-        found.append(_Bench(name, [first, *others], inputs))
+        first = _stand_in(variants, sort[0], name)
+        others = [_stand_in(variants, unit, name) for unit in sort[1 : _copies(first, len(sort))]]
+        found.append(ProductBench(name, [first, *others], inputs))
     return found
 
 
@@ -124,7 +143,7 @@ def _copies(modules: Sequence[torch.nn.Module], units: int) -> int:
 
 
 @torch.no_grad()
-def _timed(shapes: Shapes, benches: Sequence[_Bench], shape: latency_grid.Latency) -> list[ShapeTimes]:
+def _timed(shapes: Shapes, benches: Sequence[ProductBench], shape: latency_grid.Latency) -> list[ShapeTimes]:
     rounds: list[list[float]] = [[] for _ in benches]
     for number in range(shape.warmup_rounds + shape.rounds):
         for bench, took in zip(benches, rounds, strict=True):

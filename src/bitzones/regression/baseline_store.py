@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bitzones.analysis.reader import RunFile, one_line, read_run
 from bitzones.regression.compare import same_profile
+from bitzones.regression.duet_changes import read_duet
 from bitzones.regression.time_changes import machine
+from bitzones.schema.duet_record import DuetFile
 from bitzones.schema.errors import OutputError, RunFileError
 from bitzones.schema.files import write_text
 from bitzones.schema.run_record import KEY
 
-__all__ = ["KeptRun", "newest_like", "save", "stored"]
+__all__ = ["KeptRun", "newest_like", "save", "stored", "stored_duets"]
 
 MACHINE = "bitzones"
 """Folder of `save` inside the storage, where pytest-benchmark has one for each kind of machine."""
@@ -56,6 +59,15 @@ def stored(folder: Path) -> list[KeptRun]:
             if _of_bitzones(path):
                 found.append(KeptRun(path, None, str(error)))
     return sorted(found, key=lambda item: (item.run.measured_at or "" if item.run else "", str(item.path)))
+
+
+def stored_duets(folder: Path) -> list[DuetFile]:
+    """The duet files below a folder; those that cannot be read are left out."""
+    found = []
+    for path in _files(folder):
+        with suppress(RunFileError):
+            found.append(read_duet(path))
+    return found
 
 
 def _of_bitzones(path: Path) -> bool:

@@ -12,8 +12,10 @@ from bitzones.analysis.reader import RunFile
 from bitzones.regression.compare import compare
 from bitzones.regression.comparison import Comparison
 from bitzones.regression.drift import drift, timed
+from bitzones.regression.duet_changes import Duets, duets_of, is_of
 from bitzones.regression.metrics import Reading, readings
 from bitzones.schema.cell_key import CellKey
+from bitzones.schema.duet_record import DuetFile
 from bitzones.schema.errors import RunFileError
 from bitzones.schema.profile_sections import Gate
 from bitzones.schema.record import Record
@@ -42,8 +44,8 @@ class Trend(Record):
         return tuple(point for point in self.points if point.change)
 
 
-def trend(runs: Iterable[RunFile], gate: Gate | None = None) -> Trend:
-    """The figures of runs in the order given, oldest first.
+def trend(runs: Iterable[RunFile], gate: Gate | None = None, duets: Iterable[DuetFile] = ()) -> Trend:
+    """The figures of runs in the order given, oldest first. Where a duet is of two neighbors, it judges their times.
 
     Raises:
         RunFileError: there are fewer than two runs.
@@ -52,11 +54,11 @@ def trend(runs: Iterable[RunFile], gate: Gate | None = None) -> Trend:
     if len(found) < 2:
         raise RunFileError(f"a trend takes two runs or more, and there {'is one' if found else 'is none'}")
     points: list[Point] = []
-    times = [timed(run) for run in found]
+    times, played = [timed(run) for run in found], list(duets)
     compared = [
         None,
         *(
-            compare(old, new, gate or new.run.profile.gate, drift(times[number], times[:number]))
+            compare(old, new, gate or new.run.profile.gate, drift(times[number], times[:number]), _between(old, new, played))
             for number, (old, new) in enumerate(pairwise(found), 1)
         ),
     ]
@@ -65,6 +67,11 @@ def trend(runs: Iterable[RunFile], gate: Gate | None = None) -> Trend:
         points += [Point(run=number, reading=reading, change=changed.get(reading.cell, "")) for reading in readings(run)]
     releases = tuple("; ".join(item.differences) if item is not None else "" for item in compared)
     return Trend(runs=tuple(run.measured_at or run.path for run in found), releases=releases, points=tuple(points))
+
+
+def _between(old: RunFile, new: RunFile, played: Iterable[DuetFile]) -> Duets:
+    """What the last duet of two runs' releases says."""
+    return next((duets_of(file) for file in sorted(played, key=lambda file: file.measured_at, reverse=True) if is_of(file, old, new)), {})
 
 
 def _changed(comparison: Comparison) -> dict[CellKey, str]:

@@ -14,10 +14,12 @@ from bitzones.regression import paired, release_changes, time_changes
 from bitzones.regression.comparison import CellDelta, Comparison, Metric, Repeats, Side, gravest
 from bitzones.regression.decision_rule import Draft, decided, settled
 from bitzones.regression.drift import Drift
+from bitzones.regression.duet_changes import Duets, duet_draft, duets_in
 from bitzones.regression.zone_changes import moved_zones
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.cells import Cell, FailedCell, ReleaseCell
 from bitzones.schema.domain_cell import DomainCell
+from bitzones.schema.duet_cells import DuetCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell
 from bitzones.schema.plan_cells import NamedTrial, PlansCell, SearchCell
 from bitzones.schema.profile import PLAN
@@ -58,7 +60,7 @@ def _only_shapes(cells: Mapping[CellKey, Cell], other: Mapping[CellKey, Cell]) -
     return {which: keys[0] for which, keys in found.items() if len(keys) == 1 and keys[0] not in other}
 
 
-def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None) -> Comparison:
+def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None, duets: Duets | None = None) -> Comparison:
     """Every cell of either run with its word, corrected for how many tests that took.
 
     Args:
@@ -66,14 +68,19 @@ def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None
         new: what is judged.
         gate: the tolerances.
         repeats: how far times differ between runs of the same thing on this machine; None where that is not known.
+        duets: cells that were timed in pairs, which override times of the two runs; those that the new run recorded are known.
     """
+    duets = {**duets_in(old, new), **(duets or {})}
     elsewhere = time_changes.other_machine(old.run.environment, new.run.environment)
     before, after = _matched(old, new)
-    keys = [*after, *(key for key in before if key not in after)]
+    after = {key: cell for key, cell in after.items() if not isinstance(cell, DuetCell)}
+    before = {key: cell for key, cell in before.items() if not isinstance(cell, DuetCell)}
+    keys = list(dict.fromkeys([*after, *before, *duets]))
     drafts: dict[CellKey, list[Draft]] = {}
     pairs = _Pairs(old, new, gate, elsewhere, repeats)
     for key in keys:
-        drafts[key] = pairs.drafts(key, before.get(key), after.get(key))
+        timed = duets.get(key)
+        drafts[key] = [duet_draft(timed, gate)] if timed is not None else pairs.drafts(key, before.get(key), after.get(key))
     metrics = iter(decided(draft for key in keys for draft in drafts[key]))
     cells = tuple(_delta(key, [next(metrics) for _ in drafts[key]]) for key in keys)
     zones = moved_zones(old, new)
@@ -84,6 +91,7 @@ def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None
         differences=tuple(_differences(old, new)),
         other_machine=elsewhere,
         repeats=Repeats(runs=repeats.runs, drift=repeats.typical) if repeats is not None else None,
+        duets=len(duets),
         cells=cells,
         moved=zones.moved,
         no_zones=zones.unknown,

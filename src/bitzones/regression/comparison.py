@@ -23,7 +23,7 @@ Status = Literal["failed", "missing", "worse", "inconclusive", "better", "new", 
 STATUSES: tuple[Status, ...] = ("failed", "missing", "worse", "inconclusive", "better", "new", "same", "incomparable")
 """From the gravest to the one that says least: a cell has the first of those of its metrics."""
 
-MeasureUnit = Literal["s", "share", "nats/token", "bytes"]
+MeasureUnit = Literal["s", "share", "nats/token", "bytes", "ratio"]
 
 
 class Metric(Record):
@@ -42,7 +42,7 @@ class Metric(Record):
     change: Estimate | None = None
     as_ratio: bool = False
     n: int | None = None
-    units: Literal["rounds", "items", "sequences"] | None = None
+    units: Literal["rounds", "items", "sequences", "quadruples"] | None = None
     tolerance: float = 0.0
     p: float | None = None
     needed: int | None = None
@@ -97,7 +97,7 @@ class Comparison(Record):
 
     ``differences`` are what may have caused them: model, profile, releases. ``other_machine`` says why times and the process's memory are
     not compared; ``moved`` is null where no zones can be told, for ``no_zones``. ``repeats`` is null where too few runs of the same thing
-    were at hand: then intervals of times hold what differs within the two runs only.
+    were at hand: then intervals of times hold what differs within the two runs only. ``duets`` counts the cells whose times a duet judged.
     """
 
     schema_number: Literal[1] = Field(default=1, alias="schema")
@@ -107,6 +107,7 @@ class Comparison(Record):
     differences: tuple[str, ...]
     other_machine: str | None
     repeats: Repeats | None = None
+    duets: int = 0
     cells: tuple[CellDelta, ...]
     moved: tuple[Moved, ...] | None
     no_zones: str | None

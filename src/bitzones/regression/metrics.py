@@ -11,16 +11,19 @@ import numpy as np
 
 from bitzones.analysis.reader import RunFile
 from bitzones.regression.comparison import MeasureUnit
+from bitzones.regression.duet_changes import side_run
+from bitzones.regression.duet_verdicts import verdict_of
 from bitzones.regression.paired import Sequences
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.domain_cell import DomainCell
+from bitzones.schema.duet_record import DuetFile
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 from bitzones.schema.record import Record
 from bitzones.stats.bootstrap import percentile_interval
 from bitzones.stats.intervals import MIN_SEQUENCES, wilson_interval
 
-__all__ = ["Reading", "readings"]
+__all__ = ["Reading", "duet_readings", "readings"]
 
 RESAMPLES = 1000
 """Behind the interval of a median."""
@@ -50,6 +53,26 @@ class Reading(Record):
 def readings(run: RunFile) -> tuple[Reading, ...]:
     """Accuracies, KLs of whole variants, medians of times and stored bytes, in the order of the file."""
     return tuple(reading for cell in run.cells for reading in _read(cell, run.run.profile.seed))
+
+
+def duet_readings(file: DuetFile) -> tuple[Reading, ...]:
+    """Ratios of the times of a duet, new over old, and what its new side measured besides."""
+    ratios = [(cell, verdict_of(cell, file.gate.duet_time)) for cell in file.cells]
+    timed = tuple(
+        Reading(
+            kind="time ratio" if cell.of == "latency" else "products ratio",
+            variant=cell.variant,
+            detail=cell.detail,
+            cell=cell.judged,
+            unit="ratio",
+            value=found.ratio.value,
+            low=found.ratio.low,
+            high=found.ratio.high,
+            n=found.n,
+        )
+        for cell, found in ratios
+    )
+    return (*timed, *readings(side_run(file, file.new)))
 
 
 def _read(cell: object, seed: int) -> Iterator[Reading]:

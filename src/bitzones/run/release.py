@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from bitzones.devices import device as devices
 from bitzones.evaluation import kl, scoring
 from bitzones.evaluation.scoring import MAX_NEW_TOKENS, Scored
 from bitzones.models import sources
+from bitzones.run.attempts import attempted, reason_of
 from bitzones.schema import environment
 from bitzones.schema.cells import Cell, FailedCell, ReleaseCell
 from bitzones.schema.errors import NonFiniteError, NotMeasuredError
@@ -39,21 +40,19 @@ from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 from bitzones.schema.record import Figure
 from bitzones.schema.run_record import KEY, ModelInfo, Run
 
-__all__ = ["measure", "run_file"]
+__all__ = ["CPU", "ReleaseBench", "ReleaseVariant", "measure", "release_bench", "run_file", "run_of"]
 
 CPU = torch.device("cpu")
 
 DTYPE = torch.float32
 """Storage and compute dtype: every release supports it on a CPU without kernels of its own."""
 
-LONGEST_REASON = 300
-
 NOT_ASKED = Figure(value=None, unit="bytes", status="not asked")
 """Memory in use is not a property of a release."""
 
 
 @dataclass(frozen=True)
-class _Bench:
+class ReleaseBench:
     """The reference, and the tasks and sequences for every variant."""
 
     profile: Profile
@@ -81,19 +80,23 @@ def measure(profile: Profile, notify: Callable[[str], None]) -> dict[str, Any]:
         MeasureError: the model or a task does not exist, or the model cannot be loaded.
     """
     devices.seed_everything(profile.seed)
-    bench, formats = _bench(profile, notify), variant_formats(profile)
+    bench, formats = release_bench(profile, notify), variant_formats(profile)
     cells: list[Cell] = []
     for variant, format_name in formats.items():
         notify(f"measuring {variant}")
-        cells += _Variant(bench, variant, format_name).cells()
-    run = Run(
+        cells += ReleaseVariant(bench, variant, format_name).cells()
+    return run_file(run_of(bench, formats), cells)
+
+
+def run_of(bench: ReleaseBench, formats: Mapping[str, str]) -> Run:
+    """What all cells share."""
+    return Run(
         bitzones=bitzones.__version__,
-        profile=profile,
+        profile=bench.profile,
         model=_info(bench),
-        variants=formats,
+        variants=dict(formats),
         environment=environment.collect("cpu", devices.name_of(CPU), torch.get_num_threads(), "not asked"),
     )
-    return run_file(run, cells)
 
 
 def run_file(run: Run, cells: Sequence[Cell]) -> dict[str, Any]:
@@ -107,7 +110,8 @@ def _key(cell: Cell) -> tuple[str, ...]:
     return cell.of if isinstance(cell, FailedCell) else cell.kind, cell.variant, cell.task if isinstance(cell, AccuracyCell) else ""
 
 
-def _bench(profile: Profile, notify: Callable[[str], None]) -> _Bench:
+def release_bench(profile: Profile, notify: Callable[[str], None]) -> ReleaseBench:
+    """The model and what it is asked, in float32 on the CPU."""
     files = sources.locate(profile.model, notify)
     model = AutoModelForCausalLM.from_pretrained(files.path).eval().requires_grad_(requires_grad=False)
     torch.nn.Module.to(model, DTYPE)
@@ -117,10 +121,10 @@ def _bench(profile: Profile, notify: Callable[[str], None]) -> _Bench:
     seen = {item.prompt for task in found for item in (*task.items, *task.shots)}
     train = [tasks.training(task.name, task.path) for task in profile.tasks]
     chosen = sequences.take(sequences.sequences(tokenizer, train, seen, positions(model)), profile.sensitivity.tokens)
-    return _Bench(profile, files, model, tokenizer, tuple(prompts.asked(task, tokenizer) for task in found), chosen)
+    return ReleaseBench(profile, files, model, tokenizer, tuple(prompts.asked(task, tokenizer) for task in found), chosen)
 
 
-def _info(bench: _Bench) -> ModelInfo:
+def _info(bench: ReleaseBench) -> ModelInfo:
     model, dtype = bench.model, str(DTYPE).removeprefix("torch.")
     return ModelInfo(
         source=bench.profile.model.source,
@@ -136,10 +140,10 @@ def _info(bench: _Bench) -> ModelInfo:
 
 
 @dataclass(frozen=True)
-class _Variant:
+class ReleaseVariant:
     """One assignment of formats: the reference, or every module of the bench in one format."""
 
-    bench: _Bench
+    bench: ReleaseBench
     name: str
     format: str
 
@@ -164,14 +168,9 @@ class _Variant:
             yield self._cell("divergence", self._divergence)
             yield self._cell("release", self._release)
 
-    def _cell(self, of: Any, make: Callable[[], Cell], detail: str = "") -> Cell:
-        try:
-            with torch.no_grad():
-                return make()
-        except NotMeasuredError as error:
-            return FailedCell(variant=self.name, of=of, detail=detail, status="not measured", reason=str(error))
-        except Exception as error:  # noqa: BLE001 (a release may fail in any way, which is the result)
-            return FailedCell(variant=self.name, of=of, detail=detail, reason=_reason(error))
+    def _cell(self, of: str, make: Callable[[], Cell], detail: str = "") -> Cell:
+        with torch.no_grad():
+            return attempted(of, self.name, detail, make)
 
     def _accuracy(self, task: TaskSet, batch: int) -> AccuracyCell:
         started = perf_counter()
@@ -237,7 +236,7 @@ class _Variant:
         except NotMeasuredError as error:
             return "unsupported", str(error)
         except Exception as error:  # noqa: BLE001 (as above)
-            return "failed", _reason(error)
+            return "failed", reason_of(error)
         if torch.equal(before, after):
             return "same", ""
         return "differs", f"logits differ by up to {float((after - before).abs().max()):.3g}"
@@ -259,7 +258,3 @@ def _likelihoods(model: PreTrainedModel, rows: Sequence[Encoded]) -> list[list[f
         raise NonFiniteError("the log-likelihood of an answer is NaN or infinite")
     found = iter(sums.tolist())
     return [[next(found) for _ in row.answers] for row in rows]
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_REASON]}"

@@ -11,6 +11,7 @@ from pydantic_core import CoreSchema, core_schema
 from bitzones.schema import kinds
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.domain_cell import DomainCell
+from bitzones.schema.duet_cells import DuetCell
 from bitzones.schema.layer_statistics import LayersCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell, UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
@@ -52,7 +53,7 @@ class FailedCell(Measured):
     @property
     def key(self) -> CellKey:
         """The identity of the missing result; a detail that results of this kind do not have (the method of a sweep) is left out."""
-        named = self.of in {"accuracy", "domain", "latency"} or kinds.is_own(self.of)
+        named = self.of in {"accuracy", "domain", "latency", "duet"} or kinds.is_own(self.of)
         return CellKey(self.of, self.variant, self.detail if named else "")
 
 
@@ -95,6 +96,7 @@ _BuiltIn = Annotated[
     | DivergenceCell
     | DomainCell
     | ReleaseCell
+    | DuetCell
     | FailedCell,
     Field(discriminator="kind"),
 ]

@@ -11,6 +11,7 @@
         ├── ModelError               a model that cannot be loaded or quantized
         ├── TaskError                a task that is unknown, empty or malformed
         ├── DeviceError              a device that was asked for and is not there
+        ├── DuetError                a side of a duet cannot be started, crashed, hung, or measures something else than the other
         ├── NonFiniteError           a measurement came out as NaN or infinity
         └── NotMeasuredError         this machine cannot give an honest number: said in the report, and no failure
 
@@ -26,6 +27,7 @@ __all__ = [
     "BitzonesError",
     "BitzonesWarning",
     "DeviceError",
+    "DuetError",
     "MeasureError",
     "MissingPackageError",
     "ModelError",
@@ -89,6 +91,10 @@ class TaskError(MeasureError):
 
 class DeviceError(MeasureError):
     """A device that was asked for is not there."""
+
+
+class DuetError(MeasureError):
+    """A side of a duet cannot be started, crashed, hung, or measures something else than the other side."""
 
 
 class NonFiniteError(MeasureError):

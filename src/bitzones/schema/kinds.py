@@ -30,6 +30,7 @@ BUILT_IN = (
     "divergence",
     "domain",
     "release",
+    "duet",
 )
 """Kinds of cells that bitzones measures; a failed cell names the one that it stands for."""
 

@@ -271,14 +271,16 @@ class Gate(Section):
     """Tolerances of `bitzones compare`; ``[tool.bitzones.gate]`` in a project's pyproject.toml overrides them.
 
     ``time`` is a share of the old median: the largest slowdown that does not matter. It does not cover how far one machine's own runs
-    differ: `bitzones compare --history` measures that. ``accuracy`` is the loss, as a share of the items, that must be excluded before a
-    task is called the same. ``kl`` is a share of the old KL. ``kl_nats`` is a change in nats per token that is ignored: another
+    differ: `bitzones compare --history` measures that. ``duet_time`` is the same for `bitzones duet`, whose sides see the same machine: a
+    change beyond it is worse or better, one within it equivalent. ``accuracy`` is the loss, as a share of the items, that must be excluded
+    before a task is called the same. ``kl`` is a share of the old KL. ``kl_nats`` is a change in nats per token that is ignored: another
     processor's rounding moves a KL by less in float32. ``bytes`` is a share of the stored bytes; they repeat exactly. ``plan_bytes`` is
     the same for a searched plan, which may be a different plan of equal quality. ``memory`` is a share of the peak of the process and of
     the device: allocators moved it by up to 14% between identical runs.
     """
 
     time: float = Field(default=0.05, ge=0, le=10)
+    duet_time: float = Field(default=0.02, gt=0, le=10)
     accuracy: float = Field(default=0.02, ge=0, le=1)
     kl: float = Field(default=0.03, ge=0, le=10)
     kl_nats: float = Field(default=1e-6, ge=0, le=100)

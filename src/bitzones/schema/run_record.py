@@ -122,3 +122,8 @@ class Run(Record):
     texts: dict[Literal["sensitivity", "held_out", "calibration", "tuning"], TextSet] = {}
     domains: dict[str, TextSet] = {}
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    @property
+    def releases(self) -> dict[str, str]:
+        """Versions that may be the cause of a difference between two runs."""
+        return {"bitzones": self.bitzones, **(self.environment.versions if self.environment else {})}

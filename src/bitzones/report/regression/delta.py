@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from bitzones.analysis.zones import ranges
 from bitzones.regression.comparison import STATUSES, CellDelta, Comparison, Metric, Side, Status
 from bitzones.regression.drift import MIN_FREEDOM
+from bitzones.regression.duet_changes import DUET_METRIC
 from bitzones.regression.gate import CANNOT_COMPARE, OPEN, REGRESSION
 from bitzones.report.markdown.tables import (
     ABSENT,
@@ -32,6 +33,9 @@ SHOWN: tuple[Status, ...] = ("failed", "missing", "worse", "inconclusive", "bett
 
 LONGEST_TABLE = 40
 """Most rows above the fold."""
+
+LONGEST_REASON = 300
+"""Characters: a duet's has four intervals."""
 
 ANSWERS = {OPEN: "no regression", REGRESSION: "regression", CANNOT_COMPARE: "cannot compare"}
 HEAD = ("cell", "", "metric", "old", "new", "change", "n", "p")
@@ -79,6 +83,8 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
         yield f"Times and memory in use are not compared, other machine: {markdown(comparison.other_machine, 300)}."
     if (said := _repeats(comparison)) is not None:
         yield said
+    if comparison.duets:
+        yield f"{comparison.duets} cells were timed by a duet: both sides by turns on one machine."
     rows = telling(comparison)
     if rows:
         yield metrics_table(rows[:LONGEST_TABLE])
@@ -92,7 +98,8 @@ def _top(comparison: Comparison, code: int) -> Iterator[str]:
 
 def _repeats(comparison: Comparison) -> str | None:
     """The run-to-run spread of times; None where no time is compared."""
-    if not any(cell.kind == "latency" and any(metric.change is not None for metric in cell.metrics) for cell in comparison.cells):
+    of_runs = [metric for cell in comparison.cells if cell.kind == "latency" for metric in cell.metrics if metric.name != DUET_METRIC]
+    if not any(metric.change is not None for metric in of_runs):
         return None
     if comparison.repeats is None:
         return (
@@ -146,7 +153,9 @@ def _row(cell: CellDelta, metric: Metric) -> tuple[str, ...]:
     word = f"**{metric.status}**" if metric.status in {"failed", "missing", "worse"} else metric.status
     name = " ".join(markdown(step) for step in (cell.kind, cell.variant, cell.detail) if step)
     measured = metric.old is not None and metric.new is not None
-    said = markdown(metric.name) + (f": {markdown(metric.reason)}" if metric.reason and (metric.name or not measured) else "")
+    said = markdown(metric.name) + (
+        f": {markdown(metric.reason, LONGEST_REASON)}" if metric.reason and (metric.name or not measured) else ""
+    )
     units = "" if metric.n is None else f"{metric.n} {metric.units or ''}".strip()
     p = p_value(metric.p).removeprefix("p = ").removeprefix("p ") if metric.p is not None and metric.status != "same" else ABSENT
     return name, word, said.removeprefix(": "), _value(metric, metric.old), _value(metric, metric.new), _change(metric), units or ABSENT, p
@@ -205,9 +214,11 @@ def judged(gate: Gate) -> Iterator[str]:
     )
     yield (
         "Times: medians of the raw rounds by a block bootstrap, or by the run-to-run spread of one release (Student's t) if that is "
-        f"larger; tolerance {gate.time:.1%}. Accuracy: McNemar's exact test on the same items; same if a loss above "
-        f"{100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over sequences, tolerance {gate.kl:.0%} of "
-        f"the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}, for searched plans {gate.plan_bytes:.1%}. Peak "
+        f"larger; tolerance {gate.time:.1%}. Times of a duet: a confidence sequence of the ratio in quadruples of rounds, at 5% over "
+        f"all of its cells; tolerance {gate.duet_time:.1%}; a change stands if new processes repeat it. Accuracy: McNemar's exact test on "
+        f"the same items; same if a loss above {100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over "
+        f"sequences, tolerance {gate.kl:.0%} of the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}, for searched "
+        f"plans {gate.plan_bytes:.1%}. Peak "
         f"memory: {gate.memory:.0%}."
     )
 

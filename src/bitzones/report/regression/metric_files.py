@@ -19,7 +19,7 @@ __all__ = ["FORMATS", "MetricsFormat", "metrics_files"]
 MetricsFormat = Literal["github-action-benchmark", "bencher"]
 FORMATS: tuple[MetricsFormat, ...] = ("github-action-benchmark", "bencher")
 
-BENCHER_MEASURES = {"s": "latency", "share": "accuracy", "nats/token": "kl", "bytes": "stored-bytes"}
+BENCHER_MEASURES = {"s": "latency", "share": "accuracy", "nats/token": "kl", "bytes": "stored-bytes", "ratio": "time-ratio"}
 """Slugs of Bencher's measures. ``latency`` is built in, in nanoseconds; the user creates the others once."""
 
 NANOSECONDS = 1e9

@@ -1,0 +1,1 @@
+"""Two live environments that measure in turn, and the driver that asks them."""
