@@ -22,7 +22,8 @@ import torch
 from tabulate import tabulate
 
 from bitzones.allocation.knapsack import budget_bytes, solve
-from bitzones.backends.quanto import packing
+from bitzones.backends.protocol import Weight
+from bitzones.backends.weights import stored_bytes
 from bitzones.data import sequences
 from bitzones.data.sequences import Sequences, SequenceSet, TokenSequence
 from bitzones.run.session import Session
@@ -39,7 +40,7 @@ OTHER_TOKENS, OTHER_LENGTH = 2048, 64
 """Of the text of another kind: as many tokens as the held-out sequences, in pieces of about their length."""
 RESAMPLES = 1000
 
-Weights = Mapping[str, torch.Tensor]
+Weights = Mapping[str, Weight]
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def measured(session: Session, made: Sequence[Made], on: SequenceSet) -> list[Es
 
 def average_bits(session: Session, weights: Weights) -> float:
     """Stored bits per weight of the quantized modules."""
-    return 8 * sum(map(packing.stored_bytes, weights.values())) / sum(weight.numel() for weight in weights.values())
+    return 8 * sum(map(stored_bytes, weights.values())) / sum(weight.shape.numel() for weight in weights.values())
 
 
 def uniforms(session: Session) -> Iterator[Made]:

@@ -9,7 +9,7 @@ import tiny_models
 import torch
 from tiny_sweep import CALIBRATION, CPU, sequences
 
-from bitzones.backends.quanto import extensions, packing
+from bitzones.backends.quanto import extensions
 from bitzones.data import sequences as sequence_sets
 from bitzones.devices import device, energy, nvml
 from bitzones.models import loading, structure
@@ -53,8 +53,8 @@ def test_a_quantized_weight_is_the_one_of_a_cpu(there: Variants, here: Variants,
     for name, weight in here.packed(variant).items():
         made = there.packed(variant)[name]
         assert made.device == GPU
-        assert packing.stored_bytes(made) == packing.stored_bytes(weight)
-        torch.testing.assert_close(packing.dense(made, torch.float32).cpu(), packing.dense(weight, torch.float32))
+        assert made.stored_bytes == weight.stored_bytes
+        torch.testing.assert_close(made.values(torch.float32).cpu(), weight.values(torch.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -65,7 +65,7 @@ def test_a_quantized_model_computes_with_the_values_that_it_stores(variant: str,
     ids = torch.tensor([CALIBRATION.sequences[2].ids], device=GPU)
     dense = tiny_models.llama(torch.bfloat16).to(GPU).float()
     for name, weight in found.whole(variant).items():
-        dense.get_submodule(name).weight = torch.nn.Parameter(packing.dense(weight, torch.float32), requires_grad=False)
+        dense.get_submodule(name).weight = torch.nn.Parameter(weight.values(torch.float32), requires_grad=False)
     model = found.model(variant)
     assert sum(latency.kernels(model).values()) == len(structure.quantizable_modules(dense))
     computed, expected = (m(ids).logits.float().log_softmax(-1) for m in (model, dense))
@@ -105,10 +105,9 @@ def test_rounding_chooses_the_same_integers_again_and_loses_as_little_as_on_a_cp
         batches = list(sequence_sets.batches(ROUNDED_ON, 8, on))
         first, again = (layerwise.separately(model, ["qint2:gptq"], batches, torch.bfloat16)["qint2:gptq"] for _ in range(2))
         assert not first.fallbacks
-        assert all(torch.equal(*(packing.dense(x, torch.float32) for x in (w, again.weights[name]))) for name, w in first.weights.items())
+        assert all(torch.equal(*(x.values(torch.float32) for x in (w, again.weights[name]))) for name, w in first.weights.items())
         lost[on.type] = sum(
-            float((packing.dense(w, torch.float32) - model.get_parameter(f"{name}.weight")).square().sum())
-            for name, w in first.weights.items()
+            float((w.values(torch.float32) - model.get_parameter(f"{name}.weight")).square().sum()) for name, w in first.weights.items()
         )
     assert lost["cuda"] == pytest.approx(lost["cpu"], rel=0.02)
 

@@ -22,6 +22,10 @@ ORDER = {f"bitzones.{room.name}": number for number, room in enumerate(ROOMS)}
 LIGHT = tuple(f"bitzones.{room.name}" for room in ROOMS if not room.measures)
 
 
+QUANTO_ITSELF = ("bitzones.backends.quanto", "bitzones.run.release")
+"""Its folder, and the measurement of quanto's own releases, which calls what every release has and no backend could."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """``modules`` (all, but for ``except_for``) never import ``never``, anywhere; or, where ``at_top`` is set, not outside a function."""
@@ -36,6 +40,8 @@ class Rule:
 RULES = (
     Rule("the package itself imports nothing heavy", ("bitzones.__init__",), (*HEAVY, "bitzones"), at_top=True),
     Rule("one backend knows quanto", ("bitzones",), ("optimum",), except_for=("bitzones.backends.quanto",)),
+    Rule("quanto is reached through the protocol", ("bitzones",), ("bitzones.backends.quanto",), except_for=QUANTO_ITSELF),
+    Rule("one module knows mlx", ("bitzones",), ("mlx", "mlx_lm"), except_for=("bitzones.deploy.mlx_engine",)),
     Rule("one module knows CUDA", ("bitzones",), ("torch.cuda",), except_for=("bitzones.devices.device",)),
     Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.devices.nvml",)),
 )
@@ -205,6 +211,8 @@ def test_torch_is_found_through_other_modules() -> None:
         ("bitzones.profiling.latency", "from torch import cuda", "one module knows CUDA"),
         ("bitzones.profiling.latency", "from torch.cuda import Event", "one module knows CUDA"),
         ("bitzones.profiling.latency", "import pynvml", "one module knows NVML"),
+        ("bitzones.deploy.verify", "from bitzones.backends.quanto import saving", "quanto is reached through the protocol"),
+        ("bitzones.deploy.targets", "def f():\n    import mlx.core as mx", "one module knows mlx"),
     ],
 )
 def test_a_broken_rule_is_found(module: str, source: str, why: str) -> None:

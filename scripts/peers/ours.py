@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from bitzones.allocation.knapsack import budget_bytes, solve
-from bitzones.backends.quanto import packing
+from bitzones.backends.protocol import Packed
 from bitzones.data import sequences as calibration
 from bitzones.data import tasks
 from bitzones.data.sequences import Batch, SequenceSet
@@ -83,17 +83,17 @@ class Ours:
 
     def sizes(self) -> dict[str, int | None]:
         """Module -> weights that share a scale."""
-        return {name: packing.group_size(weight) for name, weight in self.variants.packed("w4").items()}
+        return {name: weight.group_size for name, weight in self.variants.packed("w4").items()}
 
     def stored_bytes(self, plan: Plan) -> int:
         """Bytes of the planned weights as quanto stores them, scales and shifts counted."""
-        return sum(packing.stored_bytes(weight) for weight in self._weights(plan).values())
+        return sum(weight.stored_bytes for weight in self._weights(plan).values())
 
     def bits(self, plan: Plan) -> float:
         """Average stored bits per weight."""
         return self.stored_bytes(plan) * 8 / self.parameters
 
-    def _weights(self, plan: Plan) -> dict[str, torch.Tensor]:
+    def _weights(self, plan: Plan) -> dict[str, Packed]:
         wanted = {module for unit in self.units for module in unit.modules}
         if set(plan) != wanted:
             raise SystemExit(
@@ -185,7 +185,7 @@ class Ours:
             partial = path.with_suffix(".partial")
             save_file(
                 {
-                    f"{module}.{format_bits(name)}": packing.dense(weight, torch.float32).contiguous()
+                    f"{module}.{format_bits(name)}": weight.values(torch.float32).contiguous()
                     for variant, name in FORMATS.items()
                     for module, weight in self.variants.packed(variant).items()
                 },

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 import bitzones
 from bitzones.analysis.plan import Plan
-from bitzones.backends.quanto import packing, quantizers, saving
+from bitzones.backends import quantizing, registry
+from bitzones.backends.weights import packed_weights
 from bitzones.data import sequences
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.evaluation.kl import kl_nats, log_probabilities, logits_of
@@ -47,7 +48,7 @@ def check(source: Path) -> None:
     stored = _loaded(source)
     _check_bytes(stored, source)
     model = copy.deepcopy(stored)
-    quantizers.set_compute_dtype(model, torch.float32)
+    quantizing.set_compute_dtype(model, torch.float32)
     batch = _batch(model)
     layers = list(structure.decoder_layers(model).values())
     _check_replay(model, layers, batch)
@@ -122,8 +123,8 @@ def check_in_memory(plan: Plan, source: Path) -> PreTrainedModel:
     """
     model = bitzones.apply(plan, _loaded(source))
     planned = {name for name, format_ in plan.assignment.items() if format_ != plan.reference}
-    assert set(packing.packed_weights(model)) == planned, "other modules are quantized than the plan says"
-    saving.repack_as_reloaded(model)
+    assert set(packed_weights(model)) == planned, "other modules are quantized than the plan says"
+    registry.checkpoints(registry.DEFAULT).repack(model)
     return model
 
 
@@ -139,7 +140,7 @@ def check_applied(plan: Plan, source: Path, folder: Path, memory: Iterable[Memor
     batch = _batch(mine)
     off = float((logits_of(mine, batch) - logits_of(theirs, batch)).abs().max())
     assert off == 0.0, f"what quanto reloads is up to {off:.2g} off in its logits"
-    packed = packing.packed_weights(mine)
+    packed = packed_weights(mine)
     unused = 2 * mine.dtype.itemsize * len(packed)  # quanto stores two scales of activations with each module
     expected, found = structure.model_bytes(_loaded(source), packed) + unused, _file_bytes(folder)
     assert expected == found, f"the plan's weights have {expected} bytes, and its files {found}"

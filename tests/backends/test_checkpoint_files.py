@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from bitzones.backends import checkpoint_files
-from bitzones.backends.quanto import quantizers, saving
+from bitzones.backends import checkpoint_files, quantizing
+from bitzones.backends.quanto import saving
 from bitzones.schema.errors import ModelError
 
 QUERY = "model.layers.0.self_attn.q_proj"
@@ -55,7 +55,7 @@ def test_tensors_begin_at_what_their_size_is_a_multiple_of(tmp_path: Path) -> No
 def test_int8_weights_of_a_saved_model_can_be_read_16_bytes_at_a_time(tmp_path: Path) -> None:
     """An embedding of 257 rows and scales of odd counts lie among them, which is what moved them to odd addresses."""
     model = tiny_models.llama(torch.bfloat16)
-    quantizers.quantize(model, {QUERY: "qint8", "model.layers.1.mlp.down_proj": "qint8", "model.layers.1.mlp.up_proj": "qint4"})
+    quantizing.quantize(model, {QUERY: "qint8", "model.layers.1.mlp.down_proj": "qint8", "model.layers.1.mlp.up_proj": "qint4"})
     saving.save(model, tmp_path)
     found = addresses(tmp_path / "model.safetensors")
     assert [found[name][0] % 16 for name in found if name.endswith("weight._data")] == [0, 0]
@@ -83,7 +83,7 @@ def experts() -> PreTrainedModel:
 
 def test_fused_experts_come_back_to_the_bit(tmp_path: Path) -> None:
     model = experts()
-    quantizers.quantize(model, {QUERY: "qint8"})
+    quantizing.quantize(model, {QUERY: "qint8"})
     saving.save(model, tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
     assert "save_pretrained" not in vars(model)
@@ -93,7 +93,7 @@ def test_fused_experts_come_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_a_tensor_that_no_file_holds_is_named(tmp_path: Path) -> None:
     model = tiny_models.llama()
-    quantizers.quantize(model, {QUERY: "qint8"})
+    quantizing.quantize(model, {QUERY: "qint8"})
     saving.save(model, tmp_path)
     file = tmp_path / "model.safetensors"
     tensors = load_file(file)

@@ -12,7 +12,8 @@ import tiny_models
 import torch
 from optimum import quanto
 
-from bitzones.backends.quanto import kernels, packing, quantizers, saving
+from bitzones.backends import linear, quantizing, weights
+from bitzones.backends.quanto import kernels, packing, saving
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
 
@@ -22,7 +23,7 @@ DOWN, QUERY = "model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj"
 @pytest.mark.parametrize("format_name", ["qint8", "qint4", "qint4:hqq", "qint2", "qint2:hqq"])
 def test_exactly_the_named_modules_are_frozen_in_their_format(format_name: str) -> None:
     model = tiny_models.llama()
-    quantizers.quantize(model, {DOWN: format_name})
+    quantizing.quantize(model, {DOWN: format_name})
     packed = packing.packed_weights(model)
     assert {name: weight.qtype.name for name, weight in packed.items()} == {DOWN: format_name.partition(":")[0]}
     assert len(packed[DOWN].dequantize().unique()) > 2
@@ -52,19 +53,19 @@ class _Falcon(torch.nn.Linear):
 @pytest.mark.parametrize(("kind", "expected"), [(_Router, False), (_Doubled, False), (_Falcon, True), (torch.nn.Linear, True)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_linear_layer_that_computes_more_than_a_product_is_left_alone(kind: type[torch.nn.Linear], expected: bool, bias: bool) -> None:
-    assert quantizers.is_quantizable(kind(64, 4, bias=bias)) is expected
+    assert linear.is_quantizable(kind(64, 4, bias=bias)) is expected
 
 
 def test_naming_one_that_computes_more_is_an_error() -> None:
     router = _Router(64, 4)
     with pytest.raises(ModelError, match="0' is a _Router: not quantizable"):
-        quantizers.quantize(torch.nn.Sequential(router), {"0": "qint8"})
+        quantizing.quantize(torch.nn.Sequential(router), {"0": "qint8"})
 
 
 def test_mixed_formats_in_one_model() -> None:
     model = tiny_models.llama()
     asked = {DOWN: "qint2:hqq", QUERY: "qint8", "model.layers.1.mlp.up_proj": "qint4"}
-    quantizers.quantize(model, asked)
+    quantizing.quantize(model, asked)
     assert {n: w.qtype.name for n, w in packing.packed_weights(model).items()} == {n: f.split(":")[0] for n, f in asked.items()}
 
 
@@ -72,7 +73,7 @@ def test_mixed_formats_in_one_model() -> None:
 def test_values_lie_within_a_step_of_the_weights(format_name: str, steps: int) -> None:
     model = tiny_models.llama()
     before = model.get_submodule(DOWN).weight.clone()
-    quantizers.quantize(model, {DOWN: format_name})
+    quantizing.quantize(model, {DOWN: format_name})
     after = packing.dense(packing.packed_weights(model)[DOWN], torch.float32)
     widest = float(before.max() - before.min())
     assert 0 < float((after - before).abs().max()) <= widest / steps * 1.01
@@ -83,7 +84,7 @@ def test_fewer_bits_lose_more_and_hqq_loses_less_than_max_at_two() -> None:
     for format_name in ("qint8", "qint4", "qint2", "qint2:hqq"):
         model = tiny_models.llama()
         before = model.get_submodule(DOWN).weight.clone()
-        quantizers.quantize(model, {DOWN: format_name})
+        quantizing.quantize(model, {DOWN: format_name})
         after = packing.dense(packing.packed_weights(model)[DOWN], torch.float32)
         errors[format_name] = float((after - before).abs().mean())
     assert errors["qint8"] < errors["qint4"] < errors["qint2:hqq"] < errors["qint2"]
@@ -94,18 +95,28 @@ def test_fewer_bits_lose_more_and_hqq_loses_less_than_max_at_two() -> None:
 )
 def test_stored_bytes_by_hand(format_name: str, data: int, group: int | None) -> None:
     model = tiny_models.llama(torch.bfloat16)
-    quantizers.quantize(model, {QUERY: format_name})
+    quantizing.quantize(model, {QUERY: format_name})
     weight = packing.packed_weights(model)[QUERY]
     scales = 192 * 2 if group is None else 192 * (192 // group) * 2 * 2  # bf16 scales; groups have a shift each as well
     assert packing.group_size(weight) == group
     assert packing.stored_bytes(weight) == data + scales
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_of_a_parameter_are_those_of_what_it_is_made_of(dtype: torch.dtype) -> None:
+    """Also in the packing of a kernel, which 4 bits in groups of 128 have in bfloat16."""
+    model = tiny_models.llama(dtype)
+    quantizing.quantize(model, {DOWN: "qint4", QUERY: "qint8", "model.layers.1.mlp.up_proj": "qint2"})
+    for name, weight in packing.packed_weights(model).items():
+        assert weights.stored_bytes(model.get_parameter(f"{name}.weight")) == packing.stored_bytes(weight)
+    assert weights.stored_bytes(model.lm_head.weight) == model.lm_head.weight.numel() * dtype.itemsize
+
+
 def test_quanto_chooses_groups_by_width() -> None:
     sizes = {}
     for width in (384, 192, 128):
         module = torch.nn.Sequential(torch.nn.Linear(width, 8, bias=False))
-        quantizers.quantize(module, {"0": "qint4"})
+        quantizing.quantize(module, {"0": "qint4"})
         sizes[width] = packing.group_size(packing.packed_weights(module)["0"])
     assert sizes == {384: 128, 192: 96, 128: None}
 
@@ -113,7 +124,7 @@ def test_quanto_chooses_groups_by_width() -> None:
 @pytest.mark.parametrize("format_name", ["qint8", "qint4", "qint2:hqq"])
 def test_widening_keeps_every_integer(format_name: str) -> None:
     model = tiny_models.llama(torch.bfloat16)
-    quantizers.quantize(model, {DOWN: format_name})
+    quantizing.quantize(model, {DOWN: format_name})
     stored = packing.packed_weights(model)[DOWN]
     wide = packing.cast(stored, torch.float32)
     assert wide.dtype == torch.float32
@@ -128,10 +139,10 @@ def test_a_widened_model_computes_with_the_dense_values(format_name: str) -> Non
     ids = torch.arange(1, 21).reshape(2, 10)
     quantized, by_hand = tiny_models.llama(torch.bfloat16), tiny_models.llama(torch.bfloat16)
     names = structure.quantizable_modules(quantized)
-    quantizers.quantize(quantized, dict.fromkeys(names, format_name))
+    quantizing.quantize(quantized, dict.fromkeys(names, format_name))
     packed = packing.packed_weights(quantized)
-    quantizers.set_compute_dtype(quantized, torch.float32)
-    quantizers.set_compute_dtype(by_hand, torch.float32)
+    quantizing.set_compute_dtype(quantized, torch.float32)
+    quantizing.set_compute_dtype(by_hand, torch.float32)
     plain = by_hand(ids).logits
     for name, weight in packed.items():
         by_hand.get_submodule(name).weight.data = packing.dense(weight, torch.float32)
@@ -143,15 +154,15 @@ def test_what_a_model_keeps_wide_stays_wide_and_kernels_stay() -> None:
     """Rotary frequencies are float32 in a bfloat16 model; 4-bit weights with groups of 128 get a kernel's own packing."""
     model = tiny_models.llama(torch.bfloat16)
     model.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq.float()
-    quantizers.quantize(model, {DOWN: "qint4"})
+    quantizing.quantize(model, {DOWN: "qint4"})
     weight = model.get_submodule(DOWN).weight
-    quantizers.set_compute_dtype(model, torch.bfloat16)
+    quantizing.set_compute_dtype(model, torch.bfloat16)
     assert model.get_submodule(DOWN).weight is weight
-    quantizers.set_compute_dtype(model, torch.float32)
+    quantizing.set_compute_dtype(model, torch.float32)
     assert model.get_submodule(DOWN).weight.dtype == torch.float32
     narrow = tiny_models.llama(torch.float32)
     narrow.model.rotary_emb.inv_freq = narrow.model.rotary_emb.inv_freq.double()
-    quantizers.set_compute_dtype(narrow, torch.bfloat16)
+    quantizing.set_compute_dtype(narrow, torch.bfloat16)
     assert narrow.model.embed_tokens.weight.dtype == torch.bfloat16
     assert narrow.model.rotary_emb.inv_freq.dtype == torch.float64
 
@@ -159,61 +170,61 @@ def test_what_a_model_keeps_wide_stays_wide_and_kernels_stay() -> None:
 def test_a_mistyped_name_is_an_error_and_quantizes_nothing() -> None:
     model = tiny_models.llama()
     with pytest.raises(ModelError, match=r"no module 'model.layers.0.mlp.donw_proj'"):
-        quantizers.quantize(model, {DOWN: "qint4", "model.layers.0.mlp.donw_proj": "qint4"})
+        quantizing.quantize(model, {DOWN: "qint4", "model.layers.0.mlp.donw_proj": "qint4"})
     assert packing.packed_weights(model) == {}
 
 
 def test_nothing_named_and_nothing_quantizable_are_errors() -> None:
     with pytest.raises(ModelError, match="no module was named"):
-        quantizers.quantize(tiny_models.llama(), {})
+        quantizing.quantize(tiny_models.llama(), {})
     with pytest.raises(ModelError, match="LlamaRMSNorm: not quantizable"):
-        quantizers.quantize(tiny_models.llama(), {"model.norm": "qint4"})
+        quantizing.quantize(tiny_models.llama(), {"model.norm": "qint4"})
 
 
 def test_quantizing_again_is_refused_since_quanto_would_keep_the_old_integers() -> None:
     model = tiny_models.llama()
-    quantizers.quantize(model, {DOWN: "qint8"})
+    quantizing.quantize(model, {DOWN: "qint8"})
     with pytest.raises(ModelError, match="already quantized"):
-        quantizers.quantize(model, {DOWN: "qint2"})
+        quantizing.quantize(model, {DOWN: "qint2"})
     # the trap itself: quanto accepts it, its map says qint2, the tensor stays qint8
     quanto.quantize(model, weights=quanto.qint2, include=[DOWN])
     quanto.freeze(model)
     assert quanto.quantization_map(model)[DOWN]["weights"] == "qint2"
     with pytest.raises(ModelError, match=r"should be qint2 and is qint8"):
-        quantizers.verify(model, {DOWN: "qint2"})
+        quantizing.verify(model, {DOWN: "qint2"})
 
 
 def test_verify_notices_what_was_not_quantized_and_what_was_not_asked_for() -> None:
     model = tiny_models.llama()
     with pytest.raises(ModelError, match="should be qint4 and is not quantized"):
-        quantizers.verify(model, {DOWN: "qint4"})
-    quantizers.quantize(model, {DOWN: "qint4", QUERY: "qint4"})
+        quantizing.verify(model, {DOWN: "qint4"})
+    quantizing.quantize(model, {DOWN: "qint4", QUERY: "qint4"})
     with pytest.raises(ModelError, match="was not requested"):
-        quantizers.verify(model, {DOWN: "qint4"})
+        quantizing.verify(model, {DOWN: "qint4"})
 
 
 def test_names_are_taken_literally() -> None:
     module = torch.nn.ModuleDict({"a[1]": torch.nn.Linear(64, 8), "a1": torch.nn.Linear(64, 8)})
-    quantizers.quantize(module, {"a[1]": "qint8"})
+    quantizing.quantize(module, {"a[1]": "qint8"})
     assert list(packing.packed_weights(module)) == ["a[1]"]
 
 
 def test_kernels_are_named_by_the_weight() -> None:
     model = tiny_models.llama()
-    quantizers.quantize(model, {DOWN: "qint4", QUERY: "qint8"})
-    assert kernels.kernel(model.get_submodule(DOWN)) == "WeightQBitsTensor"
-    assert kernels.kernel(model.get_submodule(QUERY)) == "WeightQBytesTensor"
-    assert kernels.kernel(model.lm_head) == "dense"
+    quantizing.quantize(model, {DOWN: "qint4", QUERY: "qint8"})
+    found = {name: weights.kernel(model.get_submodule(name)) for name in (DOWN, QUERY, "lm_head")}
+    assert found == {DOWN: "WeightQBitsTensor", QUERY: "WeightQBytesTensor", "lm_head": "dense"}
+    assert weights.kernel_kinds(found.values()) == {"WeightQBitsTensor": "unpacked", "WeightQBytesTensor": "fused", "dense": "dense"}
     assert [kernels.needs_unpacking(model.get_submodule(name)) for name in (DOWN, QUERY)] == [True, False]
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_saved_model_comes_back_as_it_was(tmp_path: Path, tied: bool) -> None:
     model = tiny_models.llama(tied=tied)
-    quantizers.quantize(model, asked := {DOWN: "qint2:hqq", QUERY: "qint8", "model.layers.1.mlp.up_proj": "qint4"})
+    quantizing.quantize(model, asked := {DOWN: "qint2:hqq", QUERY: "qint8", "model.layers.1.mlp.up_proj": "qint4"})
     saving.save(model, tmp_path)
     again = saving.reload(tmp_path)
-    quantizers.verify(again, asked)
+    quantizing.verify(again, asked)
     assert structure.tied_embeddings(again) is tied
     assert not any(parameter.requires_grad for parameter in again.parameters())
     ids = torch.arange(1, 21).reshape(2, 10)
@@ -224,7 +235,7 @@ def test_a_kernels_packing_is_made_as_often_here_as_in_a_reloaded_model(tmp_path
     """A group from -0.645 to -0.377: its middle as TinyGemm keeps it is -0.5 at the first packing and -0.498 at the second."""
     model = tiny_models.llama(torch.bfloat16)
     model.get_submodule(DOWN).weight.data[1, :128] = torch.linspace(-0.64453125, -0.376953125, 128)
-    quantizers.quantize(model, {DOWN: "qint4"})
+    quantizing.quantize(model, {DOWN: "qint4"})
     saving.save(model, tmp_path)
     once = model.get_submodule(DOWN).weight.data._scale_shift
     saving.repack_as_reloaded(model)
@@ -246,7 +257,7 @@ import sys, torch
 import tiny_models
 from optimum.quanto.library.extensions import get_extension
 from bitzones.schema.errors import NotMeasuredError
-from bitzones.profiling import latency; from bitzones.backends.quanto import extensions, packing, quantizers
+from bitzones.profiling import latency; from bitzones.backends import quantizing; from bitzones.backends.quanto import extensions, packing
 from bitzones.schema.latency_grid import Timing
 get_extension("quanto_cpp").build_directory = sys.argv[1]
 said = []
@@ -254,7 +265,7 @@ failure = extensions.extension_failure(said.append)
 print(failure)
 assert said and "compiling" in said[0], said
 model = tiny_models.llama()
-quantizers.quantize(model, {"model.layers.0.mlp.down_proj": "qint2:hqq"})
+quantizing.quantize(model, {"model.layers.0.mlp.down_proj": "qint2:hqq"})
 torch.save(packing.dense(packing.packed_weights(model)["model.layers.0.mlp.down_proj"], torch.float32), sys.argv[2])
 try:
     latency.prepare(model, Timing("decode", 1, 8, 2), 0)
@@ -277,6 +288,6 @@ def test_without_a_compiler_the_integers_are_the_same_and_latency_is_refused(tmp
     assert "cannot be built" in done.stdout
     assert "install g++ and ninja" in done.stdout
     model = tiny_models.llama()
-    quantizers.quantize(model, {DOWN: "qint2:hqq"})
+    quantizing.quantize(model, {DOWN: "qint2:hqq"})
     here = packing.dense(packing.packed_weights(model)[DOWN], torch.float32)
     assert torch.equal(torch.load(tmp_path / "dense.pt", weights_only=True), here)

@@ -14,7 +14,8 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.backends.quanto import kernel_probe, packing, quantizers, supported
+from bitzones.backends import quantizing
+from bitzones.backends.quanto import kernel_probe, packing, supported
 from bitzones.backends.quanto.kernel_probe import Question
 
 CPU = torch.device("cpu")
@@ -150,5 +151,5 @@ def test_a_damaged_cache_is_asked_anew(cache: Path, text: str) -> None:
 
 def test_a_quantized_model_is_asked_for_too(cache: Path) -> None:
     model = tiny_models.llama(layers=1)
-    quantizers.quantize(model, {"model.layers.0.mlp.up_proj": "qint8"})
+    quantizing.quantize(model, {"model.layers.0.mlp.up_proj": "qint8"})
     assert supported.staying(model, [("model.layers.0.mlp.up_proj", "qint8")], torch.float32, CPU) == {}

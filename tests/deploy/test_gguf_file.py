@@ -20,8 +20,9 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from bitzones import embedded
 from bitzones.analysis.plan import Plan
+from bitzones.backends import quantizing
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import affine, packing, quantizers, saving
+from bitzones.backends.quanto import affine, packing, saving
 from bitzones.deploy import gguf_blocks, gguf_file, gguf_metadata, gguf_tokenizer, in_memory, manifest, quanto_checkpoint
 from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
@@ -218,7 +219,7 @@ def test_llama_cpp_computes_what_the_plan_does(tmp_path: Path) -> None:
     done = gguf_file.export(ExportRequest(plan_file(tmp_path, plan), tmp_path / "gguf", CPU))
     model = AutoModelForCausalLM.from_pretrained(embedded.TINY, dtype=torch.bfloat16)
     quantized = in_memory.quantize_named(model, dict.fromkeys(names, "qint4"))
-    quantizers.set_compute_dtype(quantized, torch.float32)
+    quantizing.set_compute_dtype(quantized, torch.float32)
     ids = [0, *range(1, 32)]
     llama = Llama(str(done.folder / gguf_file.FILE), n_ctx=64, logits_all=True, verbose=False, n_threads=1)
     llama.eval(ids)

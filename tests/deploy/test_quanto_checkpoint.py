@@ -209,7 +209,7 @@ def test_what_the_model_does_not_have_is_refused(tmp_path: Path, plan: Plan) -> 
     assert "the plan names 'gone' and 1 more" in refused(tmp_path, plan, PlanError, assignment=stays)
     norm = "model.norm"
     said = refused(tmp_path, plan, PlanError, assignment={norm: "qint4"}, group_sizes={norm: 96})
-    assert said == "the plan quantizes 'model.norm', which quanto cannot: a LlamaRMSNorm"
+    assert said == "the plan quantizes 'model.norm', which cannot be: a LlamaRMSNorm"
 
 
 def test_another_group_size_than_quanto_makes_is_refused(tmp_path: Path, plan: Plan) -> None:

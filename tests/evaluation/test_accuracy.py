@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.models.bloom import BloomForCausalLM
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends import quantizing
 from bitzones.data.task_items import Item
 from bitzones.data.tasks import TaskSet
 from bitzones.evaluation import accuracy, generation, likelihood, prefix_scoring, scoring
@@ -185,7 +185,7 @@ def test_a_context_can_be_continued_again_and_stays_as_it_was() -> None:
 
 def test_a_quantized_model_reads_in_the_same_way() -> None:
     model = tiny_models.llama()
-    quantizers.quantize(model, dict.fromkeys(structure.quantizable_modules(model), "qint4"))
+    quantizing.quantize(model, dict.fromkeys(structure.quantizable_modules(model), "qint4"))
     check_choices(model, 5)
     check_numbers(model, 3)
 

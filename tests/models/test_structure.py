@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM, PreTrainedModel
 
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends import quantizing
+from bitzones.backends.weights import packed_weights
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
 
@@ -43,7 +44,7 @@ def test_a_model_without_layers_is_said() -> None:
 
 
 def test_conv1d_is_said_to_be_out_of_quanto_s_reach() -> None:
-    with pytest.raises(ModelError, match=r"no module of GPT2LMHeadModel is quantizable by quanto .*Conv1D"):
+    with pytest.raises(ModelError, match=r"no module of GPT2LMHeadModel is quantizable .*Conv1D"):
         structure.quantizable_modules(gpt2())
 
 
@@ -93,9 +94,9 @@ def test_model_bytes_with_packed_weights() -> None:
     name = "model.layers.0.self_attn.q_proj"
     before = structure.model_bytes(model, {})
     other = tiny_models.llama(torch.bfloat16)
-    quantizers.quantize(other, {name: "qint8"})
+    quantizing.quantize(other, {name: "qint8"})
     square = tiny_models.WIDTH**2
-    assert structure.model_bytes(model, packing.packed_weights(other)) == before - 2 * square + square + 2 * tiny_models.WIDTH
+    assert structure.model_bytes(model, packed_weights(other)) == before - 2 * square + square + 2 * tiny_models.WIDTH
 
 
 def test_an_untied_head_is_named_and_a_tied_one_is_refused_to_the_byte() -> None:
@@ -105,8 +106,8 @@ def test_an_untied_head_is_named_and_a_tied_one_is_refused_to_the_byte() -> None
         structure.head(tied)
     for name in ("qint8", "qint4", "qint2"):
         model = tiny_models.llama(torch.bfloat16)
-        quantizers.quantize(model, {"lm_head": name})
-        packed = packing.packed_weights(model)
+        quantizing.quantize(model, {"lm_head": name})
+        packed = packed_weights(model)
         grown = structure.model_bytes(tied, packed) - structure.model_bytes(tied, {})
-        assert grown == packing.stored_bytes(packed["lm_head"])
+        assert grown == packed["lm_head"].stored_bytes
         assert f"{grown:,} bytes at {name}" in str(refused.value)

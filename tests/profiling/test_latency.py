@@ -11,7 +11,8 @@ import tiny_models
 import torch
 from transformers import LlamaForCausalLM, StaticCache
 
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends import quantizing
+from bitzones.backends.quanto import packing
 from bitzones.devices import nvml
 from bitzones.models import kv_cache as cache
 from bitzones.models import structure, units
@@ -96,14 +97,14 @@ def test_an_end_token_does_not_end_a_round_early() -> None:
 def test_kernels_are_counted_over_the_layers_only() -> None:
     model = tiny_models.llama()
     assert latency.kernels(model) == {"dense": 7 * tiny_models.LAYERS}
-    quantizers.quantize(model, {"model.layers.0.mlp.up_proj": "qint4", "model.layers.1.mlp.up_proj": "qint8"})
+    quantizing.quantize(model, {"model.layers.0.mlp.up_proj": "qint4", "model.layers.1.mlp.up_proj": "qint8"})
     assert latency.kernels(model) == {"dense": 7 * tiny_models.LAYERS - 2, "WeightQBitsTensor": 1, "WeightQBytesTensor": 1}
 
 
 @pytest.mark.parametrize("format_name", ["qint8", "qint4", "qint2:hqq"])
 def test_quantized_models_decode_too(format_name: str) -> None:
     model = tiny_models.llama(layers=1)
-    quantizers.quantize(model, dict.fromkeys(structure.quantizable_modules(model), format_name))
+    quantizing.quantize(model, dict.fromkeys(structure.quantizable_modules(model), format_name))
     timed = latency.prepare(model, DECODE, seed=3)
     assert timed.run(*timed.setup()).shape == (2, 1)
     assert sum(timed.kernels.values()) == 7
@@ -186,7 +187,7 @@ def test_what_a_step_reads(model: LlamaForCausalLM) -> None:
 
 def test_packed_weights_are_read_packed(model: LlamaForCausalLM) -> None:
     packed = tiny_models.llama()
-    quantizers.quantize(packed, dict.fromkeys(structure.quantizable_modules(packed), "qint4"))
+    quantizing.quantize(packed, dict.fromkeys(structure.quantizable_modules(packed), "qint4"))
     inside = sum(packing.stored_bytes(weight) for weight in packing.packed_weights(packed).values())
     dense = sum(model.get_parameter(f"{name}.weight").nbytes for name in structure.quantizable_modules(model))
     scales = 2 * 4 * 7 * tiny_models.LAYERS  # of activations, which quanto keeps beside every weight
@@ -227,7 +228,7 @@ def test_the_cell_keeps_the_raw_rounds_and_what_they_are_compared_with(model: Ll
 def test_the_kernel_of_every_group_is_told(model: LlamaForCausalLM) -> None:
     groups = units.fused_groups(model)
     changed = tiny_models.llama()
-    quantizers.quantize(changed, {f"model.layers.{n}.mlp.down_proj": "qint2" for n in range(tiny_models.LAYERS)})
+    quantizing.quantize(changed, {f"model.layers.{n}.mlp.down_proj": "qint2" for n in range(tiny_models.LAYERS)})
     found = latency.kernels_by_group(changed, groups)
     assert found["mlp.down"] == {"WeightQBitsTensor": tiny_models.LAYERS}
     assert found["attn.o"] == {"dense": tiny_models.LAYERS}

@@ -11,7 +11,9 @@ import torch
 from tiny_sweep import CPU, sequences, swept
 
 from bitzones.allocation.knapsack import budget_bytes
-from bitzones.backends.quanto import packing, quantizers, saving
+from bitzones.backends import quantizing
+from bitzones.backends.quanto import saving
+from bitzones.backends.weights import parts_of
 from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch
 from bitzones.data.sets import check_tokens
@@ -67,20 +69,20 @@ def test_what_is_stored_is_what_was_computed(model, alone) -> None:
     weight = model.get_parameter(f"{DOWN}.weight")
     computed = layerwise.round_rows(weight, moments[DOWN].total.double(), torch.full((len(weight),), 3.0), 128, DTYPE)
     stored = alone["qint2:gptq"].weights[DOWN]
-    assert (stored.qtype.name, packing.group_size(stored), stored._scale.dtype) == ("qint2", 128, DTYPE)
-    assert torch.equal(packing.dense(stored, torch.float32), computed.values())
+    assert (stored.format, stored.group_size, stored.parts().scale.dtype) == ("qint2", 128, DTYPE)
+    assert torch.equal(stored.values(torch.float32), computed.values())
 
 
 def test_stored_bytes_are_those_of_the_stock_format(model, alone) -> None:
     for name, weight in alone["qint4:gptq"].weights.items():
-        stock = quantizers.packed_alone(model.get_parameter(f"{name}.weight").to(DTYPE), "qint4")
-        assert packing.stored_bytes(weight) == packing.stored_bytes(stock)
+        stock = quantizing.quantized_alone(model.get_parameter(f"{name}.weight").to(DTYPE), "qint4")
+        assert weight.stored_bytes == stock.stored_bytes
 
 
 @pytest.mark.parametrize("bits", [2, 4])
 def test_a_whole_model_loses_less_than_in_the_stock_format(model, alone, bits: int) -> None:
     stock = {
-        name: quantizers.packed_alone(model.get_parameter(f"{name}.weight").to(DTYPE), f"qint{bits}:hqq")
+        name: quantizing.quantized_alone(model.get_parameter(f"{name}.weight").to(DTYPE), f"qint{bits}:hqq")
         for name in structure.quantizable_modules(model)
     }
     assert lost(model, alone[f"qint{bits}:gptq"].weights) < 0.9 * lost(model, stock)
@@ -95,8 +97,8 @@ def test_rounding_in_sequence_repairs_and_leaves_the_model_as_it_was(model, alon
     assert made.fallbacks == {}
     separate = alone["qint2:gptq"].weights
     first = [name for name in assignment if name.startswith("model.layers.0.")]
-    assert all(torch.equal(made.weights[n]._data.unpack(), separate[n]._data.unpack()) for n in first)  # nothing has drifted yet
-    assert not torch.equal(made.weights[QUERY]._data.unpack(), separate[QUERY]._data.unpack())
+    assert all(torch.equal(made.weights[n].parts().integers, separate[n].parts().integers) for n in first)  # nothing has drifted yet
+    assert not torch.equal(made.weights[QUERY].parts().integers, separate[QUERY].parts().integers)
     assert lost(model, made.weights) < lost(model, separate)
 
 
@@ -104,8 +106,8 @@ def test_stock_formats_and_gaps_in_a_plan(model) -> None:
     assignment = {DOWN: "qint2:hqq", QUERY: "qint4:gptq"}
     made = layerwise.in_sequence(model, assignment, BATCHES, DTYPE)
     assert set(made.weights) == set(assignment)
-    stock = quantizers.packed_alone(model.get_parameter(f"{DOWN}.weight").to(DTYPE), "qint2:hqq")
-    assert torch.equal(made.weights[DOWN]._data.unpack(), stock._data.unpack())
+    stock = quantizing.quantized_alone(model.get_parameter(f"{DOWN}.weight").to(DTYPE), "qint2:hqq")
+    assert torch.equal(made.weights[DOWN].parts().integers, stock.parts().integers)
 
 
 def test_an_interrupted_walk_leaves_the_model_as_it_was(model) -> None:
@@ -123,7 +125,7 @@ def test_the_same_sequences_give_the_same_integers(model, alone) -> None:
     again = layerwise.separately(model, ["qint4:gptq", "qint2:gptq"], BATCHES, DTYPE)
     for format_name, made in again.items():
         for name, weight in made.weights.items():
-            assert torch.equal(weight._data.unpack(), alone[format_name].weights[name]._data.unpack())
+            assert torch.equal(weight.parts().integers, alone[format_name].weights[name].parts().integers)
 
 
 def test_too_few_tokens_fall_back_to_the_stock_format_and_are_listed(model) -> None:
@@ -131,8 +133,8 @@ def test_too_few_tokens_fall_back_to_the_stock_format_and_are_listed(model) -> N
     made = layerwise.separately(model, ["qint2:gptq"], few, DTYPE)["qint2:gptq"]
     assert set(made.fallbacks) == {f"model.layers.{n}.mlp.down_proj" for n in range(tiny_models.LAYERS)}
     assert made.fallbacks[DOWN] == "200 tokens reached it, and 384 input features need at least as many"
-    stock = quantizers.packed_alone(model.get_parameter(f"{DOWN}.weight").to(DTYPE), "qint2:hqq")
-    assert torch.equal(made.weights[DOWN]._data.unpack(), stock._data.unpack())
+    stock = quantizing.quantized_alone(model.get_parameter(f"{DOWN}.weight").to(DTYPE), "qint2:hqq")
+    assert torch.equal(made.weights[DOWN].parts().integers, stock.parts().integers)
 
 
 def test_too_few_tokens_for_a_module_that_sees_all_of_them_are_refused(model) -> None:
@@ -150,17 +152,17 @@ def test_an_activation_that_is_not_finite_names_the_module() -> None:
 
 def test_a_calibrated_format_without_its_weights_is_refused() -> None:
     with pytest.raises(ModelError, match="must first be rounded on the calibration set"):
-        quantizers.quantize(tiny_models.llama(), {DOWN: "qint2:gptq"})
+        quantizing.quantize(tiny_models.llama(), {DOWN: "qint2:gptq"})
 
 
 def test_anybodys_quanto_loads_it_and_computes_the_same(model, alone, tmp_path: Path) -> None:
     quantized = tiny_models.llama(torch.bfloat16)
     assignment = dict.fromkeys(structure.quantizable_modules(model), "qint2:gptq")
-    quantizers.quantize(quantized, assignment, alone["qint2:gptq"].weights)
+    quantizing.quantize(quantized, assignment, alone["qint2:gptq"].weights)
     saving.save(quantized, tmp_path)
     again = saving.reload(tmp_path)
-    quantizers.verify(again, assignment)
-    quantizers.set_compute_dtype(again, torch.float32)
+    quantizing.verify(again, assignment)
+    quantizing.set_compute_dtype(again, torch.float32)
     again.model.rotary_emb.inv_freq = model.model.rotary_emb.inv_freq  # which no file holds: the one here went through bfloat16
     ids = torch.tensor([[1, 2, 3, 4]])
     with swapping.swapped(model, alone["qint2:gptq"].weights):
@@ -172,8 +174,8 @@ def test_a_variant_is_rounded_in_sequence_and_its_units_alone() -> None:
     loaded = loading.Loaded(tiny_models.llama(torch.bfloat16), tiny_models.tokenizer(), "memory", "0" * 64)
     variants = Variants(loaded, {"bf16": "bf16", "w2": "qint2:gptq"}, CPU, torch.float32, lambda: BATCHES)
     whole, alone = variants.whole("w2"), variants.packed("w2")
-    assert torch.equal(variants.model("w2").get_submodule(QUERY).weight._data.unpack(), whole[QUERY]._data.unpack())
-    assert not torch.equal(whole[QUERY]._data.unpack(), alone[QUERY]._data.unpack())
+    assert torch.equal(parts_of(variants.model("w2").get_submodule(QUERY)).integers, whole[QUERY].parts().integers)
+    assert not torch.equal(whole[QUERY].parts().integers, alone[QUERY].parts().integers)
     assert lost(variants.reference, whole) < lost(variants.reference, alone)
     assert variants.fallbacks == {"w2": {}}
 

@@ -15,7 +15,8 @@ import torch
 from optimum import quanto
 
 from bitzones.analysis.reader import RunFile, read_run
-from bitzones.backends.quanto import compat, quantizers, saving
+from bitzones.backends import linear, quantizing
+from bitzones.backends.quanto import compat, saving
 from bitzones.data import prompts, tasks
 from bitzones.evaluation import accuracy, kl
 from bitzones.run import release
@@ -104,7 +105,7 @@ def test_formats_lose_what_the_checked_way_of_quantizing_loses(place: Path, foun
     bench = release.release_bench(chosen, lambda message: None)
     for cell in found.of(DivergenceCell):
         model = tiny_models.llama()
-        quantizers.quantize(model, dict.fromkeys(bench.names, VARIANTS[cell.variant]))
+        quantizing.quantize(model, dict.fromkeys(bench.names, VARIANTS[cell.variant]))
         with torch.no_grad():
             expected = kl.whole(reference, model, bench.batches, len(bench.sensitivity_set.sequences))
         assert sum(expected) > 0
@@ -113,7 +114,7 @@ def test_formats_lose_what_the_checked_way_of_quantizing_loses(place: Path, foun
 
 def test_stored_bytes_are_those_of_the_file_that_is_saved(place: Path, found: RunFile) -> None:
     model = tiny_models.llama()
-    compat.quantize(model, "qint4", [name for name, m in model.named_modules() if quantizers.is_quantizable(m) and name != "lm_head"])
+    compat.quantize(model, "qint4", [name for name, m in model.named_modules() if linear.is_quantizable(m) and name != "lm_head"])
     saving.save(model, place / "saved")
     on_disk = (place / "saved" / "model.safetensors").stat().st_size
     (cell,) = [cell for cell in found.of(MemoryCell) if cell.variant == "w4"]

@@ -10,7 +10,8 @@ import tiny_models
 import tiny_sweep
 import torch
 
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends import quantizing
+from bitzones.backends.weights import packed_weights
 from bitzones.models import loading, structure
 from bitzones.models.units import Granularity, model_units
 from bitzones.run import external_plan
@@ -43,20 +44,20 @@ def swept(granularity: Granularity) -> tuple[Variants, SensitivityCell, Workbenc
 
 def test_a_variant_has_them_dense_and_its_bytes_count_them_so() -> None:
     variants, _, _ = swept("layer")
-    weights = packing.packed_weights(variants.model("w4"))
+    weights = packed_weights(variants.model("w4"))
     names = set(structure.quantizable_modules(variants.reference))
     assert set(weights) == names - set(UP)
     assert set(variants.packed("w4")) == names - set(UP)
     assert set(variants.packed("w8")) == names
     whole = Variants(loaded(), FORMATS, CPU, torch.float32)
-    one = quantizers.expected_bytes(384, 192, torch.bfloat16, "qint4")
+    one = quantizing.expected_bytes(384, 192, torch.bfloat16, "qint4")
     assert variants.stored_bytes("w4") - whole.stored_bytes("w4") == len(UP) * (384 * 192 * 2 - one)
 
 
 def test_a_mixed_variant_leaves_them_too() -> None:
     variants = Variants(loaded(), FORMATS, CPU, torch.float32, staying=STAYING)
     variants.define("plan", {UP[0]: "qint4", UP[1]: "qint8", "model.layers.0.mlp.down_proj": "qint4"})
-    assert set(packing.packed_weights(variants.model("plan"))) == {UP[1], "model.layers.0.mlp.down_proj"}
+    assert set(packed_weights(variants.model("plan"))) == {UP[1], "model.layers.0.mlp.down_proj"}
 
 
 def test_a_variant_of_which_nothing_is_left_is_not_measured() -> None:
@@ -78,7 +79,7 @@ def test_a_unit_is_measured_with_the_others_of_its_modules() -> None:
     alone = sweep.exact(bench.model, bench.layers, [Candidate(0, changed)], bench.batches(), bench.sequences)
     assert alone.candidates == [list(item.kl_nats or ())]
     dense = 384 * 192 * 2
-    assert item.stored_bytes == sum(map(packing.stored_bytes, changed.values())) + dense
+    assert item.stored_bytes == sum(weight.stored_bytes for weight in changed.values()) + dense
 
 
 def test_a_unit_that_stays_whole_is_not_offered_and_a_uniform_plan_leaves_it() -> None:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tiny_sweep import CPU, LENGTHS, sequences
 from transformers import LlamaForCausalLM
 
-from bitzones.backends.quanto import packing
 from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation import kl as divergence
@@ -295,7 +294,7 @@ def cell(variants: Variants) -> SensitivityCell:
 def test_a_candidate_of_all_layers_is_the_quantized_model(variants: Variants, variant: str) -> None:
     reference = variants.reference
     assert isinstance(reference, LlamaForCausalLM)
-    weights = {name: packing.dense(weight, torch.float32) for name, weight in variants.packed(variant).items()}
+    weights = {name: weight.values(torch.float32) for name, weight in variants.packed(variant).items()}
     (swapped,) = exact(reference, decoder(reference), [Candidate(0, weights)], batches(), len(LENGTHS))
     whole = divergence.divergence_cell(variant, reference, variants.model(variant), CALIBRATION, batches())
     assert swapped == pytest.approx(whole.kl_nats, rel=2e-3, abs=1e-5)
@@ -345,7 +344,7 @@ def test_the_cell_is_measured_on_the_quantized_values(variants: Variants, cell: 
     assert isinstance(variants.reference, LlamaForCausalLM)
     measured = next(m for m in cell.measurements if (m.unit, m.format) == ("model.layers.1", "qint2:hqq"))
     packed = {name: weight for name, weight in variants.packed("w2").items() if name.startswith("model.layers.1.")}
-    expected = by_hand(variants.reference, {name: packing.dense(weight, torch.float32) for name, weight in packed.items()})
+    expected = by_hand(variants.reference, {name: weight.values(torch.float32) for name, weight in packed.items()})
     assert measured.kl_nats == pytest.approx(expected, rel=1e-3)
 
 
@@ -353,7 +352,7 @@ def test_the_error_of_the_weights_alone(variants: Variants, cell: SensitivityCel
     measured = next(m for m in cell.measurements if (m.unit, m.format) == ("model.layers.1", "qint4"))
     names = next(unit.modules for unit in cell.units if unit.name == "model.layers.1")
     weights = torch.cat([variants.reference.get_parameter(f"{name}.weight").flatten() for name in names]).double()
-    values = torch.cat([packing.dense(variants.packed("w4")[name], torch.float32).flatten() for name in names]).double()
+    values = torch.cat([variants.packed("w4")[name].values(torch.float32).flatten() for name in names]).double()
     assert measured.weight_error == pytest.approx(float((weights - values).norm() / weights.norm()), rel=1e-5)
     by_format = {m.format: m.weight_error or 0.0 for m in cell.measurements if m.unit == "model.layers.1"}
     assert 0 < by_format["qint8"] < by_format["qint4"] < by_format["qint2:hqq"] < 1
@@ -366,7 +365,7 @@ def test_units_can_be_groups(variants: Variants) -> None:
     assert {unit.group for unit in found.units} == {"attn.qkv", "attn.o", "mlp.gate_up", "mlp.down"}
     measured = next(m for m in found.measurements if (m.unit, m.format) == ("model.layers.1.mlp.gate_up", "qint2:hqq"))
     names = [f"model.layers.1.mlp.{name}_proj" for name in ("gate", "up")]
-    weights = {name: packing.dense(variants.packed("w2")[name], torch.float32) for name in names}
+    weights = {name: variants.packed("w2")[name].values(torch.float32) for name in names}
     assert isinstance(variants.reference, LlamaForCausalLM)
     assert measured.kl_nats == pytest.approx(by_hand(variants.reference, weights), rel=1e-3)
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.backends.quanto import packing
+from bitzones.backends.weights import packed_weights
 from bitzones.devices import nvml
 from bitzones.models import loading, structure
 from bitzones.profiling import memory
@@ -40,7 +40,7 @@ def test_the_reference_is_unchanged_by_the_others(compute: torch.dtype) -> None:
         assert torch.equal(parameter, before[name][1])
     assert torch.equal(reference(IDS).logits, logits)
     assert variants.loaded.model.dtype == torch.bfloat16
-    assert packing.packed_weights(variants.loaded.model) == {}
+    assert packed_weights(variants.loaded.model) == {}
 
 
 def test_at_most_one_quantized_model_is_alive() -> None:
@@ -58,7 +58,7 @@ def test_each_is_quantized_from_a_fresh_copy_to_its_own_format() -> None:
     names = set(structure.quantizable_modules(variants.reference))
     for variant in ("w2", "w8", "w4", "w2"):
         model = variants.model(variant)
-        found = {name: weight.qtype.name for name, weight in packing.packed_weights(model).items()}
+        found = {name: weight.format for name, weight in packed_weights(model).items()}
         assert found == dict.fromkeys(names, FORMATS[variant])
 
 
@@ -76,7 +76,7 @@ def test_packed_weights_stay_when_the_model_is_gone_and_keep_the_stored_dtype() 
     variants.model("w8")
     assert variants.packed("w4") == weights
     assert len(weights) == tiny_models.LAYERS * 7
-    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
+    assert {weight.parts().scale.dtype for weight in weights.values()} == {torch.bfloat16}
     assert variants.packed("bf16") == {}
     live = variants.model("w4").get_submodule("model.layers.0.mlp.up_proj").weight
     assert live.dtype == torch.float32

@@ -31,9 +31,9 @@ def build() -> Iterator[Finding]:
     if missing:
         yield Finding("extensions", f"not built: {', '.join(missing)} missing", "pip install 'bitzones[measure]'")
         return
-    from bitzones.backends.quanto import extensions
+    from bitzones.backends import registry
 
-    for name, failure in extensions.build().items():
+    for name, failure in registry.backend(registry.DEFAULT).build().items():
         yield Finding(name, failure or "built", "" if failure is None else "must build before anything can be timed")
 
 
@@ -91,9 +91,9 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _extension() -> Iterator[Finding]:
-    from bitzones.backends.quanto import extensions
+    from bitzones.backends import registry
 
-    failure = extensions.extension_failure()
+    failure = registry.backend(registry.DEFAULT).prepare()
     if failure is None:
         yield Finding("quanto's extension", "built")
     else:

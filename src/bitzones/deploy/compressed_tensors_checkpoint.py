@@ -19,10 +19,10 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from bitzones.backends.bit_words import WORD_BITS, pack, unpack
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import affine, packing
+from bitzones.backends.weights import parts_of
 from bitzones.deploy import safetensors_stream
-from bitzones.deploy.bit_words import WORD_BITS, pack, unpack
 from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
@@ -97,6 +97,7 @@ class CompressedTensors:
         Raises:
             PlanError, ModelError: as `Carrier.check`.
         """
+        plan_file.check_backends("compressed-tensors", "quanto")
         check_names(model, "vLLM")
         check_fused(model, plan_file, "vLLM")
 
@@ -133,7 +134,7 @@ class CompressedTensors:
 
 
 def _parts(model: PreTrainedModel, name: str) -> Rounded:
-    return affine.parts(packing.packed_weights(model.get_submodule(name))[""])
+    return parts_of(model.get_submodule(name))
 
 
 def _scheme(made: Prepared, name: str) -> _Scheme:

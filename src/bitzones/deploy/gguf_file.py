@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import affine, packing
+from bitzones.backends.weights import parts_of
 from bitzones.deploy import gguf_metadata, gguf_tokenizer
 from bitzones.deploy.gguf_blocks import BLOCK, BlockType, block_type, not_representable, q4_1, q8_0
 from bitzones.deploy.model_card import Card
@@ -50,6 +50,7 @@ class GGUF:
         Raises:
             PlanError, ModelError: as `Carrier.check`.
         """
+        plan_file.check_backends("GGUF", "quanto")
         gguf_metadata.architecture(model)
         for name, format_ in plan_file.formats.items():
             columns = model.get_parameter(f"{name}.weight").shape[1]
@@ -126,7 +127,7 @@ class _Tensors:
 
     def parts(self, name: str) -> Rounded:
         """A module's integers, scales and shifts, rows in llama.cpp's order."""
-        parts = affine.parts(packing.packed_weights(self._model.get_submodule(name))[""])
+        parts = parts_of(self._model.get_submodule(name))
         return Rounded(*(self._ordered(f"{name}.weight", part) for part in (parts.integers, parts.scale, parts.shift)))
 
     def values(self, name: str, tensor: torch.Tensor) -> torch.Tensor:

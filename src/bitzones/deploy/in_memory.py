@@ -13,14 +13,15 @@ from huggingface_hub.errors import HFValidationError
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends import quantizing, registry
+from bitzones.backends.weights import packed_weights
 from bitzones.deploy import verify
 from bitzones.deploy.plan_file import FORMATS, PlanFile
 from bitzones.deploy.prepared import check_modules, ready
 from bitzones.models import sources, structure
 from bitzones.schema import profile_sections
 from bitzones.schema.errors import ArgumentError, ModelError, PlanError
-from bitzones.schema.formats import REFERENCE_NAMES, format_bits, is_calibrated
+from bitzones.schema.formats import REFERENCE_NAMES, is_calibrated
 
 __all__ = ["by_name", "quantize", "quantize_named"]
 
@@ -40,7 +41,7 @@ def quantize(model: PreTrainedModel, plan_file: PlanFile) -> PreTrainedModel:
     _check_dense(model)
     _check_same(model, plan_file)
     weights = ready(model, plan_file, model.device)
-    quantizers.quantize(model, plan_file.formats, weights.packed)
+    quantizing.quantize(model, plan_file.formats, weights.packed)
     weights.put_dense(model)
     verify.verify(model, plan_file)
     return model
@@ -56,7 +57,7 @@ def quantize_named(model: PreTrainedModel, formats: Mapping[str, str]) -> PreTra
         PlanError: a format that does not exist or needs sensitivity sequences, or a name that matches no module.
     """
     _check_dense(model)
-    quantizers.quantize(model, by_name(formats, model))
+    quantizing.quantize(model, by_name(formats, model))
     return model
 
 
@@ -89,6 +90,10 @@ def _known(asked: dict[str, str]) -> dict[str, str]:
         raise PlanError(f"format {first['input']!r} of module {first['loc'][0]!r}: {what}") from error
     if not found:
         raise PlanError("it leaves every module as it is: there is nothing to apply")
+    try:
+        registry.check(found.values())
+    except ArgumentError as error:
+        raise PlanError(str(error)) from error
     for name, format_name in found.items():
         if is_calibrated(format_name):
             raise PlanError(f"module {name!r} is to be {format_name}, which takes sensitivity sequences: give a plan, which holds them")
@@ -99,7 +104,7 @@ def _check_dense(model: Any) -> None:
     """Refuse what is no model, and what is quantized already by quanto or by transformers."""
     if not isinstance(model, PreTrainedModel):
         raise ArgumentError(f"expected a transformers PreTrainedModel in memory, got a {type(model).__name__}; export() takes a name")
-    if packing.packed_weights(model):
+    if packed_weights(model):
         raise ModelError("the model is quantized already: load a fresh copy")
     if getattr(model.config, "quantization_config", None) is not None:
         raise ModelError("the model was loaded quantized (its config has a quantization_config): load it in its own dtype")
@@ -117,8 +122,8 @@ def _check_same(model: PreTrainedModel, plan_file: PlanFile) -> None:
     if size != plan_file.plan.reference_bytes:
         raise PlanError(f"the plan's modules take {plan_file.plan.reference_bytes:,} bytes, and those of {name!r} {size:,}: another model")
     for module, expected in plan_file.group_sizes.items():
-        bits, columns = format_bits(plan_file.formats[module]), weights[module].shape[1]
-        found = None if bits == 8 else packing.planned_group_size(columns)  # 8 bits have one scale per row
+        columns = weights[module].shape[1]
+        found = quantizing.group_size(plan_file.formats[module], columns)
         if found != expected:
             raise PlanError(f"the plan has group size {expected} for {module!r}, and with its {columns} input features it would be {found}")
     sha256 = _sha256(model, planned.source)

@@ -1,4 +1,4 @@
-"""A plan as a folder for mlx-lm: MLX's affine formats hold quanto's integers, scales and shifts of every width unchanged.
+"""A plan as a folder for mlx-lm: its own formats, and those of quanto, whose integers, scales and shifts they hold unchanged.
 
 MLX stores ``weight`` as uint32 of shape (rows, columns * bits / 32), lowest bits first, and ``scales`` and ``biases`` of shape
 (rows, columns / group): a weight stands for ``integer * scale + bias``, so the bias is minus quanto's shift. Groups have 32, 64 or 128
@@ -18,10 +18,10 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
+from bitzones.backends.bit_words import WORD_BITS, pack, unpack
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import affine, packing
+from bitzones.backends.weights import parts_of
 from bitzones.deploy import safetensors_stream
-from bitzones.deploy.bit_words import WORD_BITS, pack, unpack
 from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
@@ -33,13 +33,13 @@ from bitzones.schema.formats import format_bits
 __all__ = ["GROUPS", "MLX", "export", "shared_group", "values"]
 
 GROUPS = (128, 64, 32)
-"""Columns that may share a scale in MLX's affine formats."""
+"""Columns that may share a scale in MLX's affine formats, the largest first."""
 
 _WEIGHTS = "model.safetensors"
 
 
 def shared_group(columns: int, group: int | None) -> int | None:
-    """The largest of MLX's groups that divides quanto's, None being a whole row; None where there is none.
+    """The largest of MLX's groups that divides the plan's, None being a whole row; None where there is none.
 
     >>> shared_group(576, 96), shared_group(576, None), shared_group(100, None)
     (32, 64, None)
@@ -58,6 +58,7 @@ class MLX:
         Raises:
             PlanError, ModelError: as `Carrier.check`.
         """
+        plan_file.check_backends("MLX", "quanto", "mlx")
         check_names(model, "mlx-lm")
         if (engine := _engine()) is not None:
             engine.check_architecture(model.config.model_type)
@@ -90,7 +91,7 @@ class MLX:
         """What README.md says of it."""
         return Card(
             "mlx",
-            "quantized by optimum-quanto and stored for [MLX](https://github.com/ml-explore/mlx-lm)",
+            "quantized by a plan and stored for [MLX](https://github.com/ml-explore/mlx-lm)",
             "`pip install mlx-lm` (on Linux `mlx[cpu]` too). In this folder:\n\n"
             '```sh\nmlx_lm.generate --model . --prompt "How many legs do two dogs have?"\n```',
             written.stored,
@@ -109,7 +110,7 @@ def _settings(made: Prepared, name: str) -> tuple[int, int]:
 
 
 def _parts(model: PreTrainedModel, name: str) -> Rounded:
-    return affine.parts(packing.packed_weights(model.get_submodule(name))[""])
+    return parts_of(model.get_submodule(name))
 
 
 def _entries(model: PreTrainedModel, name: str, bits: int, group: int) -> Iterator[Entry]:

@@ -12,7 +12,8 @@ import torch
 from mlx_lm.utils import MODEL_REMAPPING, load_model
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import affine, packing, quantizers
+from bitzones.backends.quantizing import set_compute_dtype
+from bitzones.backends.weights import packed_weights
 from bitzones.deploy import fingerprint
 from bitzones.deploy.engines import Answering
 from bitzones.schema.errors import ModelError
@@ -74,9 +75,9 @@ def check(folder: Path, quantized: PreTrainedModel) -> float:
     model = load(folder)
     model.set_dtype(mx.float32)
     modules = dict(model.named_modules())
-    for name, weight in packing.packed_weights(quantized).items():
-        _compare(name, modules.get(name), affine.parts(weight).values())
-    quantizers.set_compute_dtype(quantized, torch.float32)
+    for name, weight in packed_weights(quantized).items():
+        _compare(name, modules.get(name), weight.parts().values())
+    set_compute_dtype(quantized, torch.float32)
     expected = fingerprint.answer(quantized, fingerprint.fixed_tokens(quantized))
     apart = float((log_probabilities(model, expected.token_ids) - expected.log_probabilities).abs().max())
     if not apart <= TOLERANCE_NATS:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from bitzones.analysis.plan import PLAN_FORMAT, Plan, PlannedModel
 from bitzones.schema import migrations
 from bitzones.schema.errors import PlanError
-from bitzones.schema.formats import REFERENCE_NAMES, FormatName, is_calibrated
+from bitzones.schema.formats import REFERENCE_NAMES, Format, FormatName, is_calibrated
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["FORMATS", "PlanFile", "check_plan", "read_plan"]
@@ -51,6 +51,18 @@ class PlanFile:
     def group_sizes(self) -> dict[str, int | None]:
         """Module to quantize -> the group size that its weight must come out with, None for one scale per row."""
         return {name: self.plan.group_sizes[name] for name in self.formats}
+
+    def check_backends(self, target: str, *held: str) -> None:
+        """Refuse formats of backends that a target does not hold.
+
+        Raises:
+            PlanError: naming the module, its format and where that goes.
+        """
+        for name, format_ in self.formats.items():
+            if (backend := Format.of(format_).backend) not in held:
+                raise PlanError(
+                    f"module {name!r} is to be {format_}, which {target} does not hold: it is quantized for {backend}; --to {backend} does"
+                )
 
 
 def read_plan(path: Path) -> PlanFile:

@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends import quantizing, registry
+from bitzones.backends.linear import is_quantizable
+from bitzones.backends.protocol import Packed
 from bitzones.data import sequences
 from bitzones.deploy import verify
 from bitzones.deploy.export_request import ExportRequest
@@ -22,7 +24,7 @@ from bitzones.devices import device as devices
 from bitzones.models import loading, structure, text_config
 from bitzones.rounding import layerwise
 from bitzones.schema import profile_sections
-from bitzones.schema.errors import ModelError, PlanError
+from bitzones.schema.errors import ArgumentError, ModelError, PlanError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.validation_errors import first_error
 from bitzones.tuning import weights_file
@@ -106,7 +108,7 @@ def load(request: ExportRequest, check: Check = _accept) -> Prepared:
     tied = structure.tied_embeddings(model) and _head(model) not in plan_file.formats  # a quantized head is a tensor of its own
     request.notify(f"quantizing {len(plan_file.formats)} modules")
     weights = ready(model, plan_file, request.device)
-    quantizers.quantize(model, plan_file.formats, weights.packed)
+    quantizing.quantize(model, plan_file.formats, weights.packed)
     weights.put_dense(model)
     verify.verify(model, plan_file)
     return Prepared(plan_file, model, tokenizer, settings, tensors, layers, bytes_before, tied)
@@ -162,7 +164,7 @@ def ready(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> 
     return weights_file.read(place, tuned.sha256, model, plan_file.formats)
 
 
-def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, packing.Packed]:
+def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> dict[str, Packed]:
     """All weights of a plan with calibrated formats, which depend on each other; nothing for another plan.
 
     Raises:
@@ -176,7 +178,7 @@ def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device
     if retold.sha256 != made.sequences_sha256 or largest >= text_config.vocabulary(model):
         raise PlanError("the plan's calibration sequences are not whole, or not for this model's tokenizer")
     computing = copy.deepcopy(model)
-    quantizers.set_compute_dtype(computing, devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype))
+    quantizing.set_compute_dtype(computing, devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype))
     batches = list(sequences.batches(retold, made.batch, device))
     return layerwise.in_sequence(computing, plan_file.formats, batches, model.dtype, made.damping).weights
 
@@ -200,13 +202,17 @@ def check_modules(plan_file: PlanFile, model: PreTrainedModel, source: str) -> N
     Raises:
         PlanError: naming the first difference.
     """
+    try:
+        registry.check(plan_file.formats.values())
+    except ArgumentError as error:
+        raise PlanError(f"the plan's {error}") from error
     if type(model).__name__ != plan_file.model.architecture:
         raise PlanError(f"the plan is for {plan_file.model.architecture!r}, and {source!r} is {type(model).__name__}")
     names = dict(model.named_modules())
     if unknown := [name for name in plan_file.plan.assignment if name not in names]:
         raise PlanError(f"the plan names {unknown[0]!r}{more(unknown)}, and {type(model).__name__} has no such module")
-    if dense := [name for name in plan_file.formats if not quantizers.is_quantizable(names[name])]:
-        raise PlanError(f"the plan quantizes {dense[0]!r}{more(dense)}, which quanto cannot: a {type(names[dense[0]]).__name__}")
+    if dense := [name for name in plan_file.formats if not is_quantizable(names[name])]:
+        raise PlanError(f"the plan quantizes {dense[0]!r}{more(dense)}, which cannot be: a {type(names[dense[0]]).__name__}")
 
 
 def more(names: list[str]) -> str:

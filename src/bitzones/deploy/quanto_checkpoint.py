@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import saving, supported
+from bitzones.backends import quantizing, registry
 from bitzones.deploy import fingerprint, folders, prepared, verify
 from bitzones.deploy.export_request import ExportRequest, Notify
 from bitzones.deploy.exported import Exported
@@ -25,6 +25,7 @@ from bitzones.schema.formats import REFERENCE_NAMES
 
 __all__ = ["apply"]
 
+_BACKEND = "quanto"
 _CHECKED = "reloaded by quanto: formats, group sizes and logits are the same"
 
 
@@ -42,19 +43,19 @@ def apply(request: ExportRequest) -> Exported:
         model = made.model
         notify("saving")
         (folder / verify.PLAN_FILE).write_text(plan_file.text, encoding="utf-8")
-        saving.save(model, folder)
+        registry.checkpoints(_BACKEND).save(model, folder)
         made.tokenizer.save_pretrained(folder)
         bytes_after = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         card = model_card(plan_file.plan, plan_file.model, made.layers, made.bytes_before, bytes_after)
         (folder / "README.md").write_text(card, encoding="utf-8")
         notify("checking: what was quantized")
-        saving.repack_as_reloaded(model)
+        registry.checkpoints(_BACKEND).repack(model)
         expected = fingerprint.answer(model, fingerprint.fixed_tokens(model))
         done = Exported(output, made.bytes_before, bytes_after, made.counts, made.unnamed, _CHECKED, _how(output))
         tied = made.tied
         del model, made
         notify("checking: what a user loads")
-        again = saving.reload(folder)
+        again = registry.checkpoints(_BACKEND).reload(folder)
         torch.nn.Module.to(again, device)
         _check_reloaded(again, plan_file, expected, tied=tied)
         verify.write(folder, again, expected)
@@ -67,7 +68,8 @@ def _how(folder: Path) -> str:
 
 def _check_target(plan_file: PlanFile, model: PreTrainedModel, device: torch.device, notify: Notify) -> None:
     """What quanto asks of the dense model, before anything is quantized."""
-    saving.check_reloadable(model)
+    plan_file.check_backends("a checkpoint of quanto", _BACKEND)
+    registry.checkpoints(_BACKEND).check(model)
     _check_kernels(plan_file, model, device, notify)
 
 
@@ -75,7 +77,7 @@ def _check_kernels(plan_file: PlanFile, model: PreTrainedModel, device: torch.de
     """Quanto has kernels here for what the plan asks: the plan may come from another machine, and a wrong kernel can end this process."""
     measured = plan_file.model.compute_dtype
     compute_dtype = devices.compute_dtype(device, measured, model.dtype) if measured in REFERENCE_NAMES else model.dtype
-    for format_name, modules in supported.staying(model, plan_file.formats.items(), compute_dtype, device, notify).items():
+    for format_name, modules in quantizing.unsupported(model, plan_file.formats.items(), compute_dtype, device, notify).items():
         name = next(iter(modules))
         raise PlanError(
             f"the plan quantizes {name!r}{more(list(modules))} to {format_name}, and {modules[name]}; "
@@ -86,7 +88,7 @@ def _check_kernels(plan_file: PlanFile, model: PreTrainedModel, device: torch.de
 def _check_reloaded(model: PreTrainedModel, plan_file: PlanFile, expected: fingerprint.Answers, *, tied: bool) -> None:
     """What a user loads is what was quantized.
 
-    No tolerance: the same file, the same packing (`saving.repack_as_reloaded`), the same machine, the same kernels.
+    No tolerance: the same file, the same packing (`Checkpoints.repack`), the same machine, the same kernels.
     """
     verify.verify(model, plan_file)
     if structure.tied_embeddings(model) is not tied:

@@ -49,6 +49,7 @@ def group_for(columns: int, group: int | None) -> int:
 
 def settings(model: PreTrainedModel, plan_file: PlanFile) -> dict[str, Setting]:
     """Module -> what a tool is told of it; modules that stay as they are, are absent."""
+    plan_file.check_backends("this recipe", "quanto", "mlx")
     return {
         name: Setting(format_bits(format_), group_for(model.get_parameter(f"{name}.weight").shape[1], plan_file.group_sizes[name]))
         for name, format_ in plan_file.formats.items()

@@ -17,7 +17,8 @@ from pydantic import ConfigDict, Field, StringConstraints, ValidationError
 from transformers import PreTrainedModel
 
 from bitzones import __version__
-from bitzones.backends.quanto import packing, quantizers, saving, supported
+from bitzones.backends import quantizing, registry
+from bitzones.backends.weights import packed_weights
 from bitzones.deploy.fingerprint import Answers, DtypeName, answer
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.models import structure
@@ -83,10 +84,10 @@ def verify(model: PreTrainedModel, plan_file: PlanFile) -> None:
     Raises:
         ModelError: naming the first module that is not.
     """
-    quantizers.verify(model, plan_file.formats)
-    packed = packing.packed_weights(model)
+    quantizing.verify(model, plan_file.formats)
+    packed = packed_weights(model)
     for name, expected in plan_file.group_sizes.items():
-        if (found := packing.group_size(packed[name])) != expected:
+        if (found := packed[name].group_size) != expected:
             raise ModelError(f"module {name!r} should have a scale for {_span(expected)} and has one for {_span(found)}")
 
 
@@ -118,7 +119,7 @@ def write(folder: Path, model: PreTrainedModel, answers: Answers) -> None:
     Raises:
         ModelError: in its own dtype the model computes something else than in float32.
     """
-    quantizers.set_compute_dtype(model, torch.float32)
+    quantizing.set_compute_dtype(model, torch.float32)
     wide = answer(model, answers.token_ids).log_probabilities
     values, top = wide.topk(min(TOP, wide.shape[-1]))
     record = Check(
@@ -151,14 +152,14 @@ def check(folder: Path, device: torch.device, notify: Callable[[str], None] = la
         return difference
     plan_file = read_plan(folder / PLAN_FILE)
     notify("loading")
-    model = saving.reload(folder)
+    model = registry.checkpoints(registry.DEFAULT).reload(folder)
     try:
         verify(model, plan_file)
     except ModelError as error:
         return f"{folder}: not what its plan says: {error}"
     if structure.tied_embeddings(model) is not record.tied_embeddings:
         return f"{folder}: its input and output embeddings were {'one tensor' if record.tied_embeddings else 'two'} and are not any more"
-    for format_name, modules in supported.staying(model, plan_file.formats.items(), model.dtype, device, notify).items():
+    for format_name, modules in quantizing.unsupported(model, plan_file.formats.items(), model.dtype, device, notify).items():
         name = next(iter(modules))
         return f"{folder}: this machine cannot compute it: {name!r} is {format_name}, and {modules[name]}"
     notify("computing")
@@ -167,7 +168,7 @@ def check(folder: Path, device: torch.device, notify: Callable[[str], None] = la
     if answers.sha256 == record.logits_sha256:
         return None
     notify("computing in float32")
-    quantizers.set_compute_dtype(model, torch.float32)
+    quantizing.set_compute_dtype(model, torch.float32)
     return _answers_differ(folder, record, answers, answer(model, answers.token_ids))
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-from bitzones.backends.quanto import affine, packing
+from bitzones.backends.weights import parts_of
 from bitzones.deploy import folders, manifest, prepared, verify
 from bitzones.deploy.export_request import ExportRequest, Notify
 from bitzones.deploy.exported import Exported
@@ -113,8 +113,7 @@ def compare(stored: Iterable[tuple[str, torch.Tensor]], made: Prepared) -> None:
     """
     missing = set(made.plan_file.formats)
     for name, values in stored:
-        weight = packing.packed_weights(made.model.get_submodule(name))[""]
-        if not torch.equal(values, affine.parts(weight).values()):
+        if not torch.equal(values, parts_of(made.model.get_submodule(name)).values()):
             raise ModelError(f"module {name!r} reads back with other weights than were quantized; nothing was written")
         missing.remove(name)
     if missing:

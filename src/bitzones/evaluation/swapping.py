@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 import torch
 
-from bitzones.backends.quanto import packing
+from bitzones.backends.protocol import Weight
+from bitzones.backends.weights import values as values_of
 
 __all__ = ["swapped"]
 
 
 @contextmanager
-def swapped(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def swapped(model: torch.nn.Module, weights: Mapping[str, Weight]) -> Iterator[None]:
     """Within the block, the named modules have other weights; their own tensors are restored afterwards, also when interrupted.
 
     A quantized weight is dequantized when it is swapped in.
@@ -26,7 +27,7 @@ def swapped(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> Iter
             if parameter.shape != values.shape:
                 raise ValueError(f"{name}: weight of shape {tuple(parameter.shape)} cannot become {tuple(values.shape)}")
             originals.append((parameter, parameter.data))
-            parameter.data = packing.values(values, parameter.dtype)
+            parameter.data = values_of(values, parameter.dtype)
         yield
     finally:
         for parameter, values in reversed(originals):

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 
-from bitzones.backends.quanto import quantizers
+from bitzones.backends.linear import is_quantizable
+from bitzones.backends.quantizing import expected_bytes
 from bitzones.devices import device as devices
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
@@ -50,8 +51,8 @@ def needed_bytes(module: torch.nn.Module, formats: Sequence[str], copies: float 
         formats: formats beside the reference.
         copies: memory of the dense weights as a multiple of their stored bytes: above 1 if the reference computes in another dtype.
     """
-    weights = [inner.get_parameter("weight") for inner in module.modules() if quantizers.is_quantizable(inner)]
-    packed = [sum(quantizers.expected_bytes(w.shape[0], w.shape[1], w.dtype, name) for w in weights) for name in formats]
+    weights = [inner.get_parameter("weight") for inner in module.modules() if is_quantizable(inner)]
+    packed = [sum(expected_bytes(w.shape[0], w.shape[1], w.dtype, name) for w in weights) for name in formats]
     again = sum(w.nbytes for w in weights) if formats else 0
     return int(copies * (held_bytes(module) + again)) + sum(packed) + max(packed, default=0)
 

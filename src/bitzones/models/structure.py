@@ -12,7 +12,10 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends.linear import is_quantizable
+from bitzones.backends.protocol import Packed
+from bitzones.backends.quantizing import expected_bytes
+from bitzones.backends.weights import stored_bytes
 from bitzones.models import decoder_list
 from bitzones.schema.errors import ModelError
 from bitzones.schema.run_record import SHARED_WEIGHTS
@@ -60,7 +63,7 @@ def has_experts(model: torch.nn.Module) -> bool:
 
 
 def quantizable_modules(model: torch.nn.Module) -> dict[str, int]:
-    """Module name -> layer number of all that quanto can quantize inside the decoder layers.
+    """Module name -> layer number of all that can be quantized inside the decoder layers.
 
     The embeddings and ``lm_head`` lie outside and are left alone: they are tied in many small models, and quantizing one would untie them.
     So would quantizing a weight that several modules have in common, as the attention blocks of Zamba2 do.
@@ -73,11 +76,11 @@ def quantizable_modules(model: torch.nn.Module) -> dict[str, int]:
         f"{layer_name}.{name}": number
         for number, (layer_name, layer) in enumerate(decoder_layers(model).items())
         for name, module in layer.named_modules()
-        if quantizers.is_quantizable(module) and id(module.weight) not in shared
+        if is_quantizable(module) and id(module.weight) not in shared
     }
     if not found:
         kinds = sorted({type(m).__name__ for layer in decoder_layers(model).values() for m in layer.modules() if not list(m.children())})
-        raise ModelError(f"no module of {type(model).__name__} is quantizable by quanto (its layers are made of {', '.join(kinds)})")
+        raise ModelError(f"no module of {type(model).__name__} is quantizable (its layers are made of {', '.join(kinds)})")
     return found
 
 
@@ -93,17 +96,15 @@ def head(model: PreTrainedModel) -> str:
     quanto gives a tied head a packed copy of its own, beside the dense embeddings, on disk and after a reload too: the model then grows.
 
     Raises:
-        ModelError: there is none, quanto has no quantized counterpart, or it is tied to the embeddings.
+        ModelError: there is none, it cannot be quantized, or it is tied to the embeddings.
     """
     module = model.get_output_embeddings()
     names: list[str] = [name for name, found in model.named_modules() if found is module]
-    if not names or module is None or not quantizers.is_quantizable(module):
-        raise ModelError(f"sensitivity.include = lm_head: {type(model).__name__} has no head that is quantizable by quanto")
+    if not names or module is None or not is_quantizable(module):
+        raise ModelError(f"sensitivity.include = lm_head: {type(model).__name__} has no head that is quantizable")
     if tied_embeddings(model):
         rows, columns = module.weight.shape
-        added = (
-            f"{quantizers.expected_bytes(rows, columns, module.weight.dtype, f'qint{bits}'):,} bytes at qint{bits}" for bits in (8, 4, 2)
-        )
+        added = (f"{expected_bytes(rows, columns, module.weight.dtype, f'qint{bits}'):,} bytes at qint{bits}" for bits in (8, 4, 2))
         raise ModelError(
             "sensitivity.include = lm_head: the head is tied to the embeddings, which stay dense; quantized it would be a copy besides, "
             f"and the model would grow by {', '.join(added)}; leave it out"
@@ -112,7 +113,7 @@ def head(model: PreTrainedModel) -> str:
 
 
 def not_quantizable(model: torch.nn.Module) -> dict[str, int]:
-    """Kind of module -> parameters of the matrices inside the decoder layers that quanto has no quantized counterpart for.
+    """Kind of module -> parameters of the matrices inside the decoder layers that are not quantizable.
 
     Such as the fused experts of a mixture (three-dimensional parameters) or GPT-2's ``Conv1D``: they stay as they are. A weight that
     several modules have in common counts once, as ``Linear with shared weights``.
@@ -121,21 +122,21 @@ def not_quantizable(model: torch.nn.Module) -> dict[str, int]:
     shared = _shared_weights(model)
     for module in (inner for layer in decoder_layers(model).values() for inner in layer.modules()):
         for matrix in (p for p in module.parameters(recurse=False) if p.ndim > 1):
-            if quantizers.is_quantizable(module) and id(matrix) in shared:
+            if is_quantizable(module) and id(matrix) in shared:
                 found.setdefault(f"{type(module).__name__} {SHARED_WEIGHTS}", {})[id(matrix)] = matrix.numel()
-            elif not quantizers.is_quantizable(module):
+            elif not is_quantizable(module):
                 found.setdefault(type(module).__name__, {})[id(matrix)] = matrix.numel()
     return {kind: sum(counts.values()) for kind, counts in found.items()}
 
 
-def model_bytes(model: torch.nn.Module, packed: Mapping[str, torch.Tensor]) -> int:
+def model_bytes(model: torch.nn.Module, packed: Mapping[str, Packed]) -> int:
     """Bytes of a whole model with some weights replaced by packed ones; tied tensors and shared storage count once.
 
     Buffers count only where they are saved with the model.
     """
     replaced = {f"{name}.weight" for name in packed}
     tensors = {t.data_ptr(): t for name, t in model.state_dict(keep_vars=True).items() if name not in replaced}
-    return sum(map(packing.stored_bytes, tensors.values())) + sum(map(packing.stored_bytes, packed.values()))
+    return sum(map(stored_bytes, tensors.values())) + sum(map(stored_bytes, packed.values()))
 
 
 def weights_sha256(model: torch.nn.Module) -> str:

@@ -12,7 +12,6 @@ from typing import Literal, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import packing
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
 from bitzones.schema.sensitivity_cells import Unit
@@ -45,7 +44,7 @@ def _inside(model: PreTrainedModel, granularity: Granularity, layers: Collection
         raise ModelError(f"sensitivity.layers names layer {unknown[0]}, but the model has {len(blocks)}, numbered from 0")
     taken = {name: layer for name, layer in modules.items() if layers is None or layer in layers}
     if not taken:
-        raise ModelError(f"nothing in layers {', '.join(map(str, sorted(layers or ())))} is quantizable by quanto")
+        raise ModelError(f"nothing in layers {', '.join(map(str, sorted(layers or ())))} is quantizable")
     if granularity == "module":
         fused = {name: group for (_, group), names in fused_groups(model).items() for name in names}
         return tuple(
@@ -74,7 +73,7 @@ def _unit(
         group=group,
         modules=modules,
         parameters=sum(w.numel() for w in weights),
-        reference_bytes=sum(packing.stored_bytes(w) for w in weights),
+        reference_bytes=sum(w.nbytes for w in weights),
         weight_kurtosis=_kurtosis(weights),
         fused=fused,
     )
@@ -157,7 +156,7 @@ def _step_names(layer: torch.nn.Module, block: str, steps: list[tuple[object, li
 
 def _linear(layer: torch.nn.Module, name: str) -> torch.nn.Linear:
     module = layer.get_submodule(name)
-    assert isinstance(module, torch.nn.Linear)  # the only kind that quanto quantizes here
+    assert isinstance(module, torch.nn.Linear)  # the only kind that is quantized
     return module
 
 

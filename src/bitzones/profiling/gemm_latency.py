@@ -14,17 +14,17 @@ from time import perf_counter
 
 import torch
 
-from bitzones.backends.quanto import extensions, kernels, packing, quantizers
+from bitzones.backends import weights
+from bitzones.backends.quantizing import stand_ins
 from bitzones.devices import device as devices
 from bitzones.models import offload, structure
 from bitzones.schema import latency_grid
 from bitzones.schema.errors import NotMeasuredError
-from bitzones.schema.formats import format_bits
 from bitzones.schema.performance_cells import ShapeTimes, UnitLatencyCell
 from bitzones.schema.sensitivity_cells import Unit
 from bitzones.sensitivity.variants import Variants
 
-__all__ = ["COLD_BYTES", "ProductBench", "alike", "check_kernels", "measure", "product_benches"]
+__all__ = ["COLD_BYTES", "ProductBench", "alike", "measure", "product_benches"]
 
 COLD_BYTES = 2**27
 """Fewest bytes of weights per round: more than the last-level cache of a CPU core or a GPU (32 MB and 50 MB on machines seen so far)."""
@@ -56,9 +56,8 @@ def measure(variants: Variants, units: Sequence[Unit], shape: latency_grid.Laten
     """Time units of all shapes in every format of the run and in the reference, with one token per sequence of the first ``shape.batch``.
 
     Raises:
-        NotMeasuredError: weights would be packed, and this machine lacks the kernel that unpacks them, so times would be meaningless.
+        NotMeasuredError: a format has no kernel here, or this machine lacks the one that unpacks its weights.
     """
-    check_kernels(variants)
     times: list[ShapeTimes] = []
     for shapes, sort in alike(variants, units).items():
         times += _timed(shapes, product_benches(variants, sort, shape.batch[0], seed), shape)
@@ -70,17 +69,6 @@ def measure(variants: Variants, units: Sequence[Unit], shape: latency_grid.Laten
         units={unit.name: _shapes(variants, unit) for unit in units},
         times=tuple(times),
     )
-
-
-def check_kernels(variants: Variants) -> None:
-    """Refuse to time packed weights without their kernel.
-
-    Raises:
-        NotMeasuredError: as `measure`.
-    """
-    failure = extensions.extension_failure()
-    if failure is not None and any(format_bits(name) < 8 for name in variants.uniform.values()):
-        raise NotMeasuredError(f"latency of packed weights: {failure}")
 
 
 def alike(variants: Variants, units: Sequence[Unit]) -> dict[Shapes, list[Unit]]:
@@ -113,7 +101,7 @@ def product_benches(variants: Variants, sort: Sequence[Unit], batch: int, seed: 
     """Of units with the same shapes: the reference, which uses the model's own modules, and every format, on separately quantized copies.
 
     Raises:
-        NotMeasuredError: none of the units is on the run's device.
+        NotMeasuredError: none of the units is on the run's device, or as `measure`.
     """
     sort = _near(variants, sort)
     dense = [[variants.reference.get_submodule(name) for name in unit.modules] for unit in sort]
@@ -125,6 +113,8 @@ def product_benches(variants: Variants, sort: Sequence[Unit], batch: int, seed: 
     found = [ProductBench(variants.formats[variants.reference_id], dense[: _copies(dense[0], len(sort))], inputs)]
     for name in variants.uniform.values():
         first = _stand_in(variants, sort[0], name)
+        if (why := weights.untimed(first)) is not None:
+            raise NotMeasuredError(why)
         others = [_stand_in(variants, unit, name) for unit in sort[1 : _copies(first, len(sort))]]
         found.append(ProductBench(name, [first, *others], inputs))
     return found
@@ -133,12 +123,12 @@ def product_benches(variants: Variants, sort: Sequence[Unit], batch: int, seed: 
 def _stand_in(variants: Variants, unit: Unit, name: str) -> list[torch.nn.Module]:
     taken = variants.taken_by(unit, name)
     quantized = [variants.loaded.model.get_submodule(module) for module in taken]
-    made = dict(zip(taken, quantizers.stand_in(quantized, name, variants.compute_dtype) if taken else [], strict=True))
+    made = dict(zip(taken, stand_ins(quantized, name, variants.compute_dtype) if taken else [], strict=True))
     return [made.get(module) or variants.reference.get_submodule(module) for module in unit.modules]
 
 
 def _copies(modules: Sequence[torch.nn.Module], units: int) -> int:
-    used = sum(packing.stored_bytes(module.get_parameter("weight").data) for module in modules)
+    used = sum(weights.stored_bytes(module.get_parameter("weight")) for module in modules)
     return max(1, min(units, -(-COLD_BYTES // used)))
 
 
@@ -156,7 +146,7 @@ def _timed(shapes: Shapes, benches: Sequence[ProductBench], shape: latency_grid.
             format=bench.format,
             repeats=len(bench.copies),
             rounds_s=tuple(took),
-            kernels=kernels.kernels(bench.copies[0]),
+            kernels=weights.kernels(bench.copies[0]),
         )
         for bench, took in zip(benches, rounds, strict=True)
     ]

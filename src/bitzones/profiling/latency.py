@@ -15,9 +15,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import extensions, packing
-from bitzones.backends.quanto.kernels import kernel, kernel_kinds, needs_unpacking
-from bitzones.backends.quanto.kernels import kernels as kernels_of
+from bitzones.backends.weights import kernel, kernel_kinds, stored_bytes, untimed
+from bitzones.backends.weights import kernels as kernels_of
 from bitzones.devices import device as devices
 from bitzones.devices import energy, oom_retry
 from bitzones.devices.gpu_monitor import Watch
@@ -109,7 +108,7 @@ def ready(model: PreTrainedModel, timing: Timing, seed: int, least: int, gpu: Gp
         groups: (layer, group) -> modules, from `bitzones.models.units.fused_groups` of the unquantized model.
 
     Raises:
-        NotMeasuredError: weights are packed and this machine lacks the kernel that unpacks them, or torch.compile fails.
+        NotMeasuredError: as `prepare`, or torch.compile fails.
         OutOfMemoryError: memory runs out at batch 1.
     """
 
@@ -135,11 +134,10 @@ def prepare(model: PreTrainedModel, timing: Timing, seed: int) -> Timed:
     """The phase at one shape of the profile's latency grid.
 
     Raises:
-        NotMeasuredError: weights are packed, and this machine lacks the kernel that unpacks them, so times would be meaningless.
+        NotMeasuredError: a format has no kernel here, or this machine lacks the one that unpacks its weights.
     """
-    failure = extensions.extension_failure()
-    if failure is not None and any(needs_unpacking(module) for module in model.modules()):
-        raise NotMeasuredError(f"latency of packed weights: {failure}")
+    if (why := untimed(model.modules())) is not None:
+        raise NotMeasuredError(why)
     if timing.phase == "prefill":
         return prefill(model, timing.batch, timing.prompt_tokens, seed)
     return decode(model, timing.batch, timing.prompt_tokens, timing.new_tokens, seed, compiled=timing.compiled)
@@ -224,7 +222,7 @@ def weight_bytes(model: PreTrainedModel) -> int:
     table = model.get_input_embeddings().weight
     skipped = None if structure.tied_embeddings(model) else id(table)
     tensors = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return sum(packing.stored_bytes(tensor) for key, tensor in tensors.items() if key != skipped)
+    return sum(stored_bytes(tensor) for key, tensor in tensors.items() if key != skipped)
 
 
 def _prompt(model: PreTrainedModel, batch: int, length: int, seed: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import packing
+from bitzones.backends.weights import stored_bytes
 from bitzones.devices import device as devices
 from bitzones.devices.gpu_monitor import Watch
 from bitzones.devices.nvml import Gpu
@@ -35,7 +35,7 @@ def measure(variant: str, variants: Variants, shape: Timing, gpu: Gpu, seed: int
     """
     model = variants.model(variant)
     stored, packed = variants.stored_bytes(variant), variants.packed(variant)
-    quantized = sum(map(packing.stored_bytes, packed.values()))
+    quantized = sum(map(stored_bytes, packed.values()))
     by_format = {variants.formats[variants.reference_id]: stored - quantized}
     if packed:
         by_format[variants.formats[variant]] = quantized
@@ -66,4 +66,4 @@ def measure(variant: str, variants: Variants, shape: Timing, gpu: Gpu, seed: int
 def held_bytes(model: PreTrainedModel) -> int:
     """Bytes of all weights and buffers as packed in memory; tied ones count once."""
     tensors: dict[int, torch.Tensor] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return sum(map(packing.stored_bytes, tensors.values()))
+    return sum(map(stored_bytes, tensors.values()))

@@ -1,4 +1,4 @@
-"""Calibrated formats: integers chosen on the calibration set and stored in quanto's own layout.
+"""Calibrated formats: integers, or scales, chosen on the calibration set and stored as the backend stores its own.
 
 `separately` rounds every module on the activations of the unchanged model, as a sensitivity requires: only that unit is changed.
 `in_sequence` rounds a whole assignment layer by layer, on the activations of the layers rounded so far, so that later layers compensate
@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import packing, quantizers
-from bitzones.backends.quanto.packing import Packed
+from bitzones.backends import registry
+from bitzones.backends.protocol import Packed
+from bitzones.backends.quantizing import group_size, quantized_alone
 from bitzones.data.sequences import Batch
 from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
@@ -55,7 +56,7 @@ def separately(
         dtype: storage dtype of scales and shifts.
         damping: see `gptq.round_rows`.
         progress: receives the share that is done.
-        staying: format -> modules that it does not support (`supported.staying`).
+        staying: format -> modules that it does not support (`quantizing.unsupported`).
 
     Raises:
         NonFiniteError: an activation or a weight is NaN or infinite; the message names the module.
@@ -134,31 +135,54 @@ def _round(
     model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment | None, dtype: torch.dtype, damping: float
 ) -> list[tuple[Packed, str | None]]:
     """The weights of (module, calibrated format) pairs with the same inputs, and the reason if they fall back to the stock format."""
-    weights = [model.get_parameter(f"{name}.weight").detach() for name, _ in pairs]
-    width = weights[0].shape[1]
+    width = model.get_parameter(f"{pairs[0][0]}.weight").shape[1]
     tokens = moment.tokens if moment else 0
     if moment is None or tokens < width:
         why = f"{tokens} tokens reached it, and {width} input features need at least as many"
         return [(_stock(model, name, Format.of(format_).stock.name, dtype), why) for name, format_ in pairs]
+    found: dict[tuple[str, str], Packed] = {}
+    for size, alike in _by_group(pairs, width).items():
+        found |= zip(alike, _fed_back(model, alike, moment, size, dtype, damping), strict=True)
+    importance = moment.total.diagonal() / tokens
+    for name, format_ in pairs:
+        if (name, format_) not in found:
+            weight = model.get_parameter(f"{name}.weight").detach().to(dtype)
+            found[name, format_] = registry.of(format_).quantize(weight, Format.of(format_), importance.to(weight.device))
+    return [(found[pair], None) for pair in pairs]
+
+
+def _by_group(pairs: Sequence[tuple[str, str]], width: int) -> dict[int, list[tuple[str, str]]]:
+    """Columns that share a scale -> the pairs whose integers are chosen here, by GPTQ; rows of different bits are rounded together."""
+    found: dict[int, list[tuple[str, str]]] = {}
+    for name, format_ in pairs:
+        if Format.of(format_).method == "gptq":
+            found.setdefault(group_size(format_, width) or width, []).append((name, format_))
+    return found
+
+
+def _fed_back(
+    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment, size: int, dtype: torch.dtype, damping: float
+) -> list[Packed]:
+    """The weights of (module, format) pairs with the same inputs and group size, rounded with error feedback."""
+    weights = [model.get_parameter(f"{name}.weight").detach() for name, _ in pairs]
     bits = [format_bits(format_) for _, format_ in pairs]
     rows = [len(weight) for weight in weights]
     home, device = weights[0].device, moment.total.device  # where the weights are stored, and where they ran
-    levels = torch.cat([torch.full((count,), 2.0**width_ - 1, device=device) for count, width_ in zip(rows, bits, strict=True)])
-    size = packing.planned_group_size(width)
+    levels = torch.cat([torch.full((count,), 2.0**width - 1, device=device) for count, width in zip(rows, bits, strict=True)])
     try:
         hessian = moment.total.double()
         wanted = torch.cat(weights).to(device).float()
         if moment.drift.any():
             wanted = towards(wanted, hessian, moment.drift.double(), damping)
-        rounded = round_rows(wanted, hessian, levels, size or width, dtype, damping).to(home)
+        rounded = round_rows(wanted, hessian, levels, size, dtype, damping).to(home)
     except NonFiniteError as error:
         raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
     starts = [sum(rows[:number]) for number in range(len(rows))]
     return [
-        (packing.pack(rounded.rows(start, start + count), width_, size), None)
-        for start, count, width_ in zip(starts, rows, bits, strict=True)
+        registry.of(format_).pack(rounded.rows(start, start + count), Format.of(format_))
+        for start, count, (_, format_) in zip(starts, rows, pairs, strict=True)
     ]
 
 
 def _stock(model: PreTrainedModel, name: str, format_: str, dtype: torch.dtype) -> Packed:
-    return quantizers.packed_alone(model.get_parameter(f"{name}.weight").detach().to(dtype), format_, model.device)
+    return quantized_alone(model.get_parameter(f"{name}.weight").detach().to(dtype), format_, model.device)

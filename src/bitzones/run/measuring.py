@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from bitzones.run import runner
 from bitzones.run.given import MEMORY, Given
 from bitzones.run.named_texts import Mixture, NamedTexts, Sources
 from bitzones.schema.errors import ModelError, ProfileError
+from bitzones.schema.formats import format_bits
 from bitzones.schema.profile import PROFILE_SCHEMA, Profile
 from bitzones.schema.profile_files import explain
 from bitzones.schema.profile_sections import Budget, Task
@@ -31,7 +31,6 @@ Section: TypeAlias = "Mapping[str, Any]"
 COMMON_BITS = 4.0
 """Average bits that most quantized models are shipped at."""
 REFERENCE_BITS = 16
-WIDTH = re.compile(r"qint(\d+)")
 
 DTYPES = ("bfloat16", "float16", "float32")
 """In which a model may be stored."""
@@ -171,13 +170,21 @@ def _task(task: str | Mapping[str, Any] | Task) -> Mapping[str, Any]:
             return task
 
 
+def _bits(name: str) -> int | None:
+    """Of a format; None where the profile will refuse the name."""
+    try:
+        return format_bits(name)
+    except ValueError:
+        return None
+
+
 def default_bits(formats: Iterable[str]) -> float:
     """Average bits per weight that leave a choice: `COMMON_BITS` where a format is smaller, else halfway to the next larger one.
 
     >>> default_bits(["qint8", "qint4", "qint2:hqq"]), default_bits(["qint8", "qint4"]), default_bits(["qint4"])
     (4.0, 6.0, 10.0)
     """
-    widths = sorted({int(match[1]) for name in formats if (match := WIDTH.match(name))} | {REFERENCE_BITS})
+    widths = sorted({*filter(None, map(_bits, formats)), REFERENCE_BITS})
     return COMMON_BITS if widths[0] < COMMON_BITS else (widths[0] + widths[min(1, len(widths) - 1)]) / 2
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bitzones.backends.quanto import extensions, supported
+from bitzones.backends import quantizing, registry
 from bitzones.data import prompts, sequences, tasks
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.data.sets import DomainSet, SequenceSets
@@ -27,7 +27,7 @@ from bitzones.run import journal, plan_tuner, whole_plans
 from bitzones.run.given import Given
 from bitzones.schema import environment
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
-from bitzones.schema.formats import is_calibrated
+from bitzones.schema.formats import Format, is_calibrated
 from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, TUNED, Profile, variant_formats
@@ -92,7 +92,8 @@ class Session:
 
     @cached_property
     def variants(self) -> Variants:
-        """All variants. Quanto's extension is compiled here too, once it is known that there is a model, and before anything is timed."""
+        """All variants. What backends compile is compiled here too: once there is a model, and before anything is timed."""
+        registry.check(self.profile.formats)
         devices.seed_everything(self.profile.seed)
         loaded = self._given.loaded(self.profile.model.source, self.device)
         if loaded is None:
@@ -100,12 +101,13 @@ class Session:
         if any(task.chat_template for task in self.profile.tasks):
             with suppress(NotMeasuredError):  # random weights have no tokenizer: cells refuse them one by one
                 prompts.check_template(loaded.tokenizer)
-        extensions.extension_failure(self._notify)
+        for name in dict.fromkeys(Format.of(format_).backend for format_ in self.profile.formats):
+            registry.backend(name).prepare(self._notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
         formats, damping = variant_formats(self.profile), self.profile.calibration.damping
         include = [structure.head(loaded.model) for _ in self.profile.sensitivity.include]
         wanted = product((*structure.quantizable_modules(loaded.model), *include), self.profile.formats)
-        stays = supported.staying(loaded.model, wanted, dtype, self.device, self._notify)
+        stays = quantizing.unsupported(loaded.model, wanted, dtype, self.device, self._notify)
         return Variants(loaded, formats, self.device, dtype, self.calibration_batches, damping, self._notify, include, stays)
 
     @cached_property
@@ -336,5 +338,5 @@ class Session:
         return cast("T", made)
 
     def environment(self) -> Environment:
-        failure = extensions.extension_failure(self._notify)
+        failure = registry.backend(registry.DEFAULT).prepare(self._notify)
         return environment.collect(str(self.device), devices.name_of(self.device), torch.get_num_threads(), failure or "built")

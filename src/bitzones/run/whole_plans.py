@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import torch
-
 from bitzones.allocation.baselines import Baseline
+from bitzones.backends.protocol import Weight
 from bitzones.data import sequences
 from bitzones.data.sequences import SequenceSet
 from bitzones.devices import oom_retry
@@ -45,7 +44,7 @@ def search_plan(session: Session, progress: Progress) -> SearchCell:
 
 def compare_plans(session: Session, progress: Progress) -> PlansCell:
     """The plan that was found beside its baselines, on the held-out set."""
-    stock, whole = _without_calibration(session), dict[str, Mapping[str, torch.Tensor]]()
+    stock, whole = _without_calibration(session), dict[str, Mapping[str, Weight]]()
 
     def compared(batches: Batches) -> PlansCell:
         bench = workbench(session, batches, session.held_out)
@@ -79,7 +78,7 @@ def _without_calibration(session: Session) -> Trial | None:
     return oom_retry.halving(profile.sensitivity.batch, searched, session.device)[0]
 
 
-def _whole_weights(session: Session, bench: Workbench, baselines: Iterable[Baseline]) -> Iterator[tuple[str, Mapping[str, torch.Tensor]]]:
+def _whole_weights(session: Session, bench: Workbench, baselines: Iterable[Baseline]) -> Iterator[tuple[str, Mapping[str, Weight]]]:
     """Name and weights of each plan with calibrated formats: these are rounded layer after layer, so they depend on the whole plan."""
     variants, units = session.variants, session.units
     every = {name for unit in units for name in unit.modules}

@@ -147,7 +147,8 @@ def variant_formats(profile: Profile) -> dict[str, str]:
     """Variant id -> format, the reference first and then from most to fewest bits; of one width quanto's own come before calibrated ones:
     the last is what somebody would store in who can have it.
 
-    ``w4`` is the only 4-bit format of the profile; where several share a width their optimizer is named too, as in ``w2-hqq``.
+    ``w4`` is the only 4-bit format of the profile; where several share a width their optimizer is named too, as in ``w2-hqq``, and of other
+    backends than quanto all that tells them apart, as in ``w4-mlx-4g64``.
 
     >>> from bitzones.schema.profile import Model, Profile, Task
     >>> formats = ("qint2:hqq", "qint8", "qint4")
@@ -159,5 +160,5 @@ def variant_formats(profile: Profile) -> dict[str, str]:
     widths = [format_bits(name) for name in profile.formats]
     for name in sorted(profile.formats, key=lambda name: (-format_bits(name), is_calibrated(name), name)):
         bits = format_bits(name)
-        named[f"w{bits}" if widths.count(bits) == 1 else f"w{bits}-{Format.of(name).method}"] = name
+        named[f"w{bits}" if widths.count(bits) == 1 else f"w{bits}-{Format.of(name).label}"] = name
     return named

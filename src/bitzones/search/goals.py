@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from bitzones.allocation.knapsack import Menu, budget_bytes, solve
 from bitzones.allocation.time_cost import budget_ns, timed_menu
-from bitzones.backends.quanto import packing, quantizers
-from bitzones.backends.quanto.supported import Staying
+from bitzones.backends.protocol import Staying
+from bitzones.backends.quantizing import expected_bytes
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.performance_cells import UnitLatencyCell
@@ -42,16 +42,16 @@ def expected_menu(
     stays = np.array([[set(unit.modules) <= set((staying or {}).get(name, {})) for name in (*formats, reference)] for unit in units])
     stored = np.zeros(stays.shape, dtype=np.int64)
     for row, unit in enumerate(units):
-        stored[row, :-1] = [_expected_bytes(model, unit, name, (staying or {}).get(name, {})) for name in formats]
+        stored[row, :-1] = [_unit_bytes(model, unit, name, (staying or {}).get(name, {})) for name in formats]
         stored[row, -1] = unit.reference_bytes
     names = tuple(unit.name for unit in units)
     return Menu(names, (*formats, reference), stored, ~stays, sum(unit.parameters for unit in units), stays=stays)
 
 
-def _expected_bytes(model: PreTrainedModel, unit: Unit, format_name: str, staying: Mapping[str, str]) -> int:
+def _unit_bytes(model: PreTrainedModel, unit: Unit, format_name: str, staying: Mapping[str, str]) -> int:
     weights = {module: model.get_parameter(f"{module}.weight") for module in unit.modules}
     return sum(
-        packing.stored_bytes(weight) if module in staying else quantizers.expected_bytes(*weight.shape, model.dtype, format_name)
+        weight.nbytes if module in staying else expected_bytes(weight.shape[0], weight.shape[1], model.dtype, format_name)
         for module, weight in weights.items()
     )
 
@@ -155,7 +155,7 @@ def tolerated(bench: Workbench, cell: SensitivityCell, budget: Budget, uniform: 
 
 
 def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, rounds: int, progress: Progress = silent) -> Trial | None:
-    """The plan that `local_search.search` finds among quanto's own formats: what the budget gives without calibration.
+    """The plan that `local_search.search` finds among formats that are not calibrated: what the budget gives without calibration.
 
     Args:
         bench: a workbench on the sensitivity set.

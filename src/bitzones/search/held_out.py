@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from bitzones.allocation import baselines
 from bitzones.allocation.baselines import Baseline
 from bitzones.allocation.knapsack import budget_bytes, solve
+from bitzones.backends.protocol import Weight
 from bitzones.data.sequences import SequenceSet
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated
@@ -65,7 +65,7 @@ def plans_cell(
     chosen: Sequence[Baseline],
     sequence_set: SequenceSet,
     searched: SearchCell,
-    whole: Mapping[str, Mapping[str, torch.Tensor]],
+    whole: Mapping[str, Mapping[str, Weight]],
     progress: Progress = silent,
 ) -> PlansCell:
     """The record of whole plans.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu, menu_of, solve
 from bitzones.allocation.time_cost import timed_menu
+from bitzones.backends.protocol import Weight
 from bitzones.data.sequences import Batch
 from bitzones.models import structure
 from bitzones.schema.index import index_of
@@ -70,7 +71,7 @@ class Workbench:
     layers: Sequence[torch.nn.Module]
     units: Sequence[Unit]
     menu: Menu
-    weights: Mapping[str, Mapping[str, torch.Tensor]]
+    weights: Mapping[str, Mapping[str, Weight]]
     batches: Callable[[], Iterable[Batch]]
     sequences: int
 
@@ -116,7 +117,7 @@ def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
     return found
 
 
-def weights_of(bench: Workbench, choice: Integers) -> dict[str, torch.Tensor]:
+def weights_of(bench: Workbench, choice: Integers) -> dict[str, Weight]:
     """Module -> quantized weight of a whole plan, without modules in the reference's format."""
     formats = bench.named(choice)
     return {
@@ -133,7 +134,7 @@ def trials(bench: Workbench, choices: Sequence[Integers], progress: Progress = s
     return as_made(bench, [(choice, weights_of(bench, choice)) for choice in choices], progress)
 
 
-def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, torch.Tensor]]], progress: Progress = silent) -> list[Trial]:
+def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, Weight]]], progress: Progress = silent) -> list[Trial]:
     """Measure whole plans, each with its own module -> weight: weights in calibrated formats depend on the rest of the plan."""
     choices, candidates = [choice for choice, _ in made], [Candidate(0, weights) for _, weights in made]
     found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
@@ -240,7 +241,7 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensiti
     ]
 
 
-def _weights(bench: Workbench, row: int, column: int) -> dict[str, torch.Tensor]:
+def _weights(bench: Workbench, row: int, column: int) -> dict[str, Weight]:
     """Module -> weight of a unit that changes to a format; dense for modules that the format does not support.
 
     A swap around a plan must also undo the plan's format of such a module.

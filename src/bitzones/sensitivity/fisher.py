@@ -19,7 +19,8 @@ from typing import Any, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import packing
+from bitzones.backends.protocol import Weight
+from bitzones.backends.weights import values as values_of
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import check_finite, logits_of
 from bitzones.evaluation.layer_calls import Address, Call, Step, address, tensors_in
@@ -32,7 +33,7 @@ from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Change", "Cotangents", "fisher_cell", "projections", "sampled_cotangent", "scores"]
 
-Change: TypeAlias = Mapping[str, torch.Tensor]
+Change: TypeAlias = Mapping[str, Weight]
 """Module name -> its new weight, quantized or dense."""
 
 SCORE_DIGITS = 6
@@ -170,7 +171,7 @@ class _Projector:
                 raise NotMeasuredError(f"{name} does not see every token in its place: its Fisher scores cannot be split by sequence")
             for number, change in enumerate(self._changes):
                 if name in change:
-                    added = module.given @ (packing.values(change[name], weight.dtype).to(device) - weight).T
+                    added = module.given @ (values_of(change[name], weight.dtype).to(device) - weight).T
                     for sample, found in gradients.items():
                         scored = torch.linalg.vecdot(found[at], added).sum(-1, dtype=torch.float64)
                         self._found[sample][number, rows] += scored.to(self._found[sample].device)

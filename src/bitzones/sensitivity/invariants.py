@@ -14,7 +14,6 @@ from itertools import product
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import packing
 from bitzones.data.sequences import Batch, TokenSequence
 from bitzones.evaluation.kl import kl_nats, log_probabilities, logits_of
 from bitzones.evaluation.layer_replay import entered_at, passed
@@ -82,7 +81,7 @@ def check_bytes(model: PreTrainedModel, units: Sequence[Unit]) -> None:
     """
     inside = {model.get_parameter(f"{name}.weight").data_ptr() for unit in units for name in unit.modules}
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
-    stays = sum(packing.stored_bytes(tensor) for key, tensor in tensors.items() if key not in inside)
+    stays = sum(tensor.nbytes for key, tensor in tensors.items() if key not in inside)
     decided, whole = sum(unit.reference_bytes for unit in units), structure.model_bytes(model, {})
     if decided + stays != whole:
         raise _violated(

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bitzones.backends.quanto import packing
+from bitzones.backends.protocol import Packed, Weight
+from bitzones.backends.weights import values as values_of
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import as_log_probabilities, kl_nats, log_probabilities, logits_of
 from bitzones.evaluation.layer_replay import entered_at, passed
@@ -38,7 +39,7 @@ class Candidate:
     """
 
     layer: int | None
-    weights: Mapping[str, torch.Tensor]
+    weights: Mapping[str, Weight]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def exact(
     batches: Iterable[Batch],
     sequences: int,
     progress: Progress = silent,
-    base: Mapping[str, torch.Tensor] | None = None,
+    base: Mapping[str, Weight] | None = None,
 ) -> Sweep:
     """KL(reference || candidate) of every candidate, each applied alone on top of the base.
 
@@ -78,7 +79,7 @@ def exact(
     """
     made = Sweep([0.0] * sequences, [[0.0] * sequences for _ in candidates])
     broken: set[int] = set()
-    based = {name: packing.values(weight, model.get_parameter(f"{name}.weight").dtype) for name, weight in (base or {}).items()}
+    based = {name: values_of(weight, model.get_parameter(f"{name}.weight").dtype) for name, weight in (base or {}).items()}
     for batch in batches:
         reference = log_probabilities(model, batch) if based else None
         with swapped(model, based):
@@ -145,8 +146,8 @@ def _measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] |
     return UnitSensitivity(
         unit=unit.name,
         format=name,
-        stored_bytes=sum(map(packing.stored_bytes, (*weights.values(), *dense))),
-        group_sizes=tuple(map(packing.group_size, weights.values())),
+        stored_bytes=sum(weight.stored_bytes for weight in weights.values()) + sum(weight.nbytes for weight in dense),
+        group_sizes=tuple(packed.group_size for packed in weights.values()),
         kl_nats=None if kl is None else tuple(kl),
         weight_error=_weight_error(variants, unit, weights) if weights else None,
         failure=None if kl is not None else NOT_FINITE if weights else variants.staying[name][unit.modules[0]],
@@ -154,12 +155,12 @@ def _measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] |
     )
 
 
-def _weight_error(variants: Variants, unit: Unit, weights: Mapping[str, torch.Tensor]) -> float | None:
+def _weight_error(variants: Variants, unit: Unit, weights: Mapping[str, Packed]) -> float | None:
     """||W - quantized W|| / ||W|| (Frobenius) over all weights of the unit; None if a quantized weight overflowed."""
     lost = total = 0.0
     for name in unit.modules:
         weight = variants.reference.get_parameter(f"{name}.weight")
-        values = packing.values(weights.get(name, weight), weight.dtype)
+        values = values_of(weights.get(name, weight), weight.dtype)
         lost += float((weight - values).float().square().sum(dtype=torch.float64))
         total += float(weight.float().square().sum(dtype=torch.float64))
     error = (lost / total) ** 0.5 if total else 0.0

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.quanto import packing, quantizers
-from bitzones.backends.quanto.packing import Packed
-from bitzones.backends.quanto.supported import Staying
+from bitzones.backends import quantizing
+from bitzones.backends.protocol import Packed, Staying
+from bitzones.backends.weights import packed_weights
 from bitzones.data.sequences import Batch
 from bitzones.devices import device as devices
 from bitzones.models import loading, structure
@@ -50,7 +50,7 @@ class Variants:
         damping: damping of calibrated formats (`gptq.round_rows`).
         notify: receives a line when modules are rounded, which takes a while.
         include: modules outside the decoder layers that uniform variants quantize too.
-        staying: format -> modules that it leaves in the reference's format (`supported.staying`).
+        staying: format -> modules that it leaves in the reference's format (`quantizing.unsupported`).
     """
 
     def __init__(
@@ -175,8 +175,8 @@ class Variants:
         if stored is not None:
             stored.put_dense(model)
         if assignment:  # a plan may leave everything in the reference's format
-            quantizers.quantize(model, assignment, ready)
-        self._whole[variant] = packing.packed_weights(model)
+            quantizing.quantize(model, assignment, ready)
+        self._whole[variant] = packed_weights(model)
         return self._ready(model)
 
     def _everywhere(self, variant: str) -> dict[str, str]:
@@ -188,7 +188,7 @@ class Variants:
         """Offloaded weights, quantized on the GPU like all others."""
         weights = {name: self.loaded.model.get_parameter(f"{name}.weight") for name in assignment}
         return {
-            name: quantizers.packed_alone(weight.detach(), assignment[name], self.device)
+            name: quantizing.quantized_alone(weight.detach(), assignment[name], self.device)
             for name, weight in weights.items()
             if weight.device.type != self.device.type
         }
@@ -217,6 +217,6 @@ class Variants:
             self._packed[variant] = found[name].weights
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
-        quantizers.set_compute_dtype(model, self.compute_dtype)
+        quantizing.set_compute_dtype(model, self.compute_dtype)
         model.eval()
         return model

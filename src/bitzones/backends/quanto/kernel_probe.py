@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass
 import torch
 from optimum import quanto
 
+from bitzones.backends import quantizing
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import packing, quantizers, saving
+from bitzones.backends.quanto import packing, saving
+from bitzones.backends.quanto.quanto_weight import QuantoWeight
 from bitzones.schema.formats import Format, format_bits, is_calibrated
 
 __all__ = ["Question", "answer", "answers", "asked", "written"]
@@ -60,7 +62,7 @@ def answer(question: Question) -> str | None:
     try:
         made = _quantized(weight, question.format)
         computing = _quantized(weight, question.format)  # copy.deepcopy cannot copy every quantized weight
-        quantizers.set_compute_dtype(computing, compute_dtype)
+        quantizing.set_compute_dtype(computing, compute_dtype)
         if (apart := _apart(computing, given, compute_dtype)) is not None:
             return apart
         saving.repack_as_reloaded(made)
@@ -80,8 +82,8 @@ def _quantized(weight: torch.Tensor, format_name: str) -> torch.nn.Module:
     ready = {}
     if is_calibrated(format_name):
         _quantized(weight, Format.of(format_name).stock.name)  # the fallback of a module that cannot be calibrated must work too
-        ready["0"] = _packed(weight, format_bits(format_name))
-    quantizers.quantize(made, {"0": format_name}, ready)
+        ready["0"] = QuantoWeight(_packed(weight, format_bits(format_name)))
+    quantizing.quantize(made, {"0": format_name}, ready)
     return made
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bitzones.deploy.bit_words import pack, unpack
+from bitzones.backends.bit_words import pack, unpack
 
 
 def test_integers_are_packed_lowest_bits_first() -> None:

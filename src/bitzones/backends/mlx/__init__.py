@@ -1,0 +1,1 @@
+"""MLX's affine formats, measured here and run by mlx-lm."""
