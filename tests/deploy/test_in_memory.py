@@ -19,6 +19,7 @@ import bitzones
 from bitzones.analysis.plan import Plan
 from bitzones.backends import quantizing
 from bitzones.backends.quanto import packing, saving
+from bitzones.backends.weights import packed_weights
 from bitzones.data import sequences
 from bitzones.deploy.targets import TARGETS, target
 from bitzones.models import structure
@@ -106,13 +107,13 @@ def test_calibrated_formats_are_rounded_on_the_sequences_of_the_plan(plan: Plan,
     model = bitzones.apply(made, load(source))
     batches = list(sequences.batches(CALIBRATED_ON, 4, CPU))
     wanted = layerwise.in_sequence(load(source).float(), made.formats, batches, torch.bfloat16).weights
-    packed = packing.packed_weights(model)
+    packed = packed_weights(model)
     two_bits = [name for name, format_name in made.formats.items() if format_name == "qint2:gptq"]
     assert two_bits
-    stock = packing.packed_weights(bitzones.apply(dict.fromkeys(two_bits, "qint2"), load(source)))
+    stock = packed_weights(bitzones.apply(dict.fromkeys(two_bits, "qint2"), load(source)))
     for name in two_bits:
-        assert torch.equal(packed[name]._data.unpack(), wanted[name]._data.unpack())
-    assert any(not torch.equal(packed[name]._data.unpack(), stock[name]._data.unpack()) for name in two_bits)
+        assert torch.equal(packed[name].parts().integers, wanted[name].parts().integers)
+    assert any(not torch.equal(packed[name].parts().integers, stock[name].parts().integers) for name in two_bits)
 
 
 def test_another_model_is_refused(plan: Plan, source: Path, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from calibrated_plans import calibrated
 from safetensors.torch import load_file
 
 from bitzones.analysis.plan import Plan
+from bitzones.backends.quantizing import quantized_alone
 from bitzones.backends.quanto import affine, packing, saving
-from bitzones.deploy import manifest, mlx_checkpoint, quanto_checkpoint
+from bitzones.deploy import gguf_file, manifest, mlx_checkpoint, quanto_checkpoint
 from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile, read_plan
@@ -208,3 +209,20 @@ def test_mlx_lm_that_computes_something_else_is_noticed(plan: Plan, tmp_path: Pa
 
     monkeypatch.setattr(mlx_checkpoint, "_configure", wrong)
     assert refused(tmp_path, plan, ModelError).startswith("mlx-lm computes something else than was quantized")
+
+
+def test_formats_of_mlx_are_written_as_they_were_measured(tmp_path: Path, source: Path, plan: Plan) -> None:
+    """Every width, mixed; the values are those of one weight rounded alone, which a sweep measures."""
+    names = [f"model.layers.0.{kind}_proj" for kind in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.up")]
+    formats = dict(zip(names, ("mlx:2g32", "mlx:3g64", "mlx:4g64", "mlx:6g32", "mlx:8g64"), strict=True))
+    assert plan.model is not None
+    sizes = {name: int(format_.partition("g")[2]) for name, format_ in formats.items()}
+    of_mlx = make_plan.plan(formats, sizes, source=str(source), sha256=plan.model.sha256)
+    done = mlx_checkpoint.export(ExportRequest(plan_file(tmp_path, of_mlx), tmp_path / "mlx", CPU))
+    found, dense = dict(mlx_checkpoint.values(done.folder)), load_file(source / "model.safetensors")
+    for name, format_ in formats.items():
+        expected = quantized_alone(dense[f"{name}.weight"], format_).values(torch.float32)
+        assert torch.equal(found[name], expected), name
+    for export, what in ((quanto_checkpoint.apply, "a checkpoint of quanto"), (gguf_file.export, "GGUF")):
+        with pytest.raises(PlanError, match=rf"'{names[0]}' is to be mlx:2g32, which {what} does not hold.*--to mlx does"):
+            export(ExportRequest(plan_file(tmp_path, of_mlx), tmp_path / "other", CPU))

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from bitzones import embedded
 from bitzones.analysis.plan import Plan
-from bitzones.backends.quanto import kernels, packing, saving
+from bitzones.backends.quanto import packing, saving
+from bitzones.backends.weights import kernels, packed_weights
 from bitzones.data import sequences
 from bitzones.deploy import prepared, verify
 from bitzones.deploy import quanto_checkpoint as deploy
@@ -96,7 +97,7 @@ def test_every_weight_is_as_planned(made: Exported, plan: Plan) -> None:
     assert {name: weight.qtype.name for name, weight in packed.items()} == {
         name: plan.assignment[name].partition(":")[0] for name in plan.group_sizes
     }
-    assert "TinyGemmWeightQBitsTensor" in {kernels.kernel(m) for m in saving.reload(made.folder).modules()}
+    assert "TinyGemmWeightQBitsTensor" in kernels(saving.reload(made.folder).modules())
 
 
 def test_what_lies_in_the_folder(made: Exported, plan: Plan) -> None:
@@ -383,7 +384,7 @@ def test_a_mistake_on_the_command_line(tmp_path: Path, arguments: list[str], sai
 def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: Path) -> None:
     made = deploy.apply(ExportRequest(plan_file(tmp_path, plan, **calibrated(plan)), tmp_path / "model", CPU))
     assert made.modules["qint2:gptq"] == sum(name == "qint2:hqq" for name in plan.assignment.values())
-    stored = packing.packed_weights(saving.reload(made.folder))
+    stored = packed_weights(saving.reload(made.folder))
     assert plan.model is not None
     reference = loading.load(Model(source=plan.model.source), CPU).model.float()
     formats = {name: format_ for name, format_ in calibrated(plan)["assignment"].items() if format_ != "bf16"}
@@ -391,7 +392,7 @@ def test_a_calibrated_plan_is_rounded_as_it_was_measured(plan: Plan, tmp_path: P
     expected = rounding.in_sequence(reference, formats, batches, torch.bfloat16).weights
     two_bits = [name for name, format_ in formats.items() if format_ == "qint2:gptq"]
     assert two_bits
-    assert all(torch.equal(stored[name]._data.unpack(), expected[name]._data.unpack()) for name in two_bits)
+    assert all(torch.equal(stored[name].parts().integers, expected[name].parts().integers) for name in two_bits)
 
 
 @pytest.mark.parametrize(

@@ -420,4 +420,4 @@ def test_the_method_says_what_was_rounded_on_and_what_could_not_be(analysis: Ana
     rounding = CalibratedFormats(sequences_sha256="e" * 64, sequences=2, tokens=5, damping=0.01, fallbacks={PLAN: why})
     text = methodology(analysis.model_copy(update={"formats": ("qint4:gptq",), "calibration": rounding}))
     assert "on 5 tokens of 2 sequences" in text
-    assert "Modules with too few tokens, rounded by quanto: plan 1." in text
+    assert "Modules with too few tokens, rounded without calibration: plan 1." in text

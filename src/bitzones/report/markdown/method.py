@@ -7,7 +7,7 @@ from bitzones.analysis.layer_sensitivity import INTERVAL_RESAMPLES
 from bitzones.analysis.plan_ranking import HELD_OUT_SEED
 from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import markdown
-from bitzones.schema.formats import is_calibrated
+from bitzones.schema.formats import Format, is_calibrated
 from bitzones.stats.clustered_quantiles import LEAST_BEYOND
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES
 from bitzones.stats.significance import POWER
@@ -19,8 +19,8 @@ __all__ = ["methodology"]
 def methodology(analysis: Analysis) -> str:
     """The section."""
     text = f"""\
-- Variants are whole models quantized by optimum-quanto to {", ".join(analysis.formats)}, each from a fresh copy of the \
-{analysis.reference} model.
+- Variants are whole models quantized to {", ".join(analysis.formats)}, each from a fresh copy of the {analysis.reference} \
+model{_backends(analysis)}.
 {_calibrated(analysis)}{_sweep(analysis)}{_by_domain(analysis)}\
 - Accuracy: Wilson 95% interval; chance is the mean of the items' chances. Compared with the reference by McNemar's exact test on the \
 same items at {ALPHA:.0%}, p-values corrected for the variants of a task and metric (Holm 1979). 'Non-inferior (margin X)' requires the \
@@ -35,6 +35,18 @@ in the same way. Below {MIN_SEQUENCES} items: inconclusive.
     if analysis.foreign_benchmarks:
         text += f"\n- {analysis.foreign_benchmarks} benchmarks in the run file are not bitzones cells and were ignored."
     return f"## Method\n\n{text}"
+
+
+def _backends(analysis: Analysis) -> str:
+    """Who computed: quanto's kernels, or for formats of other engines torch, with the values that their weights stand for."""
+    names = list(dict.fromkeys(Format.of(name).backend for name in analysis.formats))
+    elsewhere = [name for name in names if name != "quanto"]
+    own = ", by optimum-quanto" if "quanto" in names else ""
+    if not elsewhere:
+        return own
+    return (
+        f"{own}. Formats of {' and '.join(elsewhere)} are measured by the values that their weights stand for; they run in another engine"
+    )
 
 
 def _by_domain(analysis: Analysis) -> str:
@@ -74,11 +86,12 @@ def _calibrated(analysis: Analysis) -> str:
         return ""
     made = analysis.calibration
     fallbacks = [f"{markdown(variant)} {len(found)}" for variant, found in made.fallbacks.items()]
-    short = f" Modules with too few tokens, rounded by quanto: {', '.join(fallbacks)}." if fallbacks else ""
+    short = f" Modules with too few tokens, rounded without calibration: {', '.join(fallbacks)}." if fallbacks else ""
     return (
-        f"- Calibrated formats (gptq): rounded with error feedback (Frantar et al. 2022, arXiv:2210.17323) on {made.tokens:,} tokens of "
+        f"- Calibrated formats: gptq is rounded with error feedback (Frantar et al. 2022, arXiv:2210.17323) on {made.tokens:,} tokens of "
         f"{made.sequences} sequences ({made.sequences_sha256[:16]}) used for nothing else, damping {made.damping:g}; "
-        "stored in quanto's layout. For sensitivities, each module is rounded on the reference's activations. Variants, the plan, the "
+        "stored in the format's own layout. For sensitivities, each module is rounded on the reference's activations. Variants, the plan, "
+        "the "
         "additive plan and plans at other budgets are rounded layer by layer on the quantized model's activations, moved 0.3 of the way "
         "to the reference's outputs (Li et al. 2025, arXiv:2504.02692). Other plans are rounded module by module and compared with the "
         f"searched plan rounded the same way.{short}\n"
