@@ -9,7 +9,6 @@ import pytest
 import tiny_models
 import torch
 
-from bitzones.backends.quanto import affine, packing
 from bitzones.run import plan_tuner, whole_plans
 from bitzones.run.journal import Entry
 from bitzones.run.session import Session
@@ -71,9 +70,9 @@ def test_the_variant_has_the_plans_integers_and_bytes_and_other_scales(session):
     assert set(before) == set(after)
     changed = 0
     for name, weight in after.items():
-        ours, theirs = affine.parts(weight), affine.parts(packing.as_stored(before[name]))
+        ours, theirs = weight.parts(), before[name].parts()
         assert torch.equal(ours.integers, theirs.integers)
-        assert packing.stored_bytes(weight) == packing.stored_bytes(before[name])
+        assert weight.stored_bytes == before[name].stored_bytes
         changed += not torch.equal(ours.scale, theirs.scale)
     assert changed > len(after) // 2
     assert not torch.equal(session.model(TUNED).get_parameter(NORM), session.model(PLAN).get_parameter(NORM))
@@ -100,7 +99,7 @@ def test_a_resumed_run_reads_the_weights_again_and_refuses_others(session, profi
     resumed = Session(profile, folder=folder)
     resumed.adopt(entries)
     for name, weight in resumed.variants.whole(TUNED).items():
-        assert torch.equal(weight._scale, session.variants.whole(TUNED)[name]._scale)
+        assert torch.equal(weight.parts().scale, session.variants.whole(TUNED)[name].parts().scale)
     with pytest.raises(PlanError, match="cannot be read"):
         Session(profile, folder=tmp_path).adopt(entries)
     with pytest.raises(BitzonesError, match="no known folder"):

@@ -10,12 +10,13 @@ import tiny_models
 import torch
 from tiny_sweep import sequences
 
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends import quantizing
+from bitzones.backends.integers import Rounded
 from bitzones.data.sequences import SequenceSet, TokenSequence
 from bitzones.models import structure
 from bitzones.schema.errors import NonFiniteError, PlanError, TaskError
 from bitzones.schema.profile_sections import Tuning
-from bitzones.tuning import distill, saved_state
+from bitzones.tuning import distill, packed_weights, saved_state
 from bitzones.tuning.distill import Texts, Tuned, split
 from bitzones.tuning.student import Student, tunable_student
 
@@ -40,10 +41,11 @@ def made() -> Made:
     """A reference, and what makes its student with all modules at 4 bits."""
     stored, generator = tiny_models.llama(torch.bfloat16), torch.Generator().manual_seed(1)
     formats = dict.fromkeys(structure.quantizable_modules(stored), "qint4")
-    weights = {name: packing.as_stored(quantizers.packed_alone(stored.get_parameter(f"{name}.weight"), "qint4")) for name in formats}
-    for weight in weights.values():
-        factors = 1 + SPREAD * torch.randn(weight._scale.shape, generator=generator).to(weight._scale)
-        weight._scale, weight._shift = weight._scale * factors, weight._shift * factors
+    weights = {name: quantizing.quantized_alone(stored.get_parameter(f"{name}.weight"), "qint4") for name in formats}
+    for name, weight in weights.items():
+        rounded = weight.parts()
+        factors = 1 + SPREAD * torch.randn(rounded.scale.shape, generator=generator).to(rounded.scale)
+        weights[name] = packed_weights.pack(Rounded(rounded.integers, rounded.scale * factors, rounded.shift * factors), 4)
     reference = stored.float()
     return reference, lambda: tunable_student(reference, weights, formats, norms=False, stored_dtype=torch.bfloat16)
 
@@ -58,7 +60,8 @@ def first(made: Made) -> Tuned:
 
 
 def parts(found: Tuned) -> dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    return {name: (weight._data.unpack(), weight._scale, weight._shift) for name, weight in found.weights.items()}
+    taken = {name: weight.parts() for name, weight in found.weights.items()}
+    return {name: (rounded.integers, rounded.scale, rounded.shift) for name, rounded in taken.items()}
 
 
 def same(one: Tuned, other: Tuned) -> bool:
@@ -70,9 +73,9 @@ def test_the_kl_falls_and_the_integers_stay(made, first):
     assert first.best_step > 0
     before = made[1]().weights()
     for name, (integers, scale, shift) in parts(first).items():
-        assert torch.equal(integers, before[name]._data.unpack())
+        assert torch.equal(integers, before[name].parts().integers)
         assert scale.dtype == shift.dtype == torch.bfloat16
-        assert packing.stored_bytes(first.weights[name]) == packing.stored_bytes(before[name])
+        assert first.weights[name].stored_bytes == before[name].stored_bytes
 
 
 def test_the_result_is_the_best_state_as_it_is_stored(made, first):
@@ -131,14 +134,15 @@ def test_a_rate_that_only_harms_ends_early_and_changes_nothing(made):
     assert found.after == found.before
     assert len(found.history) == 2  # before, and the one that gained nothing
     before = made[1]().weights()
-    assert all(torch.equal(weight._scale, before[name]._scale) for name, weight in found.weights.items())
+    assert all(torch.equal(weight.parts().scale, before[name].parts().scale) for name, weight in found.weights.items())
 
 
 def test_a_loss_that_is_no_number_is_refused():
     stored = tiny_models.llama(torch.bfloat16)
     name = "model.layers.0.mlp.down_proj"
-    weights = {name: quantizers.packed_alone(stored.get_parameter(f"{name}.weight"), "qint2")}
-    weights[name]._scale[0, 0] = float("nan")
+    weights = {name: quantizing.quantized_alone(stored.get_parameter(f"{name}.weight"), "qint2")}
+    rounded = weights[name].parts()
+    weights = {name: packed_weights.pack(Rounded(rounded.integers, torch.full_like(rounded.scale, torch.nan), rounded.shift), 2)}
     reference = stored.float()
     with pytest.raises(NonFiniteError, match="learning_rate"):
         tuned((reference, lambda: tunable_student(reference, weights, {name: "qint2"}, norms=False, stored_dtype=torch.bfloat16)))

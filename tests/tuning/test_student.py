@@ -8,8 +8,9 @@ import torch
 from tiny_sweep import CPU, sequences
 from torch.nn import functional
 
+from bitzones.backends import quantizing
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends.protocol import Packed
 from bitzones.data import sequences as sequence_sets
 from bitzones.evaluation import kl
 from bitzones.evaluation.swapping import swapped
@@ -23,9 +24,9 @@ FORMATS = {
 }
 
 
-def packed() -> dict[str, packing.Packed]:
+def packed() -> dict[str, Packed]:
     model = tiny_models.llama(torch.bfloat16)
-    return {name: quantizers.packed_alone(model.get_parameter(f"{name}.weight"), form) for name, form in FORMATS.items()}
+    return {name: quantizing.quantized_alone(model.get_parameter(f"{name}.weight"), form) for name, form in FORMATS.items()}
 
 
 def one_row(dtype: torch.dtype = torch.bfloat16) -> TunedLinear:
@@ -92,8 +93,8 @@ def test_weights_come_back_with_the_same_integers_and_bytes():
         for parameter in student.parameters().values():
             parameter.fill_(0.1)
     for name, made in student.weights().items():
-        was = packing.as_stored(weights[name])
-        assert torch.equal(made._data.unpack(), was._data.unpack())
-        assert packing.stored_bytes(made) == packing.stored_bytes(was)
-        assert packing.group_size(made) == packing.group_size(was)
-        assert not torch.equal(packing.dense(made, torch.float32), packing.dense(was, torch.float32))
+        was = weights[name]
+        assert torch.equal(made.parts().integers, was.parts().integers)
+        assert made.stored_bytes == was.stored_bytes
+        assert made.group_size == was.group_size
+        assert not torch.equal(made.values(torch.float32), was.values(torch.float32))

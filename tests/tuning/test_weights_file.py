@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends import quantizing
+from bitzones.backends.protocol import Packed
 from bitzones.schema.errors import PlanError
 from bitzones.tuning import weights_file
 
@@ -27,10 +28,10 @@ def test_integers_come_back(bits, rows, columns, seed):
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> tuple[Path, str, dict[str, packing.Packed]]:
+def written(tmp_path: Path) -> tuple[Path, str, dict[str, Packed]]:
     model = tiny_models.llama(torch.bfloat16)
     weights = {
-        name: quantizers.packed_alone(model.get_parameter(f"{name}.weight"), form) for name, form in FORMATS.items() if form != "qint8"
+        name: quantizing.quantized_alone(model.get_parameter(f"{name}.weight"), form) for name, form in FORMATS.items() if form != "qint8"
     }
     place = tmp_path / "tuned.safetensors"
     return place, weights_file.write(place, weights, {NORM: torch.full((192,), 1.25, dtype=torch.bfloat16)}), weights
@@ -42,12 +43,11 @@ def test_what_is_read_is_what_was_written(written):
     found = weights_file.read(place, sha256, model, FORMATS)
     assert set(found.packed) == set(weights)
     for name, weight in found.packed.items():
-        was = packing.as_stored(weights[name])
-        assert weight.qtype == was.qtype
-        assert packing.group_size(weight) == packing.group_size(was)
-        for part in ("_scale", "_shift"):
-            assert torch.equal(getattr(weight, part), getattr(was, part))
-        assert torch.equal(weight._data.unpack(), was._data.unpack())
+        was = weights[name]
+        assert weight.format == was.format
+        assert weight.group_size == was.group_size
+        for part in ("integers", "scale", "shift"):
+            assert torch.equal(getattr(weight.parts(), part), getattr(was.parts(), part))
     found.put_dense(model)
     assert model.get_parameter(NORM).tolist() == [1.25] * 192
 

@@ -11,7 +11,8 @@ from time import perf_counter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.analysis.plan import Plan
-from bitzones.backends.quanto import packing, quantizers
+from bitzones.backends import quantizing
+from bitzones.backends import weights as held
 from bitzones.data import encoding, sequences, text
 from bitzones.data.dealing import Dealer
 from bitzones.data.sequences import SequenceSet
@@ -80,7 +81,7 @@ def tune(request: TuneRequest) -> Plan:
     before = _quantized(model, loaded, request)
     reference = copy.deepcopy(model)
     compute = devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype)
-    quantizers.set_compute_dtype(reference, compute)
+    quantizing.set_compute_dtype(reference, compute)
     place = output.with_name(f".{output.name}.tuning")
     if not request.resume:
         saved_state.remove(place)
@@ -118,8 +119,8 @@ def _tokens(request: TuneRequest, model: PreTrainedModel, tokenizer: PreTrainedT
 def _quantized(model: PreTrainedModel, loaded: loading.Loaded, request: TuneRequest) -> dict[str, Packed]:
     """Module -> weight of the plan before tuning."""
     plan_file, made = request.plan.plan_file, copy.deepcopy(loaded.model)
-    quantizers.quantize(made, plan_file.formats, prepared.calibrated(model, plan_file, request.plan.device))
-    return packing.packed_weights(made)
+    quantizing.quantize(made, plan_file.formats, prepared.calibrated(model, plan_file, request.plan.device))
+    return held.packed_weights(made)
 
 
 def _teller(notify: Callable[[str], None]) -> distill.Report:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from bitzones.backends import registry
 from bitzones.backends.integers import Rounded
-from bitzones.backends.quanto import affine, packing
-from bitzones.backends.quanto.packing import Packed
-from bitzones.schema.formats import format_bits
+from bitzones.backends.protocol import Packed, Weight
+from bitzones.backends.weights import values
+from bitzones.schema.formats import Format
 
 __all__ = ["Packed", "dense", "pack", "parts", "tunable"]
 
@@ -16,12 +17,13 @@ MOST_BITS = 4
 
 
 def tunable(format_name: str) -> bool:
-    """Whether a format has scales and shifts that are worth training.
+    """Whether a format has scales and shifts that are worth training, and that the file of a tuned plan holds: those of quanto.
 
-    >>> tunable("qint2:gptq"), tunable("qint8")
-    (True, False)
+    >>> tunable("qint2:gptq"), tunable("qint8"), tunable("mlx:4g64")
+    (True, False, False)
     """
-    return format_bits(format_name) <= MOST_BITS
+    found = Format.of(format_name)
+    return found.backend == "quanto" and found.bits <= MOST_BITS
 
 
 def parts(weight: Packed) -> Rounded:
@@ -30,15 +32,15 @@ def parts(weight: Packed) -> Rounded:
     Raises:
         ModelError: it is of a kind that has other parts.
     """
-    return affine.parts(packing.as_stored(weight)).to(weight.device)
+    return weight.parts().to(weight.device)
 
 
 def pack(rounded: Rounded, bits: int) -> Packed:
     """The weight that stands for these integers, scales and shifts, as it is stored."""
-    columns, groups = rounded.integers.shape[1], rounded.scale.shape[1]
-    return packing.pack(rounded, bits, None if groups == 1 and packing.planned_group_size(columns) is None else columns // groups)
+    format_ = Format.of(f"qint{bits}")
+    return registry.backend(format_.backend).pack(rounded, format_)
 
 
-def dense(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def dense(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
     """The values that a weight stands for; one that is not quantized is returned unchanged."""
-    return packing.values(weight, dtype)
+    return values(weight, dtype)

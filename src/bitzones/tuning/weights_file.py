@@ -72,7 +72,7 @@ def write(path: Path, weights: Mapping[str, Packed], dense: Mapping[str, torch.T
     tensors = dict(dense)
     for name, weight in weights.items():
         rounded = packed_weights.parts(weight)
-        values = (folded(rounded.integers, format_bits(weight.qtype.name)), rounded.scale, rounded.shift)
+        values = (folded(rounded.integers, format_bits(weight.format)), rounded.scale, rounded.shift)
         tensors |= {f"{name}.{part}": value for part, value in zip(PARTS, values, strict=True)}
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     try:

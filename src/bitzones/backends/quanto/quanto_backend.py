@@ -66,7 +66,9 @@ class Quanto:
         return QuantoWeight(quantizers.packed_alone(weight, format_))
 
     def pack(self, rounded: Rounded, format_: Format) -> QuantoWeight:
-        return QuantoWeight(packing.pack(rounded, format_.bits, self.group_size(format_, rounded.integers.shape[1])))
+        columns, groups = rounded.integers.shape[1], rounded.scale.shape[1]
+        whole = groups == 1 and self.group_size(format_, columns) is None
+        return QuantoWeight(packing.pack(rounded, format_.bits, None if whole else columns // groups))
 
     def install(self, model: torch.nn.Module, formats: Mapping[str, Format], ready: Mapping[str, protocol.Packed]) -> None:
         own = {name: weight.tensor for name, weight in ready.items() if isinstance(weight, QuantoWeight)}
