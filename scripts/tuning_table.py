@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from bitzones.backends.quanto import packing
+from bitzones.backends.weights import stored_bytes
 from bitzones.deploy.plan_file import read_plan
 from bitzones.evaluation import by_domain
 from bitzones.models import structure
@@ -101,7 +101,7 @@ def rows(session: Session, cells: dict[str, dict[str, DomainCell]]) -> Iterator[
     count = sum(weight.numel() for weight in weights)
     for variant, found in cells.items():
         packed = session.variants.whole(variant)
-        bits = 8 * sum(map(packing.stored_bytes, packed.values())) / count if len(packed) == len(weights) else None
+        bits = 8 * sum(map(stored_bytes, packed.values())) / count if len(packed) == len(weights) else None
         yield [variant, "-" if bits is None else f"{bits:.2f}", *(text(estimate(c, np.array(c.kl_nats), seed)) for c in found.values())]
         if (before := cells.get(variant.removesuffix(" tuned"))) is not None and before is not found:
             pairs = [(cell, np.array(cell.kl_nats) - np.array(before[name].kl_nats)) for name, cell in found.items()]

@@ -69,7 +69,6 @@ class SessionBench:
     def _product(self, cell: TimedCell) -> gemm_latency.ProductBench:
         session = self._session
         if not self._products:
-            gemm_latency.check_kernels(session.variants)
             batch = session.profile.latency.batch[0]
             for sort in gemm_latency.alike(session.variants, session.units).values():
                 self._products[sort[0].name] = gemm_latency.product_benches(session.variants, sort, batch, session.profile.seed)
