@@ -128,6 +128,12 @@ def test_a_gain_on_tuned_text_that_unseen_text_pays_for_is_warned_of(tuned, tmp_
     assert "harms" not in lines(tuned)[2]
 
 
+def test_a_tuning_that_found_nothing_says_so(tuned):
+    assert tuned.tuning is not None
+    weights = WEIGHTS.model_copy(update={"best_step": 0})
+    assert "no step lowered" in tuning_tables.in_short(tuned.tuning.model_copy(update={"weights": weights}))
+
+
 def test_weights_follow_the_plan_into_another_folder(tuned, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / WEIGHTS.file).write_bytes(b"weights")
