@@ -1,10 +1,10 @@
-"""Accuracy of every variant, and of the baselines that the profile names, on every task, item by item."""
+"""Accuracy of every variant, and of the baselines that the profile names, on every task, item by item; or perplexity."""
 
 from bitzones.evaluation import accuracy
 
 
 def test_accuracy(cell, session, answering, task):
-    record = cell("accuracy", answering, detail=task)
+    record = cell(session.scored[task].cell_kind, answering, detail=task)
     record.measure(
         lambda: session.model(answering),
         lambda model: session.hardware.at_half(

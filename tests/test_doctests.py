@@ -22,7 +22,12 @@ import bitzones
 
 NOT_MODULES = ("bitzones.bench", "bitzones.__main__")
 """Benchmarks are pytest's to import; ``__main__`` runs."""
-NEEDED = {"bitzones.deploy.llama_engine": "llama_cpp", "bitzones.deploy.mlx_engine": "mlx"}
+NEEDED = {
+    "bitzones.deploy.llama_engine": "llama_cpp",
+    "bitzones.deploy.mlx_engine": "mlx",
+    "bitzones.evaluation.harness_model": "lm_eval",
+    "bitzones.evaluation.harness_scoring": "lm_eval",
+}
 """Modules that import a package of an extra, which need not be installed."""
 GOLDEN = Path(__file__).parent / "golden"
 RUNNING = ("apply", "export", "verify_export", "measure_export", "measure_plan")

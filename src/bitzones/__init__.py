@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
     """A public name, or the list of them, loaded at its first use (PEP 562)."""
     if name.startswith("_") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bitzones.api.requirements import needs  # noqa: PLC0415  # nothing is imported before a name is used
+    from bitzones.schema.requirements import needs  # noqa: PLC0415  # nothing is imported before a name is used
 
     public = import_module("bitzones.api")
     if name == "__all__":

@@ -407,7 +407,7 @@ def test_without_torch_one_line_says_what_to_install() -> None:
 
 
 def test_a_bug_of_ours_is_not_taken_for_a_missing_package() -> None:
-    from bitzones.api.requirements import needs
+    from bitzones.schema.requirements import needs
 
     with pytest.raises(ModuleNotFoundError, match="bitzones"), needs("measure"):
         import bitzones.no_such_module  # type: ignore[import-not-found]  # noqa: F401

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tiny_models
 
+from bitzones.data import tasks
 from bitzones.data.sequences import TokenSequence
 from bitzones.data.sets import SequenceSets
 from bitzones.schema.errors import TaskError
@@ -38,7 +39,20 @@ def written(length: int) -> Iterator[TokenSequence]:
 
 
 def sets(chosen: Profile, **given: Any) -> SequenceSets:
-    return SequenceSets(chosen, TOKENIZER, {}, tiny_models.llama(), given, writer=written)
+    return SequenceSets(chosen, TOKENIZER, tasks.of_profile(chosen), tiny_models.llama(), given, writer=written)
+
+
+def test_tasks_without_a_train_split_give_no_sequences_and_say_so() -> None:
+    class Documents:
+        prompts, has_training = frozenset[str](), False
+
+    chosen = profile()
+    without = SequenceSets(chosen, TOKENIZER, {"pages": Documents()}, tiny_models.llama(), {}, writer=written)
+    with pytest.raises(TaskError, match=r"no train split .*\(pages\): name text of their own in \[\[sensitivity.text\]\]"):
+        _ = without.sensitivity
+    beside = SequenceSets(chosen, TOKENIZER, {"pages": Documents(), **tasks.of_profile(chosen)}, tiny_models.llama(), {}, writer=written)
+    assert beside.sensitivity.sequences == sets(chosen).sensitivity.sequences
+    assert beside.texts["sensitivity"].origin == "train splits of science_mini"
 
 
 def texts(letter: str) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_harness
 import tiny_models
 import torch
 from transformers import LlamaForCausalLM
@@ -19,7 +20,7 @@ from bitzones.schema.cells import FailedCell
 from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.errors import BitzonesError, ModelError
 from bitzones.schema.performance_cells import MemoryCell
-from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 
 DOCUMENTS = [f"Document {number}. " + f"A fox numbered {number} jumps over {number + 1} lazy dogs. " * 5 for number in range(40)]
 SETTINGS: dict[str, Any] = {
@@ -206,3 +207,32 @@ def test_domains_and_mixtures_are_measured_from_memory(folder: Path, tmp_path: P
     assert {item.name: item.unseen for item in analysis.domains.domains} == {"mine": False, "theirs": True, "law": True}
     assert analysis.domains.worst in {"mine", "theirs", "law"}
     assert len({(cell.domain, cell.sequences_sha256) for cell in found.of(DomainCell)}) == 3
+
+
+def test_tasks_of_the_harness_are_measured_like_any_other(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
+    choice = tiny_harness.written(tmp_path, tiny_harness.CHOICE, "capitals", training_split="train")
+    pages = tiny_harness.written(tmp_path, tiny_harness.ROLLING, "pages")
+    run = measure(
+        folder,
+        formats=["qint8"],
+        tasks=[{"lm_eval": str(choice), "limit": 6}, {"lm_eval": str(pages)}],
+        sensitivity_text=DOCUMENTS,
+        budget=12.0,
+        output=tmp_path / "out",
+        select="accuracy and not plan",
+        settings=SETTINGS,
+    )
+    assert [(type(cell), cell.variant, cell.task) for cell in (*run.of(AccuracyCell), *run.of(PerplexityCell))] == [
+        (AccuracyCell, "bf16", "capitals"),
+        (AccuracyCell, "w8", "capitals"),
+        (PerplexityCell, "bf16", "pages"),
+        (PerplexityCell, "w8", "pages"),
+    ]
+    found = analyse(run)
+    assert {item.task for item in found.likelihood} == {"capitals", "pages"}
+    assert [item.against is not None for item in found.accuracy if item.metric == "acc"] == [False, True]
+    assert found.environment is not None
+    assert found.environment.versions["lm_eval"] == found.tasks[0].harness.lm_eval  # type: ignore[union-attr]
+    with pytest.raises(BitzonesError, match=r"\(pages\): name text"):
+        measure(folder, formats=["qint8"], tasks=[{"lm_eval": str(pages)}], budget=12.0, select="divergence and w8", settings=SETTINGS)

@@ -70,7 +70,7 @@ def test_a_kind_that_is_neither_built_in_nor_of_an_owner_is_refused(kind: str) -
 
 def test_a_failed_cell_stands_for_any_kind_that_there_can_be() -> None:
     assert FailedCell(variant="w4", of="acme.energy", reason="no meter").of == "acme.energy"
-    with pytest.raises(ValidationError, match="'memry' is no kind of cell: accuracy, latency"):
+    with pytest.raises(ValidationError, match="'memry' is no kind of cell: accuracy, perplexity, latency"):
         FailedCell(variant="w4", of="memry", reason="none")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -162,3 +163,41 @@ def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
     expected = profile_files.load(str(path))
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
     assert profile_files.load(str(path)) == expected
+
+
+def task(**keys: Any) -> profile_sections.Task:
+    return profile_sections.Task.model_validate(keys)
+
+
+def test_a_task_of_the_harness_has_its_name_and_its_own_solved_examples() -> None:
+    assert (task(lm_eval="hellaswag").name, task(lm_eval="hellaswag").fewshot) == ("hellaswag", None)
+    assert task(lm_eval="tasks/mine.yaml").name == "mine"
+    assert (task(lm_eval="tasks/mine.yaml", name="a", fewshot=2).name, task(name="svamp").fewshot) == ("a", 0)
+    assert set(task(lm_eval="a").model_dump()) - set(task(name="svamp").model_dump()) == {"lm_eval", "metric", "trust_remote_code"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"name": "svamp", "metric": "acc"}, "metric is for tasks of lm-evaluation-harness"),
+        ({"name": "svamp", "trust_remote_code": True}, "trust_remote_code is for tasks of lm-evaluation-harness"),
+        ({"name": "svamp", "fewshot": None}, "fewshot has to be a number"),
+        ({"lm_eval": "hellaswag", "otherwise": "science_mini"}, "otherwise is for built-in tasks"),
+        ({"lm_eval": "mine.yaml", "path": "data"}, "a task file says itself"),
+        ({"lm_eval": ""}, "at least 1 character"),
+    ],
+)
+def test_keys_that_do_not_belong_to_a_task(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        task(**keys)
+
+
+def test_a_task_file_may_lie_beside_the_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    place = write(tmp_path / "profiles", tasks='[[tasks]]\nlm_eval = "mine.yaml"')
+    (tmp_path / "profiles" / "mine.yaml").touch()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert profile_files.load(place).tasks[0].lm_eval == str(tmp_path / "profiles" / "mine.yaml")
+    (tmp_path / "elsewhere" / "mine.yaml").touch()
+    assert profile_files.load(place).tasks[0].lm_eval == "mine.yaml"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy, Asked, Paired
-from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
 from bitzones.stats.intervals import ALPHA, paired_difference, wilson_interval
 from bitzones.stats.significance import above_chance, holm, mcnemar_exact, minimum_detectable_effect
 from bitzones.stats.verdicts import verdict
@@ -39,9 +40,9 @@ class _Flips:
     changed: int
 
 
-def asked(cells: Iterable[AccuracyCell]) -> tuple[Asked, ...]:
+def asked(cells: Iterable[AccuracyCell | PerplexityCell]) -> tuple[Asked, ...]:
     """Settings of every task, read off its first cell, with which the others agree."""
-    first: dict[str, AccuracyCell] = {}
+    first: dict[str, AccuracyCell | PerplexityCell] = {}
     for cell in cells:
         first.setdefault(cell.task, cell)
     return tuple(
@@ -50,17 +51,27 @@ def asked(cells: Iterable[AccuracyCell]) -> tuple[Asked, ...]:
             version=cell.task_version,
             sha256=cell.task_sha256,
             origin=cell.origin,
-            fewshot=cell.fewshot,
             chat_template=cell.chat_template,
             n=len(cell.item_ids),
-            dropped=cell.dropped,
-            passed_over=len(cell.passed_over),
+            harness=cell.harness,
             special_tokens=cell.special_tokens,
-            least_chance=min(cell.chance),
-            most_chance=max(cell.chance),
+            **_answered(cell),
         )
         for cell in first.values()
     )
+
+
+def _answered(cell: AccuracyCell | PerplexityCell) -> dict[str, Any]:
+    """What only questions have."""
+    if isinstance(cell, PerplexityCell):
+        return {"fewshot": 0, "dropped": 0, "least_chance": 0.0, "most_chance": 0.0}
+    return {
+        "fewshot": cell.fewshot,
+        "dropped": cell.dropped,
+        "passed_over": len(cell.passed_over),
+        "least_chance": min(cell.chance),
+        "most_chance": max(cell.chance),
+    }
 
 
 def accuracies(cells: Iterable[AccuracyCell], variants: dict[str, str], reference: str) -> tuple[Accuracy, ...]:

@@ -16,6 +16,7 @@ from bitzones.analysis import (
     latency_memory,
     layer_sensitivity,
     likelihood_changes,
+    task_perplexity,
     tuning_gain,
     zones,
 )
@@ -33,7 +34,7 @@ from bitzones.schema.layer_statistics import LayersCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell, UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, TUNED, variant_formats
-from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 from bitzones.schema.run_record import Run
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
 from bitzones.schema.tuning_cells import TuningCell
@@ -201,6 +202,7 @@ def analyse(run_file: RunFile) -> Analysis:
     chosen = plans.chosen(found.plans, judged, found.search)
     decision, no_decision = _decided(run_file, measured, formats, reference, chosen, found)
     plan, answers = decision.plan if decision else None, run_file.of(AccuracyCell)
+    documents = run_file.of(PerplexityCell)
     answered = accuracy_verdicts.accuracies(answers, run.variants, reference)
     unswept, by_domain = _unswept(run, found.sweep), domains.read_domains(run, run_file.of(DomainCell), judged)
     analysis = Analysis(
@@ -217,9 +219,10 @@ def analyse(run_file: RunFile) -> Analysis:
         tokens=int(sample.tokens.sum()) if sample else 0,
         granularity=found.sweep.granularity if found.sweep else None,
         unswept=unswept,
-        tasks=accuracy_verdicts.asked(answers),
+        tasks=accuracy_verdicts.asked([*answers, *documents]),
         accuracy=answered,
-        likelihood=likelihood_changes.likelihoods(answers, run.variants, reference, seed),
+        likelihood=likelihood_changes.likelihoods([*answers, *documents], run.variants, reference, seed),
+        perplexity=task_perplexity.perplexities(documents, run.variants, seed),
         latency=latency_memory.latencies(run_file.of(LatencyCell), run.variants, reference, seed),
         unit_latency=latency_memory.unit_latency(found.times, plan, formats, reference, seed) if found.times else None,
         memory=latency_memory.memories(run_file.of(MemoryCell), run.variants, reference),

@@ -18,7 +18,7 @@ from bitzones.schema.errors import OutputError, RunFileError
 from bitzones.schema.files import beside
 from bitzones.schema.latency_grid import Timing
 from bitzones.schema.plan_cells import NamedTrial
-from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
 from bitzones.schema.record import Record
 from bitzones.schema.run_record import KEY, Run
 from bitzones.schema.validation_errors import first_error
@@ -104,7 +104,7 @@ def read_run(path: Path | str) -> RunFile:
     return RunFile(path=one_line(str(path)), measured_at=measured_at, run=run, cells=cells, foreign=len(found) - len(cells), took=took)
 
 
-def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable[AccuracyCell]) -> RunFile:
+def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable[AccuracyCell | PerplexityCell]) -> RunFile:
     """Write a copy of a run file with an external plan that was measured later; the copy is checked before it is moved into place.
 
     Raises:
@@ -128,13 +128,13 @@ def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable
     return read_run(place)
 
 
-def _benchmark(cell: AccuracyCell) -> dict[str, Any]:
+def _benchmark(cell: AccuracyCell | PerplexityCell) -> dict[str, Any]:
     """A cell as pytest-benchmark writes it, with one round."""
     name, took = f"test_accuracy[{cell.variant}-{cell.task}]", cell.seconds_s
     once = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr", "total"), took)
     spread = {"stddev": 0, "iqr": 0, "iqr_outliers": 0, "stddev_outliers": 0, "outliers": "0;0", "rounds": 1, "iterations": 1}
     return {
-        "group": f"accuracy {cell.task}",
+        "group": f"{cell.kind} {cell.task}",
         "name": name,
         "fullname": f"bench/test_accuracy.py::{name}",
         "params": {"variant": cell.variant, "task": cell.task},

@@ -24,7 +24,7 @@ from bitzones.analysis.domain_figures import DomainsReading
 from bitzones.analysis.plan import Around, Decided, Fused, LayerZone, Plan, SplitHalf, UnitPlan, Zone, ZoneWord
 from bitzones.analysis.plan_verdicts import FisherReading, PlansReading, RuleAudit, SearchReading
 from bitzones.analysis.sensitivity_figures import LayerRank, LayerReading, UnitReading, WholeVariant
-from bitzones.analysis.task_answers import Accuracy, Asked, Likelihood
+from bitzones.analysis.task_answers import Accuracy, Asked, Likelihood, TaskPerplexity
 from bitzones.analysis.tuning_figures import TuningReading
 from bitzones.schema.profile import Profile
 from bitzones.schema.run_record import Environment, ModelInfo
@@ -155,6 +155,8 @@ class Analysis(Decided):
     tasks: tuple[Asked, ...]
     accuracy: tuple[Accuracy, ...]
     likelihood: tuple[Likelihood, ...]
+    perplexity: tuple[TaskPerplexity, ...] = ()
+    """Of the documents of tasks that ask for it."""
     latency: tuple[LatencyFigures, ...]
     unit_latency: UnitLatencyFigures | None = None
     """Null where no unit was timed."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bitzones.analysis.plan import Decided
-from bitzones.schema.quality_cells import SpecialTokens
+from bitzones.schema.quality_cells import Harness, SpecialTokens
 from bitzones.stats.intervals import Estimate, Interval
 from bitzones.stats.verdicts import Verdict
 
-__all__ = ["NORMALIZED", "Accuracy", "Asked", "Likelihood", "Paired", "PairedLikelihood"]
+__all__ = ["NORMALIZED", "Accuracy", "Asked", "Likelihood", "Paired", "PairedLikelihood", "TaskPerplexity"]
 
 NORMALIZED = "acc_norm"
 """The second multiple-choice metric: answers by log-likelihood per character. Headlines show ``acc`` only."""
@@ -31,6 +31,8 @@ class Asked(Decided):
     """Items of the data set that were not asked because they are malformed."""
     passed_over: int = 0
     """Items that were not asked because this tokenizer merges one of their answers with the end of the prompt."""
+    harness: Harness | None = None
+    """How lm-evaluation-harness asked it; null for a task of bitzones itself."""
     special_tokens: SpecialTokens | None = None
     """What the tokenizer puts around a text, and what of it the prompts were given; null of older run files."""
     least_chance: float
@@ -69,8 +71,8 @@ class Accuracy(Decided):
     variant: str
     format: str
     metric: str
-    """``acc`` (multiple choice by log-likelihood), ``acc_norm`` (the same by characters of the choice) or ``exact_match`` (greedy
-    generation)."""
+    """``acc`` (multiple choice by log-likelihood), ``acc_norm`` (the same by characters of the choice), ``exact_match`` (greedy
+    generation), or another one of lm-evaluation-harness."""
     k: int
     """Items right."""
     n: int
@@ -107,7 +109,7 @@ class PairedLikelihood(Decided):
 
 
 class Likelihood(Decided):
-    """Negative log-likelihood of the right answers of one task under one variant."""
+    """Negative log-likelihood of the right answers, or of the documents, of one task under one variant."""
 
     task: str
     variant: str
@@ -120,3 +122,25 @@ class Likelihood(Decided):
     """Nats per answer token, bootstrap interval over items."""
     against: PairedLikelihood | None
     """Against the reference; null for the reference itself and where the reference was not measured."""
+
+
+class TaskPerplexity(Decided):
+    """Perplexity of the documents of one task under one variant, as lm-evaluation-harness defines it; bootstrap intervals over documents.
+
+    `Likelihood` of the same task compares variants.
+    """
+
+    task: str
+    variant: str
+    format: str
+    n: int
+    """Documents."""
+    tokens: int
+    word_perplexity: Estimate
+    """exp of all nats by all words."""
+    byte_perplexity: Estimate
+    """exp of all nats by all bytes."""
+    bits_per_byte: Estimate
+    """All nats by all bytes, by ln 2."""
+    seconds_s: float
+    """Wall-clock time of the whole task."""

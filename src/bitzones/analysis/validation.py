@@ -14,7 +14,7 @@ from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.formats import REFERENCE_NAMES
 from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell, Trial
-from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 from bitzones.schema.run_record import Run
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell, Unit
 from bitzones.schema.tuning_cells import TuningCell
@@ -74,8 +74,9 @@ def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
 
 
 def _answers(found: _Cells) -> Iterator[str]:
-    tasks: dict[str, AccuracyCell] = {}
-    for asked in found.of(AccuracyCell):
+    tasks: dict[str, AccuracyCell | PerplexityCell] = {}
+    cells: list[AccuracyCell | PerplexityCell] = [*found.of(AccuracyCell), *found.of(PerplexityCell)]
+    for asked in cells:
         first = tasks.setdefault(asked.task, asked)
         if (asked.task_sha256, set(asked.item_ids)) != (first.task_sha256, set(first.item_ids)):
             yield f"task {asked.task}: {asked.variant} was asked other items than {first.variant}"
@@ -83,12 +84,15 @@ def _answers(found: _Cells) -> Iterator[str]:
             yield f"task {asked.task}: {asked.variant} was asked in another way than {first.variant}"
 
 
-def _manner(cell: AccuracyCell) -> tuple[object, ...]:
+def _manner(cell: AccuracyCell | PerplexityCell) -> tuple[object, ...]:
     """What the variants of a task must share to be comparable: task settings and the tokens of every answer."""
-    answers = sorted(zip(cell.item_ids, cell.gold_tokens, cell.chance, strict=True))
+    shared = cell.kind, cell.task_version, cell.origin, cell.chat_template, cell.harness, cell.special_tokens
+    if isinstance(cell, PerplexityCell):
+        return *shared, sorted(zip(cell.item_ids, cell.tokens, cell.words, cell.utf8_bytes, strict=True))
+    tokens = cell.gold_tokens if cell.gold_tokens is not None else (None,) * len(cell.item_ids)
+    answers = sorted(zip(cell.item_ids, tokens, cell.chance, strict=True), key=lambda answer: answer[0])
     normalized = cell.correct_normalized is not None and cell.predictions_normalized is not None
-    asked = cell.task_version, cell.origin, cell.fewshot, cell.chat_template, cell.metric, cell.dropped, cell.passed_over
-    return *asked, cell.special_tokens, normalized, answers
+    return *shared, cell.fewshot, cell.metric, cell.dropped, cell.passed_over, normalized, answers
 
 
 def _sweep(run: Run, cell: SensitivityCell) -> Iterator[str]:

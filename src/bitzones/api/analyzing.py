@@ -99,8 +99,8 @@ class Analysis(decided.Analysis):
         the records (docs/schema.md): seconds, bytes, nats per token, shares between 0 and 1.
 
         Args:
-            table: one of `bitzones.Analysis.tables`: accuracy, likelihood, latency, memory, sensitivity, ranking, zones, units, plans,
-                layers, whole, rules, tasks, took, failures.
+            table: one of `bitzones.Analysis.tables`: accuracy, perplexity, likelihood, latency, memory, sensitivity, ranking, zones, units,
+                plans, layers, whole, rules, tasks, took, failures.
 
         Returns:
             A row for each record of the table, in the order of the report; no rows where the run measured nothing of the kind.
@@ -131,6 +131,7 @@ def _kl(plan: Plan) -> str:
 
 TABLES: Mapping[str, tuple[type[BaseModel], Callable[[decided.Analysis], Sequence[BaseModel]]]] = {
     "accuracy": (task_answers.Accuracy, lambda found: found.accuracy),
+    "perplexity": (task_answers.TaskPerplexity, lambda found: found.perplexity),
     "likelihood": (task_answers.Likelihood, lambda found: found.likelihood),
     "latency": (decided.LatencyFigures, lambda found: found.latency),
     "memory": (decided.MemoryFigures, lambda found: found.memory),

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
-from bitzones.api.requirements import needs
 from bitzones.schema.errors import ArgumentError
 from bitzones.schema.record import Figure
+from bitzones.schema.requirements import needs
 from bitzones.stats.intervals import Estimate
 from bitzones.stats.verdicts import Verdict
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.reader import RunFile, add_plan, read_run
 from bitzones.api.analyzing import Analysis
-from bitzones.api.requirements import needs
 from bitzones.deploy import plan_file
 from bitzones.deploy.export_request import ExportRequest, Notify, silent
 from bitzones.deploy.exported import Exported
@@ -21,6 +20,7 @@ from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.targets import target
 from bitzones.schema.errors import ArgumentError, RunFileError
 from bitzones.schema.plan_cells import PlansCell
+from bitzones.schema.requirements import needs
 from bitzones.schema.sensitivity_cells import SensitivityCell
 
 if TYPE_CHECKING:
@@ -295,4 +295,4 @@ def measure_plan(run: Path | str, plan: Path | str, output: Path | str, *, notif
     with needs("measure"):
         from bitzones.run import external_plan  # noqa: PLC0415
     verified = external_plan.measure(found.run, swept[0], whole[0], Path(plan), notify)
-    return add_plan(run, Path(output), verified.trial, verified.accuracy)
+    return add_plan(run, Path(output), verified.trial, verified.answers)

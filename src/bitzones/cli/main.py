@@ -67,9 +67,9 @@ def run(
     bitzones run smollm2 --data data/
     bitzones run smollm2 --data data/ --resume
     """
-    from bitzones.api.requirements import needs
     from bitzones.run import garbage
     from bitzones.schema import profile_files
+    from bitzones.schema.requirements import needs
 
     profile_files.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
@@ -237,9 +237,9 @@ def release(
     """
     import json
 
-    from bitzones.api.requirements import needs
     from bitzones.schema import profile_files
     from bitzones.schema.files import write_text
+    from bitzones.schema.requirements import needs
 
     chosen = profile_files.load(name).resolved(None, limit)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # the older ones warn of the tokenizer that the newer ones wrote

@@ -12,7 +12,7 @@ from bitzones.data.task_items import Item
 from bitzones.models import text_config
 from bitzones.schema.errors import TaskError
 
-__all__ = ["Encoded", "Text", "encoded", "positions", "runs", "text_of", "unanswerable"]
+__all__ = ["Encoded", "Text", "encoded", "in_runs", "positions", "runs", "text_of", "unanswerable"]
 
 WINDOW_BATCHES = 16
 """Batches that are tokenized at a time: enough to sort texts by length."""
@@ -89,7 +89,14 @@ def encoded(
         rows = _encode(tokenizer, window, start)
         for row in rows:
             _require(row, texts[row.place].item, room, spare)
-        yield from ([rows[n] for n in run] for run in runs([len(row.context) for row in rows], batch))
+        yield from in_runs(rows, batch)
+
+
+def in_runs(rows: Sequence[Encoded], batch: int) -> Iterator[list[Encoded]]:
+    """Encoded texts in batches of similar length, from a window of `WINDOW_BATCHES` batches at a time."""
+    for start in range(0, len(rows), batch * WINDOW_BATCHES):
+        window = rows[start : start + batch * WINDOW_BATCHES]
+        yield from ([window[n] for n in run] for run in runs([len(row.context) for row in window], batch))
 
 
 def runs(lengths: Sequence[int], most: int | None = None) -> list[list[int]]:

@@ -9,9 +9,10 @@ from functools import cached_property
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bitzones.data import encoding, sequences, tasks, text
+from bitzones.data import encoding, sequences, text
 from bitzones.data.dealing import Dealer, Taken
 from bitzones.data.sequences import Sequences, SequenceSet, TokenSequence
+from bitzones.data.tasks import ScoredTask
 from bitzones.data.text import Documents, Texts
 from bitzones.data.token_streams import Items, TokenStream, drawn
 from bitzones.schema.errors import TaskError
@@ -33,7 +34,7 @@ class Mixer:
         profile: says where text comes from and how it is cut.
         tokenizer: of the model.
         model: says how long a sequence may be.
-        prompts: what accuracy is measured on, which is in no set.
+        scored: the tasks, whose scored items are in no set.
         given: texts in memory, by the name that the profile has for them.
         writer: gives text of the reference.
     """
@@ -43,14 +44,15 @@ class Mixer:
         profile: Profile,
         tokenizer: PreTrainedTokenizerBase,
         model: PreTrainedModel,
-        prompts: set[str],
+        scored: Mapping[str, ScoredTask],
         given: Mapping[str, Texts],
         writer: Writer | None = None,
     ) -> None:
         self._profile = profile
         self._tokenizer = tokenizer
         self._room = encoding.positions(model)
-        self._prompts = prompts
+        self._scored = scored
+        self._prompts = {prompt for task in scored.values() for prompt in task.prompts}
         self._given = given
         self._writer = writer
         self._opened: dict[object, Documents | TokenStream | Items] = {}
@@ -58,8 +60,22 @@ class Mixer:
     @cached_property
     def from_tasks(self) -> Sequences:
         """What is left of the train splits, without what is scored and without what stands before it."""
-        train = [tasks.training(task.name, task.path) for task in self._profile.tasks]
+        train = [task.training() for task in self._with_training]
         return sequences.sequences(self._tokenizer, train, self._prompts, self._room)
+
+    def require_train_split(self) -> None:
+        """Refuse tasks of which none has questions to take sequences from.
+
+        Raises:
+            TaskError: the message names what to give.
+        """
+        if not self._with_training:
+            names = ", ".join(self._scored)
+            raise TaskError(f"no train split to take sequences from ({names}): name text of their own in [[sensitivity.text]]")
+
+    @property
+    def _with_training(self) -> list[ScoredTask]:
+        return [task for task in self._scored.values() if task.has_training]
 
     def take(self, chosen: Sequence[TextSource], tokens: int, key: str) -> tuple[list[Taken], int]:
         """What each source gives, and how many items of the tasks were passed over since they are longer than the model reads.
@@ -103,7 +119,8 @@ class Mixer:
     def _fresh(self, source: TextSource | Domain, length: int) -> Documents | TokenStream | Items:
         match source.source:
             case name if name == TASKS:
-                return Items((task.name for task in self._profile.tasks), self.from_tasks)
+                self.require_train_split()
+                return Items((task.name for task in self._with_training), self.from_tasks)
             case name if name == RANDOM:
                 return drawn(self._tokenizer, self._dealer.prefix, length, self._profile.seed + length)
             case name if name == GENERATED:

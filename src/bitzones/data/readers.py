@@ -30,7 +30,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 
 from bitzones.schema.errors import TaskError
 
-__all__ = ["Source", "hub", "local"]
+__all__ = ["Source", "hub", "local", "quiet"]
 
 PIECE_BYTES = 1 << 20
 """Of a file of JSON lines that is in memory at a time."""
@@ -101,7 +101,7 @@ class Source:
     def _next(self, rows: Iterator[Mapping[str, Any]], link: Path) -> list[Mapping[str, Any]]:
         """The next rows, none at the end."""
         try:
-            with _quiet():
+            with quiet():
                 return list(islice(rows, PIECE_ROWS))
         except _UNREADABLE as error:
             if isinstance(error.__cause__, StopIteration):  # how datasets meets an empty file of JSON lines
@@ -139,7 +139,7 @@ def hub(repository: str, config: str | None, cache_folder: Path | None = None) -
         TaskError: it cannot be had: no network, no such repository, or one that asks for permission.
     """
     try:
-        with _quiet():
+        with quiet():
             folder = Path(snapshot_download(repository, repo_type="dataset", cache_dir=cache_folder, etag_timeout=HUB_TIMEOUT_S))
     except _UNREACHABLE as error:
         said = str(error).strip().partition("\n")[0][:MESSAGE_LENGTH]
@@ -152,7 +152,7 @@ def hub(repository: str, config: str | None, cache_folder: Path | None = None) -
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no log lines of the libraries: what matters of them is raised, and the terminal has a bar of its own."""
     levels = datasets_logging.get_verbosity(), hub_logging.get_verbosity()
     bars = not are_progress_bars_disabled()

@@ -16,7 +16,7 @@ from bitzones.data import encoding, mixtures
 from bitzones.data.dealing import Taken
 from bitzones.data.mixtures import Mixer, Writer
 from bitzones.data.sequences import SequenceSet
-from bitzones.data.tasks import TaskSet
+from bitzones.data.tasks import ScoredTask
 from bitzones.data.text import Texts
 from bitzones.models import structure
 from bitzones.schema import text_sources
@@ -24,8 +24,8 @@ from bitzones.schema.errors import TaskError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.profile import Profile
 from bitzones.schema.run_record import TextSet
-from bitzones.schema.text_settings import Domain
-from bitzones.schema.text_sources import SetName
+from bitzones.schema.text_settings import TASKS, Domain
+from bitzones.schema.text_sources import SETS, SetName
 
 __all__ = ["DomainSet", "SequenceSets", "SetName", "check_tokens"]
 
@@ -56,7 +56,7 @@ class SequenceSets:
         self,
         profile: Profile,
         tokenizer: PreTrainedTokenizerBase,
-        scored: Mapping[str, TaskSet],
+        scored: Mapping[str, ScoredTask],
         model: PreTrainedModel,
         given: Mapping[str, Texts],
         notify: Callable[[str], None] = lambda message: None,
@@ -65,8 +65,7 @@ class SequenceSets:
         self._notify = notify
         self._profile = profile
         self._model = model
-        prompts = {item.prompt for task in scored.values() for item in (*task.items, *task.shots)}
-        self._mixer = Mixer(profile, tokenizer, model, prompts, given, writer)
+        self._mixer = Mixer(profile, tokenizer, model, scored, given, writer)
         self._taken_by: dict[str, str] = {}
         self.texts: dict[SetName, TextSet] = {}
         """What was read for each set."""
@@ -131,6 +130,8 @@ class SequenceSets:
         Raises:
             TaskError: a source cannot be read, or holds too few tokens.
         """
+        if any(source.source == TASKS for name in SETS for source in text_sources.sources(self._profile, name)):
+            self._mixer.require_train_split()
         if text_sources.reads_text(self._profile):
             _ = self.held_out
         if any(map(is_calibrated, self._profile.formats)):

@@ -11,17 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from bitzones import embedded
-from bitzones.data import readers
+from bitzones.data import harness_tasks, readers
+from bitzones.data.harness_tasks import HarnessTask
 from bitzones.data.readers import Source
 from bitzones.data.task_items import CHOICE, NUMBER_RULE, PROBLEM, Item, Kind, Schema, item_of
 from bitzones.schema.errors import TaskError
 from bitzones.schema.profile import Profile
+from bitzones.schema.profile_sections import Task
 from bitzones.schema.quality_cells import SpecialTokens
 
-__all__ = ["TASK_NAMES", "TaskSet", "load", "of_profile", "training"]
+__all__ = ["TASK_NAMES", "ScoredTask", "TaskSet", "load", "of_profile", "training"]
 
 Split = Literal["train", "test"]
 
@@ -33,7 +35,7 @@ class TaskSet:
     ``dropped`` counts malformed rows in the whole split, whether or not ``limit`` reaches them. ``shots`` are solved examples before every
     question; with ``chat_template``, prompts are turns of a chat with its special tokens. `prompts.asked` applies both, leaves out the
     items ``passed_over`` that the tokenizer cannot score, and records the ``special_tokens`` of the prompts. ``sha256`` covers everything
-    that a model reads or is scored on.
+    that a model reads or is scored on. ``path`` is where the items come from, as in a profile.
     """
 
     name: str
@@ -46,13 +48,28 @@ class TaskSet:
     chat_template: bool = False
     passed_over: tuple[str, ...] = ()
     special_tokens: SpecialTokens | None = None
+    path: str | Path | None = None
     sha256: str = field(init=False)
+    cell_kind: ClassVar[str] = "accuracy"
+    has_training: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         rule = [NUMBER_RULE] if self.kind == "number" else []
         asked = [[i.id, i.prompt, i.answer, i.choices] for i in self.items]
         text = json.dumps([rule, self.chat_template, asked], ensure_ascii=False)
         object.__setattr__(self, "sha256", hashlib.sha256(f"{self.version}\n{text}".encode()).hexdigest())
+
+    @property
+    def prompts(self) -> frozenset[str]:
+        """The questions that are scored, and those that stand before them."""
+        return frozenset(item.prompt for item in (*self.items, *self.shots))
+
+    def training(self) -> Iterator[Item]:
+        """The usable items of the train split, as `training`."""
+        return training(self.name, self.path)
+
+
+ScoredTask: TypeAlias = TaskSet | HarnessTask
 
 
 @dataclass(frozen=True)
@@ -116,27 +133,31 @@ def load(
     if twice := [item for item, count in Counter(item.id for item in items).items() if count > 1]:
         raise TaskError(f"task {name!r}: {opened.source.where} has the id {twice[0]!r} twice; ids tell items apart when runs are compared")
     shots = _shots(name, path, fewshot, {item.prompt for item in items})
-    return TaskSet(name, opened.version, opened.schema.kind, tuple(items), dropped, opened.source.origin, shots, chat_template)
+    return TaskSet(name, opened.version, opened.schema.kind, tuple(items), dropped, opened.source.origin, shots, chat_template, path=path)
 
 
-def of_profile(chosen: Profile) -> dict[str, TaskSet]:
+def of_profile(chosen: Profile) -> dict[str, ScoredTask]:
     """Task name -> the scored items of a profile, as in the data set.
 
     Raises:
-        TaskError: as `load`.
+        MissingPackageError: a task is one of lm-evaluation-harness, which is not installed.
+        TaskError: as `load`, or as `harness_tasks.load`.
     """
-    return {
-        task.name: load(
-            task.name,
-            limit=task.limit,
-            path=task.path,
-            take=task.take,
-            seed=chosen.seed,
-            fewshot=task.fewshot,
-            chat_template=task.chat_template,
-        )
-        for task in chosen.tasks
-    }
+    return {task.name: _of_profile(task, chosen.seed) for task in chosen.tasks}
+
+
+def _of_profile(task: Task, seed: int) -> ScoredTask:
+    if task.lm_eval is not None:
+        return harness_tasks.load(task, seed)
+    return load(
+        task.name,
+        limit=task.limit,
+        path=task.path,
+        take=task.take,
+        seed=seed,
+        fewshot=task.fewshot or 0,
+        chat_template=task.chat_template,
+    )
 
 
 def training(name: str, path: str | Path | None = None) -> Iterator[Item]:

@@ -1,52 +1,46 @@
-"""Scores a model on a task: multiple choice by likelihood, numbers by greedy generation, with every context read once."""
+"""Scores a model on a task: multiple choice by likelihood, numbers by greedy generation, and whatever lm-evaluation-harness asks.
+
+A kind of task is a scorer here: a function from model, tokenizer and task to a cell, in a module of its own.
+"""
 
 from __future__ import annotations
 
-from time import perf_counter
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bitzones.data.tasks import TaskSet
-from bitzones.evaluation import scoring
-from bitzones.evaluation.generation import answers
-from bitzones.evaluation.likelihood import choice_log_likelihoods
-from bitzones.evaluation.scoring import Scored
+from bitzones.data.tasks import ScoredTask
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
 
-__all__ = ["measure"]
+__all__ = ["SCORERS", "measure"]
+
+SCORERS: Mapping[str, str] = {
+    "choice": "bitzones.evaluation.own_scoring:choices",
+    "number": "bitzones.evaluation.own_scoring:numbers",
+    "lm_eval": "bitzones.evaluation.harness_scoring:cell",
+}
+"""Kind of a task -> module and function that scores it, imported at first use: the harness is an extra."""
 
 
 def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: TaskSet,
+    task: ScoredTask,
     variant: str,
     batch: int,
     progress: Progress = silent,
-) -> AccuracyCell:
+) -> AccuracyCell | PerplexityCell:
     """Score a model on a task prepared by `prompts.asked`.
 
     Raises:
         NonFiniteError: a logit that matters is NaN or infinite.
-        TaskError: an item is too long for the model.
+        TaskError: an item is too long for the model, or cannot be scored.
     """
-    started = perf_counter()
-    score = _score_choices if task.kind == "choice" else _score_numbers
-    return scoring.cell(task, variant, score(model, tokenizer, task, batch, progress), perf_counter() - started)
-
-
-def _score_choices(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskSet, batch: int, progress: Progress
-) -> list[Scored]:
-    found = choice_log_likelihoods(model, tokenizer, task.items, batch, progress)
-    return [scoring.chosen(item, c.log_likelihoods, c.lengths, c.tokens) for item, c in zip(task.items, found, strict=True)]
-
-
-def _score_numbers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskSet, batch: int, progress: Progress
-) -> list[Scored]:
-    found = answers(model, tokenizer, task.items, batch, progress)
-    return [
-        scoring.written(item, a.text, a.gold_log_likelihood, a.gold_tokens, a.tokens) for item, a in zip(task.items, found, strict=True)
-    ]
+    module, _, function = SCORERS[task.kind].partition(":")
+    score: Callable[..., Any] = getattr(import_module(module), function)
+    found = score(model, tokenizer, task, variant, batch, progress)
+    assert isinstance(found, AccuracyCell | PerplexityCell)
+    return found

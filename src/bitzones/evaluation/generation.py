@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from bitzones.data.encoding import Encoded, encoded, text_of
 from bitzones.data.padding import padded
@@ -19,7 +27,10 @@ from bitzones.models import kv_cache
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.progress import Progress, silent
 
-__all__ = ["Answer", "answers"]
+__all__ = ["Answer", "answers", "written"]
+
+
+Tokens: TypeAlias = list[int]
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,30 @@ def answers(
     return [results[place] for place in range(len(items))]
 
 
-def _batch(model: PreTrainedModel, rows: Sequence[Encoded], config: GenerationConfig) -> tuple[torch.Tensor, list[list[int]]]:
-    """Log-likelihood of each row's answer, shape (rows,), and the generated tokens, padded after the end token.
+@torch.no_grad()
+def written(
+    model: PreTrainedModel, contexts: Sequence[Tokens], config: GenerationConfig, stop: Callable[[], StoppingCriteria]
+) -> list[Tokens]:
+    """What the model writes after each context until it, or a criterion that ``stop`` makes anew, ends it; padded after that.
 
-    The contexts are read without their last token, with which both the answer and the generation start on the same cache.
+    Raises:
+        NonFiniteError: the logits of a generated token are NaN or infinite.
     """
+    context = _read(model, contexts)
+    if context is None:
+        return [_greedy(model, [tokens], config, stop=stop())[0] for tokens in contexts]
+    return _greedy(model, contexts, config, context, stop())
+
+
+def _read(model: PreTrainedModel, contexts: Sequence[Tokens]) -> Context | None:
+    """The contexts without their last token, with which what follows starts; None if they cannot be shared."""
+    return prefix_scoring.read(model, [tokens[:-1] for tokens in contexts]) if all(len(tokens) > 1 for tokens in contexts) else None
+
+
+def _batch(model: PreTrainedModel, rows: Sequence[Encoded], config: GenerationConfig) -> tuple[torch.Tensor, list[Tokens]]:
+    """Log-likelihood of each row's answer, shape (rows,), and the generated tokens, padded after the end token; both start on one cache."""
     contexts, gold = [row.context for row in rows], [row.answers[0] for row in rows]
-    context = prefix_scoring.read(model, [tokens[:-1] for tokens in contexts]) if all(len(tokens) > 1 for tokens in contexts) else None
+    context = _read(model, contexts)
     if context is None:
         likelihoods = prefix_scoring.whole(model, contexts, gold)
         prefix_scoring.require_finite(likelihoods)
@@ -95,10 +123,12 @@ class _Finite(LogitsProcessor):
         return scores
 
 
-def _greedy(model: Any, prompts: Sequence[list[int]], config: GenerationConfig, context: Context | None = None) -> list[list[int]]:
-    """Plain greedy decoding, without the penalties or suppressed tokens of the model's own generation configuration.
+def _greedy(
+    model: Any, prompts: Sequence[Tokens], config: GenerationConfig, context: Context | None = None, stop: StoppingCriteria | None = None
+) -> list[Tokens]:
+    """Greedy decoding by ``config`` alone, whatever penalties or suppressed tokens the model's own generation configuration has.
 
-    ``context`` holds the prompts without their last token, already read; its cache grows.
+    ``context`` holds the prompts without their last token, already read; its cache grows. ``stop`` says which rows are done.
     """
     ids, mask = padded(prompts, model.device, left=True)
     own, model.generation_config = model.generation_config, config
@@ -109,6 +139,7 @@ def _greedy(model: Any, prompts: Sequence[list[int]], config: GenerationConfig, 
             **(kv_cache.as_argument(model, context.cache) if context else {}),
             generation_config=config,
             logits_processor=LogitsProcessorList([_Finite()]),
+            stopping_criteria=StoppingCriteriaList([] if stop is None else [stop]),
         )
     finally:
         model.generation_config = own

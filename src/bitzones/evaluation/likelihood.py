@@ -11,10 +11,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from bitzones.data.encoding import Encoded, encoded, text_of
 from bitzones.data.task_items import Item
 from bitzones.evaluation import prefix_scoring
-from bitzones.evaluation.prefix_scoring import Continuation
+from bitzones.evaluation.prefix_scoring import Continuation, Score, log_likelihoods
 from bitzones.schema.progress import Progress, silent
 
-__all__ = ["Choices", "choice_log_likelihoods"]
+__all__ = ["Choices", "choice_log_likelihoods", "scored"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def choice_log_likelihoods(
     """
     results: dict[int, Choices] = {}
     for rows in encoded(model, tokenizer, [text_of(item) for item in items], batch):
-        found = iter(_batch(model, rows).tolist())
+        found = iter(scored(model, rows).tolist())
         for row in rows:
             lengths = tuple(len(answer) for answer in row.answers)
             tokens = len(row.context) + sum(length - 1 for length in lengths)
@@ -58,16 +58,21 @@ def choice_log_likelihoods(
     return [results[place] for place in range(len(items))]
 
 
-def _batch(model: PreTrainedModel, rows: Sequence[Encoded]) -> torch.Tensor:
-    """Log-likelihood of every choice of every row, shape (all choices,). The first token comes from the context's logits."""
+def scored(model: PreTrainedModel, rows: Sequence[Encoded], score: Score = log_likelihoods) -> torch.Tensor:
+    """The score of every answer of every row after its context, by default the log-likelihood: shape (all answers,), or with what more the
+    score has. The first token comes from the context's logits.
+
+    Raises:
+        NonFiniteError: a score is NaN or infinite.
+    """
     owners = [number for number, row in enumerate(rows) for _ in row.answers]
     answers = [answer for row in rows for answer in row.answers]
     context = prefix_scoring.read(model, [row.context for row in rows])
     if context is None:
-        likelihoods = prefix_scoring.whole(model, [rows[owner].context for owner in owners], answers)
+        found = prefix_scoring.whole(model, [rows[owner].context for owner in owners], answers, score)
     else:
-        first = context.logits.log_softmax(-1)[owners, [answer[0] for answer in answers]]
+        first = score(context.logits[owners], torch.tensor([answer[0] for answer in answers], device=model.device))
         rest = [Continuation(owner, answer[:-1], answer[1:]) for owner, answer in zip(owners, answers, strict=True)]
-        likelihoods = first + prefix_scoring.continued(model, context, rest)
-    prefix_scoring.require_finite(likelihoods)
-    return likelihoods
+        found = first + prefix_scoring.continued(model, context, rest, score)
+    prefix_scoring.require_finite(found)
+    return found

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -22,9 +22,12 @@ from bitzones.data.padding import padded, positions
 from bitzones.models import kv_cache as cache
 from bitzones.schema.errors import NonFiniteError
 
-__all__ = ["Context", "Continuation", "continued", "log_likelihoods", "read", "require_finite", "whole"]
+__all__ = ["Context", "Continuation", "Score", "continued", "log_likelihoods", "read", "require_finite", "whole", "with_misses"]
 
 Tokens = Sequence[int]
+
+Score: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""What each target token adds to its continuation, from logits and targets: shape of the targets, with or without one more dimension."""
 
 
 @dataclass(frozen=True)
@@ -60,30 +63,39 @@ def read(model: PreTrainedModel, contexts: Sequence[Tokens]) -> Context | None:
     return Context(kept, mask, out.logits[:, -1].float())
 
 
-def continued(model: PreTrainedModel, context: Context, continuations: Sequence[Continuation]) -> torch.Tensor:
-    """Log-likelihood of the targets of each continuation, in nats, shape (continuations,)."""
-    total = torch.zeros(len(continuations), device=model.device)
-    scored = [place for place, continuation in enumerate(continuations) if continuation.targets]
-    for run in runs([len(continuations[place].targets) for place in scored]):
-        places = [scored[n] for n in run]
-        total[places] = _one_pass(model, context, [continuations[place] for place in places])
-    return total
-
-
-def whole(model: PreTrainedModel, contexts: Sequence[Tokens], targets: Sequence[Tokens]) -> torch.Tensor:
-    """Log-likelihood of each row of targets after its context, in nats, from whole sequences; works with any causal model."""
-    totals = []
-    for before, after in zip(contexts, targets, strict=True):
-        ids = torch.tensor([[*before, *after][:-1]], device=model.device)
-        logits = model(input_ids=ids, use_cache=False, **_last_logits(model, len(after))).logits[:, -len(after) :]
-        totals.append(log_likelihoods(logits, torch.tensor([after], device=model.device)).sum())
-    return torch.stack(totals)
-
-
 def log_likelihoods(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Log-probability of each target in nats, shape of ``targets``; logits have the vocabulary as one more dimension."""
     logits = logits.float()
     return logits.gather(-1, targets[..., None]).squeeze(-1) - logits.logsumexp(-1)
+
+
+def with_misses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each target, and 1 where another token is more likely: shape of ``targets`` and 2."""
+    return torch.stack([log_likelihoods(logits, targets), (logits.argmax(-1) != targets).float()], -1)
+
+
+def continued(
+    model: PreTrainedModel, context: Context, continuations: Sequence[Continuation], score: Score = log_likelihoods
+) -> torch.Tensor:
+    """Sum of the score over the targets of each continuation, by default its log-likelihood in nats: shape (continuations,), or with what
+    more the score has."""
+    nothing = score(context.logits[:1], torch.zeros(1, dtype=torch.long, device=model.device))
+    total = torch.zeros(len(continuations), *nothing.shape[1:], device=model.device)
+    scored = [place for place, continuation in enumerate(continuations) if continuation.targets]
+    for run in runs([len(continuations[place].targets) for place in scored]):
+        places = [scored[n] for n in run]
+        total[places] = _one_pass(model, context, [continuations[place] for place in places], score)
+    return total
+
+
+def whole(model: PreTrainedModel, contexts: Sequence[Tokens], targets: Sequence[Tokens], score: Score = log_likelihoods) -> torch.Tensor:
+    """The same of each row of targets after its context, from whole sequences; works with any causal model."""
+    totals = []
+    for before, after in zip(contexts, targets, strict=True):
+        ids = torch.tensor([[*before, *after][:-1]], device=model.device)
+        logits = model(input_ids=ids, use_cache=False, **_last_logits(model, len(after))).logits[:, -len(after) :]
+        totals.append(score(logits, torch.tensor([after], device=model.device))[0].sum(0))
+    return torch.stack(totals)
 
 
 def require_finite(likelihoods: torch.Tensor) -> None:
@@ -96,7 +108,7 @@ def require_finite(likelihoods: torch.Tensor) -> None:
         raise NonFiniteError("the log-likelihood of an answer is NaN or infinite")
 
 
-def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuation]) -> torch.Tensor:
+def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuation], score: Score) -> torch.Tensor:
     index = torch.tensor([row.context for row in rows])  # a CPU index works for a cache on any device
     given, scored = padded([row.given for row in rows], model.device, left=False)
     targets, _ = padded([row.targets for row in rows], model.device, left=False)
@@ -105,7 +117,8 @@ def _one_pass(model: PreTrainedModel, context: Context, rows: Sequence[Continuat
     places = positions(seen)[:, before.shape[1] :]
     kept = cache.as_argument(model, _rows_of(context.cache, index))
     out = model(input_ids=given, attention_mask=seen, position_ids=places, use_cache=True, **kept)
-    return torch.where(scored.bool(), log_likelihoods(out.logits, targets), 0.0).sum(1)
+    found = score(out.logits, targets)
+    return torch.where(scored.bool().view(*scored.shape, *[1] * (found.ndim - scored.ndim)), found, 0.0).sum(1)
 
 
 def _rows_of(whole_cache: DynamicCache, index: torch.Tensor) -> DynamicCache:

@@ -24,7 +24,7 @@ from bitzones.schema.performance_cells import LatencyCell, MemoryCell
 from bitzones.schema.plan_cells import NamedTrial, PlansCell, SearchCell
 from bitzones.schema.profile import PLAN
 from bitzones.schema.profile_sections import Gate
-from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 from bitzones.schema.record import Figure
 from bitzones.schema.sensitivity_cells import SensitivityCell, UnitSensitivity
 
@@ -110,6 +110,7 @@ class _Pairs:
         self.formats = (old.run.variants, new.run.variants)
         self.judges: dict[type[Any], Callable[[Any, Any], list[Draft]]] = {
             AccuracyCell: lambda a, b: paired.accuracy(a, b, gate),
+            PerplexityCell: lambda a, b: paired.perplexity(a, b, self.seed),
             LatencyCell: self._latency,
             MemoryCell: self._memory,
             DivergenceCell: self._divergence,

@@ -18,8 +18,8 @@ from bitzones.schema.cell_key import CellKey
 from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.duet_record import DuetFile
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell
-from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
-from bitzones.schema.record import Record
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
+from bitzones.schema.record import Measured, Record
 from bitzones.stats.bootstrap import percentile_interval
 from bitzones.stats.intervals import MIN_SEQUENCES, wilson_interval
 
@@ -81,12 +81,15 @@ def _read(cell: object, seed: int) -> Iterator[Reading]:
             n, share = len(cell.correct), wilson_interval(sum(cell.correct), len(cell.correct))
             facts = {"value": share.value, "low": share.low, "high": share.high, "n": n, "bigger_is_better": True}
             yield Reading(kind=f"accuracy ({cell.metric})", variant=cell.variant, detail=cell.task, cell=cell.key, unit="share", **facts)
+        case PerplexityCell():
+            yield _in_nats("NLL", cell, cell.task, Sequences(cell.tokens, seed), cell.nll_nats)
         case LatencyCell():
             yield _median(cell, seed)
         case MemoryCell():
             yield Reading(kind="stored bytes", variant=cell.variant, detail="", cell=cell.key, unit="bytes", value=float(cell.stored_bytes))
         case DivergenceCell() | DomainCell():
-            yield _divergence(cell, seed)
+            detail = cell.domain if isinstance(cell, DomainCell) else ""
+            yield _in_nats("KL", cell, detail, Sequences(cell.sequence_tokens, seed), cell.kl_nats)
 
 
 def _median(cell: LatencyCell, seed: int) -> Reading:
@@ -100,13 +103,12 @@ def _median(cell: LatencyCell, seed: int) -> Reading:
     return found.model_copy(update={"low": low, "high": high})
 
 
-def _divergence(cell: DivergenceCell | DomainCell, seed: int) -> Reading:
-    sequences = Sequences(cell.sequence_tokens, seed)
-    nats = np.asarray(cell.kl_nats, dtype=np.float64)[sequences.kept]
+def _in_nats(kind: str, cell: Measured, detail: str, sequences: Sequences, found: tuple[float, ...]) -> Reading:
+    """Nats per token of all sequences together."""
+    nats = np.asarray(found, dtype=np.float64)[sequences.kept]
     value, low, high = float(nats.sum() / sequences.tokens.sum()), None, None
     if len(nats) >= MIN_SEQUENCES:
         interval = percentile_interval(value, (sequences.weights @ nats) / (sequences.weights @ sequences.tokens))
         low, high = interval.low, interval.high
-    detail = cell.domain if isinstance(cell, DomainCell) else ""
-    found = Reading(kind="KL", variant=cell.variant, detail=detail, cell=cell.key, unit="nats/token", value=value, n=len(nats))
-    return found.model_copy(update={"low": low, "high": high})
+    read = Reading(kind=kind, variant=cell.variant, detail=detail, cell=cell.key, unit="nats/token", value=value, n=len(nats))
+    return read.model_copy(update={"low": low, "high": high})

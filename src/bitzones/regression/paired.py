@@ -16,12 +16,13 @@ from bitzones.analysis.task_answers import NORMALIZED
 from bitzones.regression.comparison import Metric
 from bitzones.regression.decision_rule import Draft, normal_p, settled
 from bitzones.schema.profile_sections import Gate
-from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
 from bitzones.stats.bootstrap import percentile_interval, resample_weights
 from bitzones.stats.intervals import MIN_SEQUENCES, Estimate, paired_difference
 from bitzones.stats.significance import mcnemar_exact
+from bitzones.stats.verdicts import NON_INFERIORITY_NATS
 
-__all__ = ["Sequences", "accuracy", "kl"]
+__all__ = ["Sequences", "accuracy", "kl", "perplexity"]
 
 RESAMPLES = 2000
 """Behind a paired interval and its standard error: the second is then known to 2%."""
@@ -29,19 +30,33 @@ RESAMPLES = 2000
 LEAST_SHARED = 0.5
 """Of the items: where fewer are asked in both runs, they say little about either."""
 
+LIKELIHOOD = "negative log-likelihood"
+
 Floats = NDArray[np.float64]
 
 
-def _manner(cell: AccuracyCell) -> dict[str, object]:
+def _manner(cell: AccuracyCell | PerplexityCell) -> dict[str, object]:
     """How the items were asked: one item asked in two ways is two items."""
-    return {"version": cell.task_version, "shots": cell.fewshot, "chat template": cell.chat_template, "metric": cell.metric}
+    found: dict[str, object] = {"version": cell.task_version, "chat template": cell.chat_template}
+    if isinstance(cell, AccuracyCell):
+        found |= {"shots": cell.fewshot, "metric": cell.metric}
+    if cell.harness is None:
+        return {**found, "lm_eval task": "none"}
+    settings = f"{cell.harness.config_sha256[:12]}..."
+    return {**found, "lm_eval task": cell.harness.task, "its version": cell.harness.version, "its settings": settings}
+
+
+def _asked_otherwise(name: str, old: AccuracyCell | PerplexityCell, new: AccuracyCell | PerplexityCell) -> Draft | None:
+    before, after = _manner(old), _manner(new)
+    changed = [f"{key} {after[key]}, was {before.get(key, 'none')}" for key in after if before.get(key) != after[key]]
+    reason = f"asked otherwise: {', '.join(changed)}"
+    return settled(Metric(name=name, unit="share", status="incomparable", reason=reason)) if changed else None
 
 
 def accuracy(old: AccuracyCell, new: AccuracyCell, gate: Gate) -> list[Draft]:
     """The metrics of an accuracy cell, paired by item."""
-    before, after = _manner(old), _manner(new)
-    if changed := [f"{name} {after[name]}, was {before[name]}" for name in after if before[name] != after[name]]:
-        return [settled(Metric(name=new.metric, unit="share", status="incomparable", reason=f"asked otherwise: {', '.join(changed)}"))]
+    if (other := _asked_otherwise(new.metric, old, new)) is not None:
+        return [other]
     columns: list[tuple[str, tuple[bool, ...], tuple[bool, ...]]] = [(new.metric, old.correct, new.correct)]
     if old.correct_normalized is not None and new.correct_normalized is not None:
         columns.append((NORMALIZED, old.correct_normalized, new.correct_normalized))
@@ -85,6 +100,20 @@ def _answers(name: str, old: dict[str, bool], new: dict[str, bool], gate: Gate) 
     )
 
 
+def perplexity(old: PerplexityCell, new: PerplexityCell, seed: int) -> list[Draft]:
+    """The likelihood of the same documents; worse is more than `NON_INFERIORITY_NATS` per token above it."""
+    if (other := _asked_otherwise(LIKELIHOOD, old, new)) is not None:
+        return [other]
+    before, after = (dict(zip(cell.item_ids, cell.nll_nats, strict=True)) for cell in (old, new))
+    shared = {item: tokens for item, tokens in zip(new.item_ids, new.tokens, strict=True) if item in before}
+    if len(shared) < LEAST_SHARED * max(len(before), len(after)) or not sum(shared.values()):
+        reason = f"{len(shared)} documents are in both runs, of {len(before)} and {len(after)}"
+        return [settled(Metric(name=LIKELIHOOD, unit="nats/token", status="incomparable", n=len(shared), reason=reason))]
+    sequences = Sequences(list(shared.values()), seed)
+    was, now = ([found[item] for item in shared] for found in (before, after))
+    return [_nats(LIKELIHOOD, was, now, sequences, NON_INFERIORITY_NATS * sequences.tokens, NON_INFERIORITY_NATS)]
+
+
 class Sequences:
     """The sensitivity sequences of a cell, the same in both runs, with the resamples that all its KLs share."""
 
@@ -106,9 +135,15 @@ def kl(name: str, old: Sequence[float], new: Sequence[float], sequences: Sequenc
     Worse is more than ``gate.kl`` of the old KL and ``gate.kl_nats`` per token above it: in the mean, and shown either by the bootstrap or,
     since a few sequences can hold most of a KL and its spread, by how many of the sequences rise.
     """
+    before = np.asarray(old, dtype=np.float64)[sequences.kept]
+    return _nats(name, old, new, sequences, gate.kl * before + gate.kl_nats * sequences.tokens, gate.kl)
+
+
+def _nats(name: str, old: Sequence[float], new: Sequence[float], sequences: Sequences, slack: Floats, tolerance: float) -> Draft:
+    """Nats of every sequence in both runs: whether they rise by more than a slack in nats of each."""
     before, after = (np.asarray(values, dtype=np.float64)[sequences.kept] for values in (old, new))
     tokens, n = float(sequences.tokens.sum()), len(sequences.tokens)
-    difference, slack = after - before, gate.kl * before + gate.kl_nats * sequences.tokens
+    difference = after - before
     value = float(difference.sum()) / tokens
     metric = Metric(
         name=name,
@@ -119,7 +154,7 @@ def kl(name: str, old: Sequence[float], new: Sequence[float], sequences: Sequenc
         change=Estimate(value=value, low=None, high=None),
         n=n,
         units="sequences",
-        tolerance=gate.kl,
+        tolerance=tolerance,
     )
     if bool((np.abs(difference) <= slack).all()):  # no sequence leaves the tolerance: no resample does, however few there are
         return Draft(metric, family="kl", within=True)

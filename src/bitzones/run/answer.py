@@ -73,11 +73,11 @@ def lines(run: Run, cells: Iterable[tuple[Measured, float | None]]) -> Iterator[
     """The result of the cells of this session, without a file; nothing if they have no accuracy or sensitivity."""
     from bitzones.analysis.reader import RunFile
     from bitzones.report.markdown import summary
-    from bitzones.schema.quality_cells import AccuracyCell
+    from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
     from bitzones.schema.sensitivity_cells import SensitivityCell
 
     found = list(cells)
-    if not any(isinstance(cell, AccuracyCell | SensitivityCell) for cell, _ in found):
+    if not any(isinstance(cell, AccuracyCell | PerplexityCell | SensitivityCell) for cell, _ in found):
         return
     run_file = RunFile(
         path="this session", measured_at=None, run=run, cells=tuple(cell for cell, _ in found), took=tuple(took for _, took in found)

@@ -17,7 +17,7 @@ from bitzones.run.session import Session
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.plan_cells import NamedTrial, PlansCell
 from bitzones.schema.profile import variant_formats
-from bitzones.schema.quality_cells import AccuracyCell
+from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
 from bitzones.schema.run_record import Run
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.search import local_search
@@ -27,10 +27,10 @@ __all__ = ["Verified", "by_module", "by_unit", "measure", "read_formats"]
 
 @dataclass(frozen=True)
 class Verified:
-    """The measurements of an external plan: its KL on the held-out set and its accuracy on the run's tasks."""
+    """The measurements of an external plan: its KL on the held-out set and its answers on the run's tasks."""
 
     trial: NamedTrial
-    accuracy: tuple[AccuracyCell, ...]
+    answers: tuple[AccuracyCell | PerplexityCell, ...]
 
 
 def read_formats(path: Path) -> dict[str, str]:

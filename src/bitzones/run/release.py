@@ -25,7 +25,7 @@ from bitzones.data import prompts, sequences, tasks
 from bitzones.data.encoding import Encoded, encoded, positions, text_of
 from bitzones.data.padding import padded
 from bitzones.data.sequences import Batch, SequenceSet
-from bitzones.data.tasks import TaskSet
+from bitzones.data.tasks import ScoredTask, TaskSet
 from bitzones.devices import device as devices
 from bitzones.evaluation import kl, scoring
 from bitzones.evaluation.scoring import MAX_NEW_TOKENS, Scored
@@ -33,7 +33,7 @@ from bitzones.models import sources
 from bitzones.run.attempts import attempted, reason_of
 from bitzones.schema import environment
 from bitzones.schema.cells import Cell, FailedCell, ReleaseCell
-from bitzones.schema.errors import NonFiniteError, NotMeasuredError
+from bitzones.schema.errors import NonFiniteError, NotMeasuredError, TaskError
 from bitzones.schema.performance_cells import MemoryCell
 from bitzones.schema.profile import Profile, variant_formats
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
@@ -117,11 +117,17 @@ def release_bench(profile: Profile, notify: Callable[[str], None]) -> ReleaseBen
     torch.nn.Module.to(model, DTYPE)
     # This class exists in every release: 4.x does not know the one that 5 writes into a tokenizer's configuration.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(files.path)
-    found = tasks.of_profile(profile).values()
-    seen = {item.prompt for task in found for item in (*task.items, *task.shots)}
-    train = [tasks.training(task.name, task.path) for task in profile.tasks]
+    found = [_own(task) for task in tasks.of_profile(profile).values()]
+    seen = {prompt for task in found for prompt in task.prompts}
+    train = [task.training() for task in found]
     chosen = sequences.take(sequences.sequences(tokenizer, train, seen, positions(model)), profile.sensitivity.tokens)
     return ReleaseBench(profile, files, model, tokenizer, tuple(prompts.asked(task, tokenizer) for task in found), chosen)
+
+
+def _own(task: ScoredTask) -> TaskSet:
+    if not isinstance(task, TaskSet):
+        raise TaskError(f"task {task.name!r} is one of lm-evaluation-harness, and releases are compared on the tasks of bitzones itself")
+    return task
 
 
 def _info(bench: ReleaseBench) -> ModelInfo:

@@ -16,7 +16,7 @@ from bitzones.backends import quantizing, registry
 from bitzones.data import prompts, sequences, tasks
 from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.data.sets import DomainSet, SequenceSets
-from bitzones.data.tasks import TaskSet
+from bitzones.data.tasks import ScoredTask, TaskSet
 from bitzones.devices import device as devices
 from bitzones.evaluation import self_text
 from bitzones.models import loading, structure, text_config
@@ -35,7 +35,6 @@ from bitzones.schema.progress import Progress, silent
 from bitzones.schema.record import Measured
 from bitzones.schema.run_record import Environment
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
-from bitzones.schema.text_sources import reads_text
 from bitzones.schema.tuning_cells import TuningCell
 from bitzones.search import goals, held_out
 from bitzones.sensitivity import invariants
@@ -156,18 +155,24 @@ class Session:
         return model_units(model, self.granularity, settings.layers, [structure.head(model) for _ in settings.include])
 
     @cached_property
-    def scored(self) -> dict[str, TaskSet]:
+    def scored(self) -> dict[str, ScoredTask]:
         """Task name -> the items that are scored, as the data set has them: no model is needed to see that they are there."""
         return tasks.of_profile(self.profile)
 
     @cached_property
-    def asked(self) -> dict[str, TaskSet]:
+    def asked(self) -> dict[str, ScoredTask]:
         """Task name -> the items that are scored, as the model reads them."""
-        found = {name: prompts.asked(task, self.tokenizer) for name, task in self.scored.items()}
-        for name, task in found.items():
-            if over := task.passed_over:
-                self._notify(f"task {name}: items passed over: {len(over)}, such as {over[0]!r}, whose answer merges with its prompt's end")
-        return found
+        return {name: self._asked(name, task) for name, task in self.scored.items()}
+
+    def _asked(self, name: str, scored: ScoredTask) -> ScoredTask:
+        if not isinstance(scored, TaskSet):  # the harness writes its prompts itself
+            if scored.chat_template:
+                prompts.check_template(self.tokenizer)
+            return scored
+        task = prompts.asked(scored, self.tokenizer)
+        if over := task.passed_over:
+            self._notify(f"task {name}: items passed over: {len(over)}, such as {over[0]!r}, whose answer merges with its prompt's end")
+        return task
 
     def task_batch(self, name: str) -> int:
         """Items of a task that are scored at a time."""
@@ -223,7 +228,7 @@ class Session:
             TaskError: as `data.sets.SequenceSets.check`.
         """
         calibrated = any(map(is_calibrated, self.profile.formats))
-        if self.profile.tuning is not None or calibrated or (reads_text(self.profile) and self.has_tokenizer):
+        if self.profile.tuning is not None or calibrated or self.has_tokenizer:
             self.sets.check()
 
     def on_domain(self, name: str, work: Callable[[DomainSet, Batches], M]) -> M:

@@ -15,7 +15,7 @@ from bitzones.schema.duet_cells import DuetCell
 from bitzones.schema.layer_statistics import LayersCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell, UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
-from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
+from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 from bitzones.schema.record import Measured, Positive
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
 from bitzones.schema.tuning_cells import TuningCell
@@ -53,7 +53,7 @@ class FailedCell(Measured):
     @property
     def key(self) -> CellKey:
         """The identity of the missing result; a detail that results of this kind do not have (the method of a sweep) is left out."""
-        named = self.of in {"accuracy", "domain", "latency", "duet"} or kinds.is_own(self.of)
+        named = self.of in {"accuracy", "perplexity", "domain", "latency", "duet"} or kinds.is_own(self.of)
         return CellKey(self.of, self.variant, self.detail if named else "")
 
 
@@ -84,6 +84,7 @@ class UnknownCell(OwnCell):
 
 _BuiltIn = Annotated[
     AccuracyCell
+    | PerplexityCell
     | LatencyCell
     | UnitLatencyCell
     | MemoryCell

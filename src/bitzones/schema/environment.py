@@ -10,7 +10,7 @@ from bitzones.schema.run_record import Environment
 
 __all__ = ["PACKAGES", "collect", "cpu_name", "versions"]
 
-PACKAGES = ("torch", "transformers", "optimum-quanto", "tokenizers", "safetensors", "accelerate", "numpy", "pytest-benchmark")
+PACKAGES = ("torch", "transformers", "optimum-quanto", "tokenizers", "safetensors", "accelerate", "numpy", "pytest-benchmark", "lm_eval")
 """Packages whose version can change a result."""
 
 

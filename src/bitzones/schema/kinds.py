@@ -18,6 +18,7 @@ __all__ = ["BUILT_IN", "OWN_KIND", "checked_kind", "is_own", "register", "regist
 
 BUILT_IN = (
     "accuracy",
+    "perplexity",
     "latency",
     "unit_latency",
     "memory",

@@ -13,7 +13,20 @@ from bitzones.schema import migrations
 from bitzones.schema.errors import BitzonesWarning, ProfileError
 from bitzones.schema.latency_grid import Latency
 from bitzones.schema.profile import PROFILE_SCHEMA, Profile
-from bitzones.schema.profile_sections import Budget, Calibration, Gate, HeldOut, Model, Plans, Sensitivity, Task, Text, Tuning, Zones
+from bitzones.schema.profile_sections import (
+    Budget,
+    Calibration,
+    Gate,
+    HeldOut,
+    Model,
+    Plans,
+    Sensitivity,
+    Task,
+    Text,
+    Tuning,
+    Zones,
+    is_task_file,
+)
 from bitzones.schema.text_settings import Domain, TextSource
 from bitzones.schema.validation_errors import first_error
 
@@ -68,9 +81,18 @@ def load(name_or_path: str) -> Profile:
     if renamed:
         warnings.warn(f"{path}: profile schema 1 is read as schema {PROFILE_SCHEMA}: {'; '.join(renamed)}", BitzonesWarning, stacklevel=2)
     try:
-        return Profile.model_validate(data)
+        found = Profile.model_validate(data)
     except ValidationError as error:
         raise ProfileError(f"{path}: {explain(error)}") from error
+    return found.model_copy(update={"tasks": tuple(_located(task, path.parent) for task in found.tasks)})
+
+
+def _located(task: Task, folder: Path) -> Task:
+    """A task whose file lies beside the profile, and not where its relative path starts, with the path where it is."""
+    if task.lm_eval is None or not is_task_file(task.lm_eval) or Path(task.lm_eval).expanduser().exists():
+        return task
+    beside = folder / task.lm_eval
+    return task.model_copy(update={"lm_eval": str(beside)}) if beside.is_file() else task
 
 
 def explain(error: ValidationError) -> str:

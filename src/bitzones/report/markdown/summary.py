@@ -16,6 +16,7 @@ from bitzones.report.markdown import (
     fisher_tables,
     measurements,
     method,
+    perplexity_tables,
     plan_tables,
     rule_tables,
     stability,
@@ -129,6 +130,9 @@ def _rules(analysis: Analysis) -> str:
 
 def _accuracy_lines(analysis: Analysis) -> Iterator[str]:
     shown = [item for item in analysis.accuracy if item.metric != NORMALIZED]
+    yield from perplexity_tables.lines(analysis)
+    if not shown and analysis.perplexity:
+        return
     if not shown:
         yield "Accuracy: not measured"
     elif not any(item.against for item in shown):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bitzones.analysis.results import Analysis
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy, Asked, Likelihood, Paired
+from bitzones.report.markdown import perplexity_tables
 from bitzones.report.markdown.tables import ABSENT, markdown, more_nats, nats, p_value, percent, points, table
 from bitzones.stats.intervals import ALPHA
 from bitzones.stats.verdicts import NON_INFERIORITY_NATS
@@ -18,11 +19,16 @@ FINER = frozenset({"worse", "better"})
 
 def accuracy(analysis: Analysis) -> str:
     """Every task and variant, and every variant against the reference."""
-    if not analysis.accuracy:
+    if not analysis.tasks:
         return "## Accuracy\n\nNot measured."
+    answered = _answered(analysis) if analysis.accuracy else ()
+    return "\n\n".join(("## Accuracy", _asked(analysis), *answered, *perplexity_tables.perplexity(analysis), *_likelihood(analysis)))
+
+
+def _answered(analysis: Analysis) -> Iterator[str]:
     head = ("task", "metric", "variant", "format", "right", "accuracy [95%]", "chance", "above chance", "time", "tokens/s")
-    rows = table(head, map(_accuracy_row, analysis.accuracy), text=range(4))
-    return "\n\n".join(("## Accuracy", _asked(analysis), rows, _against(analysis), *_likelihood(analysis)))
+    yield table(head, map(_accuracy_row, analysis.accuracy), text=range(4))
+    yield _against(analysis)
 
 
 def _asked(analysis: Analysis) -> str:
@@ -51,9 +57,16 @@ def _asked_row(item: Asked) -> tuple[str, ...]:
         markdown(item.origin, 200),
         str(item.fewshot),
         "yes" if item.chat_template else "no",
-        str(item.version),
+        _version(item),
         markdown(item.sha256[:12]),
     )
+
+
+def _version(item: Asked) -> str:
+    """Of the task: of one of lm-evaluation-harness its own, and the release that asked it."""
+    if item.harness is None:
+        return str(item.version)
+    return markdown(f"{item.harness.task} {item.harness.version}, lm_eval {item.harness.lm_eval}")
 
 
 def _accuracy_row(item: Accuracy) -> tuple[str, ...]:
@@ -117,13 +130,16 @@ def _against_row(item: Accuracy, against: Paired) -> tuple[str, ...]:
 
 
 def _likelihood(analysis: Analysis) -> Iterator[str]:
+    if not analysis.likelihood:
+        return
+    documents = " Of documents, every token is scored." if analysis.perplexity else ""
     head = ("task", "variant", "NLL, nats per answer token [95%]", "minus the reference [95%]", "verdict", "Holm", "n", "answer tokens")
     yield "### Likelihood of the right answers"
     yield (
         "Negative log-likelihood (NLL) of the right answer given its question. It moves before an answer flips, so it detects smaller "
-        f"losses than accuracy. 'Non-inferior' requires the interval to exclude a loss above {NON_INFERIORITY_NATS:g} nats, which is 3% "
-        "less probability per token; 'equivalent' a gain above it too. 95% intervals by bootstrap over the n items, all variants on the "
-        "same resamples."
+        f"losses than accuracy.{documents} 'Non-inferior' requires the interval to exclude a loss above {NON_INFERIORITY_NATS:g} nats, "
+        "which is 3% less probability per token; 'equivalent' a gain above it too. 95% intervals by bootstrap over the n "
+        "items, all variants on the same resamples."
     )
     yield table(head, map(_likelihood_row, analysis.likelihood), text=(0, 1, 4))
     yield from _finer(analysis)
