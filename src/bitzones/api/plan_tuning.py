@@ -10,10 +10,10 @@ from pydantic import ValidationError
 
 from bitzones.analysis.plan import Plan
 from bitzones.api.planning import PlanLike, check_device, plan_file_of
-from bitzones.api.requirements import needs
 from bitzones.deploy.export_request import ExportRequest, Notify, silent
 from bitzones.schema.errors import ArgumentError
 from bitzones.schema.profile_sections import Tuning
+from bitzones.schema.requirements import needs
 from bitzones.schema.validation_errors import first_error
 
 if TYPE_CHECKING:
