@@ -278,11 +278,23 @@ def test_the_hash_changes_with_what_is_asked_and_only_then() -> None:
         TaskSet("some", 2, "choice", (item,)),
         TaskSet("some", 1, "choice", (item, item)),
         TaskSet("some", 1, "choice", (item,), chat_template=True),
+        TaskSet("some", 1, "choice", (item,), reasoning_tokens=8),
         TaskSet("some", 1, "choice", (Item("a", "Question: B\nAnswer:", " c", (" c", " d")),)),
         TaskSet("some", 1, "choice", (Item("a", "Question: b\nAnswer:", " d", (" c", " d")),)),
         TaskSet("some", 1, "choice", (Item("a", "Question: b\nAnswer:", " c", (" c", " e")),)),
     ]
-    assert len({first, *(task.sha256 for task in changed)}) == 7
+    assert len({first, *(task.sha256 for task in changed)}) == 8
+
+
+def test_reasoning_is_for_numbers_that_a_model_writes() -> None:
+    assert tasks.load("word_problems_mini", limit=1, reasoning_tokens=8).reasoning_tokens == 8
+    with pytest.raises(TaskError, match="task 'science_mini': reasoning_tokens is for tasks whose answer is a number"):
+        tasks.load("science_mini", limit=1, reasoning_tokens=8)
+
+
+@pytest.mark.parametrize(("text", "number"), [("39 - 17 = 22 inches.", 22), ("so it is **1,200**.", 1200), ("-3 or -.5", -0.5), ("", None)])
+def test_the_last_number_is_read_as_the_first_is(text: str, number: float | None) -> None:
+    assert task_items.last_number(text) == number
 
 
 def test_an_unknown_task_names_the_nearest_and_all_that_there_are() -> None:

@@ -365,6 +365,25 @@ def test_the_cell_of_generated_answers() -> None:
     assert cell.gold_nll_nats[0] < min(cell.gold_nll_nats[1:])
 
 
+def test_after_reasoning_the_last_number_counts() -> None:
+    said = " 6-2=4"
+    items = tuple(Item(name, "Q:", answer) for name, answer in (("first", " 6"), ("last", " 4")))
+    task = TaskSet("numbers", 1, "number", items)
+    assert accuracy.measure(scripted(said), TOKENIZER, task, "bf16", 2).correct == (True, False)
+    reasoned = accuracy.measure(scripted(said), TOKENIZER, replace(task, reasoning_tokens=8), "bf16", 2)
+    assert reasoned.correct == (False, True)
+    assert reasoned.predictions == (said.strip(),) * 2
+
+
+def test_reasoning_has_tokens_of_its_own() -> None:
+    model = scripted(" 42")
+    model.generation_config.eos_token_id = None
+    tokenizer = tiny_models.tokenizer()
+    tokenizer.eos_token = None
+    cell = accuracy.measure(model, tokenizer, TaskSet("n", 1, "number", (Item("a", "Q:", " 42"),), reasoning_tokens=8), "bf16", 2)
+    assert cell.tokens == 3 + 2 + scoring.MAX_NEW_TOKENS + 8
+
+
 def test_an_answer_without_a_number_is_wrong() -> None:
     cell = accuracy.measure(scripted(" no"), TOKENIZER, TaskSet("numbers", 1, "number", (Item("a", "Q:", " 0"),)), "bf16", 2)
     assert (cell.predictions, cell.correct) == (("no",), (False,))

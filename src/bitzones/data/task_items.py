@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["CHOICE", "NUMBER_RULE", "PROBLEM", "Item", "Schema", "choice_item", "first_number", "item_of", "number_item"]
+__all__ = ["CHOICE", "NUMBER_RULE", "PROBLEM", "Item", "Schema", "choice_item", "first_number", "item_of", "last_number", "number_item"]
 
 Kind = Literal["choice", "number"]
 
@@ -57,6 +57,16 @@ def first_number(text: str) -> float | None:
     """
     match = _NUMBER.search(text)
     return float(match.group().replace(",", "")) if match else None
+
+
+def last_number(text: str) -> float | None:
+    """The last number in digits, or None: what a model ends on that was free to reason first. Numbers are read as by `first_number`.
+
+    >>> [last_number(text) for text in ("39 - 17 = 22 inches.", "so it is **1,200**.", "none")]
+    [22.0, 1200.0, None]
+    """
+    found = _NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

@@ -8,7 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -35,7 +35,8 @@ class TaskSet:
     ``dropped`` counts malformed rows in the whole split, whether or not ``limit`` reaches them. ``shots`` are solved examples before every
     question; with ``chat_template``, prompts are turns of a chat with its special tokens. `prompts.asked` applies both, leaves out the
     items ``passed_over`` that the tokenizer cannot score, and records the ``special_tokens`` of the prompts. ``sha256`` covers everything
-    that a model reads or is scored on. ``path`` is where the items come from, as in a profile.
+    that a model reads or is scored on. ``path`` is where the items come from, as in a profile. With ``reasoning_tokens``, a model may write
+    so many before the number that counts, the last one.
     """
 
     name: str
@@ -49,12 +50,14 @@ class TaskSet:
     passed_over: tuple[str, ...] = ()
     special_tokens: SpecialTokens | None = None
     path: str | Path | None = None
+    reasoning_tokens: int = 0
     sha256: str = field(init=False)
     cell_kind: ClassVar[str] = "accuracy"
     has_training: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         rule = [NUMBER_RULE] if self.kind == "number" else []
+        rule += [self.reasoning_tokens] if self.reasoning_tokens else []
         asked = [[i.id, i.prompt, i.answer, i.choices] for i in self.items]
         text = json.dumps([rule, self.chat_template, asked], ensure_ascii=False)
         object.__setattr__(self, "sha256", hashlib.sha256(f"{self.version}\n{text}".encode()).hexdigest())
@@ -106,6 +109,7 @@ def load(
     seed: int = 0,
     fewshot: int = 0,
     chat_template: bool = False,
+    reasoning_tokens: int = 0,
 ) -> TaskSet:
     """The usable items of a split, at most ``limit``; all if it is None.
 
@@ -120,12 +124,15 @@ def load(
         seed: seed of the sample.
         fewshot: number of solved examples before every question: the first of `training` whose prompt is not scored.
         chat_template: whether to apply the chat template of the model's tokenizer.
+        reasoning_tokens: tokens that a model may write before the number that counts, which is the last one then.
 
     Raises:
         TaskError: the task is unknown, its data cannot be read or lacks a column, it has no usable item, an ID occurs twice, or there are
-            too few items for ``fewshot``.
+            too few items for ``fewshot``; or its answers are chosen, and there is nothing to reason before.
     """
     opened = _open(name, path, split)
+    if reasoning_tokens and opened.schema.kind != "number":
+        raise TaskError(f"task {name!r}: reasoning_tokens is for tasks whose answer is a number that the model writes: leave it out")
     items, dropped, reason = _taken(opened.items, limit, random.Random(seed) if take == "sample" else None)
     if not items:
         why = f", the first because {reason}" if reason else ""
@@ -133,7 +140,8 @@ def load(
     if twice := [item for item, count in Counter(item.id for item in items).items() if count > 1]:
         raise TaskError(f"task {name!r}: {opened.source.where} has the id {twice[0]!r} twice; ids tell items apart when runs are compared")
     shots = _shots(name, path, fewshot, {item.prompt for item in items})
-    return TaskSet(name, opened.version, opened.schema.kind, tuple(items), dropped, opened.source.origin, shots, chat_template, path=path)
+    kept = TaskSet(name, opened.version, opened.schema.kind, tuple(items), dropped, opened.source.origin, shots, chat_template, path=path)
+    return replace(kept, reasoning_tokens=reasoning_tokens)
 
 
 def of_profile(chosen: Profile) -> dict[str, ScoredTask]:
@@ -157,6 +165,7 @@ def _of_profile(task: Task, seed: int) -> ScoredTask:
         seed=seed,
         fewshot=task.fewshot or 0,
         chat_template=task.chat_template,
+        reasoning_tokens=task.reasoning_tokens,
     )
 
 

@@ -51,6 +51,7 @@ def answers(
     items: Sequence[Item],
     batch: int,
     progress: Progress = silent,
+    new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[Answer]:
     """The greedy continuation of every item's prompt, and the log-likelihood of its correct answer.
 
@@ -60,6 +61,7 @@ def answers(
         items: items with an answer each; choices are ignored.
         batch: number of prompts per batch.
         progress: receives the share of items that is done.
+        new_tokens: most tokens of a continuation.
 
     Raises:
         NonFiniteError: a likelihood, or the logits of a generated token, are NaN or infinite.
@@ -68,9 +70,9 @@ def answers(
     texts = [text_of(item) for item in items]
     end = model.generation_config.eos_token_id if model.generation_config.eos_token_id is not None else tokenizer.eos_token_id
     stops = end if isinstance(end, list) else [] if end is None else [end]
-    config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=stops[0] if stops else 0)
+    config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=stops[0] if stops else 0)
     results: dict[int, Answer] = {}
-    for rows in encoded(model, tokenizer, texts, batch, spare=MAX_NEW_TOKENS):
+    for rows in encoded(model, tokenizer, texts, batch, spare=new_tokens):
         likelihoods, new = _batch(model, rows, config)
         for row, likelihood, tokens in zip(rows, likelihoods.tolist(), new, strict=True):
             written = next((n + 1 for n, token in enumerate(tokens) if token in stops), len(tokens))

@@ -10,6 +10,7 @@ from bitzones.data.tasks import TaskSet
 from bitzones.evaluation import scoring
 from bitzones.evaluation.generation import answers
 from bitzones.evaluation.likelihood import choice_log_likelihoods
+from bitzones.evaluation.scoring import MAX_NEW_TOKENS
 from bitzones.schema.progress import Progress
 from bitzones.schema.quality_cells import AccuracyCell
 
@@ -29,10 +30,12 @@ def choices(
 def numbers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: TaskSet, variant: str, batch: int, progress: Progress
 ) -> AccuracyCell:
-    """Word problems: the first number of the generated answer."""
+    """Word problems: the first number of the generated answer, or the last one after reasoning."""
     started = perf_counter()
-    found = answers(model, tokenizer, task.items, batch, progress)
+    reasoning = task.reasoning_tokens
+    found = answers(model, tokenizer, task.items, batch, progress, MAX_NEW_TOKENS + reasoning)
     scored = [
-        scoring.written(item, a.text, a.gold_log_likelihood, a.gold_tokens, a.tokens) for item, a in zip(task.items, found, strict=True)
+        scoring.written(item, a.text, a.gold_log_likelihood, a.gold_tokens, a.tokens, reasoned=reasoning > 0)
+        for item, a in zip(task.items, found, strict=True)
     ]
     return scoring.cell(task, variant, scored, perf_counter() - started)

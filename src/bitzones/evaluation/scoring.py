@@ -2,7 +2,7 @@
 
 ``acc`` and ``acc_norm`` are those of lm-evaluation-harness for ``arc_easy``: the choice with the highest log-likelihood, and with the
 highest log-likelihood per character (without the leading space); the first of equals. A generated answer is correct if its first number is
-the right one (`task_items.first_number`).
+the right one (`task_items.first_number`), and after reasoning if its last one is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bitzones.data.task_items import Item, first_number
+from bitzones.data.task_items import Item, first_number, last_number
 from bitzones.data.tasks import TaskSet
 from bitzones.schema.quality_cells import AccuracyCell
 
@@ -59,9 +59,10 @@ def chosen(item: Item, log_likelihoods: Sequence[float], lengths: Sequence[int],
     )
 
 
-def written(item: Item, text: str, gold_log_likelihood: float, gold_tokens: int, tokens: int) -> Scored:
-    """The score of a generated answer."""
-    return Scored(text.strip(), first_number(text) == float(item.answer), _nll(gold_log_likelihood), gold_tokens, tokens)
+def written(item: Item, text: str, gold_log_likelihood: float, gold_tokens: int, tokens: int, *, reasoned: bool = False) -> Scored:
+    """The score of a generated answer; ``reasoned`` tells that it may come after other numbers."""
+    number = last_number(text) if reasoned else first_number(text)
+    return Scored(text.strip(), number == float(item.answer), _nll(gold_log_likelihood), gold_tokens, tokens)
 
 
 def _nll(log_likelihood: float) -> float:

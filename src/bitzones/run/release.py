@@ -181,7 +181,7 @@ class ReleaseVariant:
     def _accuracy(self, task: TaskSet, batch: int) -> AccuracyCell:
         started = perf_counter()
         texts, found = [text_of(item) for item in task.items], dict[int, Scored]()
-        for rows in encoded(self.model, self.bench.tokenizer, texts, batch, spare=MAX_NEW_TOKENS):
+        for rows in encoded(self.model, self.bench.tokenizer, texts, batch, spare=MAX_NEW_TOKENS + task.reasoning_tokens):
             answers = self._chosen(task, rows) if task.kind == "choice" else self._numbers(task, rows)
             found |= zip((row.place for row in rows), answers, strict=True)
         return scoring.cell(task, self.name, [found[place] for place in range(len(texts))], perf_counter() - started)
@@ -191,14 +191,17 @@ class ReleaseVariant:
             yield scoring.chosen(task.items[row.place], values, [len(answer) for answer in row.answers], _read(row))
 
     def _numbers(self, task: TaskSet, rows: Sequence[Encoded]) -> Iterator[Scored]:
-        for row, text, (gold,) in zip(rows, self._written(rows), _likelihoods(self.model, rows), strict=True):
-            yield scoring.written(task.items[row.place], text, gold, len(row.answers[0]), _read(row))
+        for row, text, (gold,) in zip(
+            rows, self._written(rows, MAX_NEW_TOKENS + task.reasoning_tokens), _likelihoods(self.model, rows), strict=True
+        ):
+            reasoned = task.reasoning_tokens > 0
+            yield scoring.written(task.items[row.place], text, gold, len(row.answers[0]), _read(row), reasoned=reasoned)
 
-    def _written(self, rows: Sequence[Encoded]) -> list[str]:
+    def _written(self, rows: Sequence[Encoded], new_tokens: int) -> list[str]:
         """Greedy continuations of each context."""
         ids, mask = padded([row.context for row in rows], CPU, left=True)
         end = self.model.generation_config.eos_token_id
-        config = GenerationConfig(max_new_tokens=MAX_NEW_TOKENS, do_sample=False, eos_token_id=end, pad_token_id=end)
+        config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=end)
         model: Any = self.model
         out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         texts: list[str] = self.bench.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)

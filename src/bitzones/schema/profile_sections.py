@@ -104,6 +104,10 @@ class Model(Section):
         return sha256
 
 
+_MOST_REASONING = 4096
+"""Of a task's reasoning: more is a sign of a model that does not stop."""
+
+
 class Task(Section):
     """One task and how its items are read.
 
@@ -111,11 +115,12 @@ class Task(Section):
     its name there (``hellaswag``), or a task file of its layout (``tasks/mine.yaml``), relative to the working directory or beside the
     profile; ``name`` is then optional. ``path`` is a local folder in the hub's layout or a file (``.jsonl``, ``.json``, ``.parquet``,
     ``.csv``); without it the items come from the hub, or from the embedded tasks. ``otherwise`` is the task to use where there is no data
-    folder. ``limit`` is the number of items of the test split. ``take`` picks the first items or a seeded sample. ``fewshot`` is the number
-    of solved examples before each item; a task of the harness has its own number by default. ``chat_template`` wraps the prompt in the
-    tokenizer's chat template. ``batch`` is the number of items computed at a time. ``metric`` is what a task of the harness is judged by,
-    if not by its first metric that has a right or wrong for every item: ``exact_match``, or with the name of a filter
-    ``exact_match,flexible-extract``. ``trust_remote_code`` lets a task file run Python that it names, and a task run code that the
+    folder. ``limit`` is the number of items of the test split. ``take`` picks the first items or a seeded sample. ``fewshot`` is the
+    number of solved examples before each item; a task of the harness has its own number by default. ``chat_template`` wraps the prompt in
+    the tokenizer's chat template. ``reasoning_tokens`` lets a model that answers in sentences write so many tokens before a number; the
+    last number counts then instead of the first. ``batch`` is the number of items computed at a time. ``metric`` is what a task of the
+    harness is judged by, if not by its first metric that has a right or wrong for every item: ``exact_match``, or with the name of a
+    filter ``exact_match,flexible-extract``. ``trust_remote_code`` lets a task file run Python that it names, and a task run code that the
     model writes.
     """
 
@@ -127,6 +132,7 @@ class Task(Section):
     take: Literal["first", "sample"] = "first"
     fewshot: int | None = Field(default=0, ge=0)
     chat_template: bool = False
+    reasoning_tokens: int = Field(default=0, ge=0, le=_MOST_REASONING)
     batch: int = Field(default=64, ge=1)
     metric: str | None = Field(default=None, min_length=1)
     trust_remote_code: bool = False
@@ -145,6 +151,8 @@ class Task(Section):
                 raise ValueError("fewshot has to be a number")
             if others := [key for key in ("metric", "trust_remote_code") if getattr(self, key)]:
                 raise ValueError(f"{others[0]} is for tasks of lm-evaluation-harness: name one with lm_eval")
+        elif self.reasoning_tokens:
+            raise ValueError("reasoning_tokens is for built-in tasks: a task of lm-evaluation-harness says itself how long an answer is")
         elif self.otherwise is not None:
             raise ValueError("otherwise is for built-in tasks: leave it out beside lm_eval")
         elif self.path is not None and is_task_file(self.lm_eval):
@@ -153,9 +161,12 @@ class Task(Section):
 
     @model_serializer(mode="wrap")
     def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A built-in task is written, and hashed, as before there were others."""
+        """A built-in task is written, and hashed, as before there were others, and reasoning."""
         found: dict[str, Any] = given(self)
-        return found if self.lm_eval is not None else {key: found[key] for key in found if key not in _HARNESS_KEYS}
+        newer = (frozenset() if self.lm_eval is not None else _HARNESS_KEYS) | (
+            frozenset() if self.reasoning_tokens else {"reasoning_tokens"}
+        )
+        return {key: found[key] for key in found if key not in newer}
 
 
 _HARNESS_KEYS = frozenset({"lm_eval", "metric", "trust_remote_code"})
