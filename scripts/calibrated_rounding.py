@@ -22,7 +22,7 @@ import torch
 from tabulate import tabulate
 
 from bitzones.allocation.knapsack import budget_bytes, solve
-from bitzones.backends.protocol import Weight
+from bitzones.backends.backend_protocol import Weight
 from bitzones.backends.weights import stored_bytes
 from bitzones.data import sequences
 from bitzones.data.sequences import Sequences, SequenceSet, TokenSequence

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from bitzones.allocation.knapsack import budget_bytes, solve
-from bitzones.backends.protocol import Packed
+from bitzones.backends.backend_protocol import Packed
 from bitzones.data import sequences as calibration
 from bitzones.data import tasks
 from bitzones.data.sequences import Batch, SequenceSet

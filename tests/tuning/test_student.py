@@ -9,8 +9,8 @@ from tiny_sweep import CPU, sequences
 from torch.nn import functional
 
 from bitzones.backends import quantizing
+from bitzones.backends.backend_protocol import Packed
 from bitzones.backends.integers import Rounded
-from bitzones.backends.protocol import Packed
 from bitzones.data import sequences as sequence_sets
 from bitzones.evaluation import kl
 from bitzones.evaluation.swapping import swapped

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitzones.backends import quantizing
-from bitzones.backends.protocol import Packed
+from bitzones.backends.backend_protocol import Packed
 from bitzones.schema.errors import PlanError
 from bitzones.tuning import weights_file
 

@@ -14,7 +14,7 @@ __all__ = ["AffineWeight"]
 
 @dataclass(frozen=True, eq=False)
 class AffineWeight:
-    """A weight of ``integer * scale - shift``; see `bitzones.backends.protocol.Packed`.
+    """A weight of ``integer * scale - shift``; see `bitzones.backends.backend_protocol.Packed`.
 
     Args:
         format: its format without a method.

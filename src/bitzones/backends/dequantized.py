@@ -11,8 +11,8 @@ from typing import Self
 
 import torch
 
+from bitzones.backends.backend_protocol import Checkpoints, Notify, Packed, Staying, silent
 from bitzones.backends.integers import Rounded
-from bitzones.backends.protocol import Checkpoints, Notify, Packed, Staying, silent
 from bitzones.schema.formats import Format
 
 __all__ = ["Dequantized", "DequantizedLinear"]
@@ -35,7 +35,7 @@ class DequantizedLinear(torch.nn.Linear):
 
 
 class Dequantized:
-    """What all such backends have in common; see `bitzones.backends.protocol.Backend` for every method.
+    """What all such backends have in common; see `bitzones.backends.backend_protocol.Backend` for every method.
 
     A backend adds ``name``, ``check``, ``group_size``, ``stored_bytes`` and ``quantize``; ``why_not`` where it does not take every shape,
     and ``pack`` where integers can be given.

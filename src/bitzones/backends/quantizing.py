@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from bitzones.backends import registry
+from bitzones.backends.backend_protocol import Notify, Packed, Staying, silent
 from bitzones.backends.linear import is_quantizable
-from bitzones.backends.protocol import Notify, Packed, Staying, silent
 from bitzones.backends.weights import holder, packed_weights
 from bitzones.schema.errors import ModelError
 from bitzones.schema.formats import Format

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import cast
 
-from bitzones.backends.protocol import Backend, Checkpoints
+from bitzones.backends.backend_protocol import Backend, Checkpoints
 from bitzones.schema.errors import ArgumentError, ModelError
 from bitzones.schema.formats import Format
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import torch
 
 from bitzones.backends import registry
+from bitzones.backends.backend_protocol import Backend, Packed, Weight
 from bitzones.backends.integers import Rounded
-from bitzones.backends.protocol import Backend, Packed, Weight
 from bitzones.schema.performance_cells import KernelKind
 
 __all__ = [

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from bitzones.backends import quantizing, registry
+from bitzones.backends.backend_protocol import Packed
 from bitzones.backends.linear import is_quantizable
-from bitzones.backends.protocol import Packed
 from bitzones.data import sequences
 from bitzones.deploy import verify
 from bitzones.deploy.export_request import ExportRequest

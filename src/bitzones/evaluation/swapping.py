@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from bitzones.backends.protocol import Weight
+from bitzones.backends.backend_protocol import Weight
 from bitzones.backends.weights import values as values_of
 
 __all__ = ["swapped"]

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedModel
 
+from bitzones.backends.backend_protocol import Packed
 from bitzones.backends.linear import is_quantizable
-from bitzones.backends.protocol import Packed
 from bitzones.backends.quantizing import expected_bytes
 from bitzones.backends.weights import stored_bytes
 from bitzones.models import decoder_list

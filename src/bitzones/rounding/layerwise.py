@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.backends import registry
-from bitzones.backends.protocol import Packed
+from bitzones.backends.backend_protocol import Packed
 from bitzones.backends.quantizing import group_size, quantized_alone
 from bitzones.data.sequences import Batch
 from bitzones.evaluation.swapping import swapped

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from bitzones.allocation.baselines import Baseline
-from bitzones.backends.protocol import Weight
+from bitzones.backends.backend_protocol import Weight
 from bitzones.data import sequences
 from bitzones.data.sequences import SequenceSet
 from bitzones.devices import oom_retry

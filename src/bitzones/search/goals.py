@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from bitzones.allocation.knapsack import Menu, budget_bytes, solve
 from bitzones.allocation.time_cost import budget_ns, timed_menu
-from bitzones.backends.protocol import Staying
+from bitzones.backends.backend_protocol import Staying
 from bitzones.backends.quantizing import expected_bytes
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated

@@ -10,7 +10,7 @@ import numpy as np
 from bitzones.allocation import baselines
 from bitzones.allocation.baselines import Baseline
 from bitzones.allocation.knapsack import budget_bytes, solve
-from bitzones.backends.protocol import Weight
+from bitzones.backends.backend_protocol import Weight
 from bitzones.data.sequences import SequenceSet
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated

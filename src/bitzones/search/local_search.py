@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu, menu_of, solve
 from bitzones.allocation.time_cost import timed_menu
-from bitzones.backends.protocol import Weight
+from bitzones.backends.backend_protocol import Weight
 from bitzones.data.sequences import Batch
 from bitzones.models import structure
 from bitzones.schema.index import index_of

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.backends.protocol import Weight
+from bitzones.backends.backend_protocol import Weight
 from bitzones.backends.weights import values as values_of
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import check_finite, logits_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bitzones.backends.protocol import Packed, Weight
+from bitzones.backends.backend_protocol import Packed, Weight
 from bitzones.backends.weights import values as values_of
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import as_log_probabilities, kl_nats, log_probabilities, logits_of

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bitzones.backends import quantizing
-from bitzones.backends.protocol import Packed, Staying
+from bitzones.backends.backend_protocol import Packed, Staying
 from bitzones.backends.weights import packed_weights
 from bitzones.data.sequences import Batch
 from bitzones.devices import device as devices

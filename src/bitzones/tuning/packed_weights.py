@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from bitzones.backends import registry
+from bitzones.backends.backend_protocol import Packed, Weight
 from bitzones.backends.integers import Rounded
-from bitzones.backends.protocol import Packed, Weight
 from bitzones.backends.weights import values
 from bitzones.schema.formats import Format
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bitzones.backends.protocol import Packed
+from bitzones.backends.backend_protocol import Packed
 from bitzones.schema.errors import OutputError, PlanError
 from bitzones.schema.files import beside, write_text
 from bitzones.schema.profile_sections import Tuning

@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from bitzones.backends import protocol
+from bitzones.backends import backend_protocol
 from bitzones.backends.affine_weight import AffineWeight
 from bitzones.backends.dequantized import Dequantized
 from bitzones.backends.integers import Rounded
@@ -27,7 +27,7 @@ def _group(format_: Format) -> int:
 
 
 class Mlx(Dequantized):
-    """The backend; see `bitzones.backends.protocol.Backend` for every method."""
+    """The backend; see `bitzones.backends.backend_protocol.Backend` for every method."""
 
     name = "mlx"
 
@@ -64,5 +64,5 @@ class Mlx(Dequantized):
         return AffineWeight.of(rounded, format_.plain, format_.bits)
 
 
-MLX: protocol.Backend = Mlx()
+MLX: backend_protocol.Backend = Mlx()
 """The backend, as `bitzones.backends.registry` finds it."""

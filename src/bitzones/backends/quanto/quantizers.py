@@ -69,7 +69,7 @@ def packed_alone(weight: torch.Tensor, format_: Format) -> Packed:
 
 
 def cast_module(module: torch.nn.Module, dtype: torch.dtype, device_type: str | None) -> None:
-    """Make a frozen module compute in ``dtype``, in place; its integers stay. See `bitzones.backends.protocol.Backend.cast`."""
+    """Make a frozen module compute in ``dtype``, in place; its integers stay. See `bitzones.backends.backend_protocol.Backend.cast`."""
     if not (isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor)):
         return
     weight = module.weight.data

@@ -10,9 +10,9 @@ from optimum import quanto
 from optimum.quanto.nn import QModuleMixin
 from transformers import PreTrainedModel
 
-from bitzones.backends import protocol
+from bitzones.backends import backend_protocol
+from bitzones.backends.backend_protocol import Notify, Staying, silent
 from bitzones.backends.integers import Rounded
-from bitzones.backends.protocol import Notify, Staying, silent
 from bitzones.backends.quanto import extensions, kernels, packing, quantizers, saving, supported
 from bitzones.backends.quanto.quanto_weight import QuantoWeight
 from bitzones.schema.formats import Format
@@ -40,7 +40,7 @@ class Quanto:
     """The backend."""
 
     name = "quanto"
-    checkpoints: protocol.Checkpoints | None = _Checkpoints()
+    checkpoints: backend_protocol.Checkpoints | None = _Checkpoints()
     unpacking_kernels = kernels.UNPACKING
 
     def check(self, format_: Format) -> None:
@@ -70,7 +70,7 @@ class Quanto:
         whole = groups == 1 and self.group_size(format_, columns) is None
         return QuantoWeight(packing.pack(rounded, format_.bits, None if whole else columns // groups))
 
-    def install(self, model: torch.nn.Module, formats: Mapping[str, Format], ready: Mapping[str, protocol.Packed]) -> None:
+    def install(self, model: torch.nn.Module, formats: Mapping[str, Format], ready: Mapping[str, backend_protocol.Packed]) -> None:
         own = {name: weight.tensor for name, weight in ready.items() if isinstance(weight, QuantoWeight)}
         quantizers.install(model, formats, own)
 
@@ -99,5 +99,5 @@ class Quanto:
         return extensions.build()
 
 
-QUANTO: protocol.Backend = Quanto()
+QUANTO: backend_protocol.Backend = Quanto()
 """The backend, as `bitzones.backends.registry` finds it."""

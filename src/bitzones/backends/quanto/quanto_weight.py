@@ -1,4 +1,4 @@
-"""A weight of quanto's as the rooms know one (`bitzones.backends.protocol.Packed`)."""
+"""A weight of quanto's as the rooms know one (`bitzones.backends.backend_protocol.Packed`)."""
 
 from __future__ import annotations
 
