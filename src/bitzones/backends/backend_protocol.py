@@ -132,13 +132,12 @@ class Backend(Protocol):
     ) -> Staying:
         """Which of (module, format) cannot be, and why: a shape that the format does not take, or that no kernel here supports."""
 
-    def quantize(self, weight: torch.Tensor, format_: Format, importance: torch.Tensor | None = None) -> Packed:
+    def quantize(self, weight: torch.Tensor, format_: Format) -> Packed:
         """One weight, rounded by the backend itself, on the weight's device.
 
         Args:
             weight: shape (rows, columns), in the dtype that scales are stored in.
             format_: not one whose integers are given (``gptq``).
-            importance: mean square of each input feature, shape (columns,), for ``imatrix``.
         """
 
     def pack(self, rounded: Rounded, format_: Format) -> Packed:

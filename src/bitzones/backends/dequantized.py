@@ -45,7 +45,7 @@ class Dequantized:
     checkpoints: Checkpoints | None = None
     unpacking_kernels: frozenset[str] = frozenset()
 
-    def quantize(self, weight: torch.Tensor, format_: Format, importance: torch.Tensor | None = None) -> Packed:
+    def quantize(self, weight: torch.Tensor, format_: Format) -> Packed:
         """One weight, rounded by the backend itself."""
         raise NotImplementedError
 

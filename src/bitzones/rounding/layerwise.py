@@ -1,4 +1,4 @@
-"""Calibrated formats: integers, or scales, chosen on the calibration set and stored as the backend stores its own.
+"""Calibrated formats: integers chosen on the calibration set and stored as the backend stores its own.
 
 `separately` rounds every module on the activations of the unchanged model, as a sensitivity requires: only that unit is changed.
 `in_sequence` rounds a whole assignment layer by layer, on the activations of the layers rounded so far, so that later layers compensate
@@ -143,20 +143,14 @@ def _round(
     found: dict[tuple[str, str], Packed] = {}
     for size, alike in _by_group(pairs, width).items():
         found |= zip(alike, _fed_back(model, alike, moment, size, dtype, damping), strict=True)
-    importance = moment.total.diagonal() / tokens
-    for name, format_ in pairs:
-        if (name, format_) not in found:
-            weight = model.get_parameter(f"{name}.weight").detach().to(dtype)
-            found[name, format_] = registry.of(format_).quantize(weight, Format.of(format_), importance.to(weight.device))
     return [(found[pair], None) for pair in pairs]
 
 
 def _by_group(pairs: Sequence[tuple[str, str]], width: int) -> dict[int, list[tuple[str, str]]]:
-    """Columns that share a scale -> the pairs whose integers are chosen here, by GPTQ; rows of different bits are rounded together."""
+    """Columns that share a scale -> pairs; their rows are rounded together, also where their bits differ."""
     found: dict[int, list[tuple[str, str]]] = {}
     for name, format_ in pairs:
-        if Format.of(format_).method == "gptq":
-            found.setdefault(group_size(format_, width) or width, []).append((name, format_))
+        found.setdefault(group_size(format_, width) or width, []).append((name, format_))
     return found
 
 

@@ -1,6 +1,6 @@
 """A format: how a weight is stored. Names are parsed here and nowhere else.
 
-A name is ``backend:width`` or ``backend:width:method``, such as ``mlx:3g64`` or ``gguf:Q4_K:imatrix``. quanto's have short names:
+A name is ``backend:width`` or ``backend:width:method``, such as ``mlx:3g64`` or ``mlx:3g64:gptq``. quanto's have short names:
 ``quanto:4:gptq`` is ``qint4:gptq``. This module knows how names are built; what a backend offers is known to the backend
 (`bitzones.backends`), so a run file can be read wherever it was made.
 """
@@ -26,10 +26,10 @@ _NAMED = re.compile(r"(?P<backend>[a-z][a-z0-9-]{0,31}):(?P<width>[A-Za-z]{0,8}(
 
 _ALLOWED = (
     "not a format; allowed: qint8, qint4, qint2, and qint4 or qint2 with :max, :hqq or :gptq, as in qint2:hqq; "
-    "of another backend backend:width, as in mlx:4g64 or gguf:Q4_0"
+    "of another backend backend:width, as in mlx:4g64"
 )
 
-_CALIBRATED = {"gptq", "imatrix"}
+_CALIBRATED = {"gptq"}
 """Methods that take a calibration set."""
 
 
@@ -38,13 +38,13 @@ class Format:
     """How a weight is stored: by which backend, in which width, with scales (and integers) chosen by which method.
 
     Methods: ``dense`` is the reference's own dtype; ``absmax`` a scale per row; ``max`` quanto's default for groups; ``hqq`` scales and
-    shifts by half-quadratic splitting (Badri & Shaji 2023); ``gptq`` integers too, on the calibration set (arXiv:2210.17323); ``imatrix``
-    scales by errors weighted with the mean square of each input on the calibration set; empty is the backend's own.
+    shifts by half-quadratic splitting (Badri & Shaji 2023); ``gptq`` integers too, on the calibration set (arXiv:2210.17323); empty is
+    the backend's own.
     """
 
     backend: str
     width: str
-    """In the backend's words: ``4``, ``3g64``, ``Q4_K``; of the reference ``bf16``, ``f16`` or ``f32``."""
+    """In the backend's words: ``4``, ``3g64``; of the reference ``bf16``, ``f16`` or ``f32``."""
     bits: int
     """Of an integer, without scales: the first number of the width."""
     method: str = ""
@@ -58,8 +58,8 @@ class Format:
 
         >>> Format.of("qint2:gptq")
         Format(backend='quanto', width='2', bits=2, method='gptq')
-        >>> Format.of("mlx:3g64").bits, Format.of("gguf:IQ4_XS:imatrix").stock.name
-        (3, 'gguf:IQ4_XS')
+        >>> Format.of("mlx:3g64").bits, Format.of("mlx:3g64:gptq").stock.name
+        (3, 'mlx:3g64')
         >>> Format.of("bf16").name, Format.of("qint4:max").name, Format.of("quanto:4").name
         ('bf16', 'qint4', 'qint4')
         """
@@ -78,8 +78,8 @@ class Format:
     def plain(self) -> str:
         """The name without a method, which is all that packed tensors tell.
 
-        >>> Format.of("qint2:gptq").plain, Format.of("gguf:Q4_K:imatrix").plain
-        ('qint2', 'gguf:Q4_K')
+        >>> Format.of("qint2:gptq").plain, Format.of("mlx:3g64:gptq").plain
+        ('qint2', 'mlx:3g64')
         """
         return Format(self.backend, self.width, self.bits).name
 

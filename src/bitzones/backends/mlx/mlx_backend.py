@@ -55,7 +55,7 @@ class Mlx(Dequantized):
         nearest = f"the nearest format that fits is mlx:{format_.bits}g{fits}" if fits else "no format of mlx fits"
         return f"its weight is {rows} x {columns}, and {columns} input features make no whole groups of {group}; {nearest}"
 
-    def quantize(self, weight: torch.Tensor, format_: Format, importance: torch.Tensor | None = None) -> AffineWeight:
+    def quantize(self, weight: torch.Tensor, format_: Format) -> AffineWeight:
         """As ``mx.quantize``."""
         return self.pack(round_rows(weight, format_.bits, _group(format_)), format_)
 

@@ -62,7 +62,7 @@ class Quanto:
     ) -> Staying:
         return supported.staying(model, wanted, compute_dtype, device, notify)
 
-    def quantize(self, weight: torch.Tensor, format_: Format, importance: torch.Tensor | None = None) -> QuantoWeight:
+    def quantize(self, weight: torch.Tensor, format_: Format) -> QuantoWeight:
         return QuantoWeight(quantizers.packed_alone(weight, format_))
 
     def pack(self, rounded: Rounded, format_: Format) -> QuantoWeight:
