@@ -14,8 +14,8 @@ from pydantic import TypeAdapter
 
 import bitzones
 from bitzones.duets.decide_cells import Plan, Timed, by_variant, decide
+from bitzones.duets.line_protocol import TimedCell, Way
 from bitzones.duets.pair import Limits, Pair
-from bitzones.duets.protocol import TimedCell, Way
 from bitzones.duets.quiet_cores import quiet_cores
 from bitzones.duets.sides import Cores, Side
 from bitzones.duets.watch import DuetWatch
