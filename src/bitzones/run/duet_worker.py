@@ -1,4 +1,4 @@
-"""One side of a duet: loads a model in its own environment and times a call of it whenever the driver asks (`bitzones.duets.line_protocol`).
+"""One side of a duet: loads a model in its own environment and times a call of it when it is asked (`bitzones.duets.line_protocol`).
 
 Answers leave by the standard output that the process was started with; whatever libraries print goes to standard error.
 """
