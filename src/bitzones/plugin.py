@@ -22,6 +22,7 @@ from bitzones.schema.errors import BitzonesError, MeasureError
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from bitzones.duets.driver import Playing
     from bitzones.run.answer import AnalyzedRun
     from bitzones.run.journal import Journal
     from bitzones.run.recorder import Recorder
@@ -183,6 +184,22 @@ def bitzones_cell(benchmark: BenchmarkFixture, pytestconfig: pytest.Config) -> C
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def bitzones_duet(pytestconfig: pytest.Config) -> Iterator[Playing]:
+    """The environment of ``--bitzones-duet`` and this one, alive (`bitzones.duets.driver.Playing`)."""
+    from bitzones.duets import driver, sides, watch
+
+    chosen, say = activation.measuring(pytestconfig), _notify(pytestconfig)
+    settings = driver.DuetSettings(gate=chosen.gate, seed=chosen.seed, checks=False, select=" latency ")
+    with ExitStack() as alive:
+        try:
+            both = sides.side(pytestconfig.getoption("bitzones_duet"), "OLD", say), sides.side(sides.THIS, "NEW", say)
+            played = alive.enter_context(driver.playing(both, chosen, settings, watch.DuetWatch(say=say)))
+        except BitzonesError as error:
+            pytest.exit(f"bitzones: {error}", returncode=2)
+        yield played
 
 
 @pytest.fixture(scope="session")

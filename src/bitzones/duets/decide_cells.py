@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
+from bitzones.duets.line_protocol import TimedCell
 from bitzones.duets.pair import Pair, Quadruple, as_record
-from bitzones.duets.protocol import TimedCell
 from bitzones.duets.watch import DuetWatch
 from bitzones.regression.duet_verdicts import ratio_of, sequence
 from bitzones.schema.cells import FailedCell

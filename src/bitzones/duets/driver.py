@@ -14,20 +14,20 @@ from pydantic import TypeAdapter
 
 import bitzones
 from bitzones.duets.decide_cells import Plan, Timed, by_variant, decide
+from bitzones.duets.line_protocol import TimedCell, Way
 from bitzones.duets.pair import Limits, Pair
-from bitzones.duets.protocol import TimedCell, Way
 from bitzones.duets.quiet_cores import quiet_cores
 from bitzones.duets.sides import Cores, Side
 from bitzones.duets.watch import DuetWatch
 from bitzones.schema.cells import Cell, FailedCell
 from bitzones.schema.duet_cells import DuetCell
 from bitzones.schema.duet_record import DuetFile, DuetSide
-from bitzones.schema.errors import DuetError, MeasureError
+from bitzones.schema.errors import DuetError, MeasureError, NotMeasuredError
 from bitzones.schema.profile import Profile
 from bitzones.schema.profile_sections import Gate
 from bitzones.schema.run_record import Run
 
-__all__ = ["DuetSettings", "play"]
+__all__ = ["DuetSettings", "Playing", "play", "playing"]
 
 CELLS: TypeAdapter[tuple[Cell, ...]] = TypeAdapter(tuple[Cell, ...])
 
@@ -49,7 +49,7 @@ class DuetSettings:
         threads: that each side computes with, on as many cores, which both share.
         seed: of the order of the rounds.
         checks: whether accuracy, divergence and memory are measured besides times.
-        select: part of the name of the cells that are timed; all of them where it is empty.
+        select: part of the names of the cells that are timed, spaces around them included; all of them where it is empty.
         in_turn: whether memory holds one model at a time.
         limits: how long an answer may take.
     """
@@ -188,7 +188,7 @@ def _introduced(pair: Pair, profile: Profile, settings: DuetSettings) -> _Known:
     if hashes[0] != hashes[1]:
         told = f"OLD has the weights {str(hashes[0])[:12]} and NEW {str(hashes[1])[:12]} (sha256)"
         raise DuetError(f"both sides must load one model, and {told}")
-    chosen = [cell for cell in dict.fromkeys([*new_cells, *old_cells]) if settings.select in str(cell.key)]
+    chosen = [cell for cell in dict.fromkeys([*new_cells, *old_cells]) if settings.select in f" {cell.key} "]
     if not chosen:
         raise DuetError(f"no cell is named like {settings.select!r}; there are {', '.join(str(cell.key) for cell in new_cells)}")
     both = tuple(cell for cell in chosen if cell in old_cells and cell in new_cells)
@@ -204,23 +204,6 @@ def _file(sides: tuple[Side, Side], known: _Known, found: _Found, settings: Duet
         DuetSide(spec=side.spec, source="given" if source == "given" else "own", run=run, cells=cells)
         for side, source, run, cells in zip(sides, known.sources, known.runs, found.checked, strict=True)
     )
-    again, control = ({item.cell: item.record for item in items} for items in (found.again, found.control))
-    cells = tuple(
-        DuetCell(
-            variant=item.cell.variant,
-            of=item.cell.kind,
-            detail=item.cell.detail,
-            calls=item.calls,
-            family=max(1, len(known.cells)),
-            limit_s=settings.cell_limit_s,
-            took_s=item.took_s,
-            first=item.record,
-            again=again.get(item.cell),
-            control=control.get(item.cell),
-            against=old.releases,
-        )
-        for item in found.first
-    )
     return DuetFile(
         bitzones=bitzones.__version__,
         measured_at=datetime.now(UTC).isoformat(),
@@ -234,7 +217,70 @@ def _file(sides: tuple[Side, Side], known: _Known, found: _Found, settings: Duet
         cores=cores.numbers,
         in_turn=settings.in_turn,
         aa=sides[0] is sides[1],
-        cells=cells,
+        cells=_duet_cells(known, found, settings),
         failed=tuple(found.failed),
         stopped=found.stopped,
     )
+
+
+def _duet_cells(known: _Known, found: _Found, settings: DuetSettings) -> tuple[DuetCell, ...]:
+    again, control = ({item.cell: item.record for item in items} for items in (found.again, found.control))
+    return tuple(
+        DuetCell(
+            variant=item.cell.variant,
+            of=item.cell.kind,
+            detail=item.cell.detail,
+            calls=item.calls,
+            family=max(1, len(known.cells)),
+            limit_s=settings.cell_limit_s,
+            took_s=item.took_s,
+            first=item.record,
+            again=again.get(item.cell),
+            control=control.get(item.cell),
+            against=known.runs[0].releases,
+        )
+        for item in found.first
+    )
+
+
+class Playing:
+    """Two sides that stay alive, and are asked for one cell at a time: a test that is a cell does so."""
+
+    def __init__(self, stage: _Stage, pair: Pair, sides: tuple[Side, Side]) -> None:
+        self._stage, self._pair, self._sides = stage, pair, sides
+        self._known = _introduced(pair, stage.profile, stage.settings)
+
+    def latency(self, variant: str, detail: str) -> DuetCell:
+        """One latency cell, measured until it is decided; a change again, by new processes.
+
+        Raises:
+            NotMeasuredError: a side has no such cell, or cannot time it.
+            MeasureError: a side fails to.
+            DuetError: a side crashed or hung.
+        """
+        wanted, found = TimedCell(kind="latency", variant=variant, detail=detail), _Found()
+        plan = self._stage.plan(self._known)
+        if wanted in self._known.cells:
+            decide(self._pair, [wanted], plan, self._stage.watch, found.first, found.failed)
+        else:
+            found.failed += [cell for cell in self._known.missing if cell.key == wanted.key]
+        if not found.first:
+            failed = found.failed[0] if found.failed else None
+            reason = failed.reason if failed else f"neither side has a cell {wanted.key}"
+            raise MeasureError(reason) if failed and failed.status == "failed" else NotMeasuredError(reason)
+        self._stage.repeat(self._sides, self._known, plan, found)
+        return _duet_cells(self._known, found, self._stage.settings)[0]
+
+
+@contextmanager
+def playing(sides: tuple[Side, Side], profile: Profile, settings: DuetSettings, watch: DuetWatch) -> Iterator[Playing]:
+    """Both sides, loaded; ended with the block.
+
+    Raises:
+        DuetError: as `play`.
+        MeasureError: as `play`.
+    """
+    with tempfile.TemporaryDirectory(prefix="bitzones-duet-") as place:
+        stage = _Stage(profile, settings, watch, Cores(quiet_cores(settings.threads), settings.threads), Path(place))
+        with stage.pair(sides, ("OLD", "NEW")) as pair:
+            yield Playing(stage, pair, sides)

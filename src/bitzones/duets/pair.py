@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bitzones.duets.protocol import PROTOCOL, TimedCell, Way
+from bitzones.duets.line_protocol import PROTOCOL, TimedCell, Way
 from bitzones.duets.side_process import SideProcess
 from bitzones.duets.sides import Cores, Side
 from bitzones.schema.duet_cells import Quadruples

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bitzones.devices import device as devices
-from bitzones.duets.protocol import TimedCell
+from bitzones.duets.line_protocol import TimedCell
 from bitzones.models import text_config
 from bitzones.run.call_clock import Called, timed_call
 from bitzones.run.release import CPU, ReleaseVariant, release_bench, run_of

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 __all__ = ["in_order", "is_cell", "mark", "parametrize"]
 
-CELL_FIXTURES = frozenset({"bitzones_session", "bitzones_cell"})
+CELL_FIXTURES = frozenset({"bitzones_session", "bitzones_cell", "bitzones_duet"})
 """A test that uses one of these is a cell: it is parametrized by the profile and sorted into the run's order."""
 
-VARIANTS = ("variant", "answering", "quantized", "compared")
+VARIANTS = ("variant", "answering", "quantized", "compared", "dueling")
 """Arguments that hold a variant's ID."""
 
 NONE = "none"
@@ -44,7 +44,8 @@ def mark(item: pytest.Item) -> None:
 def parametrize(metafunc: pytest.Metafunc, chosen: Profile) -> None:
     """Parametrize a cell's arguments with the profile's values, except those that the test parametrizes itself."""
     own = {name for item in metafunc.definition.iter_markers("parametrize") for name in _argument_names(item)}
-    for name, values in _parameters(chosen).items():  # in this order, so that IDs start with the variant: w4-science_mini
+    dueling = metafunc.config.getoption("bitzones_duet", None) is not None
+    for name, values in _parameters(chosen, dueling=dueling).items():  # in this order, so that IDs start with the variant: w4-science_mini
         if name in metafunc.fixturenames and name not in own:
             metafunc.parametrize(name, values or [NONE])
 
@@ -54,7 +55,7 @@ def _argument_names(item: pytest.Mark) -> list[str]:
     return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
 
 
-def _parameters(chosen: Profile) -> dict[str, Sequence[str]]:
+def _parameters(chosen: Profile, *, dueling: bool) -> dict[str, Sequence[str]]:
     """Argument of a cell -> its values."""
     from bitzones.schema import profile
 
@@ -65,6 +66,7 @@ def _parameters(chosen: Profile) -> dict[str, Sequence[str]]:
         "quantized": [*variants[1:], profile.PLAN],
         "compared": [*variants[1:], profile.PLAN, *tuned, *chosen.plans.as_variants],
         "tuned": tuned,
+        "dueling": variants if dueling else [],
         "domain": [domain.name for domain in chosen.domains],
         "task": [task.name for task in chosen.tasks],
         "timing": list(chosen.latency.timings()),

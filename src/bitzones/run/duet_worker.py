@@ -1,4 +1,4 @@
-"""One side of a duet: loads a model in its own environment and times a call of it whenever the driver asks (`bitzones.duets.protocol`).
+"""One side of a duet: loads a model in its own environment and times a call of it when it is asked (`bitzones.duets.line_protocol`).
 
 Answers leave by the standard output that the process was started with; whatever libraries print goes to standard error.
 """
@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
 import bitzones
-from bitzones.duets.protocol import PROTOCOL, TimedCell, Way
+from bitzones.duets.line_protocol import PROTOCOL, TimedCell, Way
 from bitzones.run.attempts import reason_of
 from bitzones.run.call_clock import Called
 from bitzones.schema.cells import Cell

@@ -9,7 +9,16 @@ import pytest
 
 __all__ = ["ACTIVATING", "add"]
 
-ACTIVATING = ("bitzones", "bitzones_profile", "bitzones_data", "bitzones_limit", "bitzones_journal", "bitzones_resume", "bitzones_run")
+ACTIVATING = (
+    "bitzones",
+    "bitzones_profile",
+    "bitzones_data",
+    "bitzones_limit",
+    "bitzones_journal",
+    "bitzones_resume",
+    "bitzones_run",
+    "bitzones_duet",
+)
 """Any of these activates the plugin."""
 
 
@@ -33,6 +42,12 @@ def add(parser: pytest.Parser) -> None:
     group.addoption("--bitzones-limit", metavar="N", type=_items, default=None, help="items per task, instead of the profile's limits")
     group.addoption("--bitzones-journal", metavar="FILE", type=Path, default=None, help="append every finished cell to this file")
     group.addoption("--bitzones-resume", action="store_true", help="take finished cells from --bitzones-journal")
+    group.addoption(
+        "--bitzones-duet",
+        metavar="OLD",
+        default=None,
+        help="time every latency cell against this environment too, as 'bitzones duet OLD this' does",
+    )
     group.addoption(
         "--bitzones-run",
         metavar="RUN.json",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from bitzones.duets.protocol import TimedCell
+from bitzones.duets.line_protocol import TimedCell
 from bitzones.evaluation import accuracy, kl
 from bitzones.profiling import gemm_latency, latency, memory
 from bitzones.run.attempts import attempted
