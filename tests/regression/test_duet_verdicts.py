@@ -55,6 +55,12 @@ def test_a_side_that_differs_from_itself_proves_nothing() -> None:
     assert (found.word, found.reason) == ("inconclusive", "the new side is worse than itself")
 
 
+def test_a_change_without_its_control_does_not_stand() -> None:
+    """As where the user interrupts before the last step."""
+    found = verdict_of(make_duet.cell(1.10, control=None), TOLERANCE)
+    assert (found.word, found.control, found.reason) == ("inconclusive", None, "the new side was not measured against itself")
+
+
 def test_the_error_is_shared_among_the_cells() -> None:
     alone, among = (verdict_of(make_duet.cell(1.0, family=family), TOLERANCE).ratio for family in (1, 100))
     assert alone.low is not None

@@ -88,10 +88,13 @@ def verdict_of(cell: DuetCell, tolerance: float) -> DuetVerdict:
         if found.word in {"worse", "better"}:
             return _doubted(found, "seen once; new processes did not get to repeat it")
         return found
-    again, itself = sequence(cell.again, cell.family), control(cell.control or Quadruples(), cell.family, tolerance)
+    again = sequence(cell.again, cell.family)
+    itself = None if cell.control is None else control(cell.control, cell.family, tolerance)
     found = DuetVerdict(found.word, found.ratio, found.n, ratio_of(again), itself)
     if (repeated := again.word(margin)) != found.word:
         return _doubted(found, f"new processes did not repeat it: {repeated}")
+    if itself is None:
+        return _doubted(found, "the new side was not measured against itself")
     if itself.word in {"worse", "better"}:
         return _doubted(found, f"the new side is {itself.word} than itself")
     return found
