@@ -241,7 +241,7 @@ def test_no_table_leaves_a_record_in_a_cell(big: bitzones.Analysis) -> None:
 def test_a_wrong_table_is_refused_with_a_suggestion(golden: bitzones.Analysis, wrong: str, near: str) -> None:
     with pytest.raises(bitzones.ArgumentError) as caught:
         golden.to_dataframe(wrong)
-    assert str(caught.value).startswith(f"there is no table '{wrong}'. Did you mean '{near}'? Tables: accuracy, likelihood, ")
+    assert str(caught.value).startswith(f"there is no table '{wrong}'. Did you mean '{near}'? Tables: accuracy, perplexity, likelihood, ")
     with pytest.raises(bitzones.ArgumentError, match=r"^there is no table '\?'\. Tables: accuracy"):
         golden.to_dataframe("?")
 
