@@ -93,11 +93,11 @@ class Trial:
 
 
 def slowed_checkout(folder: Path, share: float) -> Path:
-    """A copy of this checkout's package whose timed calls take ``share`` longer."""
+    """A copy of this checkout's package whose timed calls take ``share`` longer; with 0 a copy in which nothing is changed."""
     place = folder / f"slower-{share:g}-source"
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(ROOT / "src" / "bitzones", place / "src" / "bitzones", ignore=shutil.ignore_patterns("__pycache__"))
-    for name, edit in EDITS.items():
+    for name, edit in EDITS.items() if share else ():
         module = place / "src" / "bitzones" / "profiling" / name
         module.write_text(module.read_text(encoding="utf-8") + SLOWER.format(share=share) + edit, encoding="utf-8")
     return place
@@ -122,10 +122,10 @@ def trials(shares: list[float], duets: int) -> list[Trial]:
     return [Trial(share, bool(number % 2), number) for number in range(duets) for share in shares]
 
 
-def record(trial: Trial, source: Path, folder: Path, minutes: float) -> None:
+def record(trial: Trial, baseline: Path, source: Path, folder: Path, minutes: float) -> None:
     with load(trial.loaded):
         found = bitzones.duet(
-            "this", source, select=CELL, checks=False, seed=trial.number, cell_limit_s=60 * minutes, watch=DuetWatch(say=print)
+            baseline, source, select=CELL, checks=False, seed=trial.number, cell_limit_s=60 * minutes, watch=DuetWatch(say=print)
         )
     place = trial.place(folder)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -200,10 +200,11 @@ def main() -> None:
         raise SystemExit(f"{given.output} is not empty: give --resume, or another folder")
     given.output.mkdir(parents=True, exist_ok=True)
     sources = {share: slowed_checkout(given.output, share) for share in shares}
+    baseline = slowed_checkout(given.output / "baseline", 0.0)
     for trial in trials(shares, given.duets):
         if not trial.place(given.output).is_file():
             print(f"{trial.slower:.0%} slower, {'loaded' if trial.loaded else 'quiet'}, {trial.number + 1} of {given.duets}", flush=True)
-            record(trial, sources[trial.slower], given.output, given.minutes)
+            record(trial, baseline, sources[trial.slower], given.output, given.minutes)
     say(given.output, shares, given.duets)
 
 
