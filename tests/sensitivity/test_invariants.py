@@ -9,7 +9,7 @@ import odd_models
 import pytest
 import tiny_models
 import torch
-from transformers import BertConfig, BertLMHeadModel, BlenderbotConfig, BlenderbotForCausalLM, LlamaForCausalLM
+from transformers import BertConfig, BertLMHeadModel, BlenderbotConfig, BlenderbotForCausalLM, DynamicCache, LlamaForCausalLM
 
 from bitzones.models.units import model_units
 from bitzones.schema.errors import ModelError
@@ -89,7 +89,7 @@ def test_a_cache_of_too_few_layers_is_refused() -> None:
 
 
 def test_a_step_that_forgets_what_came_before_is_refused(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(invariants.kv_cache, "of_output", lambda out: None)
+    monkeypatch.setattr(invariants.kv_cache, "of_output", lambda out: DynamicCache(config=model.config))
     said = refused(invariants.check_cache, model)
     assert "decoding on its key-value cache: logits differ by up to " in said
 

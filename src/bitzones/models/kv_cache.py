@@ -90,7 +90,10 @@ def static(model: PreTrainedModel, positions: int) -> Static:
 
 @torch.no_grad()
 def growing_refusal(model: PreTrainedModel) -> str | None:
-    """Why the model cannot be decoded on the cache that it makes itself; None if it can, and if it makes none."""
+    """Why the model cannot be decoded on the cache that it makes itself; None if it can, and if it hands out none.
+
+    RecurrentGemma takes a cache and returns none: it keeps its state in its modules.
+    """
     if name_of(model) is None:
         return None
     return _refusal(model, lambda: _steps(model, None), lambda: _whole(model), "without a cache", FORGOTTEN)
@@ -98,14 +101,14 @@ def growing_refusal(model: PreTrainedModel) -> str | None:
 
 @torch.no_grad()
 def _static_refusal(model: PreTrainedModel) -> str | None:
-    def fixed() -> torch.Tensor:
+    def fixed() -> torch.Tensor | None:
         return _steps(model, StaticCache(config=model.config, max_cache_len=PROBED + 2))
 
     return _refusal(model, fixed, lambda: _steps(model, None), "on a growing cache", LEAST_APART)
 
 
 def _refusal(
-    model: PreTrainedModel, tried: Callable[[], torch.Tensor], trusted: Callable[[], torch.Tensor], where: str, bound: float
+    model: PreTrainedModel, tried: Callable[[], torch.Tensor | None], trusted: Callable[[], torch.Tensor | None], where: str, bound: float
 ) -> str | None:
     """Why a cache is not taken, from a short prompt and a step after it: an error, or logits that are not the trusted ones."""
     try:
@@ -114,19 +117,22 @@ def _refusal(
         if devices.is_out_of_memory(error):
             raise
         return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-    expected = trusted()
+    if found is None or (expected := trusted()) is None:
+        return None
     apart, scale = float((found - expected).abs().max()), float(expected.abs().max())
     if apart <= max(bound, NOISE * torch.finfo(model.dtype).eps) * scale or not (math.isfinite(apart) and math.isfinite(scale)):
         return None
     return f"logits differ by up to {apart:.2g} from those {where}"
 
 
-def _steps(model: PreTrainedModel, cache: StaticCache | None) -> torch.Tensor:
-    """Logits of the last token of a prompt, and of one token after it, float32 of shape (2, 1, vocabulary)."""
+def _steps(model: PreTrainedModel, cache: StaticCache | None) -> torch.Tensor | None:
+    """Logits of the last token of a prompt, and of one token after it, float32 of shape (2, 1, vocabulary); None without a cache."""
     forget(model)
     ids = _probe(model)
     first = model(input_ids=ids[:, :PROBED], use_cache=True, **(as_argument(model, cache) if cache is not None else {}))
-    then = model(input_ids=ids[:, PROBED:], use_cache=True, **as_argument(model, of_output(first)))
+    if (kept := of_output(first)) is None:
+        return None
+    then = model(input_ids=ids[:, PROBED:], use_cache=True, **as_argument(model, kept))
     return torch.stack([first.logits[:, -1], then.logits[:, -1]]).float()
 
 
