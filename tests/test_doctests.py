@@ -30,7 +30,7 @@ NEEDED = {
 }
 """Modules that import a package of an extra, which need not be installed."""
 GOLDEN = Path(__file__).parent / "golden"
-RUNNING = ("apply", "export", "verify_export", "measure_export", "measure_plan")
+RUNNING = ("apply", "tune", "export", "verify_export", "measure_export", "measure_plan")
 """Functions of the API that run a model."""
 SETUP = """
 from bitzones import analyze, compare
