@@ -8,7 +8,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -140,8 +140,18 @@ def load(
     if twice := [item for item, count in Counter(item.id for item in items).items() if count > 1]:
         raise TaskError(f"task {name!r}: {opened.source.where} has the id {twice[0]!r} twice; ids tell items apart when runs are compared")
     shots = _shots(name, path, fewshot, {item.prompt for item in items})
-    kept = TaskSet(name, opened.version, opened.schema.kind, tuple(items), dropped, opened.source.origin, shots, chat_template, path=path)
-    return replace(kept, reasoning_tokens=reasoning_tokens)
+    return TaskSet(
+        name,
+        opened.version,
+        opened.schema.kind,
+        tuple(items),
+        dropped,
+        opened.source.origin,
+        shots,
+        chat_template,
+        path=path,
+        reasoning_tokens=reasoning_tokens,
+    )
 
 
 def of_profile(chosen: Profile) -> dict[str, ScoredTask]:
