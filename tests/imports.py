@@ -42,6 +42,8 @@ ROOMS = (
     Room("duets", "two live environments that measure in turn, and their driver"),
     Room("report", "words, tables, charts, pages"),
     Room("deploy", "a plan into a checkpoint of an engine", measures=True),
+    Room("serve", "bundles of plans in memory, routing, the HTTP server", measures=True),
+    Room("monitor", "a served model against its run, over time"),
     Room("run", "session, journal, runner, pytest plugin", measures=True),
     Room("api", "the public functions, loaded at first use"),
     Room("cli", "the command line"),

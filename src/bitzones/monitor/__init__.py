@@ -1,0 +1,1 @@
+"""A served model watched against the run that its plan comes from."""
