@@ -86,7 +86,8 @@ def _rule(rule: Rule) -> str:
 
 def _classifier(found: Classifier) -> Iterator[str]:
     trained = ", ".join(f"{count:,} of {markdown(name)}" for name, count in found.trained_on.items())
-    yield f"The classifier (TF-IDF and logistic regression, {len(found.vocabulary):,} terms) was trained on prompts of the train splits: {trained}."
+    terms = f"{len(found.vocabulary):,} terms"
+    yield f"The classifier (TF-IDF and logistic regression, {terms}) was trained on prompts of the train splits: {trained}."
     tried = found.held_out
     if tried is None:
         return
@@ -121,7 +122,7 @@ def _verdict(cost: BundleCost) -> str:
         case "worth it":
             return f"**The bundle is worth it**: better than {one} on {better}, and not told worse on any task."
         case "not worth it":
-            return f"**The bundle is not worth it**: {one} is better on {worse}, and the bundle is not told better on any task. Apply that plan."
+            return f"**The bundle is not worth it**: {one} is better on {worse}, and the bundle is told better on no task. Apply that plan."
         case _ if better:
             return f"**That depends on the tasks**: the bundle is better than {one} on {better}, and worse on {worse}."
         case _:
@@ -131,9 +132,9 @@ def _verdict(cost: BundleCost) -> str:
 def _memory(cost: BundleCost) -> str:
     more = cost.resident_bytes - cost.base_resident_bytes
     return (
-        f"Memory: {megabytes(cost.resident_bytes)} resident in {markdown(cost.dtype)}, {megabytes(more)} more than the base alone. As stored, "
-        f"the planned modules take {megabytes(cost.stored_bytes)} in the bundle, {megabytes(cost.base_stored_bytes)} in the base, and "
-        f"{megabytes(cost.one_plan.stored_bytes)} in the one plan that the planner makes of {megabytes(cost.one_plan.budget_bytes)}."
+        f"Memory: {megabytes(cost.resident_bytes)} resident in {markdown(cost.dtype)}, {megabytes(more)} more than the base alone. As "
+        f"stored, the planned modules take {megabytes(cost.stored_bytes)} in the bundle, {megabytes(cost.base_stored_bytes)} in the base, "
+        f"and {megabytes(cost.one_plan.stored_bytes)} in the one plan that the planner makes of {megabytes(cost.one_plan.budget_bytes)}."
     )
 
 
@@ -166,5 +167,6 @@ def _speed(cost: BundleCost) -> str:
     speeds = table(("plan", "tokens per second"), [(markdown(name), f"{value:.1f}") for name, value in cost.tokens_per_s.items()])
     return (
         f"Switching, at most {switching.modules} modules: median {milliseconds(switching.median_s)}, 99th percentile "
-        f"{milliseconds(switching.p99_s)}, n = {switching.n:,} ({markdown(cost.device)}, {cost.threads} threads). Greedy generation:\n\n{speeds}"
+        f"{milliseconds(switching.p99_s)}, n = {switching.n:,} ({markdown(cost.device)}, {cost.threads} threads). Greedy generation:"
+        f"\n\n{speeds}"
     )

@@ -60,6 +60,8 @@ def bundle(request: BundleRequest) -> Bundled:
         ModelError: the model cannot be loaded, quantized, saved or reloaded as it was.
         OutputError: the folder is taken or cannot be written.
     """
+    if request.keep_rounding:
+        _check_untuned(request)
     with folders.replacing(request.output, marker=BUNDLE_FILE, force=request.force) as folder:
         (folder / TASKS).mkdir()
         request.notify("the base plan")
@@ -81,6 +83,14 @@ def bundle(request: BundleRequest) -> Bundled:
         request.notify("checking: what the bundle computes")
         _check(folder, record, request.device)
     return Bundled(request.output, made.bytes_after, record)
+
+
+def _check_untuned(request: BundleRequest) -> None:
+    for name, planned in {BASE: request.base, **request.tasks}.items():
+        if planned.plan.tuning is not None:
+            raise PlanError(
+                f"plan {name!r} is tuned, its scales to its own integers, which keeping the base's rounding would drop: do not keep it"
+            )
 
 
 def _export(request: BundleRequest, planned: PlanFile, folder: Path) -> ExportRequest:

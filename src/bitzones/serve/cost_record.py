@@ -122,9 +122,9 @@ class BundleCost(Record):
             f"Memory: {self.resident_bytes / 1e6:.3f} MB resident, {more / 1e6:.3f} MB more than the base alone",
             f"Switch: median {switching.median_s * 1e6:.1f} us, 99th percentile {switching.p99_s * 1e6:.1f} us, n = {switching.n:,}",
             *(
-                f"Task {task.name}: KL {task.kl.value:.3g} nats/token with its plan, {task.kl_one_plan.value:.3g} with one plan of the same "
-                f"memory (p = {task.kl_p:.2g}), {task.kl_base.value:.3g} with the base; n = {task.sequences} sequences"
+                f"Task {task.name}: KL {task.kl.value:.3g} nats/token with its plan, {task.kl_one_plan.value:.3g} with one plan of the "
+                f"same memory (p = {task.kl_p:.2g}), {task.kl_base.value:.3g} with the base; n = {task.sequences} sequences"
                 for task in self.tasks
             ),
-            f"Worth it, against one plan of the same memory ({self.one_plan.average_bits:.2f} bits): {_WORDS[self.worth]}; README.md says why",
+            f"Worth it, against one plan of the same memory ({self.one_plan.average_bits:.2f} bits)? {_WORDS[self.worth]}: see README.md",
         ]

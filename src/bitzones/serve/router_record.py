@@ -14,8 +14,8 @@ from bitzones.stats.intervals import Interval
 __all__ = ["CONFIDENCE", "Classifier", "HeldOutPrompts", "Router", "Rule"]
 
 CONFIDENCE = 0.8
-"""Least probability at which the classifier's task is taken: a wrong task's plan is worse than the base, so it has to be four times as likely
-as all others together."""
+"""Least probability at which the classifier's task is taken: a wrong task's plan is worse than the base, so a task has to be four times as
+likely as all others together."""
 
 LONGEST_PATTERN = 1000
 """Characters of a regular expression: more is no rule that a person can check."""
@@ -50,7 +50,7 @@ class Rule(Record):
 class HeldOutPrompts(Record):
     """How a classifier did on prompts of the test splits that are not in its train splits.
 
-    ``confusion[i][j]`` counts prompts of task i that were given task j; ``below`` counts, by task, those that it was too unsure of, and that
+    ``confusion[i][j]`` counts prompts of task i that were given task j; ``below`` counts, by task, those that it was too unsure of, which
     go to the base. ``share`` is that of prompts whose likeliest task is their own, whatever the confidence.
     """
 

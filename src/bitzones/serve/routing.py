@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections import Counter
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def terms(text: str) -> list[str]:
     ['how', 'many', 'how', 'many', 'how many', 'many how', 'how many']
     """
     words = _WORD.findall(text.lower())
-    return words + [" ".join(pair) for pair in zip(words, words[1:], strict=False)]
+    return words + [" ".join(pair) for pair in pairwise(words)]
 
 
 class _Weights:
