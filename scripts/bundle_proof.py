@@ -1,7 +1,7 @@
 """Switches of a bundle on a real model: what they take, what stays in memory, and whether any output under load is another plan's.
 
-A bundle of data-free plans is made of a profile's model, by layer: the base alternates 4 and 2 bits, and each of two tasks changes one layer
-in four. Then, in this order:
+A bundle of data-free plans is made of a profile's model, by layer: the base alternates 4 and 2 bits, and each of two tasks changes one
+layer in four. Then, in this order:
 
 1. memory: resident bytes of the bundle, and of the base and the differing modules counted one by one;
 2. time: switches between random plans, nothing else running in this process;
@@ -40,7 +40,7 @@ from bitzones.schema.environment import versions
 from bitzones.schema.profile import Profile
 from bitzones.schema.run_record import CalibrationSet
 from bitzones.serve.bundle_request import BundleRequest, check_plans
-from bitzones.serve.bundling import Bundled, bundle
+from bitzones.serve.bundle_writer import Bundled, bundle
 from bitzones.serve.served_model import ServedModel
 from bitzones.stats.bootstrap import bootstrap_ratio, resample_weights
 from bitzones.stats.intervals import Estimate

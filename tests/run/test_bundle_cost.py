@@ -26,8 +26,8 @@ from bitzones.run.session import Session
 from bitzones.schema import profile_files
 from bitzones.schema.errors import BitzonesError, ModelError, PlanError, RunFileError
 from bitzones.schema.sensitivity_cells import SensitivityCell
-from bitzones.serve import bundle_card, bundling
-from bitzones.serve.bundling import Bundled
+from bitzones.serve import bundle_card, bundle_writer
+from bitzones.serve.bundle_writer import Bundled
 from bitzones.serve.cost_record import BundleCost, OnePlan, Switching, TaskAccuracy, TaskCost
 from bitzones.stats.bootstrap import bootstrap_p, resample_weights, weighted_ratio
 from bitzones.stats.intervals import Estimate, wilson_interval
@@ -115,7 +115,7 @@ def test_quality_is_that_of_the_plan_alone_on_the_tasks_own_test_items(
 
 def test_the_finished_bundle_tells_what_was_measured(cost: BundleCost, bundled: Bundled) -> None:
     before = serve.load(bundled.folder).sha256
-    bundling.write_cost(bundled.folder, cost)
+    bundle_writer.write_cost(bundled.folder, cost)
     assert BundleCost.model_validate_json((bundled.folder / "cost.json").read_bytes()) == cost
     assert "## Is the bundle worth it?" in (bundled.folder / "README.md").read_text(encoding="utf-8")
     assert serve.load(bundled.folder).sha256 == before  # what was measured of a bundle does not change it

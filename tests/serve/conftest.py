@@ -10,7 +10,7 @@ import tiny_bundle
 from bitzones.deploy import quanto_checkpoint
 from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import PlanFile
-from bitzones.serve.bundling import Bundled
+from bitzones.serve.bundle_writer import Bundled
 
 Plans = tuple[PlanFile, dict[str, PlanFile]]
 

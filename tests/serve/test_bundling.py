@@ -23,9 +23,9 @@ from bitzones.backends.weights import packed_weights
 from bitzones.deploy import fingerprint
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.schema.errors import ArgumentError, BitzonesError, ModelError, OutputError, PlanError
-from bitzones.serve import loading
+from bitzones.serve import served_loader
 from bitzones.serve.bundle_request import check_plans
-from bitzones.serve.bundling import Bundled
+from bitzones.serve.bundle_writer import Bundled
 from bitzones.tuning import packed_weights as tuning
 from bitzones.tuning import weights_file
 
@@ -65,7 +65,7 @@ def test_vanilla_quanto_loads_the_base(bundled: Bundled) -> None:
 
 @pytest.mark.parametrize("compute_dtype", ["bfloat16", "float32"])
 def test_every_task_computes_what_its_plan_alone_computes(
-    bundled: Bundled, alone: dict[str, Path], compute_dtype: loading.ComputeDtype
+    bundled: Bundled, alone: dict[str, Path], compute_dtype: served_loader.ComputeDtype
 ) -> None:
     served = serve.load(bundled.folder, compute_dtype=compute_dtype)
     seen = [logits(served.model)]

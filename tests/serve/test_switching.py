@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bitzones import serve
 from bitzones.backends.weights import plain_tensors
 from bitzones.schema.errors import ArgumentError
-from bitzones.serve.bundling import Bundled
+from bitzones.serve.bundle_writer import Bundled
 from bitzones.serve.served_model import ServedModel
 from bitzones.serve.switching import Switch
 
