@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -205,6 +206,14 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
+def replace_base(folder: Path) -> None:
+    """Other weights, and a record of the base that fits them."""
+    flip(folder / "base" / "model.safetensors")
+    check = json.loads((folder / "base" / "bitzones_check.json").read_text(encoding="utf-8"))
+    check["files"]["model.safetensors"] = hashlib.sha256((folder / "base" / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "base" / "bitzones_check.json").write_text(json.dumps(check), encoding="utf-8")
+
+
 FILES = ("tasks/short.safetensors", "base/model.safetensors", "base/config.json", "base/tokenizer.json", "base/plan.json")
 
 
@@ -226,7 +235,8 @@ def test_a_file_that_is_changed_truncated_or_gone_is_refused(
         (lambda b: edit(b / "bundle.json", schema=2), "schema"),
         (lambda b: edit(b / "bundle.json", format="x"), "format"),
         (lambda b: edit(b / "bundle.json", files={"base/../../../etc/passwd": "0" * 64}), "files"),
-        (lambda b: edit(b / "bundle.json", files={}), r"short\.safetensors.*not the file"),
+        (lambda b: edit(b / "bundle.json", files={}), "not a file of this bundle"),
+        (replace_base, r"base/model\.safetensors: not the file of this bundle"),
         (lambda b: (b / "base" / "evil.py").write_text("1", encoding="utf-8"), r"evil\.py.*added"),
         (lambda b: shutil.rmtree(b / "base"), "cannot be read"),
         (lambda b: shutil.copy(b / "tasks" / "long.safetensors", b / "tasks" / "short.safetensors"), "not the file of this bundle"),
