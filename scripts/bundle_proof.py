@@ -8,7 +8,7 @@ layer in four. Then, in this order:
 3. load: threads that each choose a plan, switch, and compute logits, compared bit for bit with those of the plan's own checkpoint.
 
     python scripts/bundle_proof.py tiny
-    python scripts/bundle_proof.py smollm2          # ten minutes on two cores, most of it the outputs under load
+    python scripts/bundle_proof.py smollm2          # a quarter of an hour, most of it the outputs under load
     python scripts/bundle_proof.py tiny --rounding  # instead: how much calibrated rounding makes plans differ, on the embedded model
 """
 
