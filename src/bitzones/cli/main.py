@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from bitzones.cli import duet, regression, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
+
+if TYPE_CHECKING:
+    from bitzones.schema.profile_sections import By
 
 __all__ = ["app", "main"]
 
@@ -55,29 +58,35 @@ def run(
     output: Output = Path("report"),
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Data sets in the hub's layout: ai2_arc/, svamp/.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items per task; overrides the profile.")] = None,
+    by_task: Annotated[bool, typer.Option("--by-task", help="Also make a plan of the same size for each task.")] = False,
+    by_domain: Annotated[bool, typer.Option("--by-domain", help="Also make one for each source of the sensitivity set.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted or failed run in FOLDER.")] = False,
 ) -> None:
     """Measure a profile, analyze it and write the report.
 
     Writes FOLDER/run.json (every measurement), report.html and summary.md (read one of these first), two diagrams, analysis.json and, if
-    there is a plan, plan.json. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C writes a partial
+    there is a plan, plan.json; with --by-task or --by-domain also plans/TASK.json, and what each of them gains and costs. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C writes a partial
     report to FOLDER/interrupted/ and exits with 130.
 
     Examples: bitzones run tiny -o report/
     bitzones run smollm2 --data data/
     bitzones run smollm2 --data data/ --resume
+    bitzones run tiny --by-task
     """
     from bitzones.run import garbage
     from bitzones.schema import profile_files
     from bitzones.schema.requirements import needs
 
-    profile_files.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
+    if by_task and by_domain:
+        raise typer.BadParameter("give --by-task or --by-domain", param_hint="--by-domain")
+    by: By | None = "task" if by_task else "domain" if by_domain else None
+    profile_files.load(name).resolved(data, limit, by)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
         from bitzones.run import runner
 
         gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
-        measured = runner.measure(name, output, data, limit, resume=resume)
+        measured = runner.measure(name, output, data, limit, by=by, resume=resume)
         _report([measured.run_file], measured.run_file.parent)
         measured.settle()
     if measured.interrupted:

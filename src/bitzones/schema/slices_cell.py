@@ -1,0 +1,64 @@
+"""Which sequences are of which task or text domain, and the plan that was searched for each on its own."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bitzones.schema.plan_cells import SearchCell
+from bitzones.schema.record import Count, Measured, Record
+
+__all__ = ["Slice", "SlicesCell"]
+
+Places = tuple[Count, ...]
+
+
+class Slice(Record):
+    """One task or text domain: the places of its sequences in the sensitivity set and in the held-out set, and its search.
+
+    ``search`` is as in the run's own search cell, on the slice's sensitivity sequences only and within the same budget, in bytes or
+    nanoseconds; its separate sensitivities are those of the run's sweep on these sequences.
+    """
+
+    name: str
+    sensitivity: Places = Field(min_length=1)
+    held_out: Places = Field(min_length=1)
+    held_out_sha256: str
+    search: SearchCell
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Slice:
+        for key, places in (("sensitivity", self.sensitivity), ("held_out", self.held_out)):
+            if list(places) != sorted(set(places)):
+                raise ValueError(f"{self.name}: places in {key} have to ascend")
+        if len(self.search.sequence_tokens) != len(self.sensitivity):
+            raise ValueError(
+                f"{self.name} has {len(self.sensitivity)} sequences, and {len(self.search.sequence_tokens)} tokens of sequences"
+            )
+        return self
+
+
+class SlicesCell(Measured):
+    """The slices of a run by task or by domain; ``variant`` is the reference. Their plans are measured in the plans cell.
+
+    The hashes are those of the sets that places refer to. A sequence is of one slice, or of none: text beside the tasks, where slices
+    are tasks.
+    """
+
+    kind: Literal["slices"] = "slices"
+    by: Literal["task", "domain"]
+    sequences_sha256: str
+    held_out_sha256: str
+    slices: tuple[Slice, ...] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SlicesCell:
+        names = [item.name for item in self.slices]
+        if len(set(names)) < len(names):
+            raise ValueError("a slice's name occurs twice")
+        for key in ("sensitivity", "held_out"):
+            every = [place for item in self.slices for place in getattr(item, key)]
+            if len(set(every)) < len(every):
+                raise ValueError(f"a sequence of {key} is of two slices")
+        return self
