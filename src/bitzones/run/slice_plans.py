@@ -61,13 +61,7 @@ def units_of(session: Session, variant: str) -> Mapping[str, str]:
     Raises:
         NotMeasuredError: it is another plan of the run under another name, which is measured already.
     """
-    plans, of = {item.name: item.search.found.units for item in session.slices().slices}, slices.variants(session.profile)
-    name = of[variant]
-    if plans[name] == session.search().found.units:
-        raise NotMeasuredError(f"the plan for {name} is the plan for all")
-    for earlier, units in plans.items():
-        if earlier == name:
-            break
-        if units == plans[name]:
-            raise NotMeasuredError(f"the plan for {name} is the plan for {earlier}")
-    return plans[name]
+    name, cell = slices.variants(session.profile)[variant], session.slices()
+    if (same := cell.same_as(name, session.search().found.units)) is not None:
+        raise NotMeasuredError(f"the plan for {name} is the plan for {same or 'all'}, which is measured as such")
+    return next(item.search.found.units for item in cell.slices if item.name == name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -9,9 +10,12 @@ from pydantic import Field, model_validator
 from bitzones.schema.plan_cells import SearchCell
 from bitzones.schema.record import Count, Measured, Record
 
-__all__ = ["Slice", "SlicesCell"]
+__all__ = ["FOR_ALL", "Slice", "SlicesCell"]
 
 Places = tuple[Count, ...]
+
+FOR_ALL = ""
+"""In place of a slice's name: all of them together."""
 
 
 class Slice(Record):
@@ -21,7 +25,7 @@ class Slice(Record):
     nanoseconds; its separate sensitivities are those of the run's sweep on these sequences.
     """
 
-    name: str
+    name: str = Field(min_length=1)
     sensitivity: Places = Field(min_length=1)
     held_out: Places = Field(min_length=1)
     held_out_sha256: str
@@ -51,6 +55,12 @@ class SlicesCell(Measured):
     sequences_sha256: str
     held_out_sha256: str
     slices: tuple[Slice, ...] = Field(min_length=2)
+
+    def same_as(self, name: str, for_all: Mapping[str, str]) -> str | None:
+        """Whose plan a slice's plan is: an earlier slice's, or `FOR_ALL`; None where it is one of its own."""
+        plans = {FOR_ALL: dict(for_all)} | {item.name: item.search.found.units for item in self.slices}
+        owner = next(other for other, units in plans.items() if units == plans[name])
+        return None if owner == name else owner
 
     @model_validator(mode="after")
     def _consistent(self) -> SlicesCell:
