@@ -71,9 +71,7 @@ def _adjusted(answered: Sequence[_Answered]) -> dict[tuple[str | None, str], flo
 
 def _crossed(item: _Answered, p_adjusted: float | None) -> CrossedAccuracy:
     k, n = sum(item.cell.correct), len(item.cell.correct)
-    found = CrossedAccuracy(
-        made_for=item.made_for, task=item.cell.task, metric=item.cell.metric, k=k, n=n, share=wilson_interval(k, n)
-    )
+    found = CrossedAccuracy(made_for=item.made_for, task=item.cell.task, metric=item.cell.metric, k=k, n=n, share=wilson_interval(k, n))
     if not item.is_compared:
         return found
     lost, gained = item.flips

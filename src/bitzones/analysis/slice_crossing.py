@@ -62,7 +62,7 @@ def read_crossed(run: Run, cell: SlicesCell, plans: PlansCell | None, units: Map
 
 
 def _trial(plans: PlansCell, name: str | None, units: Units) -> NamedTrial | None:
-    """The plan as measured: under its own name, or under that of another plan that it is, rounded as it would be applied if there is one."""
+    """The plan as measured: under its own name, or under that of another plan that it is, rounded as it would be applied if one is."""
     alike = [trial for trial in plans.plans if trial.units == units and trial.kl_nats is not None and trial.rounded != "tuned"]
     alike.sort(key=lambda trial: (name is None or trial.name != named.variant(name), trial.rounded == "alone"))
     return alike[0] if alike else None

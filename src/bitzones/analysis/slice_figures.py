@@ -14,7 +14,17 @@ from bitzones.analysis.plan import Decided, ZoneWord
 from bitzones.stats.intervals import Estimate, Interval
 from bitzones.stats.verdicts import Verdict
 
-__all__ = ["Crossed", "CrossedAccuracy", "GainWord", "LayerBySlice", "LayerShare", "SliceGain", "SliceOutcome", "SliceReading", "SlicesReading"]
+__all__ = [
+    "Crossed",
+    "CrossedAccuracy",
+    "GainWord",
+    "LayerBySlice",
+    "LayerShare",
+    "SliceGain",
+    "SliceOutcome",
+    "SliceReading",
+    "SlicesReading",
+]
 
 GainWord = Literal["better", "worse", "inconclusive", "same"]
 """A slice's plan against the plan for all; ``same`` where both are one plan."""

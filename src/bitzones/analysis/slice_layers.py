@@ -23,9 +23,7 @@ __all__ = ["read_layers"]
 Floats = NDArray[np.float64]
 
 
-def read_layers(
-    slices: Mapping[str, tuple[Measured, Decision]], for_all: Decision, seed: int
-) -> tuple[tuple[LayerBySlice, ...], int]:
+def read_layers(slices: Mapping[str, tuple[Measured, Decision]], for_all: Decision, seed: int) -> tuple[tuple[LayerBySlice, ...], int]:
     """Every layer with its zones and shares by slice, and the number of contrasts that p-values are corrected for.
 
     Args:
@@ -36,7 +34,9 @@ def read_layers(
     amounts = {name: _amounts(measured) for name, (measured, _) in slices.items()}
     swept = [item.layer for item in for_all.layer_zones]
     compared = [layer for layer in swept if all(layer in found for found in amounts.values())]
-    contrasts = _contrasts({name: np.stack([found[layer] for layer in compared]) for name, found in amounts.items()}, seed) if compared else {}
+    contrasts = (
+        _contrasts({name: np.stack([found[layer] for layer in compared]) for name, found in amounts.items()}, seed) if compared else {}
+    )
     p_values = [c.p_value for found in contrasts.values() for c in found if c is not None and c.p_value is not None]
     adjusted = iter(holm(p_values))
     shares: dict[int, list[LayerShare]] = {layer: [] for layer in swept}
@@ -86,7 +86,9 @@ def _share(name: str, share: float, contrast: ShareContrast | None, p_adjusted: 
     )
 
 
-def _mirror(shares: dict[int, list[LayerShare]], amounts: Mapping[str, Mapping[int, Floats]], compared: Sequence[int], names: list[str]) -> None:
+def _mirror(
+    shares: dict[int, list[LayerShare]], amounts: Mapping[str, Mapping[int, Floats]], compared: Sequence[int], names: list[str]
+) -> None:
     """Give the second of two slices the contrast of the first, the other way round."""
     second = amounts[names[1]]
     whole = sum(float(second[layer].sum()) for layer in compared)

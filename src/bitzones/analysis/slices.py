@@ -51,7 +51,9 @@ class SliceCells:
         return next((name for name, made in self.answering.items() if name in answered and made == units), None)
 
 
-def read_slices(run: Run, cells: SliceCells, decision: Decision, formats: tuple[str, ...], menu_of: Callable[[Measured], Menu]) -> SlicesReading:
+def read_slices(
+    run: Run, cells: SliceCells, decision: Decision, formats: tuple[str, ...], menu_of: Callable[[Measured], Menu]
+) -> SlicesReading:
     """Every slice with the plan of its own, and every plan on every slice.
 
     Args:
@@ -134,7 +136,9 @@ def _slice(
 
 
 def _outcome(name: str, crossed: Mapping[str | None, Crossed], own_task: Sequence[CrossedAccuracy]) -> SliceOutcome:
-    own, together = (made.against.word if (made := crossed.get(on)) is not None and made.against is not None else None for on in (name, None))
+    own, together = (
+        made.against.word if (made := crossed.get(on)) is not None and made.against is not None else None for on in (name, None)
+    )
     if own is None or own == "same":
         return "same" if own == "same" else "not measured"
     if own == "worse" or any(made.verdict is not None and made.verdict.word == "worse" for made in own_task):

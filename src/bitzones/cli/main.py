@@ -65,8 +65,9 @@ def run(
     """Measure a profile, analyze it and write the report.
 
     Writes FOLDER/run.json (every measurement), report.html and summary.md (read one of these first), two diagrams, analysis.json and, if
-    there is a plan, plan.json; with --by-task or --by-domain also plans/TASK.json, and what each of them gains and costs. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C writes a partial
-    report to FOLDER/interrupted/ and exits with 130.
+    there is a plan, plan.json. With --by-task or --by-domain it also writes plans/TASK.json, and the report says what each of these plans
+    gains on its own task and costs on the others. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C
+    writes a partial report to FOLDER/interrupted/ and exits with 130.
 
     Examples: bitzones run tiny -o report/
     bitzones run smollm2 --data data/

@@ -75,7 +75,9 @@ class Fewest:
         """What is missing, in words; empty where nothing is."""
         have = Counter(sequence.task for sequence in taken)
         counts = {f" of {task}": have[task] for task in self.tasks} or {"": len(taken)}
-        return next((f"{count} sequences{of} where {self.sequences} are needed" for of, count in counts.items() if count < self.sequences), "")
+        return next(
+            (f"{count} sequences{of} where {self.sequences} are needed" for of, count in counts.items() if count < self.sequences), ""
+        )
 
 
 NO_FEWEST = Fewest()
@@ -148,7 +150,9 @@ def take(found: Sequences, tokens: int, key: str = "sensitivity.tokens", fewest:
         if total >= tokens and not fewest.lacking(taken):
             return SequenceSet(tuple(taken), found.passed_over - before)
     if total >= tokens:
-        raise TaskError(f"{key}: the train splits give {fewest.lacking(taken)}: leave the task or plans.by out, or limit it where it is one file")
+        raise TaskError(
+            f"{key}: the train splits give {fewest.lacking(taken)}: leave the task or plans.by out, or limit it where it is one file"
+        )
     longer = f" ({found.passed_over} items are longer than the model's {found.room} positions)" if found.passed_over else ""
     raise TaskError(
         f"{key} asks for {tokens} tokens and the train splits hold {total} that are neither scored nor used{longer}: lower {key}, "

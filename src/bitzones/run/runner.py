@@ -102,9 +102,9 @@ def measure(
 ) -> Outcome:
     """Run every bench of a profile and write ``run.json`` and ``pytest.log`` to ``folder``, which must be locked (`alone`).
 
-    ``data``, ``limit`` and ``by`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an earlier run in this
-    folder finished are taken from its journal. ``given`` has objects in memory that replace what the profile names; ``select`` is an
-    expression for pytest's ``-k``. An interrupted run writes its cells to ``interrupted/run.json``.
+    ``data``, ``limit`` and ``by`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an earlier run in
+    this folder finished are taken from its journal. ``given`` has objects in memory that replace what the profile names; ``select`` is
+    an expression for pytest's ``-k``. An interrupted run writes its cells to ``interrupted/run.json``.
 
     Raises:
         MeasureError: nothing could be measured; the message is the last line of pytest's output.

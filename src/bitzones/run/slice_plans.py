@@ -1,4 +1,5 @@
-"""A plan for each task or text domain of a session: searched on its own sequences of the one sweep, within the budget of the plan for all."""
+"""A plan for each task or text domain of a session, searched on its own sequences of the one sweep, within the budget of the plan for
+all."""
 
 from __future__ import annotations
 

@@ -85,7 +85,6 @@ class SensitivityCell(Measured):
             seen.add((measured.unit, measured.format))
         return self
 
-
     def of_sequences(self, places: Sequence[int], sha256: str) -> SensitivityCell:
         """The same sweep on some of the sequences: nothing is measured again.
 

@@ -22,6 +22,9 @@ __all__ = ["SETS_BY_SLICE", "domain_name", "file_name", "names", "require", "var
 SETS_BY_SLICE: tuple[SetName, ...] = ("sensitivity", "held_out")
 """Sets of which every slice needs sequences of its own: what its plan is made from, and what plans are judged on."""
 
+LONGEST = 100
+"""Characters of a name in a file's name, of which a file system allows 255 bytes."""
+
 _UNSAFE = re.compile(r"[^\w.-]+")
 """What a file's name, or a variant's, does not hold."""
 
@@ -70,7 +73,7 @@ def file_name(name: str) -> str:
 
 
 def _safe(name: str) -> str:
-    return _UNSAFE.sub("-", name).strip(".-") or "slice"
+    return _UNSAFE.sub("-", name)[:LONGEST].strip(".-") or "slice"
 
 
 def require(profile: Profile) -> None:

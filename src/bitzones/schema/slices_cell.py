@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from bitzones.schema.plan_cells import SearchCell
 from bitzones.schema.record import Count, Measured, Record
+from bitzones.schema.slices import file_name
 
 __all__ = ["FOR_ALL", "Slice", "SlicesCell"]
 
@@ -64,9 +65,9 @@ class SlicesCell(Measured):
 
     @model_validator(mode="after")
     def _consistent(self) -> SlicesCell:
-        names = [item.name for item in self.slices]
-        if len(set(names)) < len(names):
-            raise ValueError("a slice's name occurs twice")
+        files = [file_name(item.name) for item in self.slices]
+        if len(set(files)) < len(files):
+            raise ValueError("two slices have one name, or one file for their plans")
         for key in ("sensitivity", "held_out"):
             every = [place for item in self.slices for place in getattr(item, key)]
             if len(set(every)) < len(every):

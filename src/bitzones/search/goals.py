@@ -178,9 +178,7 @@ def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, ro
     return search(among, start, LeastKl(budget), rounds, progress).found
 
 
-def search_within(
-    bench: Workbench, cell: SensitivityCell, searched: SearchCell, rounds: int, progress: Progress = silent
-) -> SearchCell:
+def search_within(bench: Workbench, cell: SensitivityCell, searched: SearchCell, rounds: int, progress: Progress = silent) -> SearchCell:
     """The record of a search on other sequences within the budget that another search had, or within the bytes that it found.
 
     Args:

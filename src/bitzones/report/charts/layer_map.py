@@ -207,7 +207,7 @@ def _chart(analysis: Analysis, rows: Iterable[Spec], legend: Spec) -> Spec:
 
 
 def drawn(cells: list[Spec], legend: Spec | None, title: list[str]) -> Spec:
-    """A map from its cells, in blocks of `BLOCK` layers, one below the other; the page sets the parameter ``per`` to what fits its width."""
+    """A map from its cells, in blocks of `BLOCK` layers below each other; the page sets the parameter ``per`` to what fits its width."""
     cells = list(cells)
     cells += [_number(layer) for layer in sorted({row["layer"] for row in cells})]
     order = list(dict.fromkeys(row["row"] for row in cells))

@@ -32,12 +32,12 @@ def views(analysis: Analysis) -> tuple[View, ...]:
         return ()
     rows = {FOR_ALL: analysis.decision, **{_row(item.name): item.decision for item in found.slices}}
     depends = list(_depends(found))
-    shaded = list(_sensitivities(found, rows))
+    shaded = list(_sensitivities(analysis, found, rows))
     zones = View("Zones", drawn([*depends, *_zones(rows)], None, [_signs(rows), f"{MARK} the zone depends on the {found.by}"]))
     if not shaded:
         return (zones,)
     title = [f"numbers: bits in the plan \u00b7 {MARK} the zone depends on the {found.by}"]
-    return zones, View("Share of the sensitivity", drawn([*depends, *shaded], of_row("Share of the sensitivity at the lowest format"), title))
+    return zones, View("Share of the sensitivity", drawn([*depends, *shaded], of_row("Share of the sensitivity"), title))
 
 
 def _row(name: str) -> str:
@@ -75,25 +75,34 @@ def _zone_tip(zone: LayerZone) -> Spec:
     }
 
 
-def _sensitivities(found: SlicesReading, rows: dict[str, Decision]) -> Iterator[Spec]:
-    """A row for each slice, shaded by the shares of its layers, each row on its own scale."""
-    shares: dict[str, dict[int, LayerShare]] = {}
+def _sensitivities(analysis: Analysis, found: SlicesReading, rows: dict[str, Decision]) -> Iterator[Spec]:
+    """A row for all and for each slice, shaded by the layers' shares of the sensitivity at the lowest format, each row on its own scale."""
+    whole = sum(item.kl.value for item in analysis.ranking)
+    shares = {FOR_ALL: {item.layer: item.kl.value / whole for item in analysis.ranking}} if whole else {}
+    tips: dict[tuple[str, int], Spec] = {}
     for layer in found.layers:
         for share in layer.shares:
-            shares.setdefault(share.slice, {})[layer.layer] = share
+            shares.setdefault(_row(share.slice), {})[layer.layer] = share.share
+            tips[_row(share.slice), layer.layer] = _share_tip(share)
     for name, by_layer in shares.items():
-        zones = {zone.layer: zone for zone in rows[_row(name)].layer_zones}
-        for layer, position in positions({layer: share.share for layer, share in by_layer.items()}, log=True).items():
-            share, zone = by_layer[layer], zones[layer]
-            tip = {
-                found.by: plain(name, 24),
-                **_zone_tip(zone),
-                "share of the sensitivity": percent(share.share),
-                "by that of the others [95%]": ratio(share.ratio),
-                "p after Holm": "-" if share.p_adjusted is None else p_value(share.p_adjusted),
-            }
+        zones = {zone.layer: zone for zone in rows[name].layer_zones}
+        for layer_, position in positions(by_layer, log=True).items():
+            zone = zones[layer_]
             widths = {width_of(form) for form in zone.formats}
-            yield cell(layer, _row(name), position, widths.pop() if len(widths) == 1 else "\u2026", tip)
+            tip = {
+                "plan for": name,
+                **_zone_tip(zone),
+                "share of the sensitivity": percent(by_layer[layer_]),
+                **tips.get((name, layer_), {}),
+            }
+            yield cell(layer_, name, position, widths.pop() if len(widths) == 1 else "\u2026", tip)
+
+
+def _share_tip(share: LayerShare) -> Spec:
+    return {
+        "by that of the others [95%]": ratio(share.ratio),
+        "p after Holm": "-" if share.p_adjusted is None else p_value(share.p_adjusted),
+    }
 
 
 def crossed(analysis: Analysis) -> Spec | None:
@@ -111,7 +120,7 @@ def crossed(analysis: Analysis) -> Spec | None:
         f"KL of every plan with 95% intervals, by {found.by}",
         [
             dots(
-                f"measured on {plain(item.name, 24)}, n = {item.held_out_sequences} held-out sequences; against the plan for all at the right",
+                f"measured on {plain(item.name, 24)}, n = {item.held_out_sequences} sequences; against the plan for all at the right",
                 made_on[item.name],
                 {"field": "value", "type": "quantitative", "title": "KL, nats per token", "scale": scale, "axis": {"tickCount": 5}},
                 "word",

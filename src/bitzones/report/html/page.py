@@ -97,7 +97,9 @@ def _slices(analysis: Analysis) -> Section:
         "slices",
         f"Plans by {by}",
         _charts(
-            Chart("slices", f"Layers by {by}: zone, and bits in its plan; the tables below hold every number.", slice_charts.views(analysis)),
+            Chart(
+                "slices", f"Layers by {by}: zone, and bits in its plan; the tables below hold every number.", slice_charts.views(analysis)
+            ),
             _single("crossed", f"KL of every plan by {by}.", slice_charts.crossed(analysis)),
         ),
         (slice_tables.by_slice(analysis),),

@@ -1,4 +1,4 @@
-"""The section on plans by task or text domain: what each gains on its own and costs on the others, and the layers whose zone depends on it."""
+"""The section on plans by task or text domain: what each gains on its own and costs on the others, and layers whose zone depends on it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def _own(found: SlicesReading, item: SliceReading) -> str:
         return f"{name}: not measured"
     if own.against.word == "same":
         return f"{name}: its plan is the plan for all"
-    p = "" if own.against.p_adjusted is None else f", {p_value(own.against.p_adjusted)} after Holm for {own.against.tests}"
+    corrected = f" after Holm for {own.against.tests}" if own.against.tests > 1 else ""
+    p = "" if own.against.p_adjusted is None else f", {p_value(own.against.p_adjusted)}{corrected}"
     return (
         f"{name}: KL {_ends(own.kl)} with its own plan, {_ends(base.kl)} with that for all, difference {_ends(own.against.difference)} "
         f"nats/token{p}, {own.against.word}, n = {item.held_out_sequences} held-out sequences"
@@ -100,14 +101,16 @@ def by_slice(analysis: Analysis) -> str:
     if found is None:
         return ""
     head = f"## Plans by {found.by}"
-    return "\n\n".join((head, f"**{markdown(_verdict(found), 10**3)}.**", *_plans(found), *_crossed(found), *_accuracy(found), *_map(analysis, found)))
+    verdict = _verdict(found)
+    said = f"**{markdown(verdict[0].upper() + verdict[1:], 10**3)}.**"
+    return "\n\n".join((head, said, *_plans(found), *_crossed(found), *_accuracy(found), *_map(analysis, found)))
 
 
 def _plans(found: SlicesReading) -> Iterator[str]:
     yield (
-        f"A plan for each {found.by}, searched on its own sensitivity sequences within the budget of the plan for all, "
-        f"`{markdown(found.for_all)}`. A plan of its own is recommended where it measures better than the plan for all on held-out sequences of its "
-        f"own, after Holm's correction for the number of plans, and not worse in accuracy on its own task."
+        f"A plan for each {found.by}, searched on its own sensitivity sequences within the budget of the plan for all, which is "
+        f"`{markdown(found.for_all)}` of the measured plans. A plan of its own is recommended where it measures better than the plan for "
+        "all on held-out sequences of its own, after Holm's correction for the number of plans, and not worse in accuracy on its own task."
     )
     head = (found.by, "sensitivity sequences", "tokens", "held-out sequences", "tokens", "bits", "stored bytes", "recommended", "file")
     yield table(head, (_plan_row(item) for item in found.slices), text=(0, 7, 8))
@@ -128,15 +131,14 @@ def _plan_row(item: SliceReading) -> tuple[str, ...]:
     )
 
 
-
 def _crossed(found: SlicesReading) -> Iterator[str]:
     """Plans by the text that they were measured on."""
     if not found.crossed:
         return
     columns = [*(item.name for item in found.slices), None]
     yield (
-        f"KL(reference || plan) on held-out sequences, nats per token [95%]: a row for the {found.by} that a plan was made for, a column for the "
-        "one that it was measured on. Below it the difference to the plan for all on the same sequences, paired: below 0 the plan "
+        f"KL(reference || plan) on held-out sequences, nats per token [95%]: a row for the {found.by} that a plan was made for, a column "
+        "for the one that it was measured on. After it the difference to the plan for all on the same sequences, paired: below 0 the plan "
         "is better. A word needs p below 5% after Holm's correction, over gains on own text (**bold**), over costs on the text of others, "
         "and over all text together."
     )
@@ -194,9 +196,9 @@ def _map(analysis: Analysis, found: SlicesReading) -> Iterator[str]:
     if analysis.decision is None:
         return
     yield (
-        f"Zone of every layer and its bits in the plan, for all and by {found.by}. **Depends**: the layer's share of the sensitivity of one "
-        f"{found.by} is told from its share of the others (p below 5% after Holm's correction for {found.tests} contrasts), and their zones "
-        "differ."
+        f"Zone of every layer and its bits in the plan, for all and by {found.by}. **Depends**: the layer's share of the sensitivity of "
+        f"one {found.by} is told from its share of the others (p below 5% after Holm's correction for {found.tests} contrasts), and "
+        "their zones differ."
     )
     for_all = {zone.layer: zone for zone in analysis.decision.layer_zones}
     zones = {item.name: {zone.layer: zone for zone in item.decision.layer_zones} for item in found.slices}

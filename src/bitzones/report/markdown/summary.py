@@ -155,7 +155,11 @@ def summary(analysis: Analysis) -> str:
     """The whole of summary.md."""
     model = analysis.model
     name = markdown(model.source) if model else "model not recorded"
-    files = f"`analysis.json` · `plan.json`{' · `plans/`' if analysis.slices else ''}" if analysis.decision else "`analysis.json` (no `plan.json`, because there is no plan)"
+    files = (
+        f"`analysis.json` · `plan.json`{' · `plans/`' if analysis.slices else ''}"
+        if analysis.decision
+        else "`analysis.json` (no `plan.json`, because there is no plan)"
+    )
     sections = (
         f"# bitzones: {name}",
         "\n".join(f"- {markdown(line, 10**4)}" for line in headline(analysis)),
