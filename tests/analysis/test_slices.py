@@ -126,7 +126,7 @@ def test_a_plan_that_is_the_plan_for_all_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_a_gain_in_kl_with_a_loss_in_accuracy_is_not_recommended(tmp_path: Path) -> None:
-    right = {("plan", SCIENCE): 450, ("plan", WORDS): 400, ("plan-science_mini", SCIENCE): 380, ("plan-science_mini", WORDS): 400}
+    right = {("plan", SCIENCE): 450, ("plan", WORDS): 400, ("plan:science_mini", SCIENCE): 380, ("plan:science_mini", WORDS): 400}
     found = read(tmp_path, APART, right=right)
     assert {item.name: item.outcome for item in found.slices} == {SCIENCE: "loses", WORDS: "gains"}
     own = next(made for made in found.accuracy if (made.made_for, made.task) == (SCIENCE, SCIENCE))
@@ -164,7 +164,7 @@ def _poor(cells: Sequence[Record], good: Mapping[str, str]) -> list[Record]:
             start = trial(sweep, swapped, harm(ALIKE, owners, sweep.sequence_tokens, 1))
             found.append(cell.model_copy(update={"start": start, "around": None}))
         elif isinstance(cell, PlansCell):
-            both = (("plan", "search", swapped), ("plan-science_mini", "slice", good))
+            both = (("plan", "search", swapped), ("plan:science_mini", "slice", good))
             plans = tuple(NamedTrial(name=name, origin=origin, **trial(sweep, units, judged).model_dump()) for name, origin, units in both)  # type: ignore[arg-type]
             found.append(cell.model_copy(update={"plans": plans}))
         else:

@@ -194,5 +194,5 @@ def test_a_task_without_a_train_split_has_no_plan_of_its_own() -> None:
     chosen = by("task")
     scored = {**tasks.of_profile(chosen), "pages": Documents()}
     made = SequenceSets(chosen, TOKENIZER, scored, tiny_models.llama(), {}, writer=written)
-    with pytest.raises(TaskError, match="plans.by = task: task pages has no train split to make its plan from"):
+    with pytest.raises(TaskError, match=r"plans\.by = task: task pages has no train split to make its plan from"):
         made.check()

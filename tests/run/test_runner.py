@@ -373,7 +373,7 @@ def test_a_run_by_task_adds_plans_and_changes_nothing_else(good: Run, place: Pat
         for run in (good.read("run.json"), by_task.read("run.json"))
     )
     assert ("slices", "bf16", None) in each.keys() - one.keys()
-    assert {key[1] for key in each.keys() - one.keys()} <= {"bf16", *(f"plan-{task}" for task in tasks)}
+    assert {key[1] for key in each.keys() - one.keys()} <= {"bf16", *(f"plan:{task}" for task in tasks)}
     for kind in ("sensitivity", "search"):
         assert each[kind, "bf16", None] == one[kind, "bf16", None], "the same sequences, the same plan for all"
     compared = each["plans", "bf16", None]["plans"]

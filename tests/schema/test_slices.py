@@ -41,7 +41,7 @@ def test_a_profile_without_slices_is_written_and_hashed_as_before() -> None:
 def test_slices_are_the_tasks() -> None:
     found = profile().resolved(by="task")
     assert slices.names(found) == ("science_mini", "word_problems_mini")
-    assert slices.variants(found) == {"plan-science_mini": "science_mini", "plan-word_problems_mini": "word_problems_mini"}
+    assert slices.variants(found) == {"plan:science_mini": "science_mini", "plan:word_problems_mini": "word_problems_mini"}
     assert profile(plans={"by": "task"}).resolved().plans.by == "task", "None leaves it as it is"
 
 

@@ -53,9 +53,9 @@ def variant(name: str) -> str:
     """The variant that is quantized by the plan of a slice.
 
     >>> variant("arc_easy")
-    'plan-arc_easy'
+    'plan:arc_easy'
     """
-    return f"plan-{_safe(name)}"
+    return f"plan:{_safe(name)}"
 
 
 def variants(profile: Profile) -> dict[str, str]:
