@@ -172,7 +172,7 @@ def test_every_source_has_enough_sequences_and_their_names() -> None:
 @pytest.mark.parametrize(
     ("kind", "given", "said"),
     [
-        ("domain", ["a1" * 200, "a2" * 200], "sensitivity.tokens .*: a gives 4 sequences where 20 are needed: .*give more text"),
+        ("domain", texts("a")[:2], "sensitivity.tokens .*: a gives 4 sequences where 20 are needed: .*give more text"),
         ("task", [], "sensitivity.tokens: the train splits give .* of mine where 20 are needed"),
     ],
 )

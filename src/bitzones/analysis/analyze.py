@@ -27,7 +27,7 @@ from bitzones.analysis.plan_verdicts import RuleAudit
 from bitzones.analysis.reader import RunFile, one_line, read_run
 from bitzones.analysis.results import Analysis, CalibratedFormats, Decision, Failure, Took
 from bitzones.analysis.slice_figures import SlicesReading
-from bitzones.analysis.slices import SliceCells, read_slices
+from bitzones.analysis.slice_reading import SliceCells, read_slices
 from bitzones.analysis.task_answers import Accuracy
 from bitzones.schema import slices
 from bitzones.schema.cells import FailedCell

@@ -27,7 +27,7 @@ __all__ = ["HELD_OUT_SEED", "NO_BASELINES", "Chosen", "chosen", "history", "judg
 
 NO_BASELINES = ("search", "frontier", "separate", "slice")
 """Origins that are no alternative to the searched plan: itself, plans at other budgets, its formats rounded another way, and plans for one
-task or text domain only, which `bitzones.analysis.slices` judges."""
+task or text domain only, which `bitzones.analysis.slice_reading` judges."""
 
 HELD_OUT_SEED = 1
 """Added to the seed for held-out sequences, so that their resamples are independent of those of the sensitivity set."""
