@@ -17,6 +17,7 @@ from bitzones.report.charts import slice_charts
 from bitzones.report.markdown import headline, slice_tables
 from bitzones.report.markdown.summary import summary
 from bitzones.report.writer import write_report
+from bitzones.schema.errors import OutputError
 from bitzones.schema.profile_sections import Gate
 
 RIGHT = {(variant, task): right for variant, right in (("plan", 400), ("plan:science_mini", 405)) for task in TASKS}
@@ -126,6 +127,13 @@ def test_plans_are_files_that_can_be_applied_and_old_ones_go(analysis: Analysis,
     assert {path.name for path in own.parent.iterdir()} == {"mine.json", *(path.name for path in files)}
     write_report(alike.model_copy(update={"slices": None}), tmp_path, draw)  # type: ignore[arg-type]
     assert [path.name for path in own.parent.iterdir()] == ["mine.json"], "what is somebody's own stays"
+
+
+def test_a_file_in_the_way_of_the_folder_of_plans_is_said(analysis: Analysis, tmp_path: Path) -> None:
+    (tmp_path / "plans").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError, match="cannot be written: plans is a file"):
+        write_report(analysis, tmp_path, lambda charts: dict)  # type: ignore[arg-type,return-value]
+    assert [path.name for path in tmp_path.iterdir()] == ["plans"], "nothing is half written"
 
 
 def test_two_runs_by_task_are_compared_plan_by_plan(folder: Path, analysis: Analysis) -> None:

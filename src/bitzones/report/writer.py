@@ -110,7 +110,7 @@ def _written(folder: Path, contents: Mapping[str, str | bytes], optional: Iterab
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             place = folder / name
-            place.parent.mkdir(exist_ok=True)
+            _make_folder(place.parent)
             beside = place.with_name(f".{place.name}.{os.getpid()}.part")
             written[beside] = place
             _write(beside, content)
@@ -127,6 +127,12 @@ def _written(folder: Path, contents: Mapping[str, str | bytes], optional: Iterab
         _remove(written)
         raise
     return list(written.values())
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder.name} is a file")
+    folder.mkdir(exist_ok=True)
 
 
 def _check_free(places: Iterable[Path]) -> None:

@@ -25,7 +25,7 @@ from bitzones.report.markdown import (
     tuning_tables,
 )
 from bitzones.report.markdown.caveat_words import caveat_sentence
-from bitzones.report.markdown.tables import NO_INTERVAL, markdown, megabytes, plain, table
+from bitzones.report.markdown.tables import NO_INTERVAL, details, markdown, megabytes, plain, table
 from bitzones.report.terminal import text_map
 from bitzones.schema.profile import PLAN
 from bitzones.stats.intervals import Estimate
@@ -169,6 +169,7 @@ def summary(analysis: Analysis) -> str:
         decisions.zones(analysis),
         decisions.plan(analysis),
         slice_tables.by_slice(analysis),
+        *(details(markdown(title), body) for title, body in slice_tables.folded(analysis)),
         tuning_tables.tuning(analysis),
         domain_tables.by_domain(analysis),
         domain_tables.folded(analysis),
