@@ -10,6 +10,7 @@ from bitzones.allocation import knapsack, time_cost
 from bitzones.analysis import (
     accuracy_verdicts,
     attention,
+    budget,
     caveats,
     domains,
     fisher_agreement,
@@ -226,7 +227,8 @@ def analyse(run_file: RunFile) -> Analysis:
     plan, answers = decision.plan if decision else None, run_file.of(AccuracyCell)
     documents = run_file.of(PerplexityCell)
     answered = accuracy_verdicts.accuracies(answers, run.variants, reference)
-    unswept, by_domain = _unswept(run, found.sweep), domains.read_domains(run, run_file.of(DomainCell), judged)
+    within = budget.uniform_within(_menu(run, measured, found), plan.budget) if measured and plan else {}
+    unswept, by_domain = _unswept(run, found.sweep), domains.read_domains(run, run_file.of(DomainCell), judged, within)
     analysis = Analysis(
         bitzones=run.bitzones,
         measured_at=run_file.measured_at,
