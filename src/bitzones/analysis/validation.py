@@ -189,10 +189,10 @@ def _plans(found: _Cells) -> Iterator[str]:
 
 def _slices(found: _Cells, cell: SlicesCell) -> Iterator[str]:
     """Slices are of the run's sequences, and their plans of its units, within its budget."""
-    for kind, sha256, other in (
-        *(("sensitivity", cell.sequences_sha256, sweep) for sweep in found.of(SensitivityCell)),
-        *(("held_out", cell.held_out_sha256, plans) for plans in found.of(PlansCell)),
-    ):
+    sets: list[tuple[str, str, SensitivityCell | PlansCell]] = []
+    sets += [("sensitivity", cell.sequences_sha256, sweep) for sweep in found.of(SensitivityCell)]
+    sets += [("held_out", cell.held_out_sha256, plans) for plans in found.of(PlansCell)]
+    for kind, sha256, other in sets:
         if sha256 != other.sequences_sha256:
             yield f"slices cell: its {kind} sequences are not those of the {other.kind} cell"
             return

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bitzones.run import whole_plans
 from bitzones.schema import slices
 from bitzones.schema.errors import NotMeasuredError
+from bitzones.schema.plan_cells import SearchCell
 from bitzones.schema.progress import Progress
 from bitzones.schema.slices_cell import Slice, SlicesCell
 from bitzones.search import goals
@@ -43,17 +44,17 @@ def _searched(session: Session, name: str, places: tuple[int, ...], judged_on: t
     own = session.sensitivity_set.of(places)
     sweep = session.sweep().of_sequences(places, own.sha256)
 
-    def searched(batches: Batches) -> Slice:
+    def searched(batches: Batches) -> SearchCell:
         bench = whole_plans.workbench(session, batches, own)
-        return Slice(
-            name=name,
-            sensitivity=places,
-            held_out=judged_on,
-            held_out_sha256=session.held_out.of(judged_on).sha256,
-            search=goals.search_within(bench, sweep, session.search(), session.profile.plans.rounds, progress),
-        )
+        return goals.search_within(bench, sweep, session.search(), session.profile.plans.rounds, progress)
 
-    return session.on(own, searched)
+    return Slice(
+        name=name,
+        sensitivity=places,
+        held_out=judged_on,
+        held_out_sha256=session.held_out.of(judged_on).sha256,
+        search=session.on(own, searched),
+    )
 
 
 def units_of(session: Session, variant: str) -> Mapping[str, str]:
