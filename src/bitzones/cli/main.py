@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,9 +16,6 @@ from bitzones.cli import duet, regression, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
-
-if TYPE_CHECKING:
-    from bitzones.schema.profile_sections import By
 
 __all__ = ["app", "main"]
 
@@ -70,7 +67,6 @@ def run(
     writes a partial report to FOLDER/interrupted/ and exits with 130.
 
     Examples: bitzones run tiny -o report/
-    bitzones run smollm2 --data data/
     bitzones run smollm2 --data data/ --resume
     bitzones run tiny --by-task
     """
@@ -80,7 +76,7 @@ def run(
 
     if by_task and by_domain:
         raise typer.BadParameter("give --by-task or --by-domain", param_hint="--by-domain")
-    by: By | None = "task" if by_task else "domain" if by_domain else None
+    by: Literal["task", "domain"] | None = "task" if by_task else "domain" if by_domain else None
     profile_files.load(name).resolved(data, limit, by)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
         from bitzones.run import runner

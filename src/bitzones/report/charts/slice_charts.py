@@ -120,7 +120,7 @@ def crossed(analysis: Analysis) -> Spec | None:
         f"KL of every plan with 95% intervals, by {found.by}",
         [
             dots(
-                f"measured on {plain(item.name, 24)}, n = {item.held_out_sequences} sequences; against the plan for all at the right",
+                [f"measured on {plain(item.name, 24)}, n = {item.held_out_sequences} sequences", "at the right: against the plan for all"],
                 made_on[item.name],
                 {"field": "value", "type": "quantitative", "title": "KL, nats per token", "scale": scale, "axis": {"tickCount": 5}},
                 "word",

@@ -44,7 +44,7 @@ def chart_of(description: str, panels: list[Spec], columns: int = 1) -> Spec | N
     return {"$schema": SCHEMA_URL, "description": description, "columns": columns, "concat": panels, "spacing": 24}
 
 
-def dots(title: str, rows: list[Spec], x: Spec, beside: str) -> Spec:
+def dots(title: str | list[str], rows: list[Spec], x: Spec, beside: str) -> Spec:
     """A panel with a row for each ``variant``: its interval, its point, and the field that is written to the right of it."""
     y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
     tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
