@@ -358,7 +358,7 @@ def test_benches_are_found_in_a_checkout_and_their_absence_is_said(monkeypatch: 
         runner.bench_folder()
 
 
-def test_a_run_by_task_adds_plans_and_changes_nothing_else(good: Run, place: Path) -> None:
+def test_a_run_by_task_adds_plans_to_the_cells_of_a_run(good: Run, place: Path) -> None:
     by_task = Run(place / "by-task", bitzones("run", "good.toml", "--by-task", "-o", "by-task", folder=place))
     assert by_task.done.code == 0, by_task.done.err
     assert {path.name for path in by_task.folder.iterdir()} == REPORT | {"plans"}
@@ -374,10 +374,11 @@ def test_a_run_by_task_adds_plans_and_changes_nothing_else(good: Run, place: Pat
     )
     assert ("slices", "bf16", None) in each.keys() - one.keys()
     assert {key[1] for key in each.keys() - one.keys()} <= {"bf16", *(f"plan:{task}" for task in tasks)}
-    for kind in ("sensitivity", "search"):
-        assert each[kind, "bf16", None] == one[kind, "bf16", None], "the same sequences, the same plan for all"
-    compared = each["plans", "bf16", None]["plans"]
-    assert [plan for plan in compared if plan["origin"] != "slice"] == one["plans", "bf16", None]["plans"]
+    assert one.keys() <= each.keys(), "every cell of a run with one plan"
+    by_name = {plan["name"]: plan["origin"] for plan in each["plans", "bf16", None]["plans"]}
+    assert {name for name, origin in by_name.items() if origin == "slice"} <= {f"plan:{task}" for task in tasks}
+    counts = {item["name"]: len(item["sensitivity"]) for item in each["slices", "bf16", None]["slices"]}
+    assert all(count >= 20 for count in counts.values()), "the profile asks for fewer"
 
 
 @pytest.mark.parametrize(
