@@ -51,6 +51,15 @@ class SliceCells:
         return next((name for name, made in self.answering.items() if name in answered and made == units), None)
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """Every plan by slice, that for all under None, and how they did on the text and the tasks of all."""
+
+    units: Mapping[str | None, Mapping[str, str]]
+    crossed: Sequence[Crossed]
+    accuracy: Sequence[CrossedAccuracy]
+
+
 def read_slices(
     run: Run, cells: SliceCells, decision: Decision, formats: tuple[str, ...], menu_of: Callable[[Measured], Menu]
 ) -> SlicesReading:
@@ -68,9 +77,9 @@ def read_slices(
     crossed = read_crossed(run, cells.slices, cells.plans, units)
     accuracy = read_accuracy(run, cells.slices.by, {made_for: cells.variant(plan) for made_for, plan in units.items()}, cells.answers)
     measured = {item.name: _measured(run, cells.sweep, item, formats) for item in cells.slices.slices}
+    compared = _Compared(units, crossed, accuracy)
     found = [
-        _slice(run, cells, item, measured[item.name], menu_of(measured[item.name]), decision, units, crossed, accuracy)
-        for item in cells.slices.slices
+        _slice(run, cells, item, measured[item.name], menu_of(measured[item.name]), decision, compared) for item in cells.slices.slices
     ]
     layers, tests = read_layers({item.name: (measured[item.name], item.decision) for item in found}, decision, run.profile.seed)
     return SlicesReading(
@@ -103,12 +112,10 @@ def _slice(
     measured: Measured,
     menu: Menu,
     for_all: Decision,
-    units: Mapping[str | None, Mapping[str, str]],
-    crossed: Sequence[Crossed],
-    accuracy: Sequence[CrossedAccuracy],
+    compared: _Compared,
 ) -> SliceReading:
     """Zones and plan of a slice, within the bytes or the time of the plan for all."""
-    own = {made.measured_on: made for made in crossed if made.made_for == item.name}
+    own = {made.measured_on: made for made in compared.crossed if made.made_for == item.name}
     held_out = [tokens for n in item.held_out if (tokens := cells.plans.sequence_tokens[n])] if cells.plans else []
     variant = cells.variant(item.search.found.units)
     chosen = Chosen(
@@ -129,9 +136,9 @@ def _slice(
         tokens=int(measured.tokens.sum()),
         held_out_sequences=len(held_out),
         held_out_tokens=sum(held_out),
-        same_as=cells.slices.same_as(item.name, units[None]),
+        same_as=cells.slices.same_as(item.name, compared.units[None]),
         decision=decision,
-        outcome=_outcome(item.name, own, [made for made in accuracy if made.made_for == made.task == item.name]),
+        outcome=_outcome(item.name, own, [made for made in compared.accuracy if made.made_for == made.task == item.name]),
     )
 
 

@@ -47,7 +47,7 @@ Flags = NDArray[np.bool_]
 class ShareContrast:
     """Share in the first sample by share in the others, with its bootstrap 95% interval, and the two-sided p-value of no difference.
 
-    ``p_value`` is None, and the ratio has no interval, with too few sequences in either; a ratio without an upper bound has none either.
+    ``p_value`` is None, and the ratio has no interval, with too few sequences in either; a ratio without bounds has none either.
     """
 
     ratio: Estimate
@@ -72,7 +72,7 @@ def share_contrasts(amounts: Floats, first: Flags, tests: int, resamples: int, s
     shares = [sample[shown].sum(axis=1) / sample[shown].sum() for sample in samples]
     resampled = [_resampled(sample[shown], resamples, seed + number) for number, sample in enumerate(samples)]
     ratios = estimates(shares[0] / shares[1], resampled[0] / np.maximum(resampled[1], TINY), n)
-    unbounded = (resampled[1] == 0).any(axis=0)  # some resample of the others has nothing of the row
+    unbounded = np.any([(found == 0).any(axis=0) for found in resampled], axis=0)  # some resample has nothing of the row
     ratios = [Estimate(value=item.value, low=None, high=None) if no_end else item for item, no_end in zip(ratios, unbounded, strict=True)]
     p_values = _p_values(kept, first, tests, seed) if n >= MIN_SEQUENCES else [None] * len(kept)
     found = map(ShareContrast, ratios, p_values)
