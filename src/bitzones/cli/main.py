@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bitzones import __version__
-from bitzones.cli import duet, regression, tune_command
+from bitzones.cli import duet, regression, serve_command, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
@@ -220,6 +220,7 @@ def _check(folder: Path, device: str) -> None:
 
 tune_command.register(app)
 exporting.register(app)
+serve_command.register(app)
 
 
 @app.command()

@@ -67,6 +67,7 @@ def serve(
 
         say(f"loading {model}")
         served = load(model, device=device, notify=say)
+        bound.listen()  # from here on whoever connects waits at most a moment
         _log(quiet=quiet)
         _announce(served.name, served.tasks, server.url_of(bound), key)
         if key is None and not server.is_loopback(bound):

@@ -14,7 +14,7 @@ from bitzones.schema.errors import ArgumentError
 from bitzones.serve.http.app import DEFAULTS, create_app
 from bitzones.serve.http.limits import Limits
 from bitzones.serve.http.protocol import patient
-from bitzones.serve.http.served import ServedModel
+from bitzones.serve.served_model import ServedModel
 
 __all__ = ["LOOPBACK", "bind", "is_loopback", "run", "running", "url_of"]
 

@@ -12,10 +12,11 @@ import traceback
 from typing import Any
 
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bitzones.serve.http import errors
 from bitzones.serve.http.errors import ApiError
+from bitzones.serve.http.exchange import Exchange
 from bitzones.serve.http.metrics import Metrics
 
 __all__ = ["LOGGER", "Watch"]
@@ -40,35 +41,35 @@ class Watch:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, sent = time.perf_counter(), _Sent(send)
+        start, exchange = time.perf_counter(), Exchange(scope, receive, send)
         self._now += 1
         self._metrics.in_flight.set(self._now)
         try:
-            await self._answer(scope, receive, sent)
+            await self._answer(scope, exchange)
         finally:
             self._now -= 1
             self._metrics.in_flight.set(self._now)
-            self._note(scope, sent.status or CLOSED_BY_CLIENT, time.perf_counter() - start)
+            self._note(scope, exchange.status or CLOSED_BY_CLIENT, time.perf_counter() - start)
 
-    async def _answer(self, scope: Scope, receive: Receive, sent: _Sent) -> None:
+    async def _answer(self, scope: Scope, exchange: Exchange) -> None:
         try:
             if self._now > self._most and scope["method"] == "POST":
                 raise ApiError(429, "too many requests at a time", code="too_many_requests", retry_after_s=1)
-            await self._app(scope, receive, sent)
+            await self._app(scope, exchange.receive, exchange.send)
         except ApiError as error:
-            await self._refuse(error, scope, receive, sent)
+            await self._refuse(error, scope, exchange)
         except (ClientDisconnect, OSError):
             pass  # nobody is there to answer
         except asyncio.CancelledError:  # the time to finish after a signal to stop is over
-            await self._refuse(ApiError(503, "the server is stopping", code="stopping"), scope, receive, sent)
+            await self._refuse(ApiError(503, "the server is stopping", code="stopping"), scope, exchange)
         except Exception as error:  # noqa: BLE001  # a bug: said without its message, which may quote the request
             LOGGER.error("internal error: %s", _place(error))
-            await self._refuse(ApiError(500, "internal error: the server's log names its place", code="internal"), scope, receive, sent)
+            await self._refuse(ApiError(500, "internal error: the server's log names its place", code="internal"), scope, exchange)
 
     @staticmethod
-    async def _refuse(error: ApiError, scope: Scope, receive: Receive, sent: _Sent) -> None:
-        if not sent.status:
-            await errors.response(error)(scope, receive, sent)
+    async def _refuse(error: ApiError, scope: Scope, exchange: Exchange) -> None:
+        if not exchange.status:
+            await errors.response(error)(scope, exchange.receive, exchange.send)
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         route: Any = scope.get("route")
@@ -77,19 +78,6 @@ class Watch:
         self._metrics.requests.labels(endpoint, str(status)).inc()
         self._metrics.seconds.labels(endpoint).observe(took_s)
         LOGGER.info("%s %s %d %.3f s", method, endpoint, status, took_s)
-
-
-class _Sent:
-    """Passes messages on, and remembers the status."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.status = 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        await self._send(message)
 
 
 def _place(error: Exception) -> str:
