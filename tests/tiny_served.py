@@ -12,7 +12,7 @@ from bitzones.serve.switching import BASE, Switch
 CHAT = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}Answer:"
 """A chat template, which the embedded model has none of."""
 
-SWAPPED = "model.layers.3.mlp.down_proj"
+SWAPPED = "model.layers.0.mlp.down_proj"
 OTHER = "other"
 
 
