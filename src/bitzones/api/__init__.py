@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bitzones.analysis.plan import Plan, PlanKL
 from bitzones.analysis.reader import RunFile
 from bitzones.api.analyzing import Analysis, Report, analyze, read_run, write_report
+from bitzones.api.bundling import bundle, measure_bundle
 from bitzones.api.comparing import Comparison, compare
 from bitzones.api.duetting import Duet, duet, read_duet
 from bitzones.api.history import (
@@ -86,6 +87,7 @@ __all__ = [
     "Verdict",
     "analyze",
     "apply",
+    "bundle",
     "compare",
     "compare_releases",
     "duet",
@@ -94,6 +96,7 @@ __all__ = [
     "find_baseline",
     "list_baselines",
     "measure",
+    "measure_bundle",
     "measure_export",
     "measure_plan",
     "read_duet",
