@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,10 +50,8 @@ async def ask(host: str, port: int, request: bytes, limit_s: float) -> Answer:
         reader, writer = await asyncio.open_connection(host, port, limit=1 << 24)
         try:
             writer.write(request)
-            try:
+            with suppress(ConnectionError):  # it answered and closed before it had read all; the answer may be here
                 await writer.drain()
-            except ConnectionError:
-                pass  # it answered and closed before it had read all; the answer may be here
             return await _answer(reader)
         finally:
             writer.close()

@@ -4,7 +4,7 @@
     python scripts/serve_overload.py --seconds 10
 
 Capacity is measured first, by one client that asks again as soon as it has its answer. Then requests arrive evenly at ten times that rate,
-whether or not earlier ones were answered, every third as a stream. Each has a prompt of its own, and its answer is compared, token by token,
+whether or not earlier ones were answered, every third as a stream. Each answer is compared, token by token,
 with what transformers' ``generate`` writes after it in this process. The exit code is 1 if one answer was wrong or missing.
 """
 
@@ -22,10 +22,10 @@ from random import Random
 from typing import Any
 
 import torch
-from raw_http import Answer, ask, post
-from served_process import ServedProcess
 
 from bitzones.serve import load
+from raw_http import Answer, ask, post
+from served_process import ServedProcess
 
 PROMPTS = 120
 """Different prompts; arrivals take them in turn."""
@@ -154,7 +154,9 @@ def main() -> int:
     first, second = max(readings[:half]) / 1e6, max(readings[half:]) / 1e6
     good = seen.counts["200"] + seen.counts["429"]
     print(f"capacity {answered_per_s:.1f} answers/s; {number:,} requests at {FACTOR} times that in {seconds:g} s: {dict(seen.counts)}")
-    print(f"memory of the server: {readings[0] / 1e6:.0f} MB before, at most {first:.0f} MB in the first half, {second:.0f} MB in the second")
+    print(
+        f"memory of the server: {readings[0] / 1e6:.0f} MB before, at most {first:.0f} MB in the first half, {second:.0f} MB in the second"
+    )
     print(f"lost, mixed up or wrong: {number - good}; answers afterwards: {'yes' if alive else 'no'}; log: {log.strip() or 'empty'}")
     return int(good != number or not alive)
 

@@ -41,7 +41,9 @@ def test_every_command_has_help(name: str) -> None:
     done = CliRunner().invoke(app, [name, "--help"])
     assert done.exit_code == 0
     assert f"{name} [OPTIONS]" in done.output
-    assert (": bitzones" in done.output and "Example" in done.output) == (name in {"run", "collect", "show", "verify", "apply", "export", "serve"})
+    assert (": bitzones" in done.output and "Example" in done.output) == (
+        name in {"run", "collect", "show", "verify", "apply", "export", "serve"}
+    )
 
 
 def test_no_command_shows_the_help() -> None:

@@ -35,7 +35,10 @@ def said_by(running: processes.Running) -> str:
 
 @pytest.mark.parametrize(
     ("options", "number", "key", "log"),
-    [([], signal.SIGTERM, None, r"POST /v1/completions 200 \d+\.\d{3} s\nstopped\n$"), (["--quiet"], signal.SIGINT, "a key's $HOME", r"^stopped\n$")],
+    [
+        ([], signal.SIGTERM, None, r"POST /v1/completions 200 \d+\.\d{3} s\nstopped\n$"),
+        (["--quiet"], signal.SIGINT, "a key's $HOME", r"^stopped\n$"),
+    ],
 )
 def test_the_line_it_prints_works_as_pasted_and_a_signal_ends_it(
     tmp_path: Path, options: list[str], number: signal.Signals, key: str | None, log: str
@@ -77,10 +80,11 @@ def test_a_mistake_is_one_line(
     monkeypatch.chdir(tmp_path)
     if key is not None:
         monkeypatch.setenv("BITZONES_API_KEY", key)
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         monkeypatch.setattr(sys, "argv", ["bitzones", "serve", *(argument.format(taken=port) for argument in arguments)])
-        main()
+        with pytest.raises(SystemExit) as ended:
+            main()
     found = capsys.readouterr()
     assert (ended.value.code, found.out) == (2, "")
     assert found.err.startswith(f"bitzones: {said.format(taken=port)}")

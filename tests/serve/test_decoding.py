@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from tiny_served import tiny
 
 from bitzones.schema.errors import NonFiniteError
-from bitzones.serve.decoding import Sampling, Step, end_tokens, prompt_steps, write
+from bitzones.serve.decoding import GREEDY, Sampling, Step, end_tokens, prompt_steps, write
 
 PROMPT = tiny().tokenizer("Tom has 3 apples. He buys 4 more.")["input_ids"]
 NEVER = frozenset[int]()
 
 
-def written(prompt: list[int], new_tokens: int, ends: frozenset[int] = NEVER, sampling: Sampling = Sampling(), top: int = 0) -> list[Step]:
+def written(prompt: list[int], new_tokens: int, ends: frozenset[int] = NEVER, sampling: Sampling = GREEDY, top: int = 0) -> list[Step]:
     steps: list[Step] = []
 
     def emit(step: Step) -> bool:
@@ -38,7 +38,7 @@ def logprobs(ids: list[int]) -> torch.Tensor:
     return tiny().model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(st.lists(st.integers(1, 767), min_size=1, max_size=20))
 def test_greedy_tokens_are_those_of_generate(prompt: list[int]) -> None:
     ids = torch.tensor([prompt])
@@ -71,13 +71,13 @@ def test_a_prompts_own_logprobs_are_those_of_a_forward_pass() -> None:
 
 def test_a_seed_repeats_itself_whatever_else_draws_numbers() -> None:
     hot = Sampling(temperature=1.0, seed=11)
-    first = tokens(written(PROMPT, 12, sampling=hot))
+    first = tokens(written(PROMPT, 8, sampling=hot))
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    assert tokens(written(PROMPT, 12, sampling=hot)) == first
+    assert tokens(written(PROMPT, 8, sampling=hot)) == first
     assert torch.equal(torch.get_rng_state(), state)
-    others = {tuple(tokens(written(PROMPT, 12, sampling=Sampling(temperature=1.0, seed=seed)))) for seed in range(4)}
-    assert len(others) == 4
+    others = {tuple(tokens(written(PROMPT, 8, sampling=Sampling(temperature=1.0, seed=seed)))) for seed in range(3)}
+    assert len(others) == 3
 
 
 def test_tokens_are_drawn_from_the_tempered_nucleus() -> None:

@@ -62,7 +62,11 @@ def test_a_completion_is_the_greedy_text_of_transformers(client: httpx.Client) -
     (choice,) = answer["choices"]
     assert choice["text"] == text_of_tokens(two_plans().tokenizer, new)
     assert choice["finish_reason"] == ("stop" if new[-1] == 0 else "length")
-    assert answer["usage"] == {"prompt_tokens": len(ids_of(PROMPT)), "completion_tokens": len(new), "total_tokens": len(ids_of(PROMPT)) + len(new)}
+    assert answer["usage"] == {
+        "prompt_tokens": len(ids_of(PROMPT)),
+        "completion_tokens": len(new),
+        "total_tokens": len(ids_of(PROMPT)) + len(new),
+    }
     assert (answer["object"], answer["model"], answer["routing"]["by"]) == ("text_completion", "pair:base", "base")
     assert re.fullmatch(r"cmpl-[0-9a-f]{32}", answer["id"])
 
@@ -257,13 +261,27 @@ def test_what_cannot_be_answered_is_refused_in_openais_shape(
 
 
 def test_what_asks_for_nothing_is_accepted(client: httpx.Client) -> None:
-    nothing = {"n": 1, "best_of": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "user": "x", "suffix": None, "seed": -3}
+    nothing = {
+        "n": 1,
+        "best_of": 1,
+        "presence_penalty": 0,
+        "frequency_penalty": 0.0,
+        "logit_bias": {},
+        "user": "x",
+        "suffix": None,
+        "seed": -3,
+    }
     assert complete(client, **nothing)["choices"] == complete(client)["choices"]
 
 
 @pytest.mark.parametrize(
     "messages",
-    [[], [{"role": "user"}], [{"role": "king", "content": "x"}], [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]],
+    [
+        [],
+        [{"role": "user"}],
+        [{"role": "king", "content": "x"}],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+    ],
 )
 def test_messages_that_cannot_be_read_are_refused(client: httpx.Client, messages: list[Any]) -> None:
     response = client.post("/v1/chat/completions", json={"messages": messages})

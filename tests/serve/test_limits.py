@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import serve_hostile
-import serve_overload
-from raw_http import Answer, ask, post
 from tiny_served import OTHER, tiny, two_plans
 
+import serve_hostile
+import serve_overload
 from bitzones.serve.http import Limits, running
 from bitzones.serve.http.asking import Asking
+from raw_http import Answer, ask, post
 
 BODY = {"prompt": "Tom has", "max_tokens": 3, "temperature": 0}
 PATIENCE_S = 30.0
@@ -171,7 +171,9 @@ def test_a_request_has_its_time_in_line_too(gate: Gate) -> None:
 def test_a_stream_out_of_time_ends_with_an_error(gate: Gate) -> None:
     with serving(timeout_s=3.0) as client:
         lines: list[str] = []
-        with client.stream("POST", "/v1/completions", json=BODY | {"stream": True, "max_tokens": 400, "temperature": 1, "seed": 1}) as answer:
+        with client.stream(
+            "POST", "/v1/completions", json=BODY | {"stream": True, "max_tokens": 400, "temperature": 1, "seed": 1}
+        ) as answer:
             for line in filter(None, answer.iter_lines()):
                 lines.append(line)
                 gate.close()
@@ -259,7 +261,9 @@ def test_requests_for_two_plans_at_once_get_their_own_plans_answers() -> None:
     with running(two_plans()) as url, httpx.Client(base_url=url, timeout=PATIENCE_S) as client, ThreadPoolExecutor(8) as pool:
 
         def text(task: str) -> str:
-            answer = client.post("/v1/completions", json=BODY | {"task": task, "prompt": "Tom has 3 apples. He buys", "max_tokens": 8}).json()
+            answer = client.post(
+                "/v1/completions", json=BODY | {"task": task, "prompt": "Tom has 3 apples. He buys", "max_tokens": 8}
+            ).json()
             assert answer["model"] == f"pair:{task}"
             return str(answer["choices"][0]["text"])
 

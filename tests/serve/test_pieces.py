@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tiny_served import tiny
@@ -84,7 +86,7 @@ def test_offsets_are_places_in_the_text() -> None:
     text = "Tom é€ has 😀 3 apples"
     found, _ = pieces(encoded(text))
     placed = [token for piece in found for token in piece.tokens]
-    for this, following in zip(placed, placed[1:], strict=False):
+    for this, following in pairwise(placed):
         piece = text[this.offset : following.offset]
         name = token_name(TOKENIZER, this.step.token)
         assert piece == name or piece in "é€😀"  # characters of several tokens begin where their first token does

@@ -23,7 +23,10 @@ HIGHEST_PORT = 65535
 
 def serve(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A bundle, a folder that 'bitzones apply' wrote, or a model: a folder, hub id or embedded:tiny.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A bundle, a folder that 'bitzones apply' wrote, or a model: a folder, hub id or embedded:tiny."
+        ),
     ],
     port: Annotated[int, typer.Option(min=0, max=HIGHEST_PORT, metavar="N", help="Port to listen on; 0 is any that is free.")] = 8000,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",

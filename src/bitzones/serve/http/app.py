@@ -29,8 +29,8 @@ from bitzones.serve.http.limits import Limits
 from bitzones.serve.http.line import Job, Line
 from bitzones.serve.http.metrics import Metrics
 from bitzones.serve.http.requests import ChatRequest, CompletionRequest, Generation
-from bitzones.serve.served_model import ServedModel
 from bitzones.serve.http.watch import Watch
+from bitzones.serve.served_model import ServedModel
 
 __all__ = ["create_app"]
 

@@ -13,9 +13,9 @@ from bitzones.serve.answering import Ask, Prompt
 from bitzones.serve.http.errors import ApiError
 from bitzones.serve.http.limits import Limits
 from bitzones.serve.http.requests import ChatRequest, CompletionRequest, Generation
+from bitzones.serve.pieces import text_of_tokens
 from bitzones.serve.served_model import Routed, ServedModel
 from bitzones.serve.switching import BASE
-from bitzones.serve.pieces import text_of_tokens
 
 __all__ = ["Asked", "Asking"]
 

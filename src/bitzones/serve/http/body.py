@@ -20,8 +20,8 @@ Body = TypeVar("Body", bound=BaseModel)
 async def read(request: Request, kind: type[Body], limits: Limits) -> Body:
     """A request's body.
 
-    Other media types are refused, so that a page in a browser cannot ask a server on its user's machine: without this header a browser sends
-    a request to another origin unasked.
+    Other media types are refused, so that a page in a browser cannot ask a server on its user's machine: a browser sends text to another
+    origin unasked, and JSON only if that agrees.
 
     Raises:
         ApiError: the body is too large, too slow, not JSON, or not of this kind.

@@ -9,8 +9,8 @@ from starlette.types import Message, Receive, Scope, Send
 __all__ = ["Exchange"]
 
 DISCARDED_BYTES = 16 << 20
-"""Most of a refused request's body that is read and thrown away. A connection that is closed with bytes unread is reset, and the client loses
-the answer that says why; nginx lingers for the same reason. A client that announces more gets its answer at once."""
+"""Most of a refused request's body that is read and thrown away. A connection that is closed with bytes unread is reset, and the client
+loses the answer that says why; nginx lingers for the same reason. A client that announces more gets its answer at once."""
 
 DISCARD_S = 5.0
 """Longest time for that; nginx waits as long for more."""

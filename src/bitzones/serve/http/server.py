@@ -115,7 +115,7 @@ def _server(served: ServedModel, api_key: str | None, limits: Limits) -> uvicorn
 
 @contextmanager
 def _outlived(*numbers: signal.Signals) -> Iterator[None]:
-    """uvicorn raises a signal again when it has stopped; that it came is known by then."""
+    """Uvicorn raises a signal again when it has stopped; that it came is known by then."""
     handled: Callable[..., None] = lambda *_: None  # noqa: E731
     before = {number: signal.signal(number, handled) for number in numbers}
     try:

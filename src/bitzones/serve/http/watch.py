@@ -28,6 +28,8 @@ METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 CLOSED_BY_CLIENT = 499
 """What nginx logs for a client that left before its answer; never sent."""
 
+TOO_MANY = ApiError(429, "too many requests at a time", code="too_many_requests", retry_after_s=1)
+
 
 class Watch:
     """ASGI middleware that sees every request and every response."""
@@ -52,18 +54,17 @@ class Watch:
             self._note(scope, exchange.status or CLOSED_BY_CLIENT, time.perf_counter() - start)
 
     async def _answer(self, scope: Scope, exchange: Exchange) -> None:
+        if self._now > self._most and scope["method"] == "POST":
+            await self._refuse(TOO_MANY, scope, exchange)
+            return
         try:
-            if self._now > self._most and scope["method"] == "POST":
-                raise ApiError(429, "too many requests at a time", code="too_many_requests", retry_after_s=1)
             await self._app(scope, exchange.receive, exchange.send)
-        except ApiError as error:
-            await self._refuse(error, scope, exchange)
         except (ClientDisconnect, OSError):
             pass  # nobody is there to answer
         except asyncio.CancelledError:  # the time to finish after a signal to stop is over
             await self._refuse(ApiError(503, "the server is stopping", code="stopping"), scope, exchange)
         except Exception as error:  # noqa: BLE001  # a bug: said without its message, which may quote the request
-            LOGGER.error("internal error: %s", _place(error))
+            _log_bug(error)
             await self._refuse(ApiError(500, "internal error: the server's log names its place", code="internal"), scope, exchange)
 
     @staticmethod
@@ -80,7 +81,7 @@ class Watch:
         LOGGER.info("%s %s %d %.3f s", method, endpoint, status, took_s)
 
 
-def _place(error: Exception) -> str:
-    """The type of an error and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
+def _log_bug(error: Exception) -> None:
+    """Log the type of an error and where it was raised."""
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    LOGGER.error("internal error: %s at %s:%s", type(error).__name__, raised.filename, raised.lineno)
