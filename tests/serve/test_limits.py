@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -88,6 +89,15 @@ def place(client: httpx.Client) -> tuple[str, int]:
 
 def raw(client: httpx.Client, request: bytes) -> Answer:
     return asyncio.run(ask(*place(client), request, PATIENCE_S))
+
+
+def test_the_guide_has_the_limits_as_they_are() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    table = guide.partition("## Limits")[2].partition("One request more")[0]
+    found = [float(number) for number in re.findall(r"^\| [^|]+ \| (\d+)", table, re.MULTILINE)]
+    now = Limits()
+    expected = [now.tokens, now.prompts, now.body_bytes, now.waiting, now.timeout_s, now.head_s, now.body_s, now.drain_s, now.connections]
+    assert found == expected
 
 
 def test_a_full_line_refuses_and_what_waits_is_answered(gate: Gate) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from bitzones.cli.export import say
 from bitzones.schema.errors import ArgumentError
+from bitzones.serve.limits import Limits
 
 __all__ = ["register", "serve"]
 
@@ -31,12 +32,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=HIGHEST_PORT, metavar="N", help="Port to listen on; 0 is any that is free.")] = 8000,
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:N or auto.")] = "cpu",
-    queue: Annotated[int, typer.Option(min=0, metavar="N", help="Requests that may wait; one more gets 429.")] = 32,
+    queue: Annotated[int, typer.Option(min=0, metavar="N", help="Requests that may wait; one more gets 429.")] = Limits.waiting,
     tokens: Annotated[
         int, typer.Option("--max-tokens", min=2, metavar="N", help="Most tokens of a prompt and its answer, up to the model's positions.")
-    ] = 4096,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest time for one request, waiting included.")] = 120.0,
-    drain: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Longest time to finish after Ctrl-C or SIGTERM.")] = 30.0,
+    ] = Limits.tokens,
+    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest time for one request, waiting included.")] = Limits.timeout_s,
+    drain: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Longest time to finish after Ctrl-C or SIGTERM.")] = Limits.drain_s,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not log requests.")] = False,
 ) -> None:
     """Serve a model over HTTP as OpenAI's API does, to try a plan.
@@ -61,22 +62,18 @@ def serve(
         raise typer.BadParameter(f"{device!r} is not a device: cpu, cuda, cuda:N or auto", param_hint="--device")
     key = _key()
     with needs("measure"):
-        import torch  # noqa: F401  # whether it is there, before the extra of the server is asked for
+        from bitzones.serve import load
     with needs("serve"):
-        from bitzones.serve import http
         from bitzones.serve.http import server
     with server.bind(host, port) as bound:
-        from bitzones.serve import load
-
-        say(f"loading {model}")
         served = load(model, device=device, notify=say)
         bound.listen()  # from here on whoever connects waits at most a moment
         _log(quiet=quiet)
         _announce(served.name, served.tasks, server.url_of(bound), key)
         if key is None and not server.is_loopback(bound):
             typer.echo(f"anyone who reaches this port can use the model: set {KEY} to ask for a key", err=True)
-        limits = http.Limits(tokens=tokens, waiting=queue, timeout_s=timeout, drain_s=drain)
-        http.run(served, bound, api_key=key, limits=limits)
+        limits = Limits(tokens=tokens, waiting=queue, timeout_s=timeout, drain_s=drain)
+        server.run(served, bound, api_key=key, limits=limits)
     typer.echo("stopped", err=True)
 
 

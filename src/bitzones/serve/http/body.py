@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from bitzones.serve.http import errors
 from bitzones.serve.http.errors import ApiError
-from bitzones.serve.http.limits import Limits
+from bitzones.serve.limits import Limits
 
 __all__ = ["read"]
 

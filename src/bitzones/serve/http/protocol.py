@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from bitzones.serve.http import errors
 from bitzones.serve.http.errors import ApiError
-from bitzones.serve.http.limits import Limits
+from bitzones.serve.limits import Limits
 
 __all__ = ["Patient", "patient"]
 

@@ -12,7 +12,7 @@ import uvicorn
 
 from bitzones.schema.errors import ArgumentError
 from bitzones.serve.http.app import DEFAULTS, create_app
-from bitzones.serve.http.limits import Limits
+from bitzones.serve.limits import Limits
 from bitzones.serve.http.protocol import patient
 from bitzones.serve.served_model import ServedModel
 
