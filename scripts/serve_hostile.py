@@ -149,7 +149,19 @@ def other_media(random: Random) -> bytes:
 
 def other_paths(random: Random) -> bytes:
     path = random.choice(
-        ["/", "/v1", "/v1/completions/../../etc/passwd", "/%00", "/%ff%fe", "/v1/Completions", "/a" * 2_000, "//", "/v1/completions%20"]
+        [
+            "/",
+            "/v1",
+            "/v1/completions/../../etc/passwd",
+            "/%00",
+            "/%ff%fe",
+            "/v1/Completions",
+            "/a" * 2_000,
+            "//",
+            "/v1/completions%20",
+            "/v1/completions/",
+            "/healthz/",
+        ]
     )
     method = random.choice(["GET", "POST", "PUT", "DELETE", "TRACE", "OPTIONS", "QUERY"])
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()

@@ -232,6 +232,22 @@ def test_a_key_opens_everything_but_the_health(header: str | None, status: int) 
         assert answer.json()["error"]["type"] == "authentication_error"
 
 
+@pytest.mark.parametrize(
+    ("host", "key", "status"),
+    [
+        ("localhost:8000", None, 200),
+        ("127.0.0.1", None, 200),
+        ("[::1]:80", None, 200),
+        ("evil.example", None, 403),
+        ("localhost.evil.example", None, 403),
+        ("evil.example", "key-1", 200),
+    ],
+)
+def test_a_page_under_another_name_does_not_reach_a_local_server(host: str, key: str | None, status: int) -> None:
+    with running(tiny(), api_key=key) as url:
+        assert httpx.get(f"{url}/v1/models", headers={"host": host, "authorization": "Bearer key-1"}).status_code == status
+
+
 def test_the_log_says_what_happened_and_never_what_was_said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Asking, request: Any) -> Any:
         raise KeyError(request.prompt)

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from bitzones.serve.answering import Event, Finished, Wrote
 from bitzones.serve.decoding import Candidate
 from bitzones.serve.http.asking import Asked
-from bitzones.serve.pieces import Piece, Placed, token_name
+from bitzones.serve.pieces import Piece, Placed, token_name, token_text
 
 __all__ = ["ChatForm", "CompletionForm", "Form", "Names", "chunks", "whole"]
 
@@ -31,11 +31,17 @@ class Names:
     """Tokens as they are named in log-probabilities: as text, or by their ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._text = lru_cache(NAMES_KEPT)(lambda token: token_name(tokenizer, token))
+        self._name = lru_cache(NAMES_KEPT)(lambda token: token_name(tokenizer, token))
+        self._text = lru_cache(NAMES_KEPT)(lambda token: token_text(tokenizer, token))
 
     def name(self, token: int, *, as_id: bool) -> str:
         """The name of a token."""
-        return f"token_id:{token}" if as_id else str(self._text(token))
+        return f"token_id:{token}" if as_id else str(self._name(token))
+
+    def bytes(self, token: int) -> list[int] | None:
+        """The UTF-8 of a token; None for one that is no whole text."""
+        text = self._text(token)
+        return None if text is None else list(text.encode())
 
 
 @dataclass(frozen=True)
@@ -175,8 +181,11 @@ class ChatForm:
         }
 
     def _entry(self, candidate: Candidate) -> JSON:
-        name = self.form.name(candidate.token)
-        return {"token": name, "logprob": max(candidate.logprob, LOWEST), "bytes": list(name.encode())}
+        return {
+            "token": self.form.name(candidate.token),
+            "logprob": max(candidate.logprob, LOWEST),
+            "bytes": self.form.names.bytes(candidate.token),
+        }
 
 
 async def whole(shape: Shape, events: AsyncIterator[Event]) -> JSON:

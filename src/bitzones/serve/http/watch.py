@@ -59,7 +59,7 @@ class Watch:
             return
         try:
             await self._app(scope, exchange.receive, exchange.send)
-        except (ClientDisconnect, OSError):
+        except ClientDisconnect:
             pass  # nobody is there to answer
         except asyncio.CancelledError:  # the time to finish after a signal to stop is over
             await self._refuse(ApiError(503, "the server is stopping", code="stopping"), scope, exchange)
