@@ -18,13 +18,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from scripts import serve_hostile, serve_overload
+from scripts.raw_http import Answer, ask, post
 from tiny_served import OTHER, tiny, two_plans
 
-import serve_hostile
-import serve_overload
 from bitzones.serve.http import Limits, running
 from bitzones.serve.http.asking import Asking
-from raw_http import Answer, ask, post
 
 BODY = {"prompt": "Tom has", "max_tokens": 3, "temperature": 0}
 PATIENCE_S = 30.0

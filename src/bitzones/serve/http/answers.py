@@ -210,12 +210,11 @@ async def chunks(shape: Shape, events: AsyncIterator[Event]) -> AsyncIterator[JS
         if event.index not in opened and (opening := shape.opening(event.index)) is not None:
             yield shape.envelope([opening], None, chunk=True)
         opened.add(event.index)
-        match event:
-            case Wrote(index, piece):
-                choice = shape.part(index, piece, None)
-            case Finished(index, reason, tokens):
-                choice = shape.part(index, None, reason)
-                new_tokens += tokens
+        if isinstance(event, Finished):
+            new_tokens += event.tokens
+            choice = shape.part(event.index, None, event.reason)
+        else:
+            choice = shape.part(event.index, event.piece, None)
         yield shape.envelope([choice], None, chunk=True)
     if shape.form.with_usage:
         yield shape.envelope([], shape.form.usage(new_tokens), chunk=True)
