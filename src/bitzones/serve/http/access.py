@@ -7,7 +7,7 @@ import re
 
 from fastapi import Request
 
-from bitzones.serve.http.errors import ApiError
+from bitzones.serve.http.api_errors import ApiError
 
 __all__ = ["Access"]
 

@@ -20,15 +20,15 @@ from starlette.types import Receive, Scope, Send
 
 from bitzones import __version__
 from bitzones.serve.answering import Ask, Event, Finished, answer
-from bitzones.serve.http import answers, body, errors
+from bitzones.serve.http import answers, api_errors, body
 from bitzones.serve.http.access import Access
 from bitzones.serve.http.answers import ChatForm, CompletionForm, Form, Names, Shape
+from bitzones.serve.http.api_errors import ApiError
 from bitzones.serve.http.asking import Asked, Asking
-from bitzones.serve.http.errors import ApiError
 from bitzones.serve.http.line import Job, Line
-from bitzones.serve.http.metrics import Metrics
+from bitzones.serve.http.request_watch import Watch
 from bitzones.serve.http.requests import ChatRequest, CompletionRequest, Generation
-from bitzones.serve.http.watch import Watch
+from bitzones.serve.http.server_metrics import Metrics
 from bitzones.serve.limits import Limits
 from bitzones.serve.served_model import ServedModel
 
@@ -82,13 +82,13 @@ def _routes(service: _Service, access: Access) -> APIRouter:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return errors.response(error)
+    return api_errors.response(error)
 
 
 async def _no_route(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {404: "there is no such path: try /v1/models", 405: "this path takes another method"}
-    return errors.response(ApiError(error.status_code, said.get(error.status_code, "the request cannot be handled")))
+    return api_errors.response(ApiError(error.status_code, said.get(error.status_code, "the request cannot be handled")))
 
 
 class _Service:
@@ -223,7 +223,7 @@ async def _sse(first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> 
         async for chunk in chunks:
             yield _event(chunk)
     except ApiError as error:
-        yield _event(errors.shape(error))
+        yield _event(api_errors.shape(error))
         return
     yield "data: [DONE]\n\n"
 

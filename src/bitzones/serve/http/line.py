@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bitzones.schema.errors import BitzonesError
 from bitzones.serve.answering import Event
-from bitzones.serve.http.errors import ApiError
+from bitzones.serve.http.api_errors import ApiError
 
 __all__ = ["Job", "Line"]
 
