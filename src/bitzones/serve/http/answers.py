@@ -16,7 +16,7 @@ from bitzones.serve.decoding import Candidate
 from bitzones.serve.http.asking import Asked
 from bitzones.serve.pieces import Piece, Placed, token_name, token_text
 
-__all__ = ["ChatForm", "CompletionForm", "Form", "Names", "chunks", "whole"]
+__all__ = ["ChatForm", "CompletionForm", "Form", "Names", "Shape", "chunks", "whole"]
 
 LOWEST = -9999.0
 """Written for a probability of zero, whose logarithm JSON cannot hold; vLLM writes the same."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitzones.serve.decoding import Sampling
 
-__all__ = ["ChatRequest", "CompletionRequest", "Generation", "Message"]
+__all__ = ["ChatRequest", "CompletionRequest", "Generation", "Message", "StreamOptions", "TextPart"]
 
 MOST_LOGPROBS = 20
 """Most alternatives per token: OpenAI's limit."""
