@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from bitzones import __version__
-from bitzones.cli import bundle_command, duet, regression, tune_command
+from bitzones.cli import bundle_command, duet, regression, serve_command, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
@@ -226,6 +226,7 @@ def _check(folder: Path, device: str) -> None:
 
 tune_command.register(app)
 exporting.register(app)
+serve_command.register(app)
 bundle_command.register(app)
 
 
