@@ -42,6 +42,7 @@ from bitzones.schema.errors import (
     PlanError,
     ProfileError,
     RunFileError,
+    ServerError,
     TaskError,
 )
 from bitzones.schema.profile_sections import Gate
@@ -81,6 +82,7 @@ __all__ = [
     "Report",
     "RunFile",
     "RunFileError",
+    "ServerError",
     "TaskError",
     "Trend",
     "Verdict",
