@@ -6,16 +6,21 @@ From the top of a checkout, with the data sets in the hub's layouts and text/ un
 
 The plan's formats are rounded anew on the profile's calibration set and tuned on its tuning set; both are measured on the profile's
 domains, which share no document with either, beside every uniform format of the profile. Differences are paired over windows. Prints a
-table in Markdown, with the time that tuning took and the peak of memory. ``--norms`` trains the norms too.
+table in Markdown, with the time that tuning took and the peak of memory. ``--norms`` trains the norms too; ``--accuracy`` has every
+variant answer the profile's tasks as well. With ``--keep DIR`` weights and cells are kept there as they are made, and a second call goes
+on from them: it must be of the same profile and the same settings.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
@@ -25,16 +30,17 @@ from tabulate import tabulate
 
 from bitzones.backends.weights import stored_bytes
 from bitzones.deploy.plan_file import read_plan
-from bitzones.evaluation import by_domain
+from bitzones.evaluation import accuracy, by_domain
 from bitzones.models import structure
 from bitzones.run.session import Session
 from bitzones.schema import environment, profile_files
 from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.profile import PLAN, Profile
 from bitzones.schema.profile_sections import Tuning
+from bitzones.schema.quality_cells import AccuracyCell
 from bitzones.stats.bootstrap import bootstrap_ratio, resample_weights
-from bitzones.stats.intervals import Estimate
-from bitzones.tuning import distill
+from bitzones.stats.intervals import Estimate, wilson_interval
+from bitzones.tuning import distill, saved_state, weights_file
 from bitzones.tuning.distill import Tuned
 from bitzones.tuning.student import tunable_student
 from bitzones.tuning.weights_file import StoredWeights
@@ -45,44 +51,123 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Took:
-    """What one tuning took."""
+    """What one tuning took; ``nats`` are of the validation split, before and after."""
 
     name: str
     seconds: float
-    tuned: Tuned
-    validation_tokens: int
+    nats: tuple[float, float]
+    step: int
+    steps: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A session, and the folder in which weights and cells are kept; nothing is kept without one."""
+
+    session: Session
+    folder: Path | None
+
+    def place(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / name.replace(" ", "-")
+
+    def record(self, name: str, make: Callable[[], str]) -> str:
+        """JSON that was kept, or is made and kept now."""
+        place = self.place(f"{name}.json")
+        if place is not None and place.exists():
+            return place.read_text(encoding="utf-8")
+        made = make()
+        if place is not None:
+            place.write_text(made, encoding="utf-8")
+        return made
+
+    def rounded(self, variant: str, formats: dict[str, str]) -> None:
+        """Define a variant with the weights that were kept, or round it and keep them."""
+        place, variants = self.place(f"{variant}.safetensors"), self.session.variants
+        if place is not None and place.exists():
+            stored = weights_file.read(place, sha256(place.read_bytes()).hexdigest(), variants.loaded.model, formats)
+            variants.define_stored(variant, formats, stored)
+        else:
+            if variant not in variants.uniform:
+                variants.define(variant, formats)
+            whole = variants.whole(variant)
+            if place is not None:
+                weights_file.write(place, whole, {})
 
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def tuned(session: Session, variant: str, settings: Tuning) -> Took:
+def tuned(kept: Kept, variant: str, settings: Tuning) -> Took:
     """Tune a variant and define the result as ``VARIANT tuned``."""
+    session, name = kept.session, f"{variant} tuned"
+    variants, formats = session.variants, session.variants.assignment(variant)
+    place = kept.place(f"{name}.safetensors")
+
+    def run() -> str:
+        started = perf_counter()
+        found = distilled(session, variant, settings, kept.place(f"{variant} state"))
+        weights = {**variants.whole(variant), **found.weights}
+        if place is not None:
+            weights_file.write(place, weights, found.dense)
+        variants.define_stored(name, formats, StoredWeights(dict(weights), found.dense))
+        nats = [sum(part) / session_tokens(session, settings) for part in (found.before, found.after)]
+        return json.dumps([name, perf_counter() - started, nats, found.best_step, found.history[-1][0], found.parameters])
+
+    took = Took(*json.loads(kept.record(name, run)))
+    if place is not None and name not in variants.formats:
+        stored = weights_file.read(place, sha256(place.read_bytes()).hexdigest(), variants.loaded.model, formats)
+        variants.define_stored(name, formats, stored)
+    return took
+
+
+def session_tokens(session: Session, settings: Tuning) -> int:
+    """Scored tokens of the validation split."""
+    return sum(distill.split(session.sets.tuning, settings.validation, session.profile.seed).validation.sequence_tokens)
+
+
+def distilled(session: Session, variant: str, settings: Tuning, state: Path | None) -> Tuned:
     variants, seed = session.variants, session.profile.seed
     formats, before = variants.assignment(variant), variants.whole(variant)
-    texts = distill.split(session.sets.tuning, settings.validation, seed)
-    started = perf_counter()
     found = distill.distill(
         variants.reference,
         lambda: tunable_student(variants.reference, before, formats, norms=settings.norms, stored_dtype=variants.loaded.model.dtype),
-        texts,
+        distill.split(session.sets.tuning, settings.validation, seed),
         settings,
         seed,
+        place=state,
         report=lambda done, steps, nats: say(f"{variant}: step {done} of {steps}, KL {nats:.4f} on the validation split"),
     )
-    variants.define_stored(f"{variant} tuned", formats, StoredWeights({**before, **found.weights}, found.dense))
-    return Took(variant, perf_counter() - started, found, sum(texts.validation.sequence_tokens))
+    if state is not None:
+        saved_state.remove(state)
+    return found
 
 
-def measured(session: Session, variant: str) -> dict[str, DomainCell]:
+def measured(kept: Kept, variant: str) -> dict[str, DomainCell]:
     """Domain -> the variant's cell there."""
-    say(f"measuring {variant}")
-    reference, model = session.variants.reference, session.variants.model(variant)
-    return {
-        name: session.on_domain(name, lambda found, batches: by_domain.domain_cell(variant, reference, model, found, batches()))
-        for name in session.sets.domains
-    }
+    session = kept.session
+
+    def on(domain: str) -> str:
+        say(f"measuring {variant} on {domain}")
+        reference, model = session.variants.reference, session.variants.model(variant)
+        return session.on_domain(
+            domain, lambda found, batches: by_domain.domain_cell(variant, reference, model, found, batches())
+        ).model_dump_json()
+
+    return {name: DomainCell.model_validate_json(kept.record(f"{variant}.{name}", partial(on, name))) for name in session.sets.domains}
+
+
+def answered(kept: Kept, variant: str) -> dict[str, AccuracyCell]:
+    """Task -> the variant's answers."""
+    session = kept.session
+
+    def on(task: str) -> str:
+        say(f"measuring {variant} on {task}")
+        model = session.variants.model(variant)
+        return accuracy.measure(model, session.tokenizer, session.asked[task], variant, session.task_batch(task)).model_dump_json()
+
+    return {name: AccuracyCell.model_validate_json(kept.record(f"{variant}.answers.{name}", partial(on, name))) for name in session.asked}
 
 
 def estimate(cell: DomainCell, nats: np.ndarray, seed: int) -> Estimate:
@@ -128,6 +213,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=Tuning().learning_rate)
     parser.add_argument("--norms", action="store_true")
+    parser.add_argument("--beside", nargs="*", default=None, help="formats whose uniform variants are measured too; all by default")
+    parser.add_argument("--accuracy", action="store_true", help="measure the profile's tasks as well")
+    parser.add_argument("--keep", type=Path, default=None, metavar="DIR", help="keep weights and cells here, and go on from them")
     return parser.parse_args()
 
 
@@ -136,29 +224,66 @@ def _profile(asked: argparse.Namespace) -> Profile:
     return profile_files.load(asked.profile).resolved(asked.data).model_copy(update={"tuning": settings})
 
 
+def _chosen(kept: Kept, asked: argparse.Namespace) -> list[str]:
+    """The variants to tune, defined and rounded."""
+    variants = kept.session.variants
+    names = {name: variant for variant, name in variants.uniform.items()}
+    chosen = {names[name]: variants.assignment(names[name]) for name in asked.uniform}
+    if asked.plan is not None:
+        chosen[PLAN] = dict(read_plan(asked.plan).formats)
+    for variant, formats in chosen.items():
+        kept.rounded(variant, formats)
+    return list(chosen)
+
+
+def _table(kept: Kept, variants: list[str]) -> str:
+    domains = kept.session.sets.domains
+    head = ["variant", "bits", *(f"{name}, n = {len(found.windows.sequences)}" for name, found in domains.items())]
+    return tabulate(
+        rows(kept.session, {variant: measured(kept, variant) for variant in variants}), head, tablefmt="github", disable_numparse=True
+    )
+
+
+def _answers(kept: Kept, variants: list[str]) -> str:
+    """Accuracy by task with Wilson's interval, and the paired difference of a tuned variant to the one before."""
+    cells = {variant: answered(kept, variant) for variant in variants}
+    return tabulate(
+        [[variant, *(f"{_share(cell)}" for cell in found.values())] for variant, found in cells.items()],
+        ["variant", *(f"{name}, n = {len(cell.correct)}" for name, cell in next(iter(cells.values())).items())],
+        tablefmt="github",
+        disable_numparse=True,
+    )
+
+
+def _share(cell: AccuracyCell) -> str:
+    right, count = sum(cell.correct), len(cell.correct)
+    interval = wilson_interval(right, count)
+    return f"{right / count:.1%} ({interval.low:.1%} to {interval.high:.1%})"
+
+
 def main() -> None:
     asked = _arguments()
+    if asked.keep is not None:
+        asked.keep.mkdir(parents=True, exist_ok=True)
     session = Session(_profile(asked), say)
     settings = session.profile.tuning
     assert settings is not None
     session.check_sequences()
+    kept = Kept(session, asked.keep)
+    chosen = _chosen(kept, asked)
+    took = [tuned(kept, variant, settings) for variant in chosen]
     names = {name: variant for variant, name in session.variants.uniform.items()}
-    chosen = [names[name] for name in asked.uniform]
-    if asked.plan is not None:
-        session.variants.define(PLAN, read_plan(asked.plan).formats)
-        chosen.append(PLAN)
-    took = [tuned(session, variant, settings) for variant in chosen]
-    variants = [*session.variants.uniform, *([PLAN] if asked.plan else []), *(f"{item.name} tuned" for item in took)]
-    cells = {variant: measured(session, variant) for variant in variants}
-    domains = session.sets.domains
-    head = ["variant", "bits", *(f"{name}, n = {len(found.windows.sequences)}" for name, found in domains.items())]
+    beside = [names[name] for name in asked.beside] if asked.beside is not None else list(names.values())
+    variants = list(dict.fromkeys([*beside, *chosen, *(item.name for item in took)]))
     print(f"\nKL(reference || variant), nats/token, 95% bootstrap intervals over windows, differences paired; {settings!r}.\n")
-    print(tabulate(rows(session, cells), head, tablefmt="github", disable_numparse=True))
+    print(_table(kept, variants))
+    if asked.accuracy:
+        print(f"\nAccuracy, 95% Wilson intervals.\n\n{_answers(kept, [session.reference_id, *variants])}")
     for item in took:
-        before, after = (sum(nats) / item.validation_tokens for nats in (item.tuned.before, item.tuned.after))
         machine = f"{item.seconds:.0f} s, {torch.get_num_threads()} threads, {environment.cpu_name()}"
-        steps = f"step {item.tuned.best_step} of {item.tuned.history[-1][0]}"
-        print(f"\n{item.name}: {machine}; {steps}, validation KL {before:.3f} -> {after:.3f}, {item.tuned.parameters:,} parameters")
+        before, after = item.nats
+        steps = f"step {item.step} of {item.steps}"
+        print(f"\n{item.name}: {machine}; {steps}, validation KL {before:.3f} -> {after:.3f}, {item.parameters:,} parameters")
     print(f"\nPeak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB / 1e9:.1f} GB")
 
 

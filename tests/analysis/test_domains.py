@@ -9,13 +9,14 @@ from typing import Any
 import make_domains
 import numpy as np
 import pytest
-from make_run import analysed, planned, profile, run_dict, write
+from make_run import analysed, planned, profile, run_dict, without, write
 
 from bitzones.analysis import domains
 from bitzones.analysis.domain_figures import DomainsReading
 from bitzones.analysis.reader import read_run
 from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.errors import RunFileError
+from bitzones.schema.plan_cells import PlansCell
 from bitzones.schema.record import Record
 from bitzones.schema.run_record import Run
 
@@ -109,6 +110,14 @@ def test_the_plan_wins_where_nothing_within_the_budget_is_better(tmp_path: Path)
     expected = "loses" if within["w4"] else "wins"
     assert law.outcome == expected
     assert ("law" in analysis.domains.recommended_for) == (expected == "wins")
+
+
+def test_where_no_plans_were_compared_a_uniform_format_is_within_the_budget_by_its_bytes(tmp_path: Path) -> None:
+    measured = [*without(PlansCell, planned()), *make_domains.domains(variants=("w8", "w4", "w2", "plan"))]
+    law = next(item for item in analysed(tmp_path, measured).domains.domains if item.name == "law")  # type: ignore[union-attr]
+    assert {item.variant: item.within_budget for item in law.figures} == {"w8": False, "w4": False, "w2": True, "plan": None}
+    assert {item.variant: item.word for item in law.compared}["w2"] == "better"
+    assert law.outcome == "wins"
 
 
 def test_a_run_without_domains_says_nothing_of_them(tmp_path: Path) -> None:

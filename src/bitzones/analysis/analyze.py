@@ -9,6 +9,7 @@ from bitzones.allocation import knapsack, time_cost
 from bitzones.analysis import (
     accuracy_verdicts,
     attention,
+    budget,
     caveats,
     domains,
     fisher_agreement,
@@ -117,12 +118,20 @@ def _decided(
     if measured is None:
         return None, _without_sweep(run_file)
     try:
-        menu = knapsack.menu_of(measured.cell, formats, reference)
-        if run_file.run.profile.budget.latency is not None:
-            menu = time_cost.timed_menu(menu, found.times)
+        menu = _menu(run_file.run, measured, formats, reference, found)
         return _with_weights(zones.decide(measured, menu, run_file.run, chosen, found.search), found), None
     except PlanError as error:
         return None, one_line(f"the budget cannot be met; {error}")
+
+
+def _menu(run: Run, measured: layer_sensitivity.Measured, formats: tuple[str, ...], reference: str, found: _Found) -> knapsack.Menu:
+    """What the measurements offer, with times where the budget is one.
+
+    Raises:
+        PlanError: it is one, and a unit was not timed.
+    """
+    menu = knapsack.menu_of(measured.cell, formats, reference)
+    return menu if run.profile.budget.latency is None else time_cost.timed_menu(menu, found.times)
 
 
 def _with_weights(decision: Decision, found: _Found) -> Decision:
@@ -204,7 +213,8 @@ def analyse(run_file: RunFile) -> Analysis:
     plan, answers = decision.plan if decision else None, run_file.of(AccuracyCell)
     documents = run_file.of(PerplexityCell)
     answered = accuracy_verdicts.accuracies(answers, run.variants, reference)
-    unswept, by_domain = _unswept(run, found.sweep), domains.read_domains(run, run_file.of(DomainCell), judged)
+    within = budget.uniform_within(_menu(run, measured, formats, reference, found), plan.budget) if measured and plan else {}
+    unswept, by_domain = _unswept(run, found.sweep), domains.read_domains(run, run_file.of(DomainCell), judged, within)
     analysis = Analysis(
         bitzones=run.bitzones,
         measured_at=run_file.measured_at,

@@ -13,7 +13,7 @@ from bitzones.schema.plan_cells import SearchCell
 from bitzones.schema.profile import variant_formats
 from bitzones.schema.run_record import Run
 
-__all__ = ["budget_of"]
+__all__ = ["budget_of", "uniform_within"]
 
 
 def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | None = None) -> PlanBudget:
@@ -38,6 +38,14 @@ def budget_of(measured: Measured, menu: Menu, run: Run, search: SearchCell | Non
         choice = cheapest(menu, measured.mean, tolerance)
         stored = int(menu.stored_bytes[np.arange(len(choice)), choice].sum())
     return PlanBudget(average_bits=stored * 8 / menu.parameters, stored_bytes=stored, tolerance=tolerance)
+
+
+def uniform_within(menu: Menu, budget: PlanBudget) -> dict[str, bool]:
+    """Format -> whether a model wholly in it is within the budget; only formats that were measured everywhere."""
+    limit = budget.latency.nanoseconds if budget.latency is not None else budget.stored_bytes
+    choices = {name: menu.everywhere(column) for column, name in enumerate(menu.formats)}
+    rows = np.arange(len(menu.sizes))
+    return {name: int(menu.sizes[rows, choice].sum()) <= limit for name, choice in choices.items() if choice is not None}
 
 
 def _tolerance(measured: Measured, menu: Menu, run: Run) -> float:

@@ -84,16 +84,20 @@ class _Windows:
         return estimate(value, resampled, len(self.tokens))
 
 
-def read_domains(run: Run, cells: Sequence[DomainCell], plans: PlansReading | None) -> DomainsReading | None:
+def read_domains(
+    run: Run, cells: Sequence[DomainCell], plans: PlansReading | None, uniform: Mapping[str, bool] | None = None
+) -> DomainsReading | None:
     """What the cells say of every domain; None where there are none.
 
     Args:
         run: names the domains, and what was read for them.
         cells: in the order of the run's variants.
         plans: says which variants are within the budget.
+        uniform: format -> the same of a model wholly in it, for a run whose plans were not compared.
     """
     found = tuple(
-        _domain(run, name, [cell for cell in cells if cell.domain == name], plans) for name in dict.fromkeys(cell.domain for cell in cells)
+        _domain(run, name, [cell for cell in cells if cell.domain == name], plans, uniform or {})
+        for name in dict.fromkeys(cell.domain for cell in cells)
     )
     if not found:
         return None
@@ -106,12 +110,13 @@ def read_domains(run: Run, cells: Sequence[DomainCell], plans: PlansReading | No
     )
 
 
-def _domain(run: Run, name: str, cells: Sequence[DomainCell], plans: PlansReading | None) -> DomainReading:
+def _domain(run: Run, name: str, cells: Sequence[DomainCell], plans: PlansReading | None, uniform: Mapping[str, bool]) -> DomainReading:
     first, settings = cells[0], next((domain for domain in run.profile.domains if domain.name == name), None)
     weights = resample_weights(len(first.scored_tokens), INTERVAL_RESAMPLES, run.profile.seed + DOMAIN_SEED)
     windows = [_Windows(cell, weights) for cell in cells]
     changes = _changes(windows)
-    figures = tuple(_figures(run, item, change, plans) for item, change in zip(windows, changes, strict=True))
+    within = {cell.variant: _within(run.variants, cell.variant, plans, uniform) for cell in cells}
+    figures = tuple(_figures(run, item, change, within[item.cell.variant]) for item, change in zip(windows, changes, strict=True))
     tuned = plans is not None and plans.recommended == TUNED and any(cell.variant == TUNED for cell in cells)
     subject = TUNED if tuned else PLAN
     compared = tuple(_compared(windows, subject))
@@ -134,7 +139,7 @@ def _domain(run: Run, name: str, cells: Sequence[DomainCell], plans: PlansReadin
         figures=figures,
         compared=compared,
         subject=subject,
-        outcome=_outcome(compared, {item.variant: item.within_budget for item in figures}),
+        outcome=_outcome(compared, within),
     )
 
 
@@ -186,13 +191,13 @@ def _correlation(cell: DomainCell) -> float | None:
     return None if spread <= 0 else float(np.clip((xy - x * y / n) / np.sqrt(spread), -1, 1))
 
 
-def _figures(run: Run, windows: _Windows, change: PerplexityChange, plans: PlansReading | None) -> DomainFigures:
+def _figures(run: Run, windows: _Windows, change: PerplexityChange, within: bool | None) -> DomainFigures:
     cell = windows.cell
     square, squares = windows.resampled(cell.change_squares)
     return DomainFigures(
         variant=cell.variant,
         format=run.variants.get(cell.variant, cell.variant),
-        within_budget=_within(run.variants, cell.variant, plans),
+        within_budget=within,
         perplexity=_perplexity(windows, cell.nll_nats),
         change=change,
         kl=windows.mean(cell.kl_nats),
@@ -205,14 +210,14 @@ def _figures(run: Run, windows: _Windows, change: PerplexityChange, plans: Plans
     )
 
 
-def _within(variants: Mapping[str, str], variant: str, plans: PlansReading | None) -> bool | None:
-    """Whether a variant is within the budget, by the whole plan that it is."""
+def _within(variants: Mapping[str, str], variant: str, plans: PlansReading | None, uniform: Mapping[str, bool]) -> bool | None:
+    """Whether a variant is within the budget, by the whole plan that it is, or else by its format."""
+    format_ = variants.get(variant, variant)
     if plans is None:
-        return None
+        return uniform.get(format_)
     if variant == PLAN:
         return plans.named(plans.searched).within_budget
-    named = f"uniform {variants.get(variant, variant)}"
-    alike = [item for item in plans.plans if item.name == named or item.origin == variant]
+    alike = [item for item in plans.plans if item.name == f"uniform {format_}" or item.origin == variant]
     return alike[0].within_budget if alike else None
 
 

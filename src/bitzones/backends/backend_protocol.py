@@ -93,6 +93,18 @@ class Checkpoints(Protocol):
     def repack(self, model: torch.nn.Module) -> None:
         """Give every weight of a model in memory, in place, what it has after saving and loading, bit for bit."""
 
+    def read_module(self, like: torch.nn.Module, tensors: Mapping[str, torch.Tensor], format_: Format) -> torch.nn.Module:
+        """One quantized module from the tensors that `save` wrote for it, as `reload` would make it, on the CPU.
+
+        Args:
+            like: a linear module, dense or quantized, of the same shape; its bias is shared.
+            tensors: by their names within the module.
+            format_: of the weight.
+
+        Raises:
+            ModelError: the tensors make no weight of this shape and format.
+        """
+
 
 class Backend(Protocol):
     """A quantization library, or a file format of another engine whose values are computed here.

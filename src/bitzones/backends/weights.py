@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -18,8 +18,11 @@ __all__ = [
     "kernel",
     "kernel_kinds",
     "kernels",
+    "own_memory",
     "packed_weights",
     "parts_of",
+    "plain_tensors",
+    "resident_bytes",
     "stored_bytes",
     "untimed",
     "values",
@@ -36,17 +39,50 @@ def values(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
 
 
 def stored_bytes(weight: Weight) -> int:
-    """Bytes of a weight as it lies in memory or in a file.
+    """Bytes of a weight as it lies in memory or in a file."""
+    return sum(tensor.nbytes for tensor in plain_tensors(weight)) if isinstance(weight, torch.Tensor) else weight.stored_bytes
 
-    A library's own kind of tensor, such as a parameter of a quantized module, is made of others (torch's ``__tensor_flatten__``).
+
+def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """What a tensor is made of.
+
+    A library's own kind, such as a parameter of a quantized module, is made of others (torch's ``__tensor_flatten__``).
     """
-    if not isinstance(weight, torch.Tensor):
-        return weight.stored_bytes
-    data = weight.data  # a parameter hides what it is made of
+    data = tensor.data  # a parameter hides what it is made of
     if not hasattr(data, "__tensor_flatten__"):
-        return data.nbytes
-    inner, _ = data.__tensor_flatten__()
-    return sum(stored_bytes(getattr(data, name)) for name in inner)
+        yield data
+        return
+    for name in data.__tensor_flatten__()[0]:
+        yield from plain_tensors(getattr(data, name))
+
+
+def resident_bytes(modules: Iterable[torch.nn.Module]) -> int:
+    """Bytes of memory behind all parameters and buffers of some modules; storage that several share counts once, and whole."""
+    found = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for module in modules
+        for owned in (*module.parameters(), *module.buffers())
+        for tensor in plain_tensors(owned)
+    }
+    return sum(found.values())
+
+
+def own_memory(module: torch.nn.Module) -> None:
+    """Copy every parameter and buffer of a module in place: none is then a part of a file that is mapped into memory."""
+    for owned in (*module.parameters(), *module.buffers()):
+        _own(owned)
+
+
+def _own(tensor: torch.Tensor) -> None:
+    if not hasattr(tensor, "__tensor_flatten__"):
+        tensor.data = tensor.data.clone()
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        inner = getattr(tensor, name)
+        if hasattr(inner, "__tensor_flatten__"):
+            _own(inner)
+        else:
+            setattr(tensor, name, inner.clone())
 
 
 def holder(module: torch.nn.Module) -> Backend | None:

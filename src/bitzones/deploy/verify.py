@@ -27,7 +27,19 @@ from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.record import Record
 from bitzones.schema.validation_errors import first_error
 
-__all__ = ["CHECK_FILE", "KERNEL_TOLERANCE_NATS", "PLAN_FILE", "TOLERANCE_NATS", "Check", "check", "file_hashes", "verify", "write"]
+__all__ = [
+    "CHECK_FILE",
+    "KERNEL_TOLERANCE_NATS",
+    "PLAN_FILE",
+    "TOLERANCE_NATS",
+    "Check",
+    "check",
+    "damage",
+    "file_hashes",
+    "read",
+    "verify",
+    "write",
+]
 
 CHECK_FILE, PLAN_FILE = "bitzones_check.json", "plan.json"
 CHECK_FORMAT: Literal["bitzones-check"] = "bitzones-check"
@@ -146,7 +158,7 @@ def check(folder: Path, device: torch.device, notify: Callable[[str], None] = la
         PlanError: the folder or its record cannot be read.
         ModelError: the model cannot be loaded.
     """
-    record = _read(folder)
+    record = read(folder)
     notify("comparing the files with their hashes")
     if (difference := _files_differ(folder, record)) is not None:
         return difference
@@ -172,7 +184,21 @@ def check(folder: Path, device: torch.device, notify: Callable[[str], None] = la
     return _answers_differ(folder, record, answers, answer(model, answers.token_ids))
 
 
-def _read(folder: Path) -> Check:
+def damage(folder: Path) -> str | None:
+    """The first file that is missing, changed or added, in one line; None where the folder is whole.
+
+    Raises:
+        PlanError: the folder or its record cannot be read.
+    """
+    return _files_differ(folder, read(folder))
+
+
+def read(folder: Path) -> Check:
+    """The record of a folder.
+
+    Raises:
+        PlanError: it cannot be read, or is something else.
+    """
     path = folder / CHECK_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

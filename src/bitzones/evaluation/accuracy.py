@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bitzones.backends.unpacked import unpacked_once
 from bitzones.data.tasks import ScoredTask
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
@@ -41,6 +42,7 @@ def measure(
     """
     module, _, function = SCORERS[task.kind].partition(":")
     score: Callable[..., Any] = getattr(import_module(module), function)
-    found = score(model, tokenizer, task, variant, batch, progress)
+    with unpacked_once(model):
+        found = score(model, tokenizer, task, variant, batch, progress)
     assert isinstance(found, AccuracyCell | PerplexityCell)
     return found

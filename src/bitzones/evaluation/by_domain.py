@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bitzones.backends.unpacked import unpacked_once
 from bitzones.data.sequences import Batch
 from bitzones.data.sets import DomainSet
 from bitzones.devices import device as devices
@@ -74,8 +75,9 @@ def domain_cell(name: str, reference: torch.nn.Module, variant: torch.nn.Module,
         NonFiniteError: one of the models gives NaN or infinity.
     """
     windows: dict[int, Predictions] = {}
-    for batch in batches:
-        windows.update(_windows(reference, variant, batch, found.domain.first))
+    with unpacked_once(variant):
+        for batch in batches:
+            windows.update(_windows(reference, variant, batch, found.domain.first))
     made = [windows[place] for place in range(len(found.windows.sequences))]
     return DomainCell(
         variant=name,

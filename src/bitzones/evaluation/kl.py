@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from bitzones.backends.unpacked import unpacked_once
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.devices import device as devices
 from bitzones.schema.errors import NonFiniteError
@@ -82,12 +83,13 @@ def whole(reference: torch.nn.Module, changed: torch.nn.Module, batches: Iterabl
         NonFiniteError: logits of one of them are NaN or infinite.
     """
     results = [0.0] * sequences
-    for batch in batches:
-        values = kl_nats(log_probabilities(reference, batch), logits_of(changed, batch), batch.mask)
-        if not torch.isfinite(values).all():
-            raise NonFiniteError("the quantized model's logits are NaN or infinite")
-        for index, value in zip(batch.index, values.tolist(), strict=True):
-            results[index] = value
+    with unpacked_once(changed):
+        for batch in batches:
+            values = kl_nats(log_probabilities(reference, batch), logits_of(changed, batch), batch.mask)
+            if not torch.isfinite(values).all():
+                raise NonFiniteError("the quantized model's logits are NaN or infinite")
+            for index, value in zip(batch.index, values.tolist(), strict=True):
+                results[index] = value
     return results
 
 

@@ -35,6 +35,9 @@ class _Checkpoints:
     def repack(self, model: torch.nn.Module) -> None:
         saving.repack_as_reloaded(model)
 
+    def read_module(self, like: torch.nn.Module, tensors: Mapping[str, torch.Tensor], format_: Format) -> torch.nn.Module:
+        return saving.read_module(like, tensors, format_.bits)
+
 
 class Quanto:
     """The backend."""

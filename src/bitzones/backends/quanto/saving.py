@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bitzones.backends.quanto.extensions import extension_failure
 from bitzones.backends.quanto.packing import as_stored
 from bitzones.schema.errors import ModelError
 
-__all__ = ["check_reloadable", "reload", "repack_as_reloaded", "save"]
+__all__ = ["check_reloadable", "read_module", "reload", "repack_as_reloaded", "save"]
 
 
 def check_reloadable(model: PreTrainedModel) -> None:
@@ -86,3 +87,23 @@ def repack_as_reloaded(model: torch.nn.Module) -> None:
         if isinstance(module, QModuleMixin) and isinstance(module.weight, quanto.QTensor):
             device = module.weight.device
             module.weight = torch.nn.Parameter(as_stored(module.weight.data).to("cpu").optimize().to(device), requires_grad=False)
+
+
+def read_module(like: torch.nn.Module, tensors: Mapping[str, torch.Tensor], bits: int) -> torch.nn.Module:
+    """A frozen module from tensors of a checkpoint; see `bitzones.backends.backend_protocol.Checkpoints.read_module`.
+
+    quanto itself sets the weight, as it does when it loads a whole model, so that the packing is the same.
+    """
+    assert isinstance(like, torch.nn.Linear)
+    dtype = tensors["input_scale"].dtype if "input_scale" in tensors else like.weight.dtype
+    empty = torch.nn.Linear(like.in_features, like.out_features, bias=like.bias is not None, device="meta", dtype=dtype)
+    made = quanto.QLinear.from_module(empty, weights=f"qint{bits}")
+    bias = {} if like.bias is None else {"bias": like.bias}
+    try:
+        left = made.load_state_dict({**tensors, **bias}, strict=False, assign=True)
+    except (KeyError, ValueError, RuntimeError, AssertionError) as error:
+        shape = f"{like.out_features} x {like.in_features}"
+        raise ModelError(f"its tensors make no qint{bits} weight of {shape}: {str(error)[:300]}") from error
+    if odd := [*left.missing_keys, *left.unexpected_keys]:
+        raise ModelError(f"its tensors are not those of a qint{bits} module: {odd[0]!r} is missing or has no place")
+    return made.eval().requires_grad_(requires_grad=False)
