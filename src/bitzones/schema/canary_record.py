@@ -5,6 +5,7 @@ It also has what the run's sequences look like (`TrafficRecord`), which the requ
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from bitzones.schema.errors import RunFileError
-from bitzones.schema.record import Count, Finite, NonNegative, Positive, Record
+from bitzones.schema.record import Count, NonNegative, Positive, Record
 from bitzones.schema.validation_errors import first_error
 
 __all__ = ["CANARY_SCHEMA", "CanaryPrompt", "CanaryRecord", "Predicted", "TrafficRecord", "TrafficSequence", "read_canary"]
@@ -44,8 +45,7 @@ class CanaryPrompt(Record):
     """One pinned prompt: the first tokens of a held-out sequence.
 
     ``prompt_ids`` has the special tokens that open it; ``text`` does not, because a server that is given text adds them itself. ``plan`` is
-    what the plan's model predicts, ``reference`` what the unquantized one does; ``strings`` has a token's text for every id in either.
-    ``noise_nats`` is how far the plan's model deviates from itself where the same weights are computed in another dtype.
+    what the plan's model predicts, ``reference`` what the unquantized one does. ``noise_nats`` is how far the plan's model deviates from itself where the same weights are computed in another dtype.
     """
 
     prompt_ids: tuple[Count, ...] = Field(min_length=1)
@@ -75,10 +75,10 @@ class TrafficRecord(Record):
 class CanaryRecord(Record):
     """The whole of canary.json.
 
-    ``plan`` names the plan; ``plan_sha256`` is the hash of what it stores for every module (a format each, and the weights of a tuned plan).
-    ``dtype`` is that of the arithmetic of ``plan`` and ``reference``, ``noise_dtype`` the other one's. ``tokens`` maps a token id to how a
-    server may write it: its text, then its entry in the vocabulary. ``kl_nats`` is the plan's KL on held-out sequences, nats per token, as
-    the run measured it, with the upper end of its interval.
+    ``served`` names what the record was made of: the run's plan, a plan.json, or a folder with the name of a task in it. ``dtype`` is that
+    of the arithmetic of both models, ``noise_dtype`` the other one's. ``tokens`` maps a token id to how a server may write it: its text
+    and its entry in the vocabulary. ``kl_nats`` is KL(reference || plan) per token, mean over the held-out sequences, and
+    ``kl_high_nats`` the upper end of its interval, null below 20 sequences.
     """
 
     format: Literal["bitzones-canary"] = CANARY_FORMAT
@@ -87,15 +87,42 @@ class CanaryRecord(Record):
     made_at: str
     source: str
     model_sha256: str
-    plan: str
-    formats: dict[str, str]
+    served: str
     dtype: str
     noise_dtype: str
     top: Positive
     seed: Count
     prompts: tuple[CanaryPrompt, ...] = Field(min_length=1)
     tokens: dict[Annotated[str, Field(pattern=r"^\d+$")], tuple[str, ...]]
-    kl_nats: Finite | None = None
-    kl_high_nats: Finite | None = None
+    kl_nats: NonNegative
+    kl_high_nats: NonNegative | None
     traffic: TrafficRecord
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    @property
+    def sha256(self) -> str:
+        """By which a state knows its record again."""
+        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
+
+
+def read_canary(path: Path) -> CanaryRecord:
+    """Read and check a canary.json.
+
+    Raises:
+        RunFileError: it is missing, unreadable, truncated or something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunFileError(f"{path}: there is no such record: make it with 'bitzones canary RUN.json -o {path}'") from error
+    except OSError as error:
+        raise RunFileError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise RunFileError(f"{path}: not JSON, or truncated") from error
+    if not isinstance(data, dict) or data.get("format") != CANARY_FORMAT:
+        raise RunFileError(f"{path}: JSON, but no record of bitzones canary")
+    try:
+        return CanaryRecord.model_validate(data)
+    except ValidationError as error:
+        first = first_error(error)
+        raise RunFileError(f"{path}: key {first.path!r}: {first.clause}{first.more}") from error

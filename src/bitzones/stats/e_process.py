@@ -21,7 +21,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["SHARES", "AboveBound"]
+__all__ = ["SHARES", "AboveBound", "evidence_needed"]
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 """Shares of the capital that are bet, spread evenly: small ones win where few numbers are huge, large ones where most are above the bound."""
@@ -60,7 +60,12 @@ class AboveBound:
 
     def above(self, alpha: float) -> bool:
         """Whether the capital has ever reached 1 / alpha."""
-        return self.peak >= math.log(1 / alpha)
+        return self.peak >= evidence_needed(alpha)
+
+
+def evidence_needed(alpha: float) -> float:
+    """Logarithm of the capital that is reached with chance alpha at most while the mean is within the bound."""
+    return math.log(1 / alpha)
 
 
 def _evidence(log_capital: Iterable[float], rounds: int) -> float:

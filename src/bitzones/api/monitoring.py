@@ -1,0 +1,73 @@
+"""A served model is watched against its run: the record that it is held against, and a check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bitzones.analysis.reader import read_run
+from bitzones.api.analyzing import analyze
+from bitzones.api.planning import PlanLike, plan_file_of
+from bitzones.deploy.export_request import Notify, silent
+from bitzones.schema.canary_record import CanaryRecord
+from bitzones.schema.errors import ArgumentError
+from bitzones.schema.files import write_text
+from bitzones.schema.requirements import needs
+
+__all__ = ["MOST_PROMPTS", "make_canary"]
+
+MOST_PROMPTS = 10_000
+"""Of a record: a check of all of them would take minutes."""
+
+
+def make_canary(
+    run: Path | str,
+    output: Path | str | None = None,
+    *,
+    plan: PlanLike | None = None,
+    model: Path | str | None = None,
+    task: str | None = None,
+    prompts: int = 200,
+    notify: Notify = silent,
+) -> CanaryRecord:
+    """Record what a plan's model predicts after pinned prompts of the run's held-out set, so that whoever serves it can be watched.
+
+    Args:
+        run: path of the run file. Its model and data have to be there still.
+        output: file to write, usually ``canary.json`` beside the run; None to write none.
+        plan: an analysis, a plan, or the path of a plan.json that is served; by default the plan of the run.
+        model: in place of ``plan``, the folder that is served: a bundle, or one of `export`.
+        task: of a bundle; by default its base.
+        prompts: to pin; fewer where the held-out set has fewer places.
+        notify: called with one line per step.
+
+    Returns:
+        The record.
+
+    Raises:
+        RunFileError: the run file cannot be used.
+        PlanError: there is no plan, it is wrong, or for another model.
+        ModelError: the model is not the one that the run measured, or cannot be loaded.
+        TaskError: the data are not there any more.
+        ArgumentError: a number is out of its range, or both a plan and a folder are given.
+        OutputError: the file cannot be written.
+        MissingPackageError: the packages that measure are not installed (``pip install 'bitzones[measure]'``).
+
+    Example:
+        >>> record = bitzones.make_canary("report/run.json", "report/canary.json")  # doctest: +SKIP
+        >>> len(record.prompts), record.kl_nats  # doctest: +SKIP
+        (200, 0.0412)
+    """
+    if not 1 <= prompts <= MOST_PROMPTS:
+        raise ArgumentError(f"prompts = {prompts}: pin 1 to {MOST_PROMPTS:,}")
+    if plan is not None and model is not None:
+        raise ArgumentError("give a plan or the folder of a served model, not both")
+    if task is not None and model is None:
+        raise ArgumentError(f"task {task!r}: give the folder of its bundle with model=")
+    measured = read_run(run)
+    planned = None if model is not None else plan_file_of(plan if plan is not None else analyze(measured))
+    with needs("measure"):
+        from bitzones.run import canary_maker  # noqa: PLC0415
+    record = canary_maker.made(measured.run, planned, None if model is None else Path(model), task, prompts, notify)
+    if output is not None:
+        write_text(Path(output), record.model_dump_json(by_alias=True) + "\n")
+    return record
