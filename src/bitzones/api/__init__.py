@@ -22,8 +22,10 @@ from bitzones.api.history import (
     save_baseline,
     trend,
 )
+from bitzones.api.monitoring import check_server, make_canary
 from bitzones.api.plan_tuning import tune
 from bitzones.api.planning import apply, export, measure_export, measure_plan, read_plan, verify_export
+from bitzones.monitor.overview import Alarm, Overview
 from bitzones.regression.baseline_store import KeptRun
 from bitzones.regression.comparison import CellDelta, Metric
 from bitzones.schema.errors import (
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from bitzones.run.measuring import measure
 
 __all__ = [
+    "Alarm",
     "Analysis",
     "ArgumentError",
     "BitzonesError",
@@ -74,6 +77,7 @@ __all__ = [
     "NotMeasuredError",
     "OutOfMemoryError",
     "OutputError",
+    "Overview",
     "Plan",
     "PlanError",
     "PlanKL",
@@ -88,6 +92,7 @@ __all__ = [
     "Verdict",
     "analyze",
     "apply",
+    "check_server",
     "compare",
     "compare_releases",
     "duet",
@@ -95,6 +100,7 @@ __all__ = [
     "export_metrics",
     "find_baseline",
     "list_baselines",
+    "make_canary",
     "measure",
     "measure_export",
     "measure_plan",

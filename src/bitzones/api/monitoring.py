@@ -8,12 +8,15 @@ from bitzones.analysis.reader import read_run
 from bitzones.api.analyzing import analyze
 from bitzones.api.planning import PlanLike, plan_file_of
 from bitzones.deploy.export_request import Notify, silent
+from bitzones.monitor.canary import Tolerance
+from bitzones.monitor.canary_choice import canary_of
+from bitzones.monitor.overview import Overview
 from bitzones.schema.canary_record import CanaryRecord
 from bitzones.schema.errors import ArgumentError
 from bitzones.schema.files import write_text
 from bitzones.schema.requirements import needs
 
-__all__ = ["MOST_PROMPTS", "make_canary"]
+__all__ = ["MOST_PROMPTS", "check_server", "make_canary"]
 
 MOST_PROMPTS = 10_000
 """Of a record: a check of all of them would take minutes."""
@@ -71,3 +74,71 @@ def make_canary(
     if output is not None:
         write_text(Path(output), record.model_dump_json(by_alias=True) + "\n")
     return record
+
+
+def check_server(
+    run: Path | str,
+    server: str,
+    *,
+    canary: Path | str | None = None,
+    state: Path | str | None = None,
+    requests: Path | str | None = None,
+    model: str | None = None,
+    prompts: int = 50,
+    tolerance: float | None = None,
+    noise: float | None = None,
+    enroll: bool = False,
+    key: str | None = None,
+    timeout_s: float = 60.0,
+    notify: Notify = silent,
+) -> Overview:
+    """One round of watching a served model, as ``bitzones monitor --once`` makes it.
+
+    Args:
+        run: path of the run file whose plan is served.
+        server: address of an OpenAI-compatible server that gives log-probabilities.
+        canary: the record of `make_canary`; by default ``canary.json`` beside the run.
+        state: the SQLite file in which everything is kept; by default ``monitor.sqlite`` beside the run.
+        requests: a log of requests, JSON lines, to compare with what the plan was made on.
+        model: the model's name on the server; by default the first that it lists.
+        prompts: of a check; the first check asks every prompt twice.
+        tolerance: the mean deviation from the record that a good engine may have, in nats; by default twice what another dtype costs.
+        noise: the least mean deviation between two answers that is noise, in nats; by default what enrolling saw.
+        enroll: take the server as it is now for good, and begin again.
+        key: the server's, sent as a bearer token.
+        timeout_s: longest wait for one answer.
+        notify: called with one line per step.
+
+    Returns:
+        Everything that the state says; ``alarms`` is empty where nothing is wrong.
+
+    Raises:
+        ServerError: the server cannot be reached or stopped answering; what it answered is kept.
+        RunFileError: a file cannot be used, or the record is of another model.
+        ArgumentError: the server refuses to be asked, or the state belongs to another server.
+        OutputError: the state cannot be kept, or another process is at work on it.
+        MissingPackageError: the packages that ask a server are not installed (``pip install 'bitzones[monitor]'``).
+
+    Example:
+        >>> found = bitzones.check_server("report/run.json", "http://127.0.0.1:8000")  # doctest: +SKIP
+        >>> [alarm.what for alarm in found.alarms]  # doctest: +SKIP
+        []
+    """
+    place = Path(run)
+    record = canary_of(place, None if canary is None else Path(canary))
+    with needs("monitor"):
+        from bitzones.monitor.completions import Completions  # noqa: PLC0415
+        from bitzones.monitor.once import round_of  # noqa: PLC0415
+        from bitzones.monitor.state import opened  # noqa: PLC0415
+        from bitzones.monitor.watching import CanaryWatch  # noqa: PLC0415
+    with (
+        opened(Path(state) if state is not None else place.parent / "monitor.sqlite") as kept,
+        Completions(server, model, key, timeout_s) as asked,
+    ):
+        watch = CanaryWatch(record, kept, asked, prompts, Tolerance(tolerance, noise), notify)
+        if enroll:
+            watch.enroll_again()
+        found, failed = round_of(watch, None if requests is None else Path(requests))
+    if failed is not None:
+        raise failed
+    return found

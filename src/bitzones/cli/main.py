@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bitzones import __version__
-from bitzones.cli import duet, regression, tune_command
+from bitzones.cli import duet, monitoring, regression, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
@@ -251,6 +251,7 @@ def release(
 
 regression.register(app)
 duet.register(app)
+monitoring.register(app)
 
 
 @app.command()

@@ -108,9 +108,7 @@ def judged(
     return result, Known({**first, **known.enrolled}, {"plan": plan, "unchanged": unchanged})
 
 
-def _answers(
-    record: CanaryRecord, check: Check, answers: Iterable[Asked], names: Names
-) -> tuple[dict[int, Listed], dict[int, Listed]]:
+def _answers(record: CanaryRecord, check: Check, answers: Iterable[Asked], names: Names) -> tuple[dict[int, Listed], dict[int, Listed]]:
     """Prompt -> answer in the first round of a check, and in the second."""
     rounds: tuple[dict[int, Listed], dict[int, Listed]] = ({}, {})
     for item in answers:

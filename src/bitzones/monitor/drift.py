@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
+from typing import Literal
 
 from bitzones.monitor.records import DriftFeature, DriftWindow
 from bitzones.monitor.request_log import Request
@@ -44,7 +45,14 @@ _NUMBERS: tuple[tuple[str, Callable[[Request], float | None], Callable[[TrafficS
 """Property -> its value of a request, None where the log lacks it, and of a sequence. Likelihood is a mean NLL per token."""
 
 
-def window(number: int, requests: Sequence[Request], malformed: int, known: TrafficRecord, now: str) -> DriftWindow:
+def window(
+    number: int,
+    requests: Sequence[Request],
+    malformed: int,
+    known: TrafficRecord,
+    now: str,
+    source: Literal["log", "shadow"] = "log",
+) -> DriftWindow:
     """The result of the window with this number, from 1."""
     alpha = ALPHA / (number * (number + 1))
     drafts = [*_numbers(requests, known), *_shares(requests, known)]
@@ -53,7 +61,7 @@ def window(number: int, requests: Sequence[Request], malformed: int, known: Traf
         draft.model_copy(update={"p_adjusted": p, "drifted": p < alpha and draft.distance >= LEAST_DISTANCE})
         for draft, p in zip(drafts, adjusted, strict=True)
     )
-    return DriftWindow(number=number, at=now, requests=len(requests), malformed=malformed, alpha=alpha, features=features)
+    return DriftWindow(number=number, source=source, at=now, requests=len(requests), malformed=malformed, alpha=alpha, features=features)
 
 
 def _numbers(requests: Sequence[Request], known: TrafficRecord) -> Iterable[DriftFeature]:
@@ -76,9 +84,7 @@ def _shares(requests: Sequence[Request], known: TrafficRecord) -> Iterable[Drift
 
 def _draft(name: str, count: int, distance: float, p: float, typical: float | None = None, expected: float | None = None) -> DriftFeature:
     distance, p = min(1.0, distance), min(1.0, p)
-    return DriftFeature(
-        name=name, requests=count, distance=distance, p=p, p_adjusted=p, typical=typical, expected=expected, drifted=False
-    )
+    return DriftFeature(name=name, requests=count, distance=distance, p=p, p_adjusted=p, typical=typical, expected=expected, drifted=False)
 
 
 def _kolmogorov_smirnov(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bitzones.monitor.records import CanaryCheck, DriftWindow, ShadowBatch, TestReading, ThresholdReading
+from bitzones.monitor.records import CanaryCheck, DriftWindow, ShadowBatch, TestReading
 from bitzones.monitor.state import State
+from bitzones.schema.activation_record import ThresholdReading
 
 __all__ = ["Alarm", "Overview", "overview"]
 
@@ -42,10 +43,15 @@ class Overview:
         return self.checks[-1].tests if self.checks else ()
 
     @property
+    def last_windows(self) -> tuple[DriftWindow, ...]:
+        """The last window of the log, and the last of shadowed requests."""
+        return tuple({window.source: window for window in self.windows}.values())
+
+    @property
     def alarms(self) -> tuple[Alarm, ...]:
         """What is wrong now: the canary's and the shadow's alarms stay until they are taken back, drift is that of the last window."""
         found = [Alarm("canary", _canary(self.checks[-1], test)) for test in self.tests if test.alarm]
-        for window in self.windows[-1:]:
+        for window in self.last_windows:
             found += [
                 Alarm("drift", f"{item.name} of {item.requests} requests differ from the sensitivity set: distance {item.distance:.2f}")
                 for item in window.features

@@ -50,8 +50,14 @@ def _sections(found: Overview) -> Iterator[Section]:
     if found.checks:
         yield Section("canary", "Canary", tuple(_canary_charts(found)), (words.canary(found), words.failures(found)))
     if found.windows:
-        rows = [_row(item.name, window.at, item.distance) for window in found.windows for item in window.features]
-        yield Section("requests", "Requests", _lines("drift", "Distance of the requests from the sensitivity set", rows), (words.drift(found),))
+        rows = [
+            _row(f"{item.name}{'' if window.source == 'log' else ', shadowed'}", window.at, item.distance)
+            for window in found.windows
+            for item in window.features
+        ]
+        yield Section(
+            "requests", "Requests", _lines("drift", "Distance of the requests from the sensitivity set", rows), (words.drift(found),)
+        )
     if found.shadows:
         rows = [_row(item.domain, batch.at, item.kl_nats) for batch in found.shadows for item in batch.domains]
         yield Section("shadow", "Shadow", _lines("shadow", "KL by domain, nats per token", rows), (words.shadow(found),))
@@ -85,7 +91,12 @@ def _lines(name: str, title: str, rows: Iterable[dict[str, object]], scale: str 
     x = {"field": "at", "type": "temporal", "title": None}
     y = {"type": "quantitative", "title": None, "scale": {"type": scale, "zero": False}}
     kinds = list(dict.fromkeys(str(row["series"]) for row in rows))
-    color = {"field": "series", "type": "nominal", "title": None, "scale": {"domain": kinds, "range": [COLORS[n % len(COLORS)] for n in range(len(kinds))]}}
+    color = {
+        "field": "series",
+        "type": "nominal",
+        "title": None,
+        "scale": {"domain": kinds, "range": [COLORS[n % len(COLORS)] for n in range(len(kinds))]},
+    }
     shape = {"field": "series", "type": "nominal", "title": None, "scale": {"domain": kinds}}
     tooltip = [{"field": field, "type": "nominal"} for field in ("series", "at", "value")]
     bounds = {"mark": {"type": "line", "strokeDash": [4, 4]}, "encoding": {"x": x, "y": {**y, "field": "bound"}, "color": color}}

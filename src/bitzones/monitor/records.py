@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
-
 from bitzones.schema.record import Count, Finite, NonNegative, Positive, Record, Share
 
 __all__ = [
@@ -13,12 +11,10 @@ __all__ = [
     "DomainShadow",
     "DriftFeature",
     "DriftWindow",
-    "LayerCrossing",
-    "RuleWatch",
     "ShadowBatch",
+    "ShadowSample",
     "TestName",
     "TestReading",
-    "ThresholdReading",
 ]
 
 TestName = Literal["plan", "unchanged"]
@@ -77,10 +73,19 @@ class DriftFeature(Record):
     drifted: bool
 
 
+class ShadowSample(Record):
+    """One sampled request: its tokens, and KL(reference || plan) in nats summed over them."""
+
+    domain: str
+    tokens: Positive
+    kl_nats: NonNegative
+
+
 class DriftWindow(Record):
-    """Requests that came in between two checks. ``alpha`` is this window's part of the error that is spent over all windows."""
+    """Requests of the log between two checks, or those that were shadowed in a batch. ``alpha`` is this window's part of the error that is spent over all windows."""
 
     number: Positive
+    source: Literal["log", "shadow"] = "log"
     at: str
     requests: Count
     malformed: Count = 0
@@ -122,36 +127,3 @@ class ShadowBatch(Record):
     @property
     def alarm(self) -> bool:
         return any(domain.alarm for domain in self.domains)
-
-
-class LayerCrossing(Record):
-    """A layer whose statistic lies on the other side of a rule's threshold than in the run."""
-
-    layer: Count
-    run: Finite
-    served: Finite
-    low: Finite
-    high: Finite
-
-
-class RuleWatch(Record):
-    """One rule of thumb with a threshold, beside the audit's verdict on it. ``crossed`` has layers whose interval excludes the threshold;
-    ``flagged`` and ``flagged_in_run`` are the layers beyond the threshold."""
-
-    rule: str
-    statistic: str
-    threshold: Finite
-    verdict: str
-    flagged_in_run: tuple[Count, ...]
-    flagged: tuple[Count, ...]
-    crossed: tuple[LayerCrossing, ...]
-
-
-class ThresholdReading(Record):
-    """The thresholds of activations on sampled passes of a model in memory."""
-
-    at: str
-    rate: Share
-    passes: Count
-    sampled: Count
-    rules: tuple[RuleWatch, ...] = Field(default=())

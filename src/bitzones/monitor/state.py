@@ -116,7 +116,9 @@ class State:
 
     def answers(self, check: Check) -> list[Asked]:
         """What a check has so far, by place."""
-        rows = self._db.execute("SELECT place, model, tries, reason, logprobs FROM answers WHERE number = ? ORDER BY place", (check.number,))
+        rows = self._db.execute(
+            "SELECT place, model, tries, reason, logprobs FROM answers WHERE number = ? ORDER BY place", (check.number,)
+        )
         return [Asked(row[0], row[1] or "", row[2], row[3], None if row[4] is None else _loaded(row[4])) for row in rows]
 
     def finish(self, check: Check) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bitzones.monitor.canary import ALPHA, TESTS
+from bitzones.monitor.drift import LEAST_DISTANCE
 from bitzones.monitor.overview import Overview
-from bitzones.monitor.records import CanaryCheck, DomainShadow, DriftFeature, RuleWatch, TestReading
+from bitzones.monitor.records import CanaryCheck, DomainShadow, DriftFeature, DriftWindow, TestReading
 from bitzones.report.markdown.tables import ABSENT, NO_INTERVAL, four_digits, markdown, p_value, plain, table
+from bitzones.schema.activation_record import RuleWatch
 from bitzones.stats.e_process import evidence_needed
 
 __all__ = ["activations", "canary", "drift", "failures", "lines", "shadow", "summary"]
@@ -21,7 +23,7 @@ def lines(found: Overview) -> tuple[str, ...]:
     said = [f"ALARM {alarm.kind}: {plain(alarm.what, 1000)}" for alarm in found.alarms]
     if found.checks:
         said.append(plain(_last(found.checks[-1]), 1000))
-    for window in found.windows[-1:]:
+    for window in found.last_windows:
         named = ", ".join(f"{item.name} {item.distance:.2f}" for item in window.features) or "nothing to compare"
         said.append(plain(f"drift window {window.number}, {window.requests} requests: distances {named}", 1000))
     for batch in found.shadows[-1:]:
@@ -110,20 +112,21 @@ def failures(found: Overview) -> str:
 
 
 def drift(found: Overview) -> str:
-    """The last window; empty where no requests were read."""
-    if not found.windows:
-        return ""
-    last = found.windows[-1]
+    """The last windows; empty where no requests were read."""
+    return "\n\n".join(("## Requests", *map(_window, found.last_windows))) if found.windows else ""
+
+
+def _window(last: DriftWindow) -> str:
     head = ("property", "requests", "median", "median then", "distance", "p, corrected", "drifted")
+    which = f"{last.requests} requests {'of the log' if last.source == 'log' else 'that were shadowed'}"
     verdict = "differ from" if last.alarm else "are not told from"
+    malformed = f"; {last.malformed} lines are no requests" if last.malformed else ""
     return "\n\n".join(
         (
-            "## Requests",
-            f"Window {last.number} at {markdown(last.at)}: {last.requests} requests {verdict} the sensitivity set, on which the plan was made"
-            f"{f'; {last.malformed} lines are no requests' if last.malformed else ''}.",
+            f"Window {last.number} at {markdown(last.at)}: {which} {verdict} the sensitivity set, on which the plan was made{malformed}.",
             table(head, map(_feature, last.features)) if last.features else "No property is in the log of enough requests.",
             f"Drifted: p below {last.alpha:.2g}, this window's part of the error that is spent over all windows, and a distance of at least "
-            "0.1.",
+            f"{LEAST_DISTANCE:g}.",
         )
     )
 
@@ -131,8 +134,8 @@ def drift(found: Overview) -> str:
 def _feature(item: DriftFeature) -> tuple[str, ...]:
     return (
         item.name, str(item.requests), ABSENT if item.typical is None else four_digits(item.typical),
-        ABSENT if item.expected is None else four_digits(item.expected), f"{item.distance:.2f}", p_value(item.p_adjusted)[4:]
-        if item.p_adjusted >= 1e-4 else "< 0.0001", "**yes**" if item.drifted else "no",
+        ABSENT if item.expected is None else four_digits(item.expected), f"{item.distance:.2f}", p_value(item.p_adjusted).removeprefix("p = "),
+        "**yes**" if item.drifted else "no",
     )  # fmt: skip
 
 
@@ -181,5 +184,3 @@ def _rule(item: RuleWatch) -> tuple[str, ...]:
 
 def _layers(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers)) or ABSENT
-
-

@@ -33,7 +33,7 @@ from bitzones.schema.canary_record import CanaryPrompt, CanaryRecord, Predicted,
 from bitzones.schema.errors import ModelError, TaskError
 from bitzones.schema.run_record import Run
 from bitzones.serve.loading import load as load_served
-from bitzones.stats.bootstrap import estimate, resample_weights
+from bitzones.stats.bootstrap import bootstrap_mean
 
 __all__ = ["PROMPTS", "SHORTEST", "TOP", "made"]
 
@@ -115,8 +115,8 @@ def made(
     pinned = tuple(islice(_chosen(session.held_out, cuts, session.tokenizer), prompts))
     if not pinned:
         raise TaskError("no held-out sequence has a beginning that the tokenizer gives back as it is: there is no prompt to pin")
+    cost = bootstrap_mean(per_token, RESAMPLES, SEED)
     notify(f"computing {len(session.sensitivity_set.sequences)} sensitivity sequences")
-    shown = estimate(float(per_token.mean()), resample_weights(len(per_token), RESAMPLES, SEED) @ per_token / len(per_token), len(per_token))
     return CanaryRecord(
         bitzones=__version__,
         made_at=now(),
@@ -129,8 +129,8 @@ def made(
         seed=run.profile.seed,
         prompts=pinned,
         tokens=_token_texts(session.tokenizer, pinned),
-        kl_nats=max(0.0, shown.value),
-        kl_high_nats=shown.high,
+        kl_nats=max(0.0, cost.value),
+        kl_high_nats=cost.high,
         traffic=_traffic(session),
     )
 

@@ -26,6 +26,7 @@ __all__ = ["SHARES", "AboveBound", "evidence_needed"]
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 """Shares of the capital that are bet, spread evenly: small ones win where few numbers are huge, large ones where most are above the bound."""
 
+
 @dataclass(frozen=True)
 class AboveBound:
     """The state after some numbers; `after` gives the next one. ``log_capital`` has one entry per share.

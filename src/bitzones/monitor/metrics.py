@@ -6,27 +6,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from bitzones.monitor.canary import ALPHA, TESTS
 from bitzones.monitor.overview import Overview, overview
 from bitzones.monitor.state import opened
-from bitzones.schema.errors import OutputError
+from bitzones.schema.errors import ArgumentError, OutputError
 from bitzones.schema.files import write_text
 from bitzones.stats.e_process import evidence_needed
 
-__all__ = ["ASSETS", "METRICS", "MetricName", "StateCollector", "families", "text", "write_assets"]
-
-ASSETS = ("grafana.json", "alerts.yml")
+__all__ = ["METRICS", "MetricName", "StateCollector", "families", "served", "write"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +52,8 @@ METRICS = (
     MetricName("bitzones_canary_evidence_needed_nats", "gauge", "Evidence at which there is an alarm."),
     MetricName("bitzones_canary_alarm", "gauge", "1 from an alarm of the canary until the server is enrolled again.", ("test",)),
     MetricName("bitzones_drift_requests", "counter", "Requests read from the log, well formed or not.", ("outcome",)),
-    MetricName("bitzones_drift_distance", "gauge", "Distance of the last window from the sensitivity set.", ("feature",)),
-    MetricName("bitzones_drift_alarm", "gauge", "1 where the last window drifted.", ("feature",)),
+    MetricName("bitzones_drift_distance", "gauge", "Distance of the last window from the sensitivity set.", ("source", "feature")),
+    MetricName("bitzones_drift_alarm", "gauge", "1 where the last window drifted.", ("source", "feature")),
     MetricName("bitzones_shadow_prompts", "gauge", "Requests computed by both models.", ("domain",)),
     MetricName("bitzones_shadow_kl_nats", "gauge", "KL of the reference to the served model per token.", ("domain",)),
     MetricName("bitzones_shadow_bound_nats", "gauge", "KL above which a domain should be calibrated on.", ("domain",)),
@@ -94,7 +91,7 @@ Samples = dict[tuple[str, ...], float]
 def _values(found: Overview) -> dict[str, Samples]:
     """Metric -> its samples by label values."""
     tests, last = found.tests, found.checks[-1] if found.checks else None
-    drifted = found.windows[-1].features if found.windows else ()
+    drifted = {(window.source, item.name): item for window in found.last_windows for item in window.features}
     domains = found.shadows[-1].domains if found.shadows else ()
     rules = found.thresholds[-1].rules if found.thresholds else ()
     return {
@@ -109,8 +106,8 @@ def _values(found: Overview) -> dict[str, Samples]:
         "bitzones_canary_evidence_needed_nats": {(): evidence_needed(ALPHA / len(TESTS))},
         "bitzones_canary_alarm": {(test.name,): float(test.alarm) for test in tests},
         "bitzones_drift_requests": {(outcome,): count for outcome, count in {"read": 0, "malformed": 0, **found.requests}.items()},
-        "bitzones_drift_distance": {(item.name,): item.distance for item in drifted},
-        "bitzones_drift_alarm": {(item.name,): float(item.drifted) for item in drifted},
+        "bitzones_drift_distance": {key: item.distance for key, item in drifted.items()},
+        "bitzones_drift_alarm": {key: float(item.drifted) for key, item in drifted.items()},
         "bitzones_shadow_prompts": {(item.domain,): item.prompts for item in domains},
         "bitzones_shadow_kl_nats": {(item.domain,): item.kl_nats for item in domains},
         "bitzones_shadow_bound_nats": {(item.domain,): item.bound_nats for item in domains},
@@ -120,20 +117,38 @@ def _values(found: Overview) -> dict[str, Samples]:
     }
 
 
-def text(path: Path) -> str:
-    """The exposition format, as a file for node_exporter's textfile collector."""
-    registry = CollectorRegistry()
-    registry.register(StateCollector(path))
-    return generate_latest(registry).decode("utf-8")
-
-
-def write_assets(folder: Path) -> tuple[Path, ...]:
-    """Write the Grafana dashboard and the alert rules.
+def write(state: Path, file: Path) -> None:
+    """Write the metrics as a file for node_exporter's textfile collector.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: it cannot be written.
     """
-    source = files("bitzones.monitor") / "assets"
-    for name in ASSETS:
-        write_text(folder / name, (source / name).read_text(encoding="utf-8"))
-    return tuple(folder / name for name in ASSETS)
+    write_text(file, generate_latest(_registry(state)).decode("utf-8"))
+
+
+@contextmanager
+def served(state: Path, port: int | None) -> Iterator[None]:
+    """A block in which the metrics are served on this machine's loopback address; without a port, nothing is.
+
+    Raises:
+        ArgumentError: the port is taken.
+    """
+    if port is None:
+        yield
+        return
+    try:
+        server, thread = start_http_server(port, "127.0.0.1", _registry(state))
+    except OSError as error:
+        raise ArgumentError(f"--metrics-port {port}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _registry(state: Path) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(StateCollector(state))
+    return registry
