@@ -22,7 +22,7 @@ from bitzones.api.history import (
     save_baseline,
     trend,
 )
-from bitzones.api.monitoring import check_server, make_canary
+from bitzones.api.monitoring import check_server, make_canary, watch_activations
 from bitzones.api.plan_tuning import tune
 from bitzones.api.planning import apply, export, measure_export, measure_plan, read_plan, verify_export
 from bitzones.monitor.overview import Alarm, Overview
@@ -111,6 +111,7 @@ __all__ = [
     "trend",
     "tune",
     "verify_export",
+    "watch_activations",
     "write_report",
 ]
 

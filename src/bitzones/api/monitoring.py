@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bitzones.analysis.reader import read_run
-from bitzones.api.analyzing import analyze
+from bitzones.api.analyzing import RunLike, analyze, as_run
 from bitzones.api.planning import PlanLike, plan_file_of
 from bitzones.deploy.export_request import Notify, silent
 from bitzones.monitor.canary import Tolerance
 from bitzones.monitor.canary_choice import canary_of
 from bitzones.monitor.overview import Overview
 from bitzones.schema.canary_record import CanaryRecord
-from bitzones.schema.errors import ArgumentError
+from bitzones.schema.errors import ArgumentError, RunFileError
 from bitzones.schema.files import write_text
+from bitzones.schema.layer_statistics import LayersCell
 from bitzones.schema.requirements import needs
 
-__all__ = ["MOST_PROMPTS", "check_server", "make_canary"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from bitzones.serve.activation_watch import ActivationWatch
+
+__all__ = ["MOST_PROMPTS", "check_server", "make_canary", "watch_activations"]
 
 MOST_PROMPTS = 10_000
 """Of a record: a check of all of them would take minutes."""
@@ -142,3 +149,39 @@ def check_server(
     if failed is not None:
         raise failed
     return found
+
+
+def watch_activations(model: PreTrainedModel, run: RunLike, *, rate: float = 0.01, seed: int = 0) -> ActivationWatch:
+    """Look at the run's thresholds of activations while a model is used.
+
+    Enter the result as a context: hooks then repeat a share of the model's passes over prompts, to collect sparsity, magnitude and
+    attention's entropy of every layer. ``reading`` says which layers lie beyond each rule's threshold and which crossed it since the run,
+    beside the audit's verdict on the rule; ``write`` writes that for ``bitzones monitor --activations``.
+
+    Args:
+        model: in memory, quantized or not; what it computes does not change.
+        run: a run with statistics of its layers, or the path of its file.
+        rate: share of the passes; 0.01 costs about 2% of the time.
+        seed: of the sample.
+
+    Returns:
+        The watch, to be entered.
+
+    Raises:
+        RunFileError: the run file cannot be used, or has no statistics of layers.
+        ArgumentError: the rate is no share.
+        MissingPackageError: the packages that measure are not installed (``pip install 'bitzones[measure]'``).
+
+    Example:
+        >>> with bitzones.watch_activations(model, "report/run.json", rate=0.1) as watch:  # doctest: +SKIP
+        ...     model.generate(**prompt)
+        >>> watch.write("activations.json")  # doctest: +SKIP
+    """
+    measured = as_run(run)
+    cells = measured.of(LayersCell)
+    if not cells:
+        raise RunFileError(f"{measured.path}: it has no statistics of layers, whose thresholds could be watched")
+    audit = analyze(measured).rules
+    with needs("measure"):
+        from bitzones.serve.activation_watch import ActivationWatch  # noqa: PLC0415
+    return ActivationWatch(model, cells[0].layers, audit.rules if audit is not None else (), rate, seed)

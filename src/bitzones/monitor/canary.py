@@ -52,8 +52,8 @@ ALL_MASS = 1 - 1e-9
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bounds that the user knows better, in nats: the mean deviation from the record that a good engine has, and the least noise between two
-    answers; None for what the record and the enrolled answers say."""
+    """Bounds that the user knows better, in nats: the mean deviation from the record that a good engine has, and the least noise between
+    two answers; None for what the record and the enrolled answers say."""
 
     plan: float | None = None
     noise: float | None = None

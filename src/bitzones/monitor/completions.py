@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import httpx
@@ -150,8 +150,10 @@ class Completions:
                 refused = refused or str(error)
                 continue
             if isinstance(found, Unanswered):
-                raise ServerError(f"{self.url}: {found.reason}: {found.detail}")
-            self.way = way
+                error = ArgumentError if found.reason == "no log-probabilities" else ServerError
+                raise error(f"{self.url}: {found.reason}: {found.detail}")
+            by_id = any(isinstance(token, int) for token in found.logprobs)
+            self.way = replace(way, by_id=way.by_id and by_id)  # some servers take the parameter and do not know it
             return found
         raise ArgumentError(f"{self.url} refuses to complete a prompt with log-probabilities: {refused}")
 
@@ -202,7 +204,7 @@ class Completions:
             raise ArgumentError(f"{self.url} answers {status}: {words}; set BITZONES_API_KEY to the server's key")
         if status in REFUSED:
             raise _RefusedError(f"{status}: {words}")
-        if status == httpx.codes.TOO_MANY_REQUESTS or status == httpx.codes.SERVICE_UNAVAILABLE:
+        if status in {429, 503}:
             return Unanswered("busy", f"{status}: {words}", tries), _seconds(answer.headers.get("retry-after", ""))
         return Unanswered("server error", f"{status}: {words}", tries), 0.0
 

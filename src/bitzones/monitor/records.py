@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from bitzones.schema.record import Count, Finite, NonNegative, Positive, Record, Share
 
 __all__ = [
@@ -45,7 +47,7 @@ class CanaryCheck(Record):
     way: str
     asked: Positive
     answered: Count
-    unanswered: dict[str, Count] = {}
+    unanswered: dict[str, Count] = Field(default_factory=dict)
     retries: Count = 0
     one_sided: bool = False
     reference_nats: NonNegative | None = None
@@ -82,7 +84,8 @@ class ShadowSample(Record):
 
 
 class DriftWindow(Record):
-    """Requests of the log between two checks, or those that were shadowed in a batch. ``alpha`` is this window's part of the error that is spent over all windows."""
+    """Requests of the log between two checks, or those that were shadowed in a batch. ``alpha`` is this window's part of the error that
+    is spent over all windows."""
 
     number: Positive
     source: Literal["log", "shadow"] = "log"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from bitzones.monitor.canary import TESTS, Known, Tolerance, drawn, judged
-from bitzones.monitor.completions import WAYS, Answered, Completions, Unanswered
+from bitzones.monitor.completions import WAYS, Answered, Unanswered, Way
 from bitzones.monitor.naming import Names
 from bitzones.monitor.records import CanaryCheck, TestName
 from bitzones.monitor.state import Check, State
@@ -15,10 +16,12 @@ from bitzones.schema.canary_record import CanaryRecord
 from bitzones.schema.errors import ArgumentError, ServerError
 from bitzones.stats.e_process import AboveBound
 
-__all__ = ["PROMPTS", "CanaryWatch", "now"]
+__all__ = ["PROMPTS", "CanaryWatch", "Server", "now"]
 
 PROMPTS = 50
 """Prompts of a check: a quarter of the record's usual 200, about a second of a server's time."""
+
+NO_TOLERANCE = Tolerance()
 
 OUTAGE = 5
 """So many prompts in a row without an answer are an outage: the check waits for the next call, and is taken up there."""
@@ -33,6 +36,16 @@ def _quiet(line: str) -> None:
     """Show nothing."""
 
 
+class Server(Protocol):
+    """What a watch asks: `Completions`, or a model in memory."""
+
+    url: str
+    way: Way | None
+
+    def next_token(self, ids: tuple[int, ...], text: str, top: int) -> Answered | Unanswered:
+        """The ``top`` likeliest next tokens after a prompt; ``way`` says how they are named from the first answer on."""
+
+
 @dataclass(frozen=True)
 class CanaryWatch:
     """Checks of a server against a record.
@@ -45,9 +58,9 @@ class CanaryWatch:
 
     record: CanaryRecord
     state: State
-    server: Completions
+    server: Server
     prompts: int = PROMPTS
-    tolerance: Tolerance = Tolerance()
+    tolerance: Tolerance = NO_TOLERANCE
     notify: Callable[[str], None] = _quiet
 
     def __post_init__(self) -> None:

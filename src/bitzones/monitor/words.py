@@ -15,6 +15,12 @@ __all__ = ["activations", "canary", "drift", "failures", "lines", "shadow", "sum
 LISTED = 20
 """Checks in the table: the latest."""
 
+_METHOD = (
+    "Deviation: Jensen-Shannon divergence of the likeliest next tokens, in nats, about a quarter of the KL. Evidence: logarithm of a "
+    "capital that bets on the mean being above what is allowed; while it is not, the chance that it ever reaches its mark is "
+    f"{ALPHA / len(TESTS):.2g} for each row, however many checks there are."
+)
+
 AGAINST = {"plan": "the plan's record", "unchanged": "the enrolled answers"}
 
 
@@ -74,9 +80,7 @@ def canary(found: Overview) -> str:
             f"{sum(found.checks_made.values())} checks; the last one at {markdown(latest[0].at)} asked {latest[0].asked} prompts.",
             table(head, rows),
             table(("check", "at", "model", "answered", *(AGAINST[name] for name in TESTS), "alarm"), map(_check, latest), text=(1, 2, 6)),
-            "Deviation: Jensen-Shannon divergence of the likeliest next tokens, in nats, about a quarter of the KL. Evidence: logarithm of "
-            f"a capital that bets on the mean being above what is allowed; while it is not, the chance that it ever reaches its mark is "
-            f"{ALPHA / len(TESTS):.2g} for each row, however many checks there are.",
+            _METHOD,
         )
     )
 
@@ -120,13 +124,16 @@ def _window(last: DriftWindow) -> str:
     head = ("property", "requests", "median", "median then", "distance", "p, corrected", "drifted")
     which = f"{last.requests} requests {'of the log' if last.source == 'log' else 'that were shadowed'}"
     verdict = "differ from" if last.alarm else "are not told from"
+    drifted = (
+        f"Drifted: p below {last.alpha:.2g}, this window's part of the error that is spent over all windows, and a distance of at least "
+        f"{LEAST_DISTANCE:g}."
+    )
     malformed = f"; {last.malformed} lines are no requests" if last.malformed else ""
     return "\n\n".join(
         (
-            f"Window {last.number} at {markdown(last.at)}: {which} {verdict} the sensitivity set, on which the plan was made{malformed}.",
+            f"Window {last.number} at {markdown(last.at)}: {which} {verdict} the sensitivity set, from which the plan was made{malformed}.",
             table(head, map(_feature, last.features)) if last.features else "No property is in the log of enough requests.",
-            f"Drifted: p below {last.alpha:.2g}, this window's part of the error that is spent over all windows, and a distance of at least "
-            f"{LEAST_DISTANCE:g}.",
+            drifted,
         )
     )
 

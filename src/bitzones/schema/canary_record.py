@@ -45,7 +45,8 @@ class CanaryPrompt(Record):
     """One pinned prompt: the first tokens of a held-out sequence.
 
     ``prompt_ids`` has the special tokens that open it; ``text`` does not, because a server that is given text adds them itself. ``plan`` is
-    what the plan's model predicts, ``reference`` what the unquantized one does. ``noise_nats`` is how far the plan's model deviates from itself where the same weights are computed in another dtype.
+    what the plan's model predicts, ``reference`` what the unquantized one does. ``noise_nats`` is how far the plan's model deviates from
+    itself where the same weights are computed in another dtype.
     """
 
     prompt_ids: tuple[Count, ...] = Field(min_length=1)

@@ -14,6 +14,7 @@ import math
 import random
 import threading
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -112,20 +113,21 @@ class ActivationWatch:
                 if (value := _value(layer, statistic)) is not None:
                     self._values.setdefault((statistic, layer.layer), []).append(value)
 
-    def reading(self, now: str) -> ThresholdReading:
-        """Every rule with a threshold, at the time ``now``."""
+    def reading(self) -> ThresholdReading:
+        """Every rule with a threshold, by what was sampled so far."""
         watched = tuple(rule for rule in RULES if rule.threshold is not None and rule.statistic in WATCHED)
         tests = max(1, len(watched) * len(self._in_run))
         rules = tuple(self._rule(rule, tests) for rule in watched)
-        return ThresholdReading(at=now, rate=self._rate, passes=self.passes, sampled=self.sampled, failed=self.failed, rules=rules)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        return ThresholdReading(at=at, rate=self._rate, passes=self.passes, sampled=self.sampled, failed=self.failed, rules=rules)
 
-    def write(self, path: Path, now: str) -> None:
+    def write(self, path: Path | str) -> None:
         """Write the reading as JSON, for ``bitzones monitor --activations``.
 
         Raises:
             OutputError: it cannot be written.
         """
-        write_text(path, self.reading(now).model_dump_json() + "\n")
+        write_text(Path(path), self.reading().model_dump_json() + "\n")
 
     def _rule(self, rule: Rule, tests: int) -> RuleWatch:
         assert rule.threshold is not None

@@ -21,10 +21,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 __all__ = ["SHARES", "AboveBound", "evidence_needed"]
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
-"""Shares of the capital that are bet, spread evenly: small ones win where few numbers are huge, large ones where most are above the bound."""
+"""Shares of the capital that are bet, spread evenly: small ones win where few numbers are huge, large ones where most are above it."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,11 @@ class AboveBound:
 
     def after(self, numbers: Iterable[float]) -> AboveBound:
         """The state after another round of numbers, each of them at least 0 and finite."""
-        rounds = self.rounds + 1
-        begun = -math.log(rounds * (rounds + 1))
-        capital = [_log_sum(before, begun) for before in self.log_capital]
-        for number in numbers:
-            assert 0 <= number < math.inf
-            gain = number / self.bound - 1
-            capital = [before + math.log1p(share * gain) for before, share in zip(capital, SHARES, strict=True)]
-        return AboveBound(self.bound, rounds, tuple(capital), max(self.peak, _evidence(capital, rounds)))
+        found, rounds = np.asarray(list(numbers), dtype=np.float64), self.rounds + 1
+        assert np.all((found >= 0) & np.isfinite(found))
+        gains = np.log1p(np.multiply.outer(np.asarray(SHARES), found / self.bound - 1)).sum(axis=1)
+        capital = np.logaddexp(self.log_capital, -math.log(rounds * (rounds + 1))) + gains
+        return AboveBound(self.bound, rounds, tuple(capital.tolist()), max(self.peak, _evidence(capital, rounds)))
 
     @property
     def evidence(self) -> float:
@@ -69,14 +69,7 @@ def evidence_needed(alpha: float) -> float:
     return math.log(1 / alpha)
 
 
-def _evidence(log_capital: Iterable[float], rounds: int) -> float:
+def _evidence(log_capital: ArrayLike, rounds: int) -> float:
     """What all bets hold, those that begin in later rounds included: 1 / (rounds + 1) of the capital."""
-    total = -math.log(rounds + 1)
-    for one in log_capital:
-        total = _log_sum(total, one - math.log(len(SHARES)))
-    return total
-
-
-def _log_sum(first: float, second: float) -> float:
-    high, low = max(first, second), min(first, second)
-    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+    later = -math.log(rounds + 1)
+    return float(np.logaddexp.reduce([later, *(np.asarray(log_capital) - math.log(len(SHARES)))]))
