@@ -1,12 +1,11 @@
 """What the canary catches and what it does not take for an alarm, on the embedded model's plan. Results: docs/findings/monitor.md.
 
-    python scripts/canary_power.py breaks                 # a scale x 1.1 in every module of every layer, one after another
-    python scripts/canary_power.py breaks --noise         # the same where every answer has the noise of another engine
-    python scripts/canary_power.py served                 # one module of every layer, over HTTP, by `bitzones.serve`
-    python scripts/canary_power.py unchanged              # 1,000 checks of servers that do not change
+    python scripts/canary_power.py breaks       # a scale x 1.1 in every module of every layer, one after another
+    python scripts/canary_power.py served       # in one module of every layer, over HTTP, by `bitzones.serve`
+    python scripts/canary_power.py unchanged    # 1,000 checks of servers that do not change
 
-``breaks`` and ``unchanged`` ask the model in memory in place of a server: the watch, its state and its tests are those of `bitzones monitor`.
-On two quiet cores they take 5, 5, 10 and 4 minutes.
+``breaks`` and ``unchanged`` ask the model in memory in place of a server; the watch, its state and its tests are those of the command. On
+two quiet cores they take about 6, 8 and 3 minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, median
 
-import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -114,7 +112,9 @@ def noise_of_another_engine(record: CanaryRecord, table: Table) -> float:
     added = torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
     for _ in range(30):
         middle = (low * high) ** 0.5
-        seen = fmean(deviation(listed(row, record.top), listed(noisy, record.top)) for row, noisy in zip(table, table + middle * added))
+        seen = fmean(
+            deviation(listed(row, record.top), listed(noisy, record.top)) for row, noisy in zip(table, table + middle * added, strict=True)
+        )
         low, high = (middle, high) if seen < wanted else (low, middle)
     return middle
 
@@ -143,21 +143,25 @@ def enrolled(record: CanaryRecord, server: Server, place: Path) -> Path:
     return place
 
 
-def breaks(record: CanaryRecord, folder: Path, *, noise: bool) -> dict[str, object]:
+def breaks(record: CanaryRecord, folder: Path) -> dict[str, object]:
+    """Every module in turn, on a server that answers the same bit for bit, and on one with the noise of another engine in every answer."""
     model = plan_model(torch.float32)
     good = table_of(model, record)
-    size = noise_of_another_engine(record, good) if noise else 0.0
-    state = enrolled(record, InMemory(record, good, size), folder / "good")
-    found: dict[str, dict[str, object]] = {}
+    sizes = {"deterministic": 0.0, "noisy": noise_of_another_engine(record, good)}
+    states = {kind: enrolled(record, InMemory(record, good, size), folder / kind) for kind, size in sizes.items()}
+    found: dict[str, dict[str, dict[str, object]]] = {kind: {} for kind in sizes}
     for layer, name, scale in scaled_modules(model):
         with broken(scale):
             table = table_of(model, record)
-        shutil.copy(state, folder / "broken")
-        prompts, by = until_alarm(record, InMemory(record, table, size, seed=2), folder / "broken")
         seen = fmean(deviation(listed(a, record.top), listed(b, record.top)) for a, b in zip(good, table, strict=True))
-        found[f"{layer} {name}"] = {"prompts": prompts, "by": by, "deviation": seen}
-        print(f"layer {layer:2} {name:20} mean deviation {seen:.2e}: {f'{prompts} prompts, {by}' if prompts else 'not caught'}", flush=True)
-    return {"noise_logits": size, "modules": found, **summarized(found)}
+        said = [f"layer {layer:2} {name:20} mean deviation {seen:.2e}"]
+        for kind, size in sizes.items():
+            shutil.copy(states[kind], folder / "broken")
+            prompts, by = until_alarm(record, InMemory(record, table, size, seed=2), folder / "broken")
+            found[kind][f"{layer} {name}"] = {"prompts": prompts, "by": by, "deviation": seen}
+            said.append(f"{kind}: {f'{prompts} prompts, {by}' if prompts else 'not caught'}")
+        print("; ".join(said), flush=True)
+    return {kind: {"noise_on_logits": sizes[kind], "modules": modules, **summarized(modules)} for kind, modules in found.items()}
 
 
 def summarized(found: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
@@ -166,9 +170,8 @@ def summarized(found: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     layers = {name.split()[0] for name in found}
     whole = [layer for layer in layers if all(name in caught for name in found if name.split()[0] == layer)]
     interval = wilson_interval(len(caught), len(found))
-    print(
-        f"caught {len(caught)} of {len(found)} modules ({interval.low:.0%} to {interval.high:.0%}), every module in {len(whole)} of {len(layers)} layers"
-    )
+    share = f"{len(caught)} of {len(found)} modules ({interval.low:.0%} to {interval.high:.0%})"
+    print(f"caught {share}, every module in {len(whole)} of {len(layers)} layers", flush=True)
     return {"caught": len(caught), "of": len(found), "whole_layers": len(whole), "layers": len(layers)}
 
 
@@ -208,42 +211,32 @@ def unchanged(record: CanaryRecord, folder: Path) -> dict[str, object]:
     for number, (kind, make) in enumerate(kinds.items()):
         with watch(record, make(), folder / str(number)) as watching:
             checks = [watching.check() for _ in range(1 + UNCHANGED_CHECKS)]
-        alarms = sum(check.alarm for check in checks)
-        means = {
-            test.name: median(t.mean_nats or 0.0 for check in checks[1:] for t in check.tests if t.name == test.name)
-            for test in checks[0].tests
-        }
-        bounds = {test.name: test.bound_nats for test in checks[-1].tests}
-        peaks = {test.name: test.peak for test in checks[-1].tests}
+        last = {test.name: test for test in checks[-1].tests}
+        means = {name: median(test.mean_nats or 0.0 for check in checks[1:] for test in check.tests if test.name == name) for name in last}
         found[kind] = {
             "checks": len(checks),
-            "checks_with_an_alarm": alarms,
+            "checks_with_an_alarm": sum(check.alarm for check in checks),
             "median_deviation": means,
-            "bound": bounds,
-            "peak_evidence": peaks,
+            "bound": {name: test.bound_nats for name, test in last.items()},
+            "peak_evidence": {name: test.peak for name, test in last.items()},
         }
-        print(
-            f"{kind}: {alarms} of {len(checks)} checks with an alarm; median deviation {means}, bounds {bounds}, peak evidence {peaks}",
-            flush=True,
-        )
+        print(f"{kind}: {found[kind]}", flush=True)
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["breaks", "served", "unchanged"])
-    parser.add_argument("--noise", action="store_true", help="breaks: noise of another engine in every answer")
     parser.add_argument("--canary", type=Path, help="a record of this plan; made where none is given")
     parser.add_argument("-o", "--output", type=Path, help="JSON to write")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    np.random.default_rng(0)
     record = read_canary(given.canary) if given.canary else bitzones.make_canary(RUN, plan=PLAN)
-    memory = Path("/dev/shm")
+    memory = Path("/dev/shm")  # noqa: S108  # a folder in memory: the state is written to disk after every answer
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         match given.what:
             case "breaks":
-                found = breaks(record, Path(folder), noise=given.noise)
+                found = breaks(record, Path(folder))
             case "served":
                 found = served(record, Path(folder))
             case _:

@@ -47,7 +47,7 @@ def running(manners: Manners) -> Iterator[str]:
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # what waits for an acknowledgement waits 40 ms
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *_: Any) -> None:
             """Stay silent."""
 
         def do_GET(self) -> None:
@@ -56,20 +56,13 @@ def running(manners: Manners) -> Iterator[str]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             manners.asked.append(body)
-            if manners.key is not None and self.headers.get("Authorization") != f"Bearer {manners.key}":
-                return self._send(401, {"error": {"message": "no key"}})
             trouble = manners.trouble(len(manners.asked) - 1)
-            if isinstance(trouble, tuple):
-                return self._send(trouble[0], trouble[2], trouble[1])
-            if trouble is not None:
+            if isinstance(trouble, float):
                 time.sleep(trouble)
-            if manners.refuses_unknown and "return_tokens_as_token_ids" in body:
-                return self._send(400, {"error": {"message": "unknown parameter", "code": "unknown_parameter"}})
-            if not manners.takes_ids and not isinstance(body["prompt"], str):
-                return self._send(422, {"detail": "prompt must be a string"})
-            if body["logprobs"] > manners.most:
-                return self._send(400, {"error": {"message": f"logprobs: at most {manners.most}"}})
-            self._send(200, _answer(manners, body))
+            if isinstance(trouble, tuple):
+                self._send(trouble[0], trouble[2], trouble[1])
+            else:
+                self._send(*(_refusal(manners, body, self.headers.get("Authorization")) or (200, _answer(manners, body))))
 
         def _send(self, status: int, body: dict[str, Any] | bytes, headers: dict[str, str] | None = None) -> None:
             data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -90,6 +83,19 @@ def running(manners: Manners) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _refusal(manners: Manners, body: dict[str, Any], key: str | None) -> tuple[int, dict[str, Any]] | None:
+    """Status and body, in the words of several servers."""
+    if manners.key is not None and key != f"Bearer {manners.key}":
+        return 401, {"error": {"message": "no key"}}
+    if manners.refuses_unknown and "return_tokens_as_token_ids" in body:
+        return 400, {"error": {"message": "unknown parameter", "code": "unknown_parameter"}}
+    if not manners.takes_ids and not isinstance(body["prompt"], str):
+        return 422, {"detail": "prompt must be a string"}
+    if body["logprobs"] > manners.most:
+        return 400, {"error": {"message": f"logprobs: at most {manners.most}"}}
+    return None
 
 
 def _answer(manners: Manners, body: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from bitzones.monitor.overview import Overview
 from bitzones.monitor.page import page
-from bitzones.monitor.records import CanaryCheck, DomainShadow, DriftFeature, DriftWindow, ShadowBatch, TestReading
+from bitzones.monitor.records import CanaryCheck, DomainShadow, DriftFeature, DriftWindow, EvidenceReading, ShadowBatch
 from bitzones.monitor.words import lines, summary
 from bitzones.schema.activation_record import LayerCrossing, RuleWatch, ThresholdReading
 
@@ -22,9 +22,11 @@ CHROMIUM = shutil.which("chromium")
 
 
 def check(number: int, *, alarm: bool = False, model: str = "tiny") -> CanaryCheck:
-    def test(name: Any, mean: float, bound: float) -> TestReading:
+    def test(name: Any, mean: float, bound: float) -> EvidenceReading:
         evidence = 40.0 if alarm else -1.5
-        return TestReading(name=name, prompts=50, mean_nats=mean, bound_nats=bound, evidence=evidence, peak=max(0.0, evidence), alarm=alarm)
+        return EvidenceReading(
+            name=name, prompts=50, mean_nats=mean, bound_nats=bound, evidence=evidence, peak=max(0.0, evidence), alarm=alarm
+        )
 
     tests = test("plan", 2e-3 if alarm else 0.0, 1e-4), test("unchanged", 2e-3 if alarm else 0.0, 1e-7)
     at = f"2026-11-{number:02}T12:00:00+00:00"

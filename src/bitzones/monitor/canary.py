@@ -22,7 +22,7 @@ from statistics import fmean
 
 from bitzones.monitor.deviation import Listed, deviation
 from bitzones.monitor.naming import Names
-from bitzones.monitor.records import CanaryCheck, TestName, TestReading
+from bitzones.monitor.records import CanaryCheck, EvidenceReading, TestName
 from bitzones.monitor.state import Asked, Check
 from bitzones.schema.canary_record import CanaryRecord
 from bitzones.stats.e_process import AboveBound
@@ -127,8 +127,8 @@ def _noise_bound(repeats: Sequence[float], tolerance: Tolerance) -> float:
     return max(FLOOR_NATS, NOISE_MARGIN * fmean(repeats) if repeats else 0.0, tolerance.noise or 0.0)
 
 
-def _reading(name: TestName, numbers: Sequence[float], test: AboveBound) -> TestReading:
-    return TestReading(
+def _reading(name: TestName, numbers: Sequence[float], test: AboveBound) -> EvidenceReading:
+    return EvidenceReading(
         name=name,
         prompts=len(numbers),
         mean_nats=fmean(numbers) if numbers else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bitzones.monitor.records import CanaryCheck, DriftWindow, ShadowBatch, TestReading
+from bitzones.monitor.records import CanaryCheck, DriftWindow, EvidenceReading, ShadowBatch
 from bitzones.monitor.state import State
 from bitzones.schema.activation_record import ThresholdReading
 
@@ -38,7 +38,7 @@ class Overview:
     requests: dict[str, int]
 
     @property
-    def tests(self) -> tuple[TestReading, ...]:
+    def tests(self) -> tuple[EvidenceReading, ...]:
         """The canary's tests after the last check."""
         return self.checks[-1].tests if self.checks else ()
 
@@ -66,7 +66,7 @@ class Overview:
         return tuple(found)
 
 
-def _canary(check: CanaryCheck, test: TestReading) -> str:
+def _canary(check: CanaryCheck, test: EvidenceReading) -> str:
     seen = "" if test.mean_nats is None else f", {test.mean_nats:.3g} nats on average where {test.bound_nats:.3g} is allowed"
     odd = "; every answer puts all of its mass on one token: the server may not give the model's own log-probabilities"
     against = "what the plan predicts" if test.name == "plan" else "what it answered when it was enrolled"

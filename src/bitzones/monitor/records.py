@@ -13,17 +13,17 @@ __all__ = [
     "DomainShadow",
     "DriftFeature",
     "DriftWindow",
+    "EvidenceReading",
     "ShadowBatch",
     "ShadowSample",
     "TestName",
-    "TestReading",
 ]
 
 TestName = Literal["plan", "unchanged"]
 """Deviation of the served model from what the plan's model predicts, and from its own enrolled answers."""
 
 
-class TestReading(Record):
+class EvidenceReading(Record):
     """One of the canary's tests after a check: ``mean_nats`` is the mean deviation in this check over ``prompts`` prompts, ``bound_nats``
     the largest mean of a good server, ``evidence`` the logarithm of the capital, ``peak`` its largest value so far."""
 
@@ -52,7 +52,7 @@ class CanaryCheck(Record):
     one_sided: bool = False
     reference_nats: NonNegative | None = None
     """Mean deviation from the unquantized reference, to see beside it."""
-    tests: tuple[TestReading, ...] = ()
+    tests: tuple[EvidenceReading, ...] = ()
 
     @property
     def alarm(self) -> bool:

@@ -131,6 +131,11 @@ class State:
         self._db.execute("DELETE FROM answers WHERE number = ?", (check.number,))
         self._db.execute("DELETE FROM checks WHERE number = ?", (check.number,))
 
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether there is an enrolled answer."""
+        return self._db.execute("SELECT 1 FROM enrolled LIMIT 1").fetchone() is not None
+
     def enrolled(self) -> dict[int, Mapping[Any, float]]:
         """Prompt -> the enrolled answer."""
         return {row[0]: _loaded(row[1]) for row in self._db.execute("SELECT prompt, logprobs FROM enrolled")}

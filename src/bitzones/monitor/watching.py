@@ -101,14 +101,15 @@ class CanaryWatch:
             way = self.server.way
             assert way is not None
             names = Names(self.record, by_id=way.by_id)
-            answers = self.state.answers(check)
-            result, known = judged(self.record, self._known(), check, answers, way.name, names, self.tolerance, now())
+            answers, before = self.state.answers(check), self._known()
+            result, known = judged(self.record, before, check, answers, way.name, names, self.tolerance, now())
+            self.state.enroll({prompt: known.enrolled[prompt] for prompt in known.enrolled.keys() - before.enrolled.keys()})
             self._keep(check, result, known)
         return result
 
     def _begun(self) -> Check:
         with self.state.together():
-            enrolled = bool(self.state.enrolled())
+            enrolled = self.state.is_enrolled
             number = int(self.state.value("checks") or 0) + 1
             self.state.keep("checks", str(number))
             chosen = drawn(self.record, number, self.prompts if enrolled else None, self.record.seed)
@@ -153,7 +154,6 @@ class CanaryWatch:
     def _keep(self, check: Check, result: CanaryCheck, known: Known) -> None:
         for name, test in known.tests.items():
             self.state.keep_test(name, test)
-        self.state.enroll(known.enrolled)
         self.state.record(result)
         self.state.count("checks", result.kind)
         self.state.count("prompts", "answered", result.answered)

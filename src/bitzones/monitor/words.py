@@ -5,7 +5,7 @@ from __future__ import annotations
 from bitzones.monitor.canary import ALPHA, TESTS
 from bitzones.monitor.drift import LEAST_DISTANCE
 from bitzones.monitor.overview import Overview
-from bitzones.monitor.records import CanaryCheck, DomainShadow, DriftFeature, DriftWindow, TestReading
+from bitzones.monitor.records import CanaryCheck, DomainShadow, DriftFeature, DriftWindow, EvidenceReading
 from bitzones.report.markdown.tables import ABSENT, NO_INTERVAL, four_digits, markdown, p_value, plain, table
 from bitzones.schema.activation_record import RuleWatch
 from bitzones.stats.e_process import evidence_needed
@@ -85,7 +85,7 @@ def canary(found: Overview) -> str:
     )
 
 
-def _test(test: TestReading) -> tuple[str, ...]:
+def _test(test: EvidenceReading) -> tuple[str, ...]:
     needed = evidence_needed(ALPHA / len(TESTS))
     return (
         AGAINST[test.name], str(test.prompts), _nats(test.mean_nats), _nats(test.bound_nats), f"{test.evidence:.1f}", f"{needed:.1f}",
@@ -139,11 +139,9 @@ def _window(last: DriftWindow) -> str:
 
 
 def _feature(item: DriftFeature) -> tuple[str, ...]:
-    return (
-        item.name, str(item.requests), ABSENT if item.typical is None else four_digits(item.typical),
-        ABSENT if item.expected is None else four_digits(item.expected), f"{item.distance:.2f}", p_value(item.p_adjusted).removeprefix("p = "),
-        "**yes**" if item.drifted else "no",
-    )  # fmt: skip
+    medians = (ABSENT if value is None else four_digits(value) for value in (item.typical, item.expected))
+    drifted = "**yes**" if item.drifted else "no"
+    return item.name, str(item.requests), *medians, f"{item.distance:.2f}", p_value(item.p_adjusted).removeprefix("p = "), drifted
 
 
 def shadow(found: Overview) -> str:
