@@ -27,8 +27,9 @@ from bitzones.backends import quantizing
 from bitzones.data.sequences import batches, retold
 from bitzones.embedded import TINY
 from bitzones.models import structure
+from bitzones.monitor.answers import WAYS, Answered, Way
 from bitzones.monitor.canary import FLOOR_NATS
-from bitzones.monitor.completions import WAYS, Answered, Completions, Way
+from bitzones.monitor.completions import Completions
 from bitzones.monitor.deviation import deviation
 from bitzones.monitor.state import opened
 from bitzones.monitor.watching import PROMPTS, CanaryWatch, Server

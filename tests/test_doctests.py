@@ -27,6 +27,8 @@ NEEDED = {
     "bitzones.deploy.mlx_engine": "mlx",
     "bitzones.evaluation.harness_model": "lm_eval",
     "bitzones.evaluation.harness_scoring": "lm_eval",
+    "bitzones.monitor.completions": "httpx",
+    "bitzones.monitor.metrics": "prometheus_client",
 }
 """Modules that import a package of an extra, which need not be installed."""
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,7 +1,7 @@
 """Asks an OpenAI-compatible server for the next token's log-probabilities after a prompt, and reads what different servers answer.
 
 Servers differ in what they take: our own and vLLM take token ids and name tokens by id where asked to; llama.cpp's take token ids and name
-tokens by text; others take only text. `WAYS` is tried from the first, and the first way that a server does not refuse is kept.
+tokens by text; others take only text. `answers.WAYS` is tried from the first, and the first way that a server does not refuse is kept.
 
 A server that is busy, restarting or broken says nothing about the model: such answers are tried again, then counted as unanswered.
 """
@@ -11,17 +11,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import httpx
 
-from bitzones.schema.errors import ArgumentError, ServerError
+from bitzones.monitor.answers import WAYS, Answered, Unanswered, Way, no_answer
+from bitzones.schema.errors import ArgumentError
 
-__all__ = ["WAYS", "Answered", "Completions", "Reason", "Unanswered", "Way"]
-
-Reason: TypeAlias = Literal["unreachable", "timeout", "busy", "server error", "malformed", "no log-probabilities"]
+__all__ = ["Completions"]
 
 TRIES = 4
 """A prompt is asked at most this often: a restart of a server takes longer and is the next check's business."""
@@ -38,45 +37,6 @@ REFUSED = frozenset({400, 404, 422})
 
 PLACES = 300
 """Characters of a server's own words that an error shows."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to ask: the prompt as ``ids`` or as text, tokens by id or by text, and how many log-probabilities."""
-
-    ids: bool
-    by_id: bool
-    most: int | None = None
-
-    @property
-    def name(self) -> str:
-        """For the state and the page."""
-        top = "" if self.most is None else f", at most {self.most} log-probabilities"
-        return f"prompts as {'token ids' if self.ids else 'text'}, tokens by {'id' if self.by_id else 'text'}{top}"
-
-
-OPENAI_TOP = 5
-"""The most log-probabilities that OpenAI's own completions give."""
-
-WAYS = tuple(Way(ids, by_id, most) for most in (None, OPENAI_TOP) for ids, by_id in ((True, True), (True, False), (False, False)))
-
-
-@dataclass(frozen=True)
-class Answered:
-    """The most likely next tokens, by id where the server says it and else by text, and the name of the model that answered."""
-
-    logprobs: Mapping[Hashable, float]
-    model: str
-    tries: int
-
-
-@dataclass(frozen=True)
-class Unanswered:
-    """Why a prompt has no answer after all tries."""
-
-    reason: Reason
-    detail: str
-    tries: int
 
 
 class Completions:
@@ -129,7 +89,7 @@ class Completions:
         if self._model is None:
             found = self._tried(lambda: self._client.get(f"{self.url}/v1/models"), _first_model)
             if isinstance(found, Unanswered):
-                raise ServerError(f"{self.url}: {found.reason}: {found.detail}")
+                raise no_answer(self.url, found)
             self._model = found[0]
         return self._model
 
@@ -150,8 +110,7 @@ class Completions:
                 refused = refused or str(error)
                 continue
             if isinstance(found, Unanswered):
-                error = ArgumentError if found.reason == "no log-probabilities" else ServerError
-                raise error(f"{self.url}: {found.reason}: {found.detail}")
+                raise no_answer(self.url, found)
             by_id = any(isinstance(token, int) for token in found.logprobs)
             self.way = replace(way, by_id=way.by_id and by_id)  # some servers take the parameter and do not know it
             return found

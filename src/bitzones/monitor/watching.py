@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
+from bitzones.monitor.answers import WAYS, Answered, Unanswered, Way, no_answer
 from bitzones.monitor.canary import TESTS, Known, Tolerance, drawn, judged
-from bitzones.monitor.completions import WAYS, Answered, Unanswered, Way
 from bitzones.monitor.naming import Names
 from bitzones.monitor.records import CanaryCheck, TestName
 from bitzones.monitor.state import Check, State
@@ -132,9 +132,9 @@ class CanaryWatch:
                 continue
             missing.append((place, found))
             if len(missing) == OUTAGE or found.reason == "no log-probabilities":
-                raise _error(self.server.url, found)
+                raise no_answer(self.server.url, found)
         if missing and len(missing) == len(check.prompts):
-            raise _error(self.server.url, missing[-1][1])
+            raise no_answer(self.server.url, missing[-1][1])
         self._keep_answers(check, missing)
 
     def _keep_answers(self, check: Check, found: Iterable[tuple[int, Answered | Unanswered]]) -> None:
@@ -161,9 +161,3 @@ class CanaryWatch:
             self.state.count("prompts", reason, count)
         self.state.count("retries", "", result.retries)
         self.state.finish(check)
-
-
-def _error(url: str, found: Unanswered) -> ArgumentError | ServerError:
-    if found.reason == "no log-probabilities":
-        return ArgumentError(f"{url}: {found.detail}")
-    return ServerError(f"{url}: {found.reason}: {found.detail}; what was answered is kept, and the next check goes on from there")
