@@ -29,6 +29,7 @@ NEEDED = {
     "bitzones.evaluation.harness_scoring": "lm_eval",
     "bitzones.monitor.completions": "httpx",
     "bitzones.monitor.metrics": "prometheus_client",
+    "bitzones.serve.http": "fastapi",
 }
 """Modules that import a package of an extra, which need not be installed."""
 GOLDEN = Path(__file__).parent / "golden"

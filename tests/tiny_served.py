@@ -1,14 +1,41 @@
-import contextlib, threading, torch
-from bitzones.models import loading
-from bitzones.schema.profile_sections import Model
-from bitzones.serve.http.served import Routed
-class Tiny:
-    def __init__(self, source="embedded:tiny"):
-        l=loading.load(Model(source=source),torch.device("cpu"))
-        self.model, self.tokenizer, self.name, self.sha256, self.tasks = l.model,l.tokenizer,source,l.sha256,("base",)
-        self.resident_bytes=sum(p.nbytes for p in l.model.parameters()); self._lock=threading.Lock()
-    @contextlib.contextmanager
-    def precision(self, task):
-        with self._lock: yield
-    def route(self, prompt, *, task=None, system=None):
-        return Routed(task or "base", "only plan" , None)
+"""The embedded model as it is served, loaded once: alone, and with a second plan and a rule that chooses it."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+from bitzones.serve import load
+from bitzones.serve.served_model import Routed, ServedModel
+from bitzones.serve.switching import BASE, Switch
+
+CHAT = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}Answer:"
+"""A chat template, which the embedded model has none of."""
+
+SWAPPED = "model.layers.0.mlp.down_proj"
+OTHER = "other"
+
+
+@cache
+def tiny() -> ServedModel:
+    """The embedded model in float32."""
+    return load("embedded:tiny")
+
+
+class ByWord:
+    """Sends prompts about apples to the other plan."""
+
+    def route(self, prompt: str, *, system: str | None, role: str | None) -> Routed:
+        """The task."""
+        return Routed(OTHER, "rule") if "apples" in prompt else Routed(BASE, "base")
+
+
+@cache
+def two_plans() -> ServedModel:
+    """A model whose second plan has one module negated, and a chat template."""
+    alone = load("embedded:tiny")
+    changed = copy.deepcopy(alone.model.get_submodule(SWAPPED))
+    changed.weight.data *= -1
+    alone.tokenizer.chat_template = CHAT
+    switch = Switch(alone.model, {OTHER: {SWAPPED: changed}})
+    return ServedModel(alone.model, alone.tokenizer, name="pair", sha256="ab" * 32, switch=switch, router=ByWord())

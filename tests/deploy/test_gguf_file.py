@@ -14,6 +14,7 @@ import pytest
 import tiny_gguf
 import tiny_models
 import torch
+from calibrated_plans import CALIBRATED_ON, calibrated
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, GgufConfig, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -23,10 +24,22 @@ from bitzones.analysis.plan import Plan
 from bitzones.backends import quantizing
 from bitzones.backends.integers import Rounded
 from bitzones.backends.quanto import affine, packing, saving
-from bitzones.deploy import gguf_blocks, gguf_file, gguf_metadata, gguf_tokenizer, in_memory, manifest, quanto_checkpoint
+from bitzones.backends.weights import packed_weights
+from bitzones.data import sequences
+from bitzones.deploy import (
+    gguf_blocks,
+    gguf_file,
+    gguf_metadata,
+    gguf_tokenizer,
+    in_memory,
+    llama_quantize_recipe,
+    manifest,
+    quanto_checkpoint,
+)
 from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.exported import Exported
 from bitzones.deploy.plan_file import PlanFile, read_plan
+from bitzones.rounding.importance import importance_of
 from bitzones.schema.errors import BitzonesError, ModelError, PlanError
 
 CPU = torch.device("cpu")
@@ -228,3 +241,110 @@ def test_llama_cpp_computes_what_the_plan_does(tmp_path: Path) -> None:
     theirs = torch.from_numpy(np.array(llama.scores[: len(ids)])).log_softmax(-1)
     llama.close()
     assert float((ours.exp() * (ours - theirs)).sum(-1).mean()) < 0.01
+
+
+# --- formats of llama.cpp's own
+
+
+def wide() -> Any:
+    """A Llama whose rows make whole blocks of 256: keys and values of 128 rows, so that the order of heads shows."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.08,
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+
+
+OWN = {
+    "self_attn.q_proj": "gguf:Q4_K",
+    "self_attn.k_proj": "gguf:Q3_K:imatrix",
+    "self_attn.v_proj": "gguf:Q6_K",
+    "self_attn.o_proj": "gguf:Q5_0",
+    "mlp.up_proj": "gguf:IQ4_XS",
+    "mlp.down_proj": "gguf:Q2_K:imatrix",
+    "mlp.gate_proj": "qint4",
+}
+
+
+@pytest.fixture(scope="module")
+def own_plan(tmp_path_factory: pytest.TempPathFactory) -> PlanFile:
+    pytest.importorskip("libgguf")
+    place = tmp_path_factory.mktemp("own")
+    model = wide()
+    source = tiny_models.save(place / "model", model)
+    assignment = {f"model.layers.{layer}.{name}": format_ for layer in range(2) for name, format_ in OWN.items()}
+    columns = {name: model.get_parameter(f"{name}.weight").shape[1] for name in assignment}
+    sizes = {name: quantizing.group_size(format_, columns[name]) for name, format_ in assignment.items()}
+    made = make_plan.plan(assignment, sizes, source=str(source), sha256=hashed(source / "model.safetensors"))
+    size = sum(2 * model.get_parameter(f"{name}.weight").numel() for name in assignment)
+    changes = {"calibration": calibrated(made)["calibration"], "reference_bytes": size}
+    return plan_file(place, made, **changes)
+
+
+@pytest.fixture(scope="module")
+def own(own_plan: PlanFile, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return gguf_file.export(ExportRequest(own_plan, tmp_path_factory.mktemp("made") / "gguf", CPU))
+
+
+def test_formats_of_llama_cpp_are_written_as_they_were_measured(own: Exported, own_plan: PlanFile) -> None:
+    """Beside one of quanto's; what the file stands for is what a run computes with."""
+    model = AutoModelForCausalLM.from_pretrained(own_plan.model.source, dtype=torch.bfloat16)
+    in_memory.quantize(model, own_plan)
+    expected = packed_weights(model)
+    found = dict(gguf_file.values(own.folder))
+    assert set(found) == set(expected)
+    for name, values in found.items():
+        assert torch.equal(values, expected[name].values(torch.float32)), name
+    read = gguf.GGUFReader(own.folder / gguf_file.FILE)
+    kinds = {
+        tensor.name: tensor.tensor_type.name for tensor in read.tensors if tensor.name.startswith("blk.0.") and "norm" not in tensor.name
+    }
+    assert kinds == {
+        "blk.0.attn_q.weight": "Q4_K",
+        "blk.0.attn_k.weight": "Q3_K",
+        "blk.0.attn_v.weight": "Q6_K",
+        "blk.0.attn_output.weight": "Q5_0",
+        "blk.0.ffn_up.weight": "IQ4_XS",
+        "blk.0.ffn_down.weight": "Q2_K",
+        "blk.0.ffn_gate.weight": "Q4_1",
+    }
+    assert "gguf:Q2_K:imatrix as Q2_K: 2.625 bits a weight" in own.carried
+
+
+def test_transformers_reads_the_same_model(own: Exported, own_plan: PlanFile) -> None:
+    """Dequantized by the gguf package, rows of q and k put back: the logits of the plan in memory."""
+    read = AutoModelForCausalLM.from_pretrained(own.folder, gguf_file=gguf_file.FILE, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(own_plan.model.source, dtype=torch.bfloat16)
+    in_memory.quantize(model, own_plan)
+    quantizing.set_compute_dtype(model, torch.float32)
+    ids = torch.arange(1, 33)[None]
+    torch.testing.assert_close(read(ids).logits, model(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_the_importance_matrix_is_read_as_llama_cpp_reads_it(own_plan: PlanFile, tmp_path: Path) -> None:
+    import libgguf
+
+    made = llama_quantize_recipe.export(ExportRequest(own_plan, tmp_path / "recipe", CPU))
+    lines = (made.folder / "tensor-types.txt").read_text(encoding="utf-8").split()
+    kinds = ("q4_K", "q3_K", "q6_K", "q5_0", "iq4_xs", "q2_K", "q4_K")
+    assert [line.partition("=")[2] for line in lines] == [*kinds, *kinds]
+    assert "--imatrix imatrix.gguf" in (made.folder / "README.md").read_text(encoding="utf-8")
+    read = libgguf.load_imatrix(made.folder / "imatrix.gguf")
+    model = AutoModelForCausalLM.from_pretrained(own_plan.model.source, dtype=torch.float32)
+    name = "model.layers.1.mlp.down_proj"
+    expected = importance_of(model, [name], list(sequences.batches(CALIBRATED_ON, 4, CPU)))[name].mean
+    assert len(read) == 14
+    torch.testing.assert_close(torch.from_numpy(read["blk.1.ffn_down.weight"]).flatten(), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_a_checkpoint_of_quanto_does_not_hold_them(own_plan: PlanFile, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"'model\.layers\.0\.self_attn\.q_proj' is to be gguf:Q4_K, .*--to gguf does"):
+        quanto_checkpoint.apply(ExportRequest(own_plan, tmp_path / "other", CPU))

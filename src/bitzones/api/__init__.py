@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bitzones.analysis.plan import Plan, PlanKL
 from bitzones.analysis.reader import RunFile
 from bitzones.api.analyzing import Analysis, Report, analyze, read_run, write_report
+from bitzones.api.bundling import bundle, measure_bundle
 from bitzones.api.comparing import Comparison, compare
 from bitzones.api.duetting import Duet, duet, read_duet
 from bitzones.api.history import (
@@ -92,6 +93,7 @@ __all__ = [
     "Verdict",
     "analyze",
     "apply",
+    "bundle",
     "check_server",
     "compare",
     "compare_releases",
@@ -102,6 +104,7 @@ __all__ = [
     "list_baselines",
     "make_canary",
     "measure",
+    "measure_bundle",
     "measure_export",
     "measure_plan",
     "read_duet",

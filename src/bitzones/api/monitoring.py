@@ -140,7 +140,7 @@ def check_server(
         from bitzones.monitor.watching import CanaryWatch  # noqa: PLC0415
     with (
         opened(Path(state) if state is not None else place.parent / "monitor.sqlite") as kept,
-        Completions(server, model, key, timeout_s) as asked,
+        Completions(server, model, key, timeout_s, task=record.task) as asked,
     ):
         watch = CanaryWatch(record, kept, asked, prompts, Tolerance(tolerance, noise), notify)
         if enroll:

@@ -149,11 +149,14 @@ class Backend(Protocol):
 
         Args:
             weight: shape (rows, columns), in the dtype that scales are stored in.
-            format_: not one whose integers are given (``gptq``).
+            format_: not one that is calibrated.
         """
 
     def pack(self, rounded: Rounded, format_: Format) -> Packed:
         """One weight from integers, scales and shifts that were chosen elsewhere, in groups of `group_size`."""
+
+    def weigh(self, weight: torch.Tensor, importance: torch.Tensor, format_: Format) -> Packed:
+        """One weight, rounded by the backend with an importance of each column, shape (columns,); only for the method ``imatrix``."""
 
     def install(self, model: torch.nn.Module, formats: Mapping[str, Format], ready: Mapping[str, Packed]) -> None:
         """Quantize the named modules in place: with the weights that are ready, the others by `quantize`'s rule."""

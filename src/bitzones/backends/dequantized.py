@@ -38,7 +38,7 @@ class Dequantized:
     """What all such backends have in common; see `bitzones.backends.backend_protocol.Backend` for every method.
 
     A backend adds ``name``, ``check``, ``group_size``, ``stored_bytes`` and ``quantize``; ``why_not`` where it does not take every shape,
-    and ``pack`` where integers can be given.
+    ``pack`` where integers can be given, and ``weigh`` where columns can have an importance.
     """
 
     name: str
@@ -51,6 +51,10 @@ class Dequantized:
 
     def pack(self, rounded: Rounded, format_: Format) -> Packed:
         """One weight from given integers; only asked for where `check` accepts the method ``gptq``."""
+        raise NotImplementedError
+
+    def weigh(self, weight: torch.Tensor, importance: torch.Tensor, format_: Format) -> Packed:
+        """One weight by an importance matrix; only asked for where `check` accepts the method ``imatrix``."""
         raise NotImplementedError
 
     def why_not(self, format_: Format, rows: int, columns: int) -> str | None:

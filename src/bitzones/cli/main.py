@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bitzones import __version__
-from bitzones.cli import duet, monitoring, regression, tune_command
+from bitzones.cli import bundle_command, duet, monitoring, regression, serve_command, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
@@ -220,6 +220,8 @@ def _check(folder: Path, device: str) -> None:
 
 tune_command.register(app)
 exporting.register(app)
+serve_command.register(app)
+bundle_command.register(app)
 
 
 @app.command()

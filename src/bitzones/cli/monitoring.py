@@ -112,7 +112,7 @@ def monitor(
         from bitzones.monitor.completions import Completions
         from bitzones.monitor.state import opened
         from bitzones.monitor.watching import CanaryWatch
-    with opened(place) as kept, Completions(server, model, os.environ.get(KEY) or None, timeout) as asked:
+    with opened(place) as kept, Completions(server, model, os.environ.get(KEY) or None, timeout, task=record.task) as asked:
         watch = CanaryWatch(record, kept, asked, prompts, Tolerance(tolerance, noise), say)
         if enroll:
             watch.enroll_again()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import gguf
 import numpy as np
 import torch
 
 from bitzones.backends.integers import Rounded
+from bitzones.schema.formats import Format
 
-__all__ = ["BLOCK", "BlockType", "block_type", "not_representable", "q4_1", "q8_0"]
+__all__ = ["BLOCK", "BlockType", "block_type", "not_representable", "q4_1", "q8_0", "stored_as"]
 
 BLOCK = 32
 """Weights in a block."""
@@ -28,11 +30,13 @@ class BlockType:
     number: int
     name: str
     bytes: int
+    block: int = BLOCK
+    """Weights in one."""
 
     @property
     def bits(self) -> float:
         """A weight, scale and shift counted."""
-        return 8 * self.bytes / BLOCK
+        return 8 * self.bytes / self.block
 
 
 _Q8_0, _Q4_1 = BlockType(8, "Q8_0", 34), BlockType(3, "Q4_1", 20)
@@ -45,6 +49,20 @@ def block_type(bits: int) -> BlockType:
     ('Q4_1', 5.0, 8.5)
     """
     return _Q8_0 if bits == 8 else _Q4_1
+
+
+def stored_as(format_name: str) -> BlockType:
+    """The type of a format's blocks: of quanto's `block_type`, of llama.cpp's its own.
+
+    >>> stored_as("qint4:gptq").name, stored_as("gguf:Q2_K:imatrix")
+    ('Q4_1', BlockType(number=10, name='Q2_K', bytes=84, block=256))
+    """
+    found = Format.of(format_name)
+    if found.backend != "gguf":
+        return block_type(found.bits)
+    kind = gguf.GGMLQuantizationType[found.width]
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return BlockType(kind.value, found.width, size, block)
 
 
 def not_representable(values: torch.Tensor) -> float | None:

@@ -1,6 +1,7 @@
-"""A plan as a GGUF for llama.cpp: 8 bits as Q8_0, 4 and 2 bits as Q4_1, with quanto's integers, scales and shifts unchanged.
+"""A plan as a GGUF for llama.cpp: blocks of its own formats as they were measured, and quanto's weights in blocks that hold them unchanged.
 
-Scales are float16 in GGUF. One that float16 would change is refused, with the module; those of a bfloat16 model are nearly always exact.
+Of quanto's, 8 bits become Q8_0, 4 and 2 bits Q4_1. Scales are float16 in GGUF. One that float16 would change is refused, with the module;
+those of a bfloat16 model are nearly always exact.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from bitzones.backends.gguf.block_types import BlockWeight
 from bitzones.backends.integers import Rounded
-from bitzones.backends.weights import parts_of
+from bitzones.backends.weights import parts_of, weight_of
 from bitzones.deploy import gguf_metadata, gguf_tokenizer
-from bitzones.deploy.gguf_blocks import BLOCK, BlockType, block_type, not_representable, q4_1, q8_0
+from bitzones.deploy.gguf_blocks import BLOCK, BlockType, block_type, not_representable, q4_1, q8_0, stored_as
 from bitzones.deploy.model_card import Card
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.deploy.prepared import Prepared
@@ -24,7 +26,7 @@ from bitzones.deploy.verify import PLAN_FILE
 from bitzones.deploy.weights_export import Notify, Written, exporter
 from bitzones.models import sources
 from bitzones.schema.errors import ModelError, PlanError
-from bitzones.schema.formats import format_bits
+from bitzones.schema.formats import Format, format_bits
 
 __all__ = ["FILE", "GGUF", "export", "values"]
 
@@ -50,9 +52,11 @@ class GGUF:
         Raises:
             PlanError, ModelError: as `Carrier.check`.
         """
-        plan_file.check_backends("GGUF", "quanto")
+        plan_file.check_backends("GGUF", "quanto", "gguf")
         gguf_metadata.architecture(model)
         for name, format_ in plan_file.formats.items():
+            if Format.of(format_).backend == "gguf":
+                continue  # blocks are whole, or the format would not have been taken
             columns = model.get_parameter(f"{name}.weight").shape[1]
             if (plan_file.group_sizes[name] or columns) % BLOCK:
                 raise PlanError(
@@ -105,7 +109,7 @@ class _Tensors:
         self.architecture = gguf_metadata.architecture(made.model)
         self._model, self._config = made.model, made.model.config
         self._formats = made.plan_file.formats
-        self._names = _name_map(self.architecture, self._config.num_hidden_layers)
+        self._names = gguf_metadata.name_map(self.architecture, self._config.num_hidden_layers)
         self.quantized = {self._named(f"{name}.weight"): name for name in made.plan_file.formats}
         self.dense = {self._named(name): (name, tensor) for name, tensor in made.dense().items()}
         if (factors := gguf_metadata.rope_factors(self._config)) is not None:
@@ -123,12 +127,40 @@ class _Tensors:
 
     def type(self, name: str) -> BlockType:
         """What a module's weights are stored as."""
-        return block_type(format_bits(self._formats[name]))
+        return stored_as(self._formats[name])
 
-    def parts(self, name: str) -> Rounded:
-        """A module's integers, scales and shifts, rows in llama.cpp's order."""
+    def parts(self, name: str) -> Rounded | None:
+        """A module's integers, scales and shifts, rows in llama.cpp's order; None where it has blocks of llama.cpp's own."""
+        if self._weight(name) is not None:
+            return None
         parts = parts_of(self._model.get_submodule(name))
         return Rounded(*(self._ordered(f"{name}.weight", part) for part in (parts.integers, parts.scale, parts.shift)))
+
+    def _weight(self, name: str) -> BlockWeight | None:
+        found = weight_of(self._model.get_submodule(name))
+        return found if isinstance(found, BlockWeight) else None
+
+    def rows(self, name: str) -> tuple[int, int]:
+        """Rows of a module's weight, and bytes of one."""
+        rows, columns = self._model.get_parameter(f"{name}.weight").shape
+        kind = self.type(name)
+        return rows, columns // kind.block * kind.bytes
+
+    def blocks(self, name: str) -> np.ndarray:
+        """A module's blocks, rows in llama.cpp's order, uint8 of shape `rows`."""
+        if (parts := self.parts(name)) is not None:
+            return (q8_0 if self.type(name).name == "Q8_0" else q4_1)(parts)
+        weight = self._weight(name)
+        assert weight is not None  # `parts`
+        return self._ordered(f"{name}.weight", weight.blocks.cpu()).numpy()
+
+    def expected(self, name: str) -> torch.Tensor:
+        """What a module's blocks stand for, float32."""
+        if (parts := self.parts(name)) is not None:
+            return parts.values()
+        weight = self._weight(name)
+        assert weight is not None  # `parts`
+        return self._ordered(f"{name}.weight", weight.values(torch.float32).cpu())
 
     def values(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         """A dense tensor, rows in llama.cpp's order; vectors as float32, which its kernels expect."""
@@ -160,7 +192,7 @@ def values(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     reader = gguf.GGUFReader(folder / FILE)
     read = {tensor.name: tensor for tensor in reader.tensors}
     architecture = reader.fields["general.architecture"].contents()
-    names = _name_map(architecture, reader.fields[f"{architecture}.block_count"].contents())
+    names = gguf_metadata.name_map(architecture, reader.fields[f"{architecture}.block_count"].contents())
     for name in read_plan(folder / PLAN_FILE).formats:
         tensor = read[str(names.get_name(f"{name}.weight", try_suffixes=(".weight",)))]
         found = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
@@ -171,16 +203,11 @@ def values(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, found
 
 
-def _name_map(architecture: str, blocks: int) -> gguf.TensorNameMap:
-    number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    return gguf.get_tensor_name_map(number, blocks)
-
-
 def _check_scales(tensors: _Tensors) -> None:
     """Before anything is written: float16 holds every scale and shift."""
     for name in tensors.quantized.values():
         parts = tensors.parts(name)
-        for kind, values in (("scale", parts.scale), ("shift", parts.shift)):
+        for kind, values in (("scale", parts.scale), ("shift", parts.shift)) if parts else ():
             if kind == "shift" and tensors.type(name).name == "Q8_0":
                 continue  # it has none: its integers are signed
             if (found := not_representable(values)) is not None:
@@ -216,9 +243,8 @@ def _announced(tensors: _Tensors, gguf_name: str) -> tuple[tuple[int, ...], np.d
     """Shape (in bytes where it is packed), numpy's dtype, bytes, and type of a tensor."""
     if gguf_name in tensors.quantized:
         name = tensors.quantized[gguf_name]
-        parts, kind = tensors.parts(name), tensors.type(name)
-        shape = (parts.integers.shape[0], parts.integers.shape[1] // BLOCK * kind.bytes)
-        return shape, np.dtype(np.uint8), shape[0] * shape[1], gguf.GGMLQuantizationType(kind.number)
+        shape = tensors.rows(name)
+        return shape, np.dtype(np.uint8), shape[0] * shape[1], gguf.GGMLQuantizationType(tensors.type(name).number)
     values = tensors.values(*tensors.dense[gguf_name])
     size, kind_ = values.numel() * values.element_size(), _DENSE[values.dtype]
     if values.dtype == torch.bfloat16:
@@ -228,8 +254,7 @@ def _announced(tensors: _Tensors, gguf_name: str) -> tuple[tuple[int, ...], np.d
 
 def _data(tensors: _Tensors, gguf_name: str) -> np.ndarray:
     if gguf_name in tensors.quantized:
-        name = tensors.quantized[gguf_name]
-        return (q8_0 if tensors.type(name).name == "Q8_0" else q4_1)(tensors.parts(name))
+        return tensors.blocks(tensors.quantized[gguf_name])
     values = tensors.values(*tensors.dense[gguf_name]).contiguous()
     return (values.view(torch.uint8) if values.dtype == torch.bfloat16 else values).numpy()
 
@@ -237,7 +262,7 @@ def _data(tensors: _Tensors, gguf_name: str) -> np.ndarray:
 def _expected(tensors: _Tensors) -> Iterator[tuple[str, torch.Tensor]]:
     """What every tensor of the file stands for, float32."""
     for gguf_name, name in tensors.quantized.items():
-        yield gguf_name, tensors.parts(name).values()
+        yield gguf_name, tensors.expected(name)
     for gguf_name, (name, tensor) in tensors.dense.items():
         yield gguf_name, tensors.values(name, tensor).float()
 
@@ -255,9 +280,9 @@ def _stored(made: Prepared) -> tuple[str, ...]:
     """What each format is in GGUF, and what it takes; for 2 bits also what takes less and is another quantization."""
     lines = []
     for format_ in dict.fromkeys(made.plan_file.formats.values()):
-        kind = block_type(format_bits(format_))
+        kind = stored_as(format_)
         line = f"{format_} as {kind.name}: {kind.bits:.4g} bits a weight"
-        lines.append(line + _smaller(made, format_) if format_bits(format_) == 2 else line)
+        lines.append(line + _smaller(made, format_) if kind.name == "Q4_1" and format_bits(format_) == 2 else line)
     return tuple(sorted(lines))
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from bitzones.schema.errors import ModelError
 
-__all__ = ["ARCHITECTURES", "architecture", "copied", "described", "rope_factors"]
+__all__ = ["ARCHITECTURES", "architecture", "copied", "described", "name_map", "rope_factors", "tensor_names"]
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """``model_type`` of transformers -> architecture of llama.cpp."""
@@ -45,6 +45,17 @@ def architecture(model: PreTrainedModel) -> str:
     if (kind := _rope(config).get("rope_type", "default")) not in {"default", "linear", "llama3"}:
         raise ModelError(f"its rotary embedding is scaled by {kind!r}; default, linear and llama3 are exported to GGUF")
     return found
+
+
+def tensor_names(model: PreTrainedModel) -> gguf.TensorNameMap:
+    """llama.cpp's names of a model's tensors. Raises what `architecture` raises."""
+    return name_map(architecture(model), model.config.num_hidden_layers)
+
+
+def name_map(name: str, blocks: int) -> gguf.TensorNameMap:
+    """The names in an architecture of llama.cpp with so many layers."""
+    number = next(key for key, known in gguf.MODEL_ARCH_NAMES.items() if known == name)
+    return gguf.get_tensor_name_map(number, blocks)
 
 
 def copied(writer: gguf.GGUFWriter, source: Path) -> None:

@@ -17,6 +17,7 @@ from bitzones.backends import quantizing, registry
 from bitzones.backends.backend_protocol import Packed
 from bitzones.backends.linear import is_quantizable
 from bitzones.data import sequences
+from bitzones.data.sequences import Batch
 from bitzones.deploy import verify
 from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import PlanFile
@@ -26,11 +27,23 @@ from bitzones.rounding import layerwise
 from bitzones.schema import profile_sections
 from bitzones.schema.errors import ArgumentError, ModelError, PlanError
 from bitzones.schema.formats import is_calibrated
+from bitzones.schema.run_record import CalibrationSet
 from bitzones.schema.validation_errors import first_error
 from bitzones.tuning import weights_file
 from bitzones.tuning.weights_file import StoredWeights
 
-__all__ = ["Prepared", "calibrated", "check_modules", "load", "more", "no_bars", "opened", "ready"]
+__all__ = [
+    "Prepared",
+    "calibrated",
+    "calibration_batches",
+    "check_modules",
+    "computing",
+    "load",
+    "more",
+    "no_bars",
+    "opened",
+    "ready",
+]
 
 Notify = Callable[[str], None]
 Check = Callable[[PreTrainedModel], None]
@@ -173,14 +186,28 @@ def calibrated(model: PreTrainedModel, plan_file: PlanFile, device: torch.device
     made = plan_file.plan.calibration
     if made is None or not any(map(is_calibrated, plan_file.formats.values())):
         return {}
+    batches = calibration_batches(model, made, device)
+    return layerwise.in_sequence(computing(model, plan_file, device), plan_file.formats, batches, model.dtype, made.damping).weights
+
+
+def calibration_batches(model: PreTrainedModel, made: CalibrationSet, device: torch.device) -> list[Batch]:
+    """The sequences that a plan's calibrated formats were rounded on, in the same batches.
+
+    Raises:
+        PlanError: they are not this model's.
+    """
     retold = sequences.retold(made.sequences)
     largest = max(max(sequence.ids) for sequence in retold.sequences)
     if retold.sha256 != made.sequences_sha256 or largest >= text_config.vocabulary(model):
         raise PlanError("the plan's calibration sequences are not whole, or not for this model's tokenizer")
-    computing = copy.deepcopy(model)
-    quantizing.set_compute_dtype(computing, devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype))
-    batches = list(sequences.batches(retold, made.batch, device))
-    return layerwise.in_sequence(computing, plan_file.formats, batches, model.dtype, made.damping).weights
+    return list(sequences.batches(retold, made.batch, device))
+
+
+def computing(model: PreTrainedModel, plan_file: PlanFile, device: torch.device) -> PreTrainedModel:
+    """A copy of the plan's model in the dtype in which it was measured."""
+    made = copy.deepcopy(model)
+    quantizing.set_compute_dtype(made, devices.compute_dtype(device, plan_file.model.compute_dtype, model.dtype))
+    return made
 
 
 def _check_model(plan_file: PlanFile, source: str, loaded: loading.Loaded) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeAlias
 
+import torch
 from transformers import PreTrainedModel
 
 from bitzones import __version__
@@ -74,12 +77,16 @@ class Recipe(Protocol):
         """How to use them, as a block of Markdown."""
 
 
-def exporter(recipe: Recipe) -> Target:
+Also: TypeAlias = Callable[[PreTrainedModel, PlanFile, Path, torch.device], None]
+"""Writes what takes a pass over the model to the folder."""
+
+
+def exporter(recipe: Recipe, also: Also | None = None) -> Target:
     """The export that `bitzones.deploy.targets` offers."""
-    return partial(_export, recipe)
+    return partial(_export, recipe, also)
 
 
-def _export(recipe: Recipe, request: ExportRequest) -> Exported:
+def _export(recipe: Recipe, also: Also | None, request: ExportRequest) -> Exported:
     """Write a recipe to a folder: all of it, or nothing.
 
     Raises:
@@ -91,6 +98,9 @@ def _export(recipe: Recipe, request: ExportRequest) -> Exported:
         files = recipe.files(loaded.model, plan_file)
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
+        if also is not None:
+            request.notify("collecting what the tool needs of the model")
+            also(loaded.model, plan_file, folder, request.device)
         (folder / verify.PLAN_FILE).write_text(plan_file.text, encoding="utf-8")
         (folder / "README.md").write_text(_readme(recipe, plan_file), encoding="utf-8")
         manifest.write(folder, recipe.name)

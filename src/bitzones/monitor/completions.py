@@ -44,7 +44,8 @@ class Completions:
 
     Args:
         url: of the server, with or without ``/v1``.
-        model: its name there; None for the first that the server lists.
+        model: its name there; None for the first that the server lists, or the first of ``task``.
+        task: the plan of a bundle that is asked for, since our own server would choose one by itself.
         key: sent as a bearer token.
         timeout_s: for one answer.
         way: how the server was asked before; found out where it is None.
@@ -59,6 +60,7 @@ class Completions:
         timeout_s: float = 60.0,
         way: Way | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        task: str | None = None,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ArgumentError(f"--server {url!r}: give an address such as http://127.0.0.1:8000")
@@ -71,6 +73,7 @@ class Completions:
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise ArgumentError(f"--server {url!r} or the key cannot be used: {error}") from error
         self._model = model
+        self._task = task
 
     def __enter__(self) -> Completions:
         return self
@@ -87,7 +90,7 @@ class Completions:
             ArgumentError: it refuses, as where a key is missing.
         """
         if self._model is None:
-            found = self._tried(lambda: self._client.get(f"{self.url}/v1/models"), _first_model)
+            found = self._tried(lambda: self._client.get(f"{self.url}/v1/models"), lambda data: _first_model(data, self._task))
             if isinstance(found, Unanswered):
                 raise no_answer(self.url, found)
             self._model = found[0]
@@ -176,8 +179,9 @@ class _NoLogprobsError(Exception):
     """The answer has no log-probabilities: asking again will not change that."""
 
 
-def _first_model(data: Any) -> str:
-    return str(data["data"][0]["id"])
+def _first_model(data: Any, task: str | None) -> str:
+    names = [str(item["id"]) for item in data["data"]]
+    return next((name for name in names if task is not None and name.endswith(f":{task}")), names[0])
 
 
 def _logprobs(data: Any) -> tuple[dict[str, float], str]:

@@ -2,7 +2,7 @@
 
 `separately` rounds every module on the activations of the unchanged model, as a sensitivity requires: only that unit is changed.
 `in_sequence` rounds a whole assignment layer by layer, on the activations of the layers rounded so far, so that later layers compensate
-the errors of earlier ones.
+the errors of earlier ones. Formats with an importance matrix come out the same in both: it is the reference's, as that of llama.cpp is.
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.rounding.gptq import DAMPING, round_rows, towards
 from bitzones.rounding.hessian import Entering, Moment, moments_of, shared, through
+from bitzones.rounding.importance import Importance, importance_of
 from bitzones.schema.errors import NonFiniteError
-from bitzones.schema.formats import Format, format_bits, is_calibrated
+from bitzones.schema.formats import Format, format_bits
 from bitzones.schema.progress import Progress, silent
 
 __all__ = ["Calibrated", "in_sequence", "separately"]
+
+FED_BACK, WEIGHED = "gptq", "imatrix"
+"""Methods of calibrated formats: error feedback, and an importance matrix."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,15 @@ def separately(
     """
     found = {name: Calibrated() for name in formats}
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
+    stays = staying or {}
+    _weigh(model, [(name, format_) for format_ in formats for name in modules if name not in stays.get(format_, ())], batches, dtype, found)
+    fed_back = [format_ for format_ in formats if Format.of(format_).method == FED_BACK]
     entering = Entering([() for _ in batches])
-    for at in range(len(layers)):
+    for at in range(len(layers)) if fed_back else ():
         names = [name for name, layer in modules.items() if layer == at]
         moments, entering = moments_of(model, layers, names, entering, batches)
         for moment, together in _groups(moments, names):
-            pairs = [(name, format_) for format_ in formats for name in together if name not in (staying or {}).get(format_, ())]
+            pairs = [(name, format_) for format_ in fed_back for name in together if name not in stays.get(format_, ())]
             rounded = _round(model, pairs, moment, dtype, damping) if pairs else []
             for (name, format_), (weight, why) in zip(pairs, rounded, strict=True):
                 _put(found[format_], name, weight, why)
@@ -100,24 +107,45 @@ def in_sequence(
     """
     found = Calibrated()
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
+    _weigh(model, list(assignment.items()), batches, dtype, dict.fromkeys(assignment.values(), found))
+    fed_back = [name for name, format_ in assignment.items() if Format.of(format_).method == FED_BACK]
+    for name in set(assignment) - set(found.weights) - set(fed_back):
+        _put(found, name, _stock(model, name, assignment[name], dtype), None)
     entering = Entering.first(batches)
     with ExitStack() as changed:
-        for at in range(len(layers)):
+        for at in range(len(layers)) if fed_back else ():
             names = [name for name in assignment if modules.get(name) == at]
-            calibrated = [name for name in names if is_calibrated(assignment[name])]
+            calibrated = [name for name in names if name in fed_back]
             moments, leaving = moments_of(model, layers, calibrated, entering, batches)
             for moment, together in _groups(moments, calibrated):
                 pairs = [(name, assignment[name]) for name in together]
                 for name, (weight, why) in zip(together, _round(model, pairs, moment, dtype, damping), strict=True):
                     _put(found, name, weight, why)
-            for name in set(names) - set(calibrated):
-                _put(found, name, _stock(model, name, assignment[name], dtype), None)
             if names:
                 changed.enter_context(swapped(model, {name: found.weights[name] for name in names}))
                 leaving = Entering(through(model, layers, entering.now, batches), leaving.reference)
             entering = leaving
             progress((at + 1) / len(layers))
     return found
+
+
+def _weigh(
+    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], batches: Sequence[Batch], dtype: torch.dtype, found: Mapping[str, Calibrated]
+) -> None:
+    """Round those (module, format) pairs whose format takes an importance matrix, each as if alone, and put them under their format."""
+    wanted = [(name, format_) for name, format_ in pairs if Format.of(format_).method == WEIGHED]
+    importances = importance_of(model, list(dict.fromkeys(name for name, _ in wanted)), batches) if wanted else {}
+    for name, format_ in wanted:
+        _put(found[format_], name, *_weighed(model, name, format_, importances.get(name), dtype))
+
+
+def _weighed(
+    model: PreTrainedModel, name: str, format_: str, importance: Importance | None, dtype: torch.dtype
+) -> tuple[Packed, str | None]:
+    if importance is None:
+        return _stock(model, name, Format.of(format_).stock.name, dtype), "no token reached it"
+    weight = model.get_parameter(f"{name}.weight").detach().to(dtype)
+    return registry.of(format_).weigh(weight, importance.mean, Format.of(format_)), None
 
 
 def _put(found: Calibrated, name: str, weight: Packed, why: str | None) -> None:

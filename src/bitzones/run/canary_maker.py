@@ -108,7 +108,7 @@ def made(
     if run.model is None or variants.loaded.sha256 != run.model.sha256:
         raise ModelError(f"model {run.profile.model.source!r} is not the one that the run measured: its weights have another SHA-256")
     notify("quantizing by the plan" if plan is not None else f"loading {served}")
-    model = _watched(session, plan, served, task)
+    model, named = _watched(session, plan, served, task)
     dtype, noise_dtype = variants.compute_dtype, torch.bfloat16 if variants.compute_dtype == torch.float32 else torch.float32
     notify(f"computing {len(session.held_out.sequences)} held-out sequences, in {_name(dtype)} and in {_name(noise_dtype)}")
     per_token, cuts = _computed(session, model, dtype, noise_dtype)
@@ -122,7 +122,8 @@ def made(
         made_at=now(),
         source=run.profile.model.source,
         model_sha256=variants.loaded.sha256,
-        served=plan.plan.name if plan is not None else f"{served}{'' if task is None else f':{task}'}",
+        served=plan.plan.name if plan is not None else str(served),
+        task=named,
         dtype=_name(dtype),
         noise_dtype=_name(noise_dtype),
         top=len(pinned[0].plan.token_ids),
@@ -135,13 +136,14 @@ def made(
     )
 
 
-def _watched(session: Session, plan: PlanFile | None, served: Path | None, task: str | None) -> PreTrainedModel:
+def _watched(session: Session, plan: PlanFile | None, served: Path | None, task: str | None) -> tuple[PreTrainedModel, str | None]:
+    """The model, and which plan of a bundle it computes; None where there is one only."""
     if plan is not None:
-        return in_memory.quantize(copy.deepcopy(session.variants.loaded.model), plan).eval()
+        return in_memory.quantize(copy.deepcopy(session.variants.loaded.model), plan).eval(), None
     found = load_served(str(served), str(session.device))
     if task is not None:
         found.use(task)
-    return found.model.eval()
+    return found.model.eval(), found.task if len(found.tasks) > 1 else None
 
 
 @torch.no_grad()

@@ -76,8 +76,8 @@ class TrafficRecord(Record):
 class CanaryRecord(Record):
     """The whole of canary.json.
 
-    ``served`` names what the record was made of: the run's plan, a plan.json, or a folder with the name of a task in it. ``dtype`` is that
-    of the arithmetic of both models, ``noise_dtype`` the other one's. ``tokens`` maps a token id to how a server may write it: its text
+    ``served`` names what the record was made of: the run's plan, a plan.json, or a folder, and ``task`` which plan of a bundle; null where
+    there is one plan only. ``dtype`` is that of the arithmetic of both models, ``noise_dtype`` the other one's. ``tokens`` maps a token id to how a server may write it: its text
     and its entry in the vocabulary. ``kl_nats`` is KL(reference || plan) per token, mean over the held-out sequences, and
     ``kl_high_nats`` the upper end of its interval, null below 20 sequences.
     """
@@ -89,6 +89,7 @@ class CanaryRecord(Record):
     source: str
     model_sha256: str
     served: str
+    task: str | None = None
     dtype: str
     noise_dtype: str
     top: Positive

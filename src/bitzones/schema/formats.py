@@ -26,10 +26,10 @@ _NAMED = re.compile(r"(?P<backend>[a-z][a-z0-9-]{0,31}):(?P<width>[A-Za-z]{0,8}(
 
 _ALLOWED = (
     "not a format; allowed: qint8, qint4, qint2, and qint4 or qint2 with :max, :hqq or :gptq, as in qint2:hqq; "
-    "of another backend backend:width, as in mlx:4g64"
+    "of another backend backend:width, as in mlx:4g64 or gguf:Q4_K"
 )
 
-_CALIBRATED = {"gptq"}
+_CALIBRATED = {"gptq", "imatrix"}
 """Methods that take a calibration set."""
 
 
@@ -38,8 +38,8 @@ class Format:
     """How a weight is stored: by which backend, in which width, with scales (and integers) chosen by which method.
 
     Methods: ``dense`` is the reference's own dtype; ``absmax`` a scale per row; ``max`` quanto's default for groups; ``hqq`` scales and
-    shifts by half-quadratic splitting (Badri & Shaji 2023); ``gptq`` integers too, on the calibration set (arXiv:2210.17323); empty is
-    the backend's own.
+    shifts by half-quadratic splitting (Badri & Shaji 2023); ``gptq`` integers too, on the calibration set (arXiv:2210.17323);
+    ``imatrix`` weighs each column by its input feature's mean square there, as llama.cpp does; empty is the backend's own.
     """
 
     backend: str

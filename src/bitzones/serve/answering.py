@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from bitzones.serve.decoding import Sampling, Step, end_tokens, prompt_steps, write
-from bitzones.serve.http.served import ServedModel
 from bitzones.serve.pieces import Piece, Writing, placed_prompt
+from bitzones.serve.served_model import ServedModel
 
 __all__ = ["Ask", "Event", "Finished", "Prompt", "Wrote", "answer"]
 

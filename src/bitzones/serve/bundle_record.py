@@ -14,16 +14,16 @@ from bitzones.schema.errors import ArgumentError, PlanError
 from bitzones.schema.record import Count, Record
 from bitzones.schema.validation_errors import first_error
 
-__all__ = ["BASE", "BUNDLE_FILE", "TASKS", "Bundle", "BundledTask", "TaskName", "check_name", "read", "write"]
+__all__ = ["BASE", "BUNDLE_FILE", "ROUTER_FILE", "TASKS", "Bundle", "BundledTask", "TaskName", "check_name", "read", "write"]
 
-BUNDLE_FILE, BASE, TASKS = "bundle.json", "base", "tasks"
+BUNDLE_FILE, ROUTER_FILE, BASE, TASKS = "bundle.json", "router.json", "base", "tasks"
 BUNDLE_FORMAT: Literal["bitzones-bundle"] = "bitzones-bundle"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 """A task's name is a file's and a part of a model's name in requests: no separator, no space, no leading dot."""
 
 TaskName = Annotated[str, StringConstraints(pattern=rf"^{_NAME.pattern}$")]
-FilePath = Annotated[str, StringConstraints(pattern=r"^(base|tasks)/[^/\\\x00]+$")]
+FilePath = Annotated[str, StringConstraints(pattern=r"^((base|tasks)/[^/\\\x00]+|router\.json)$")]
 """Of a file in the bundle: one folder deep, and no path leads out of it."""
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -40,8 +40,9 @@ class BundledTask(Record):
     """Other parameters that differ: of normalization layers, where a plan was tuned."""
     stored_bytes: Count
     """Of these modules and parameters, as in the file."""
-    logits_sha256: Sha256
-    """Of all logits of the plan alone on the base's fixed tokens, bit for bit, on the machine that made the bundle."""
+    logits_sha256: Sha256 | None
+    """Of all logits of the plan alone on the base's fixed tokens, bit for bit, on the machine that made the bundle. Null where the task's
+    model is not its plan's: modules of the base's format keep the base's integers, although the plan alone rounds them otherwise."""
 
     @property
     def weights(self) -> str:

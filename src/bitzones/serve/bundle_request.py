@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from bitzones.deploy.export_request import Notify, silent
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.schema.errors import PlanError
-from bitzones.serve.bundle_record import check_name
+from bitzones.serve.bundle_record import BASE, check_name
+from bitzones.serve.router_record import Router
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BundleRequest", "check_plans"]
+__all__ = ["BundleRequest", "check_plans", "check_router"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class BundleRequest:
         source: of the model, if it is not where the plans say; its hash must be the same.
         trust_remote_code: the user, and not only a plan, allows the model's own code to run.
         force: replace the folder of an earlier bundle.
+        router: rules and classifier, which name tasks of the bundle.
+        keep_rounding: leave modules of the base's format as the base has them, where a task's plan alone rounds them otherwise.
         notify: called with each step.
     """
 
@@ -40,6 +43,8 @@ class BundleRequest:
     source: str | None = None
     trust_remote_code: bool = False
     force: bool = False
+    router: Router | None = None
+    keep_rounding: bool = False
     notify: Notify = silent
 
 
@@ -77,3 +82,14 @@ def _check_same(name: str, base: PlanFile, planned: PlanFile) -> None:
         )
     if (weights := planned.weights) and not weights.is_file():
         raise PlanError(f"task {name!r}: its plan is tuned, and {str(weights)!r} is not there: the weights belong beside the plan")
+
+
+def check_router(router: Router, tasks: Collection[str]) -> None:
+    """Every rule, and the classifier, leads to a task of the bundle.
+
+    Raises:
+        PlanError: naming the first that does not.
+    """
+    led = [*(rule.task for rule in router.rules), *(router.classifier.tasks if router.classifier else ())]
+    if odd := [task for task in led if task != BASE and task not in tasks]:
+        raise PlanError(f"routing leads to {odd[0]!r}, and the bundle has no such task; tasks: {', '.join((BASE, *tasks))}")

@@ -20,11 +20,15 @@ from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.schema.environment import versions
 from bitzones.schema.errors import ModelError, PlanError
-from bitzones.serve import bundle_record, loading, task_weights
-from bitzones.serve.bundle_record import BASE, BUNDLE_FILE, TASKS, Bundle, BundledTask
-from bitzones.serve.bundle_request import BundleRequest
+from bitzones.schema.files import write_text
+from bitzones.serve import bundle_card, bundle_record, loading, task_weights
+from bitzones.serve.bundle_card import CARD
+from bitzones.serve.bundle_record import BASE, BUNDLE_FILE, ROUTER_FILE, TASKS, Bundle, BundledTask
+from bitzones.serve.bundle_request import BundleRequest, check_router
+from bitzones.serve.cost_record import COST_FILE, BundleCost
+from bitzones.serve.routing import read_router
 
-__all__ = ["Bundled", "bundle"]
+__all__ = ["Bundled", "bundle", "write_cost"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class Bundled:
             what = f"{len(task.modules)} modules" + (f" and {len(task.dense)} other parameters" if task.dense else "")
             more = f"{what} differ, {task.stored_bytes / 1e6:.3f} MB" if task.stored_bytes else "nothing differs from the base"
             told.append(f"Task {task.name}: {more}")
-        return [*told, f"Folder: {self.folder} (reloaded: every task's logits are those of its plan alone, bit for bit)"]
+        mixed = [task.name for task in self.record.tasks if task.logits_sha256 is None]
+        told += [f"With the base's rounding, so not the model of its plan: {', '.join(mixed)}"] if mixed else []
+        checked = "every other task's" if mixed else "every task's"
+        return [*told, f"Folder: {self.folder} (reloaded: {checked} logits are those of its plan alone, bit for bit)"]
 
 
 def bundle(request: BundleRequest) -> Bundled:
@@ -53,10 +60,15 @@ def bundle(request: BundleRequest) -> Bundled:
         ModelError: the model cannot be loaded, quantized, saved or reloaded as it was.
         OutputError: the folder is taken or cannot be written.
     """
+    if request.keep_rounding:
+        _check_untuned(request)
     with folders.replacing(request.output, marker=BUNDLE_FILE, force=request.force) as folder:
         (folder / TASKS).mkdir()
         request.notify("the base plan")
         made = quanto_checkpoint.apply(_export(request, request.base, folder / BASE))
+        if request.router is not None:
+            check_router(request.router, request.tasks)
+            (folder / ROUTER_FILE).write_text(request.router.model_dump_json(by_alias=True) + "\n", encoding="utf-8")
         tasks = tuple(_task(request, folder, name, planned) for name, planned in request.tasks.items())
         record = Bundle(
             bitzones=__version__,
@@ -67,9 +79,18 @@ def bundle(request: BundleRequest) -> Bundled:
             files=_hashes(folder),
         )
         bundle_record.write(folder, record)
+        (folder / CARD).write_text(bundle_card.card(record, request.router), encoding="utf-8")
         request.notify("checking: what the bundle computes")
         _check(folder, record, request.device)
     return Bundled(request.output, made.bytes_after, record)
+
+
+def _check_untuned(request: BundleRequest) -> None:
+    for name, planned in {BASE: request.base, **request.tasks}.items():
+        if planned.plan.tuning is not None:
+            raise PlanError(
+                f"plan {name!r} is tuned, its scales to its own integers, which keeping the base's rounding would drop: do not keep it"
+            )
 
 
 def _export(request: BundleRequest, planned: PlanFile, folder: Path) -> ExportRequest:
@@ -86,22 +107,24 @@ def _export(request: BundleRequest, planned: PlanFile, folder: Path) -> ExportRe
 def _task(request: BundleRequest, folder: Path, name: str, planned: PlanFile) -> BundledTask:
     """Apply one plan beside the bundle, and keep what differs."""
     request.notify(f"the plan of {name}")
+    formats, of_base = planned.plan.assignment, request.base.plan.assignment
     with TemporaryDirectory(dir=folder, prefix=".alone-") as private:
         alone = Path(private) / name
         quanto_checkpoint.apply(_export(request, planned, alone))
         _check_configuration(folder / BASE, alone, name)
-        found = task_weights.difference(folder / BASE, alone, planned.plan.assignment)
+        whole = task_weights.difference(folder / BASE, alone, formats)
+        found = whole.only([module for module in whole.modules if formats[module] != of_base[module]]) if request.keep_rounding else whole
         if found.tensors:
             save_file(found.tensors, folder / TASKS / f"{name}.safetensors")
         (folder / TASKS / f"{name}.json").write_text(planned.text, encoding="utf-8")
-        logits_sha256 = verify.read(alone).logits_sha256
+        own = verify.read(alone).logits_sha256 if found.modules == whole.modules else None
     return BundledTask(
         name=name,
         plan=planned.plan.name,
-        modules={module: planned.plan.assignment[module] for module in found.modules},
+        modules={module: formats[module] for module in found.modules},
         dense=found.dense,
         stored_bytes=found.stored_bytes,
-        logits_sha256=logits_sha256,
+        logits_sha256=own,
     )
 
 
@@ -113,7 +136,9 @@ def _check_configuration(base: Path, alone: Path, name: str) -> None:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {f"{part}/{name}": sha256 for part in (BASE, TASKS) for name, sha256 in verify.file_hashes(folder / part).items()}
+    found = {f"{part}/{name}": sha256 for part in (BASE, TASKS) for name, sha256 in verify.file_hashes(folder / part).items()}
+    router = {name: sha256 for name, sha256 in verify.file_hashes(folder).items() if name == ROUTER_FILE}
+    return {**found, **router}
 
 
 def _check(folder: Path, record: Bundle, device: torch.device) -> None:
@@ -128,5 +153,20 @@ def _check(folder: Path, record: Bundle, device: torch.device) -> None:
     expected = {BASE: verify.read(folder / BASE).logits_sha256, **{task.name: task.logits_sha256 for task in record.tasks}}
     for name, sha256 in (*expected.items(), (BASE, expected[BASE])):  # the base once more, after all others
         with served.precision(name):
-            if fingerprint.answer(served.model, tokens).sha256 != sha256:
+            found = fingerprint.answer(served.model, tokens).sha256
+            if sha256 not in {None, found}:
                 raise ModelError(f"the bundle computes something else for {name!r} than the plan alone; nothing was written")
+
+
+def write_cost(folder: Path, cost: BundleCost) -> None:
+    """Write what was measured of a finished bundle into it: cost.json, and a section of its README.md.
+
+    Raises:
+        PlanError: the bundle's record cannot be read.
+        OutputError: the folder cannot be written.
+    """
+    record, _ = bundle_record.read(folder)
+    place = folder / ROUTER_FILE
+    router = read_router(place.read_bytes(), place) if ROUTER_FILE in record.files else None
+    write_text(folder / COST_FILE, cost.model_dump_json(by_alias=True, indent=1) + "\n")
+    write_text(folder / CARD, bundle_card.card(record, router, cost))

@@ -1,7 +1,7 @@
 """Tokens written one at a time after a prompt, each with its log-probability; and the log-probabilities of a prompt itself.
 
-Decoding is transformers' own ``generate``, so that greedy tokens are its tokens, whatever cache an architecture needs. Log-probabilities are
-of the model's distribution before temperature and nucleus, in nats.
+Decoding is transformers' own ``generate``, so that greedy tokens are its tokens, whatever cache an architecture needs. Log-probabilities,
+in nats, are of the model's distribution before temperature and nucleus.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ from bitzones.schema import profile_sections
 from bitzones.schema.errors import ArgumentError, ModelError, PlanError
 from bitzones.schema.validation_errors import first_error
 from bitzones.serve import bundle_record, task_weights
-from bitzones.serve.bundle_record import BASE, BUNDLE_FILE, BundledTask
+from bitzones.serve.bundle_record import BASE, BUNDLE_FILE, ROUTER_FILE, Bundle, BundledTask
+from bitzones.serve.bundle_request import check_router
+from bitzones.serve.routing import ByRecord, read_router
 from bitzones.serve.served_model import ServedModel
 from bitzones.serve.switching import Switch
 
@@ -78,7 +80,17 @@ def _bundle(folder: Path, device: torch.device, compute_dtype: str, notify: Noti
     model, tokenizer = _base(folder / BASE, notify)
     _check_files(folder, record.files)
     tasks = {task.name: _alternatives(folder, task, record.files, model) for task in record.tasks}
-    return ServedModel(model, tokenizer, name=_name(folder), sha256=sha256, switch=_computing(model, tasks, device, compute_dtype))
+    router = _router(folder, record)
+    switch = _computing(model, tasks, device, compute_dtype)
+    return ServedModel(model, tokenizer, name=_name(folder), sha256=sha256, switch=switch, router=router)
+
+
+def _router(folder: Path, record: Bundle) -> ByRecord | None:
+    if ROUTER_FILE not in record.files:
+        return None
+    found = read_router(_whole(folder, ROUTER_FILE, record.files), folder / ROUTER_FILE)
+    check_router(found, [task.name for task in record.tasks])
+    return ByRecord(found)
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
@@ -93,14 +105,20 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
 def _alternatives(folder: Path, task: BundledTask, files: dict[str, str], model: PreTrainedModel) -> dict[str, torch.nn.Module]:
     if not task.modules and not task.dense:
         return {}
-    path = folder / task.weights
+    data = _whole(folder, task.weights, files)
+    return task_weights.alternatives(model, data, task.modules, task.dense, folder / task.weights)
+
+
+def _whole(folder: Path, name: str, files: dict[str, str]) -> bytes:
+    """The bytes of a file of the bundle, read once: what is hashed is what is used."""
+    path = folder / name
     try:
         data = path.read_bytes()
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}; make the bundle again") from error
-    if hashlib.sha256(data).hexdigest() != files.get(task.weights):
+    if hashlib.sha256(data).hexdigest() != files.get(name):
         raise PlanError(f"{path}: not the file of this bundle: it was changed, or did not arrive whole")
-    return task_weights.alternatives(model, data, task.modules, task.dense, path)
+    return data
 
 
 def _exported(folder: Path, device: torch.device, compute_dtype: str, notify: Notify) -> ServedModel:

@@ -15,8 +15,8 @@ REPLACEMENT = "\ufffd"
 """How a decoder writes bytes that are no whole character."""
 
 TAIL = 6
-"""Tokens of the prompt that new tokens are decoded after, since some tokenizers drop a space at the start of a text. vLLM takes 5; a character
-has at most 4 bytes, each a token of its own at worst."""
+"""Tokens of the prompt that new tokens are decoded after, since some tokenizers drop a space at the start of a text. vLLM takes 5; a
+character has at most 4 bytes, each a token of its own at worst."""
 
 
 @dataclass(frozen=True)

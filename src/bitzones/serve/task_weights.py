@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +39,18 @@ class Difference:
     modules: tuple[str, ...]
     dense: tuple[str, ...]
 
+    def only(self, modules: Collection[str]) -> Difference:
+        """The part in some of the modules."""
+        kept = {name: tensor for name, tensor in self.tensors.items() if _owner(name, self.modules) in modules}
+        return Difference(kept, tuple(name for name in self.modules if name in modules), ())
+
     @property
     def stored_bytes(self) -> int:
         """Of all its tensors."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
-def difference(base: Path, other: Path, planned: Mapping[str, str]) -> Difference:
+def difference(base: Path, other: Path, planned: Collection[str]) -> Difference:
     """What the checkpoint in ``other`` stores that the one in ``base`` does not, bit for bit.
 
     A module is whole: if one of its tensors differs, all of them belong to the difference.
@@ -53,7 +58,7 @@ def difference(base: Path, other: Path, planned: Mapping[str, str]) -> Differenc
     Args:
         base: folder of a checkpoint.
         other: folder of a checkpoint of the same model.
-        planned: modules that the plan of either names; values are not read.
+        planned: modules that the plan of either names.
 
     Raises:
         ModelError: a folder has no weights.
@@ -76,7 +81,7 @@ def _opened(folder: Path, stack: ExitStack) -> list[Any]:
     return [stack.enter_context(safe_open(file, framework="pt")) for file in sources.shards(folder)]
 
 
-def _owner(tensor: str, planned: Mapping[str, str]) -> str:
+def _owner(tensor: str, planned: Collection[str]) -> str:
     """The planned module that a tensor belongs to; else its own name."""
     module, _, _ = tensor.partition(".weight")
     if module not in planned:

@@ -73,6 +73,9 @@ class Quanto:
         whole = groups == 1 and self.group_size(format_, columns) is None
         return QuantoWeight(packing.pack(rounded, format_.bits, None if whole else columns // groups))
 
+    def weigh(self, weight: torch.Tensor, importance: torch.Tensor, format_: Format) -> QuantoWeight:
+        raise NotImplementedError(format_.name)  # no name of quanto's has the method
+
     def install(self, model: torch.nn.Module, formats: Mapping[str, Format], ready: Mapping[str, backend_protocol.Packed]) -> None:
         own = {name: weight.tensor for name, weight in ready.items() if isinstance(weight, QuantoWeight)}
         quantizers.install(model, formats, own)

@@ -25,12 +25,12 @@ from bitzones.serve.http.answers import ChatForm, CompletionForm, Form, Names, S
 from bitzones.serve.http.api_key import ApiKey
 from bitzones.serve.http.asking import Asked, Asking
 from bitzones.serve.http.errors import ApiError
-from bitzones.serve.http.limits import Limits
+from bitzones.serve.limits import Limits
 from bitzones.serve.http.line import Job, Line
 from bitzones.serve.http.metrics import Metrics
 from bitzones.serve.http.requests import ChatRequest, CompletionRequest, Generation
-from bitzones.serve.http.served import ServedModel
 from bitzones.serve.http.watch import Watch
+from bitzones.serve.served_model import ServedModel
 
 __all__ = ["create_app"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,17 +11,16 @@ from bitzones.data.encoding import positions
 from bitzones.models import text_config
 from bitzones.serve.answering import Ask, Prompt
 from bitzones.serve.http.errors import ApiError
-from bitzones.serve.http.limits import Limits
+from bitzones.serve.limits import Limits
 from bitzones.serve.http.requests import ChatRequest, CompletionRequest, Generation
-from bitzones.serve.http.served import Routed, ServedModel
 from bitzones.serve.pieces import text_of_tokens
+from bitzones.serve.served_model import Routed, ServedModel
+from bitzones.serve.switching import BASE
 
 __all__ = ["Asked", "Asking"]
 
 COMPLETION_TOKENS = 16
 """Tokens of a completion unless ``max_tokens`` says otherwise, as in OpenAI's API."""
-
-BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Asking:
             raise ApiError(400, f"prompt has {len(request.prompts)} prompts: at most {self._limits.prompts}", "prompt", "too_many_prompts")
         new = COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
         prompts = tuple(self._prompt(given, new) for given in request.prompts)
-        routed = self._routed([prompt.text for prompt in prompts], task, None)
+        routed = self._routed([prompt.text for prompt in prompts], task)
         return self._asked(request, Ask(prompts, routed.task, request.sampling, request.stops, request.top, bool(request.echo)), routed)
 
     def chat(self, request: ChatRequest) -> Asked:
@@ -70,9 +68,9 @@ class Asking:
         limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
         self._require_room(len(ids), 1 if limit is None else limit)
         prompt = Prompt(tuple(ids), "", room if limit is None else limit)
-        said = [message.text for message in request.messages if message.role == "user"]
         system = "\n".join(message.text for message in request.messages if message.role in {"system", "developer"})
-        routed = self._routed(said[-1:] or [""], task, system or None)
+        last = request.messages[-1]
+        routed = self._served.route(last.text, task=task, system=system or None, role=last.role)
         return self._asked(request, Ask((prompt,), routed.task, request.sampling, request.stops, request.top), routed)
 
     def _task(self, request: Generation) -> str | None:
@@ -125,14 +123,12 @@ class Asking:
             raise ApiError(400, "the messages have no token that the model could start from", "messages", "empty_prompt")
         return ids
 
-    def _routed(self, texts: Sequence[str], task: str | None, system: str | None) -> Routed:
-        """The task of all prompts of a request; the base plan answers where the router finds several."""
-        if task is not None or len(self._served.tasks) == 1:
-            return self._served.route("", task=task, system=system)
-        found = [self._served.route(text, system=system) for text in texts]
-        if len({routed.task for routed in found}) == 1:
-            return min(found, key=lambda routed: 1.0 if routed.confidence is None else routed.confidence)
-        return dataclasses.replace(found[0], task=BASE, by="several tasks", confidence=None)
+    def _routed(self, texts: Sequence[str], task: str | None) -> Routed:
+        """The task of all prompts of a request, least sure first; the base plan answers where the router finds several."""
+        found = [self._served.route(text, task=task) for text in texts]
+        if len({routed.task for routed in found}) > 1:
+            return Routed(BASE, "base")
+        return min(found, key=lambda routed: 1.0 if routed.confidence is None else routed.confidence)
 
     def _asked(self, request: Generation, ask: Ask, routed: Routed) -> Asked:
         name = self._served.name

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from bitzones.serve.http import errors
 from bitzones.serve.http.errors import ApiError
-from bitzones.serve.http.limits import Limits
+from bitzones.serve.limits import Limits
 
 __all__ = ["read"]
 
@@ -20,8 +20,8 @@ Body = TypeVar("Body", bound=BaseModel)
 async def read(request: Request, kind: type[Body], limits: Limits) -> Body:
     """A request's body.
 
-    Other media types are refused, so that a page in a browser cannot ask a server on its user's machine: without this header a browser sends
-    a request to another origin unasked.
+    Other media types are refused, so that a page in a browser cannot ask a server on its user's machine: a browser sends text to another
+    origin unasked, and JSON only if that agrees.
 
     Raises:
         ApiError: the body is too large, too slow, not JSON, or not of this kind.

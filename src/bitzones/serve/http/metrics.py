@@ -7,7 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from bitzones import __version__
-from bitzones.serve.http.served import ServedModel
+from bitzones.serve.served_model import ServedModel
 
 __all__ = ["Metrics"]
 

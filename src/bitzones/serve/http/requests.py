@@ -117,9 +117,10 @@ class Message(BaseModel):
     """A message of a chat."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Field(fail_fast=True)]
     name: Name | None = None
+    tool_call_id: Name | None = None
 
     @property
     def text(self) -> str:

@@ -12,9 +12,9 @@ import uvicorn
 
 from bitzones.schema.errors import ArgumentError
 from bitzones.serve.http.app import DEFAULTS, create_app
-from bitzones.serve.http.limits import Limits
+from bitzones.serve.limits import Limits
 from bitzones.serve.http.protocol import patient
-from bitzones.serve.http.served import ServedModel
+from bitzones.serve.served_model import ServedModel
 
 __all__ = ["LOOPBACK", "bind", "is_loopback", "run", "running", "url_of"]
 
@@ -115,7 +115,7 @@ def _server(served: ServedModel, api_key: str | None, limits: Limits) -> uvicorn
 
 @contextmanager
 def _outlived(*numbers: signal.Signals) -> Iterator[None]:
-    """uvicorn raises a signal again when it has stopped; that it came is known by then."""
+    """Uvicorn raises a signal again when it has stopped; that it came is known by then."""
     handled: Callable[..., None] = lambda *_: None  # noqa: E731
     before = {number: signal.signal(number, handled) for number in numbers}
     try:

@@ -12,10 +12,11 @@ import traceback
 from typing import Any
 
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bitzones.serve.http import errors
 from bitzones.serve.http.errors import ApiError
+from bitzones.serve.http.exchange import Exchange
 from bitzones.serve.http.metrics import Metrics
 
 __all__ = ["LOGGER", "Watch"]
@@ -26,6 +27,8 @@ METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"}
 
 CLOSED_BY_CLIENT = 499
 """What nginx logs for a client that left before its answer; never sent."""
+
+TOO_MANY = ApiError(429, "too many requests at a time", code="too_many_requests", retry_after_s=1)
 
 
 class Watch:
@@ -40,35 +43,34 @@ class Watch:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, sent = time.perf_counter(), _Sent(send)
+        start, exchange = time.perf_counter(), Exchange(scope, receive, send)
         self._now += 1
         self._metrics.in_flight.set(self._now)
         try:
-            await self._answer(scope, receive, sent)
+            await self._answer(scope, exchange)
         finally:
             self._now -= 1
             self._metrics.in_flight.set(self._now)
-            self._note(scope, sent.status or CLOSED_BY_CLIENT, time.perf_counter() - start)
+            self._note(scope, exchange.status or CLOSED_BY_CLIENT, time.perf_counter() - start)
 
-    async def _answer(self, scope: Scope, receive: Receive, sent: _Sent) -> None:
+    async def _answer(self, scope: Scope, exchange: Exchange) -> None:
+        if self._now > self._most and scope["method"] == "POST":
+            await self._refuse(TOO_MANY, scope, exchange)
+            return
         try:
-            if self._now > self._most and scope["method"] == "POST":
-                raise ApiError(429, "too many requests at a time", code="too_many_requests", retry_after_s=1)
-            await self._app(scope, receive, sent)
-        except ApiError as error:
-            await self._refuse(error, scope, receive, sent)
+            await self._app(scope, exchange.receive, exchange.send)
         except (ClientDisconnect, OSError):
             pass  # nobody is there to answer
         except asyncio.CancelledError:  # the time to finish after a signal to stop is over
-            await self._refuse(ApiError(503, "the server is stopping", code="stopping"), scope, receive, sent)
+            await self._refuse(ApiError(503, "the server is stopping", code="stopping"), scope, exchange)
         except Exception as error:  # noqa: BLE001  # a bug: said without its message, which may quote the request
-            LOGGER.error("internal error: %s", _place(error))
-            await self._refuse(ApiError(500, "internal error: the server's log names its place", code="internal"), scope, receive, sent)
+            _log_bug(error)
+            await self._refuse(ApiError(500, "internal error: the server's log names its place", code="internal"), scope, exchange)
 
     @staticmethod
-    async def _refuse(error: ApiError, scope: Scope, receive: Receive, sent: _Sent) -> None:
-        if not sent.status:
-            await errors.response(error)(scope, receive, sent)
+    async def _refuse(error: ApiError, scope: Scope, exchange: Exchange) -> None:
+        if not exchange.status:
+            await errors.response(error)(scope, exchange.receive, exchange.send)
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         route: Any = scope.get("route")
@@ -79,20 +81,7 @@ class Watch:
         LOGGER.info("%s %s %d %.3f s", method, endpoint, status, took_s)
 
 
-class _Sent:
-    """Passes messages on, and remembers the status."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.status = 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        await self._send(message)
-
-
-def _place(error: Exception) -> str:
-    """The type of an error and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
+def _log_bug(error: Exception) -> None:
+    """Log the type of an error and where it was raised."""
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    LOGGER.error("internal error: %s at %s:%s", type(error).__name__, raised.filename, raised.lineno)

@@ -15,8 +15,8 @@ class Limits:
     """
 
     tokens: int = 4096
-    """Most tokens of a prompt and its answer; less where the model has fewer positions. The log-probabilities of a prompt need its logits in
-    memory, tokens x vocabulary: 1 GB in bfloat16 at 4,096 x 128,000."""
+    """Most tokens of a prompt and its answer; less where the model has fewer positions. The log-probabilities of a prompt need its logits
+    in memory, tokens x vocabulary: 1 GB in bfloat16 at 4,096 x 128,000."""
     prompts: int = 64
     """Most prompts of one request."""
     body_bytes: int = 1 << 20

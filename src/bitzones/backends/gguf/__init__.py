@@ -1,0 +1,1 @@
+"""llama.cpp's formats, measured by the values that their blocks stand for."""
