@@ -6,8 +6,8 @@ From the top of a checkout, with the data sets in the hub's layouts and text/ un
 
 The plan's formats are rounded anew on the profile's calibration set and tuned on its tuning set; both are measured on the profile's
 domains, which share no document with either, beside every uniform format of the profile. Differences are paired over windows. Prints a
-table in Markdown, with the time that tuning took and the peak of memory. ``--norms`` trains the norms too; ``--accuracy`` has every
-variant answer the profile's tasks as well. With ``--keep DIR`` weights and cells are kept there as they are made, and a second call goes
+table in Markdown, with the time that tuning took and the peak of memory. ``--norms`` trains the norms too; ``--accuracy TASK``
+has every variant answer that task as well. With ``--keep DIR`` weights and cells are kept there as they are made, and a second call goes
 on from them: it must be of the same profile and the same settings.
 """
 
@@ -158,7 +158,7 @@ def measured(kept: Kept, variant: str) -> dict[str, DomainCell]:
     return {name: DomainCell.model_validate_json(kept.record(f"{variant}.{name}", partial(on, name))) for name in session.sets.domains}
 
 
-def answered(kept: Kept, variant: str) -> dict[str, AccuracyCell]:
+def answered(kept: Kept, variant: str, tasks: list[str]) -> dict[str, AccuracyCell]:
     """Task -> the variant's answers."""
     session = kept.session
 
@@ -167,7 +167,7 @@ def answered(kept: Kept, variant: str) -> dict[str, AccuracyCell]:
         model = session.variants.model(variant)
         return accuracy.measure(model, session.tokenizer, session.asked[task], variant, session.task_batch(task)).model_dump_json()
 
-    return {name: AccuracyCell.model_validate_json(kept.record(f"{variant}.answers.{name}", partial(on, name))) for name in session.asked}
+    return {name: AccuracyCell.model_validate_json(kept.record(f"{variant}.answers.{name}", partial(on, name))) for name in tasks}
 
 
 def estimate(cell: DomainCell, nats: np.ndarray, seed: int) -> Estimate:
@@ -214,7 +214,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=Tuning().learning_rate)
     parser.add_argument("--norms", action="store_true")
     parser.add_argument("--beside", nargs="*", default=None, help="formats whose uniform variants are measured too; all by default")
-    parser.add_argument("--accuracy", action="store_true", help="measure the profile's tasks as well")
+    parser.add_argument("--accuracy", nargs="*", default=[], metavar="TASK", help="tasks of the profile that are measured as well")
     parser.add_argument("--keep", type=Path, default=None, metavar="DIR", help="keep weights and cells here, and go on from them")
     return parser.parse_args()
 
@@ -244,9 +244,9 @@ def _table(kept: Kept, variants: list[str]) -> str:
     )
 
 
-def _answers(kept: Kept, variants: list[str]) -> str:
+def _answers(kept: Kept, variants: list[str], tasks: list[str]) -> str:
     """Accuracy by task with Wilson's interval, and the paired difference of a tuned variant to the one before."""
-    cells = {variant: answered(kept, variant) for variant in variants}
+    cells = {variant: answered(kept, variant, tasks) for variant in variants}
     return tabulate(
         [[variant, *(f"{_share(cell)}" for cell in found.values())] for variant, found in cells.items()],
         ["variant", *(f"{name}, n = {len(cell.correct)}" for name, cell in next(iter(cells.values())).items())],
@@ -278,7 +278,7 @@ def main() -> None:
     print(f"\nKL(reference || variant), nats/token, 95% bootstrap intervals over windows, differences paired; {settings!r}.\n")
     print(_table(kept, variants))
     if asked.accuracy:
-        print(f"\nAccuracy, 95% Wilson intervals.\n\n{_answers(kept, [session.reference_id, *variants])}")
+        print(f"\nAccuracy, 95% Wilson intervals.\n\n{_answers(kept, [session.reference_id, *variants], asked.accuracy)}")
     for item in took:
         machine = f"{item.seconds:.0f} s, {torch.get_num_threads()} threads, {environment.cpu_name()}"
         before, after = item.nats
