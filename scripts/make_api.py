@@ -21,7 +21,7 @@ PLACE = ROOT / "docs" / "api.md"
 FUNCTIONS = (
     "measure", "read_run", "analyze", "write_report", "read_plan", "apply", "tune", "export", "verify_export", "measure_export",
     "measure_plan", "compare", "duet", "read_duet", "trend", "compare_releases", "export_metrics", "save_baseline", "list_baselines",
-    "find_baseline",
+    "find_baseline", "bundle", "measure_bundle", "make_canary", "check_server", "watch_activations",
 )  # fmt: skip
 """In the order in which they are used."""
 

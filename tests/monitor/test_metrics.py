@@ -66,7 +66,7 @@ def test_every_metric_is_exported_with_its_value(state: Path, tmp_path: Path) ->
     assert found["bitzones_monitor_prompts_total", "answered"] == 60
     assert found["bitzones_canary_alarm", "plan"] == 1
     assert found["bitzones_canary_evidence_needed_nats",] == pytest.approx(7.6, abs=0.01)
-    assert found["bitzones_drift_distance", "log", "characters"] == 0.25
+    assert found["bitzones_drift_distance", "characters", "log"] == 0.25
     assert found["bitzones_shadow_alarm", "law"] == 1
     assert found["bitzones_activation_flagged_layers", "magnitude above 4.0", "holds"] == 2
 

@@ -116,10 +116,20 @@ def test_it_is_drawn_and_accessible_in_a_browser(tmp_path: Path) -> None:
         view.goto(place.as_uri())
         for chart in view.query_selector_all(".chart"):
             chart.scroll_into_view_if_needed()
-        view.wait_for_selector("#chart-shadow svg", timeout=60_000)
+            chart.wait_for_selector("svg", timeout=120_000)
         grave = [item["id"] for item in axe.Axe().run(view).response["violations"] if item["impact"] in ("serious", "critical")]
         width = view.evaluate("document.documentElement.scrollWidth")
         browser.close()
     assert said == []
     assert grave == []
     assert width <= 390
+
+
+def test_every_chart_is_what_vega_lite_defines() -> None:
+    alt = pytest.importorskip("altair", reason="altair holds the schema of Vega-Lite")
+    (data,) = re.findall(r'<script type="application/json" id="charts">(.*?)</script>', page(overview()), re.DOTALL)
+    for (spec,) in json.loads(data).values():
+        alt.ConcatChart.from_dict(spec)
+        (panel,) = spec["concat"]
+        assert len({row["series"] for row in panel["data"]["values"]}) >= 1
+        assert all(row.get("bound", 0) is not None for row in panel["data"]["values"])

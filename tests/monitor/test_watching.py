@@ -99,6 +99,15 @@ def test_a_known_engine_may_be_allowed_more(tmp_path: Path) -> None:
     assert not any(check.alarm for check in found)
 
 
+def test_bounds_that_come_too_late_are_refused(tmp_path: Path) -> None:
+    with other_server.running(good()) as url:
+        checks(tmp_path, url, 1)
+        for late in (Tolerance(plan=0.1), Tolerance(noise=1e-3)):
+            with pytest.raises(ArgumentError, match="--enroll"):
+                checks(tmp_path, url, 1, tolerance=late)
+        assert not checks(tmp_path, url, 1, tolerance=Tolerance(noise=1e-9))[0].alarm, "less than the bound changes nothing"
+
+
 def test_answers_without_a_distribution_are_pointed_out(tmp_path: Path) -> None:
     """Some servers give log-probabilities after temperature 0."""
     with other_server.running(good(predict=lambda ids: {max(make_canary.predict(ids).items(), key=lambda item: item[1])[0]: 0.0})) as url:

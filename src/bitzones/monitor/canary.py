@@ -25,9 +25,10 @@ from bitzones.monitor.naming import Names
 from bitzones.monitor.records import CanaryCheck, EvidenceReading, TestName
 from bitzones.monitor.state import Asked, Check
 from bitzones.schema.canary_record import CanaryRecord
+from bitzones.schema.errors import ArgumentError
 from bitzones.stats.e_process import AboveBound
 
-__all__ = ["ALPHA", "FLOOR_NATS", "NOISE_MARGIN", "PLAN_MARGIN", "TESTS", "Known", "Tolerance", "drawn", "judged"]
+__all__ = ["ALPHA", "FLOOR_NATS", "NOISE_MARGIN", "PLAN_MARGIN", "TESTS", "Known", "Tolerance", "check_tolerance", "drawn", "judged"]
 
 TESTS: tuple[TestName, TestName] = ("plan", "unchanged")
 
@@ -65,6 +66,19 @@ class Known:
 
     enrolled: Mapping[int, Listed] = field(default_factory=dict)
     tests: Mapping[TestName, AboveBound] = field(default_factory=dict)
+
+
+def check_tolerance(known: Known, tolerance: Tolerance) -> None:
+    """Refuse bounds that would come too late.
+
+    Raises:
+        ArgumentError: a test goes on with another bound than the user gives now.
+    """
+    plan, unchanged = known.tests.get("plan"), known.tests.get("unchanged")
+    if plan is not None and tolerance.plan is not None and plan.bound != max(FLOOR_NATS, tolerance.plan):
+        raise ArgumentError(f"tolerance {tolerance.plan:g}: the watch was begun with {plan.bound:.2g}; to begin it again add --enroll")
+    if unchanged is not None and tolerance.noise is not None and unchanged.bound < tolerance.noise:
+        raise ArgumentError(f"noise {tolerance.noise:g}: the watch was begun with {unchanged.bound:.2g}; to begin it again add --enroll")
 
 
 def drawn(record: CanaryRecord, number: int, count: int | None, seed: int) -> tuple[int, ...]:

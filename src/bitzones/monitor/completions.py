@@ -90,7 +90,10 @@ class Completions:
             ArgumentError: it refuses, as where a key is missing.
         """
         if self._model is None:
-            found = self._tried(lambda: self._client.get(f"{self.url}/v1/models"), lambda data: _first_model(data, self._task))
+            try:
+                found = self._tried(lambda: self._client.get(f"{self.url}/v1/models"), lambda data: _first_model(data, self._task))
+            except _RefusedError as error:
+                raise ArgumentError(f"{self.url}/v1/models answers {error}: no OpenAI-compatible server, or name its model") from error
             if isinstance(found, Unanswered):
                 raise no_answer(self.url, found)
             self._model = found[0]

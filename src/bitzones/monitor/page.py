@@ -72,7 +72,7 @@ def _canary_charts(found: Overview) -> Iterator[Chart]:
         for test in check.tests
         if test.mean_nats is not None
     ]
-    yield from _lines("deviation", "Mean deviation of a check in nats; dashed: allowed", deviations, scale="log")
+    yield from _lines("deviation", "Mean deviation of a check in nats; dashed: allowed", deviations, log=True)
     evidence = [
         _row(test.name, check.at, test.evidence, evidence_needed(ALPHA / len(TESTS))) for check in found.checks for test in check.tests
     ]
@@ -83,13 +83,13 @@ def _row(name: str, at: str, value: float, bound: float | None = None) -> dict[s
     return {"series": plain(name, 40), "at": at, "value": value, **({} if bound is None else {"bound": bound})}
 
 
-def _lines(name: str, title: str, rows: Iterable[dict[str, object]], scale: str = "linear") -> tuple[Chart, ...]:
+def _lines(name: str, title: str, rows: Iterable[dict[str, object]], *, log: bool = False) -> tuple[Chart, ...]:
     """A line for each series over time; none where there is nothing to draw."""
     rows = list(rows)
     if not rows:
         return ()
-    x = {"field": "at", "type": "temporal", "title": None}
-    y = {"type": "quantitative", "title": None, "scale": {"type": scale, "zero": False}}
+    x = {"field": "at", "type": "temporal", "title": None, "axis": {"format": "%m-%d %H:%M", "labelAngle": -30}}
+    y = {"type": "quantitative", "title": None, "scale": {"type": "log" if log else "linear"}}
     kinds = list(dict.fromkeys(str(row["series"]) for row in rows))
     color = {
         "field": "series",
@@ -100,20 +100,21 @@ def _lines(name: str, title: str, rows: Iterable[dict[str, object]], scale: str 
     shape = {"field": "series", "type": "nominal", "title": None, "scale": {"domain": kinds}}
     tooltip = [{"field": field, "type": "nominal"} for field in ("series", "at", "value")]
     bounds = {"mark": {"type": "line", "strokeDash": [4, 4]}, "encoding": {"x": x, "y": {**y, "field": "bound"}, "color": color}}
-    chart: vega.Spec = {
-        "$schema": vega.SCHEMA_URL,
-        "description": title,
+    points = {"x": x, "y": {**y, "field": "value"}, "color": color, "shape": shape, "tooltip": tooltip}
+    panel = {
         "title": {"text": title, "fontSize": 11, "anchor": "start"},
         **PANEL,
         "data": {"values": rows},
         "layer": [
             {"mark": {"type": "line"}, "encoding": {"x": x, "y": {**y, "field": "value"}, "color": color}},
-            {
-                "mark": {"type": "point", "filled": True, "size": 40},
-                "encoding": {"x": x, "y": {**y, "field": "value"}, "color": color, "shape": shape, "tooltip": tooltip},
-            },
+            {"mark": {"type": "point", "filled": True, "size": 40}, "encoding": points},
             *([bounds] if "bound" in rows[0] else []),
         ],
+    }
+    chart: vega.Spec = {
+        "$schema": vega.SCHEMA_URL,
+        "description": title,
+        "concat": [panel],  # the page fits panels to its width
         "config": {"legend": {"orient": "bottom"}},
     }
     return (Chart(name, f"{title}; the table holds the latest numbers", (View(name, chart),)),)

@@ -27,6 +27,9 @@ __all__ = ["LogPlace", "Request", "read_requests"]
 LONGEST_BYTES = 1 << 24
 """Of a line: longer ones are no requests."""
 
+MOST_BYTES = 1 << 28
+"""Read at a time; what is left of a long log is the next round's."""
+
 
 @dataclass(frozen=True)
 class LogPlace:
@@ -70,7 +73,7 @@ def read_requests(path: Path, place: LogPlace) -> tuple[list[Request], int, LogP
             inode = path.stat().st_ino
             start = place.offset if place.inode in {0, inode} and place.offset <= path.stat().st_size else 0
             file.seek(start)
-            data = file.read()
+            data = file.read(MOST_BYTES)
     except OSError as error:
         raise ArgumentError(f"{path}: the log of requests cannot be read: {error.strerror}") from error
     whole = data[: data.rfind(b"\n") + 1]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from bitzones.monitor.answers import WAYS, Answered, Unanswered, Way, no_answer
-from bitzones.monitor.canary import TESTS, Known, Tolerance, drawn, judged
+from bitzones.monitor.canary import TESTS, Known, Tolerance, check_tolerance, drawn, judged
 from bitzones.monitor.naming import Names
 from bitzones.monitor.records import CanaryCheck, TestName
 from bitzones.monitor.state import Check, State
@@ -89,8 +89,9 @@ class CanaryWatch:
 
         Raises:
             ServerError: the server cannot be reached, or stopped answering; what it answered is kept, and the next call goes on from there.
-            ArgumentError: the server refuses to be asked, or lacks log-probabilities.
+            ArgumentError: the server refuses to be asked, or lacks log-probabilities, or bounds are given that come too late.
         """
+        check_tolerance(self._known(), self.tolerance)
         check = self.state.unfinished() or self._begun()
         try:
             self._ask(check)
