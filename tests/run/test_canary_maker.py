@@ -110,6 +110,23 @@ def test_it_is_written_and_read_back(record: CanaryRecord, tmp_path: Path) -> No
     assert again.sha256 == record.sha256
 
 
+@pytest.fixture(scope="module")
+def folder(source: Path, plan: PlanFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("served") / "model"
+    bitzones.export(plan.plan, place)
+    return place
+
+
+def test_a_folder_that_is_served_has_the_record_of_its_plan(run: Run, record: CanaryRecord, folder: Path) -> None:
+    found = canary_maker.made(run, None, folder, None, 30)
+    assert (found.served, found.task) == (str(folder), None), "a folder of one plan has no tasks"
+    assert [prompt.prompt_ids for prompt in found.prompts] == [prompt.prompt_ids for prompt in record.prompts]
+    for one, other in zip(found.prompts, record.prompts, strict=True):
+        assert dict(zip(one.plan.token_ids, one.plan.logprobs, strict=True)) == pytest.approx(
+            dict(zip(other.plan.token_ids, other.plan.logprobs, strict=True)), abs=1e-5
+        )
+
+
 def test_another_model_than_the_runs_is_refused(run: Run, plan: PlanFile) -> None:
     assert run.model is not None
     other = run.model_copy(update={"model": run.model.model_copy(update={"sha256": "0" * 64})})
@@ -124,13 +141,6 @@ def test_arguments_that_make_no_sense(given: dict[str, object]) -> None:
 
 
 # --- shadowing
-
-
-@pytest.fixture(scope="module")
-def folder(source: Path, plan: PlanFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("served") / "model"
-    bitzones.export(plan.plan, place)
-    return place
 
 
 @pytest.fixture

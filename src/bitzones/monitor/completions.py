@@ -68,7 +68,9 @@ class Completions:
         self.way = way
         self._sleep = sleep
         try:
-            self._client = httpx.Client(timeout=timeout_s, headers={} if key is None else {"Authorization": f"Bearer {key}"})
+            secure = self.url.startswith("https://")  # reading all certificates takes longer than a check of a server without any
+            headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+            self._client = httpx.Client(timeout=timeout_s, headers=headers, verify=secure)
             httpx.URL(self.url)
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise ArgumentError(f"--server {url!r} or the key cannot be used: {error}") from error
