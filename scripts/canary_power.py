@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -68,9 +69,10 @@ class InMemory:
 
 
 def plan_model(dtype: torch.dtype) -> PreTrainedModel:
-    model = bitzones.apply(PLAN, AutoModelForCausalLM.from_pretrained(TINY, dtype="bfloat16"))
+    model: PreTrainedModel = bitzones.apply(PLAN, AutoModelForCausalLM.from_pretrained(TINY, dtype="bfloat16"))
     quantizing.set_compute_dtype(model, dtype)
-    return model.eval()
+    model.eval()
+    return model
 
 
 @torch.no_grad()
@@ -112,12 +114,12 @@ def noise_of_another_engine(record: CanaryRecord, table: Table) -> float:
     wanted, low, high = fmean(prompt.noise_nats for prompt in record.prompts), 1e-5, 1.0
     added = torch.randn(table.shape, generator=torch.Generator().manual_seed(1))
     for _ in range(30):
-        middle = (low * high) ** 0.5
+        middle = math.sqrt(low * high)
         seen = fmean(
             deviation(listed(row, record.top), listed(noisy, record.top)) for row, noisy in zip(table, table + middle * added, strict=True)
         )
         low, high = (middle, high) if seen < wanted else (low, middle)
-    return middle
+    return math.sqrt(low * high)
 
 
 @contextmanager

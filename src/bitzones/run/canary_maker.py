@@ -196,7 +196,7 @@ def _chosen(held_out: SequenceSet, cuts: Sequence[_Cuts], tokenizer: PreTrainedT
 def _text(tokenizer: PreTrainedTokenizerBase, ids: tuple[int, ...]) -> str | None:
     """The text that a server's tokenizer turns into these tokens, its opening special tokens included; None where there is none."""
     opening = tokens(tokenizer, ["a"])[0].opening
-    text: str = tokenizer.decode(ids[opening:], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text = str(tokenizer.decode(list(ids[opening:]), skip_special_tokens=False, clean_up_tokenization_spaces=False))
     return text if tuple(tokenizer(text)["input_ids"]) == ids else None
 
 
@@ -211,7 +211,9 @@ def _listed(predicted: Predicted) -> Listed:
 
 def _token_texts(tokenizer: PreTrainedTokenizerBase, pinned: Iterable[CanaryPrompt]) -> dict[str, tuple[str, ...]]:
     ids = sorted({token for prompt in pinned for listed in (prompt.plan, prompt.reference) for token in listed.token_ids})
-    return {str(token): tuple(dict.fromkeys((tokenizer.decode([token]), tokenizer.convert_ids_to_tokens(token)))) for token in ids}
+    return {
+        str(token): tuple(dict.fromkeys((str(tokenizer.decode([token])), str(tokenizer.convert_ids_to_tokens(token))))) for token in ids
+    }
 
 
 @torch.no_grad()
@@ -232,7 +234,7 @@ def traffic_of(domain: str, tokenizer: PreTrainedTokenizerBase, ids: Sequence[in
     following = torch.tensor(ids[1:]).unsqueeze(-1)
     return TrafficSequence(
         domain=domain,
-        characters=max(1, len(tokenizer.decode(ids, skip_special_tokens=True))),
+        characters=max(1, len(str(tokenizer.decode(list(ids), skip_special_tokens=True)))),
         tokens=len(ids),
         nll_nats=max(0.0, float(-before.gather(-1, following).mean())) if len(ids) > 1 else 0.0,
         entropy_nats=float(torch.special.entr(before.exp()).sum(-1).mean()) if len(ids) > 1 else 0.0,
@@ -243,5 +245,5 @@ def _domains(session: Session, chosen: Sequence[TokenSequence]) -> list[str]:
     """Of each sequence, the task whose item it is, else the source that it was read from."""
     prompts = {item.prompt: name for name, task in session.scored.items() if task.has_training for item in task.training()}
     origins = [part.origin for part in session.sets.texts["sensitivity"].parts for _ in range(part.sequences)]
-    asked = (session.tokenizer.decode(row.ids[: row.answer_position + 1], skip_special_tokens=True) for row in chosen)
+    asked = (str(session.tokenizer.decode(list(row.ids[: row.answer_position + 1]), skip_special_tokens=True)) for row in chosen)
     return [prompts.get(text, origin) for text, origin in zip(asked, origins, strict=True)]
