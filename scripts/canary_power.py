@@ -28,12 +28,12 @@ from bitzones.backends import quantizing
 from bitzones.data.sequences import batches, retold
 from bitzones.embedded import TINY
 from bitzones.models import structure
-from bitzones.monitor.answers import WAYS, Answered, Way
 from bitzones.monitor.canary import FLOOR_NATS
+from bitzones.monitor.canary_watch import PROMPTS, CanaryWatch, Server
 from bitzones.monitor.completions import Completions
 from bitzones.monitor.deviation import deviation
+from bitzones.monitor.server_answers import WAYS, Answered, Way
 from bitzones.monitor.state import opened
-from bitzones.monitor.watching import PROMPTS, CanaryWatch, Server
 from bitzones.schema.canary_record import CanaryRecord, read_canary
 from bitzones.stats.intervals import wilson_interval
 

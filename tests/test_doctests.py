@@ -28,7 +28,7 @@ NEEDED = {
     "bitzones.evaluation.harness_model": "lm_eval",
     "bitzones.evaluation.harness_scoring": "lm_eval",
     "bitzones.monitor.completions": "httpx",
-    "bitzones.monitor.metrics": "prometheus_client",
+    "bitzones.monitor.prometheus_metrics": "prometheus_client",
     "bitzones.serve.http": "fastapi",
 }
 """Modules that import a package of an extra, which need not be installed."""

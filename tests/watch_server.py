@@ -10,10 +10,10 @@ import make_canary
 from other_server import Manners
 
 from bitzones.monitor.canary import Tolerance
+from bitzones.monitor.canary_watch import CanaryWatch
 from bitzones.monitor.completions import Completions
 from bitzones.monitor.records import CanaryCheck
 from bitzones.monitor.state import opened
-from bitzones.monitor.watching import CanaryWatch
 from bitzones.schema.canary_record import CanaryRecord
 
 RECORD = make_canary.record()

@@ -134,10 +134,10 @@ def check_server(
     place = Path(run)
     record = canary_of(place, None if canary is None else Path(canary))
     with needs("monitor"):
+        from bitzones.monitor.canary_watch import CanaryWatch  # noqa: PLC0415
         from bitzones.monitor.completions import Completions  # noqa: PLC0415
         from bitzones.monitor.once import round_of  # noqa: PLC0415
         from bitzones.monitor.state import opened  # noqa: PLC0415
-        from bitzones.monitor.watching import CanaryWatch  # noqa: PLC0415
     with (
         opened(Path(state) if state is not None else place.parent / "monitor.sqlite") as kept,
         Completions(server, model, key, timeout_s, task=record.task) as asked,

@@ -1,7 +1,7 @@
 """Asks an OpenAI-compatible server for the next token's log-probabilities after a prompt, and reads what different servers answer.
 
 Servers differ in what they take: our own and vLLM take token ids and name tokens by id where asked to; llama.cpp's take token ids and name
-tokens by text; others take only text. `answers.WAYS` is tried from the first, and the first way that a server does not refuse is kept.
+tokens by text; others take only text. Of `server_answers.WAYS` the first that a server does not refuse is kept.
 
 A server that is busy, restarting or broken says nothing about the model: such answers are tried again, then counted as unanswered.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from bitzones.monitor.answers import WAYS, Answered, Unanswered, Way, no_answer
+from bitzones.monitor.server_answers import WAYS, Answered, Unanswered, Way, no_answer
 from bitzones.schema.errors import ArgumentError
 
 __all__ = ["Completions"]

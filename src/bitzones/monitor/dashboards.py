@@ -1,4 +1,4 @@
-"""A Grafana dashboard and Prometheus alert rules for the metrics of `bitzones.monitor.metrics`."""
+"""A Grafana dashboard and Prometheus alert rules for the metrics of `bitzones.monitor.prometheus_metrics`."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bitzones.monitor import drift
+from bitzones.monitor import request_drift
+from bitzones.monitor.canary_watch import CanaryWatch, now
+from bitzones.monitor.monitor_page import page
 from bitzones.monitor.overview import Overview, overview
-from bitzones.monitor.page import page
 from bitzones.monitor.records import DriftWindow
 from bitzones.monitor.request_log import LogPlace, read_requests
 from bitzones.monitor.state import State
-from bitzones.monitor.watching import CanaryWatch, now
 from bitzones.monitor.words import summary
 from bitzones.schema.activation_record import ThresholdReading
 from bitzones.schema.canary_record import CanaryRecord
@@ -21,7 +21,7 @@ from bitzones.schema.errors import ArgumentError, ServerError
 from bitzones.schema.files import write_text
 from bitzones.schema.validation_errors import first_error
 
-__all__ = ["MARKDOWN", "PAGE", "read_window", "round_of", "write"]
+__all__ = ["MARKDOWN", "PAGE", "read_activations", "read_window", "round_of", "write"]
 
 PAGE, MARKDOWN = "monitor.html", "monitor.md"
 
@@ -57,11 +57,11 @@ def read_window(record: CanaryRecord, state: State, path: Path, notify: Callable
     requests, malformed, after = read_requests(path, place)
     if malformed and not requests and not place.offset:
         raise ArgumentError(f"{path}: none of its {malformed} lines is a request: expected JSON objects with 'prompt', 'task' and others")
-    if len(requests) < drift.FEWEST:
-        notify(f"{path}: {len(requests)} new requests; a window takes {drift.FEWEST}")
+    if len(requests) < request_drift.FEWEST:
+        notify(f"{path}: {len(requests)} new requests; a window takes {request_drift.FEWEST}")
         return None
     number = int(state.value("windows") or 0) + 1
-    found = drift.window(number, requests, malformed, record.traffic, now())
+    found = request_drift.window(number, requests, malformed, record.traffic, now())
     with state.together():
         state.record(found)
         state.keep("windows", str(number))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from bitzones.monitor.answers import Answered, Unanswered
+from bitzones.monitor.server_answers import Answered, Unanswered
 from bitzones.schema.errors import OutputError
 from bitzones.schema.record import Record
 from bitzones.stats.e_process import AboveBound

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bitzones.monitor.canary import ALPHA, TESTS
-from bitzones.monitor.drift import LEAST_DISTANCE
 from bitzones.monitor.overview import Overview
 from bitzones.monitor.records import CanaryCheck, DomainShadow, DriftFeature, DriftWindow, EvidenceReading
+from bitzones.monitor.request_drift import LEAST_DISTANCE
 from bitzones.report.markdown.tables import ABSENT, NO_INTERVAL, four_digits, markdown, p_value, plain, table
 from bitzones.schema.activation_record import RuleWatch
 from bitzones.stats.e_process import evidence_needed

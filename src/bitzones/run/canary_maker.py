@@ -26,8 +26,8 @@ from bitzones.deploy import in_memory
 from bitzones.deploy.export_request import silent
 from bitzones.deploy.plan_file import PlanFile
 from bitzones.evaluation import kl
+from bitzones.monitor.canary_watch import now
 from bitzones.monitor.deviation import Listed, deviation
-from bitzones.monitor.watching import now
 from bitzones.run.session import Session
 from bitzones.schema.canary_record import CanaryPrompt, CanaryRecord, Predicted, TrafficRecord, TrafficSequence
 from bitzones.schema.errors import ModelError, TaskError
@@ -35,7 +35,7 @@ from bitzones.schema.run_record import Run
 from bitzones.serve.loading import load as load_served
 from bitzones.stats.bootstrap import bootstrap_mean
 
-__all__ = ["PROMPTS", "SHORTEST", "TOP", "made"]
+__all__ = ["PROMPTS", "SHORTEST", "TOP", "made", "traffic_of"]
 
 PROMPTS = 200
 """Pinned prompts of a record, where the held-out set has as many places."""
@@ -211,9 +211,11 @@ def _listed(predicted: Predicted) -> Listed:
 
 def _token_texts(tokenizer: PreTrainedTokenizerBase, pinned: Iterable[CanaryPrompt]) -> dict[str, tuple[str, ...]]:
     ids = sorted({token for prompt in pinned for listed in (prompt.plan, prompt.reference) for token in listed.token_ids})
-    return {
-        str(token): tuple(dict.fromkeys((str(tokenizer.decode([token])), str(tokenizer.convert_ids_to_tokens(token))))) for token in ids
-    }
+    found: dict[str, tuple[str, ...]] = {}
+    for token in ids:
+        names = tokenizer.decode([token]), tokenizer.convert_ids_to_tokens(token)
+        found[str(token)] = tuple(dict.fromkeys(str(name) for name in names if name is not None))
+    return found
 
 
 @torch.no_grad()

@@ -22,11 +22,11 @@ from bitzones.data.sequences import SequenceSet, TokenSequence, batches
 from bitzones.data.special_tokens import tokens
 from bitzones.evaluation import kl
 from bitzones.models import text_config
-from bitzones.monitor import drift
+from bitzones.monitor import request_drift
+from bitzones.monitor.canary_watch import now
 from bitzones.monitor.records import DomainShadow, ShadowBatch, ShadowSample
 from bitzones.monitor.request_log import LogPlace, Request, read_requests
 from bitzones.monitor.state import State
-from bitzones.monitor.watching import now
 from bitzones.run.canary_maker import traffic_of
 from bitzones.run.session import FLOAT_BYTES, LOGITS_BYTES, Session
 from bitzones.schema.canary_record import CanaryRecord, TrafficSequence
@@ -200,12 +200,12 @@ def _kept(state: State, record: CanaryRecord, computed: Sequence[_Computed], mad
         every.setdefault(sample.domain, []).append(sample)
     result = made.model_copy(update={"domains": tuple(_domain(state, name, samples) for name, samples in sorted(every.items()))})
     state.record(result)
-    if len(computed) >= drift.FEWEST:
+    if len(computed) >= request_drift.FEWEST:
         requests = [
             Request(characters=seen.characters, tokens=seen.tokens, nll_nats=seen.nll_nats, entropy_nats=seen.entropy_nats)
             for seen in (item.figures for item in computed)
         ]
-        state.record(drift.window(_next(state, "windows"), requests, 0, record.traffic, made.at, "shadow"))
+        state.record(request_drift.window(_next(state, "windows"), requests, 0, record.traffic, made.at, "shadow"))
     return result
 
 

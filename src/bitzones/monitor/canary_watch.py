@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
-from bitzones.monitor.answers import WAYS, Answered, Unanswered, Way, no_answer
 from bitzones.monitor.canary import TESTS, Known, Tolerance, check_tolerance, drawn, judged
 from bitzones.monitor.naming import Names
 from bitzones.monitor.records import CanaryCheck, TestName
+from bitzones.monitor.server_answers import WAYS, Answered, Unanswered, Way, no_answer
 from bitzones.monitor.state import Check, State
 from bitzones.schema.canary_record import CanaryRecord
 from bitzones.schema.errors import ArgumentError, ServerError

@@ -21,7 +21,7 @@ pytest.importorskip("httpx")
 from prometheus_client.parser import text_string_to_metric_families
 from watch_server import checks, good
 
-from bitzones.monitor import dashboards, metrics
+from bitzones.monitor import dashboards, prometheus_metrics
 from bitzones.monitor.records import DomainShadow, DriftFeature, DriftWindow, ShadowBatch
 from bitzones.monitor.state import opened
 from bitzones.schema.activation_record import RuleWatch, ThresholdReading
@@ -59,9 +59,9 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 
 def test_every_metric_is_exported_with_its_value(state: Path, tmp_path: Path) -> None:
-    metrics.write(state, tmp_path / "bitzones.prom")
+    prometheus_metrics.write(state, tmp_path / "bitzones.prom")
     found = samples((tmp_path / "bitzones.prom").read_text(encoding="utf-8"))
-    assert {name for name, *_ in found} == {item.exported for item in metrics.METRICS}
+    assert {name for name, *_ in found} == {item.exported for item in prometheus_metrics.METRICS}
     assert found["bitzones_monitor_checks_total", "check"] == 2
     assert found["bitzones_monitor_prompts_total", "answered"] == 60
     assert found["bitzones_canary_alarm", "plan"] == 1
@@ -72,7 +72,7 @@ def test_every_metric_is_exported_with_its_value(state: Path, tmp_path: Path) ->
 
 
 def test_a_state_that_is_not_there_exports_nothing(tmp_path: Path) -> None:
-    metrics.write(tmp_path / "none", tmp_path / "out.prom")
+    prometheus_metrics.write(tmp_path / "none", tmp_path / "out.prom")
     assert (tmp_path / "out.prom").read_text(encoding="utf-8") == ""
     assert not (tmp_path / "none").exists()
 
@@ -81,21 +81,21 @@ def test_metrics_are_served_on_loopback_while_the_state_is_written(state: Path) 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with opened(state), metrics.served(state, port):
+    with opened(state), prometheus_metrics.served(state, port):
         with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             found = samples(answer.read().decode())
-        with pytest.raises(ArgumentError, match=str(port)), metrics.served(state, port):
+        with pytest.raises(ArgumentError, match=str(port)), prometheus_metrics.served(state, port):
             pass
     assert found["bitzones_canary_alarm", "plan"] == 1
 
 
 def exported() -> set[str]:
-    return {item.exported for item in metrics.METRICS}
+    return {item.exported for item in prometheus_metrics.METRICS}
 
 
 def test_the_dashboard_asks_for_names_and_labels_that_are_exported() -> None:
     found = json.loads(dashboards.asset("grafana.json"))
-    labels = {item.exported: set(item.labels) for item in metrics.METRICS}
+    labels = {item.exported: set(item.labels) for item in prometheus_metrics.METRICS}
     targets = [target for panel in found["panels"] for target in panel["targets"]]
     used = set()
     for target in targets:

@@ -10,7 +10,7 @@ import make_canary
 import numpy as np
 import pytest
 
-from bitzones.monitor import drift
+from bitzones.monitor import request_drift
 from bitzones.monitor.records import DriftFeature, DriftWindow
 from bitzones.monitor.request_log import LogPlace, Request, read_requests
 from bitzones.schema.canary_record import TrafficRecord, TrafficSequence
@@ -20,7 +20,7 @@ KNOWN = make_canary.record().traffic
 
 
 def window(requests: list[Request], number: int = 1) -> dict[str, DriftFeature]:
-    return {item.name: item for item in drift.window(number, requests, 0, KNOWN, "now").features}
+    return {item.name: item for item in request_drift.window(number, requests, 0, KNOWN, "now").features}
 
 
 def alike(count: int, seed: int = 0) -> list[Request]:
@@ -54,9 +54,9 @@ def test_shares_of_tasks_by_hand() -> None:
 
 
 def test_requests_as_in_the_sensitivity_set_are_no_drift_over_many_windows() -> None:
-    windows = [drift.window(number, alike(200, number), 0, KNOWN, "now") for number in range(1, 41)]
+    windows = [request_drift.window(number, alike(200, number), 0, KNOWN, "now") for number in range(1, 41)]
     assert not any(found.alarm for found in windows)
-    assert sum(found.alpha for found in windows) == pytest.approx(drift.ALPHA * 40 / 41), "the error is spent, never exceeded"
+    assert sum(found.alpha for found in windows) == pytest.approx(request_drift.ALPHA * 40 / 41), "the error is spent, never exceeded"
 
 
 @pytest.mark.parametrize("name", ["characters", "tokens", "likelihood", "entropy"])
@@ -70,9 +70,9 @@ def test_a_property_that_moves_is_told_alone(name: str) -> None:
 def test_a_difference_that_is_told_and_small_is_no_drift() -> None:
     known = TrafficRecord(sequences=tuple(one.model_copy(update={"characters": 1 + n}) for n, one in enumerate(KNOWN.sequences * 100)))
     requests = [Request(characters=1 + int(n * 0.95)) for n in range(len(known.sequences))]
-    (found,) = drift.window(1, requests, 0, known, "now").features
+    (found,) = request_drift.window(1, requests, 0, known, "now").features
     assert found.p_adjusted < 1e-6
-    assert found.distance < drift.LEAST_DISTANCE
+    assert found.distance < request_drift.LEAST_DISTANCE
     assert not found.drifted
 
 
@@ -84,8 +84,8 @@ def test_tasks_that_are_rare_are_one_cell() -> None:
 
 
 def test_a_window_alarms_by_any_of_its_properties() -> None:
-    assert drift.window(1, [Request(characters=3)] * 60, 0, KNOWN, "now").alarm
-    assert isinstance(drift.window(1, [], 0, KNOWN, "now"), DriftWindow)
+    assert request_drift.window(1, [Request(characters=3)] * 60, 0, KNOWN, "now").alarm
+    assert isinstance(request_drift.window(1, [], 0, KNOWN, "now"), DriftWindow)
 
 
 # --- the log

@@ -18,11 +18,11 @@ import watch_server
 from watch_server import checks, good, watching
 
 from bitzones.monitor.canary import Tolerance
+from bitzones.monitor.canary_watch import OUTAGE
 from bitzones.monitor.completions import Completions
 from bitzones.monitor.overview import Overview, overview
 from bitzones.monitor.records import CanaryCheck
 from bitzones.monitor.state import State, opened
-from bitzones.monitor.watching import OUTAGE
 from bitzones.schema.errors import ArgumentError, BitzonesError, OutputError, ServerError
 
 RECORD = watch_server.RECORD

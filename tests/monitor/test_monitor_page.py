@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from bitzones.monitor.monitor_page import page
 from bitzones.monitor.overview import Overview
-from bitzones.monitor.page import page
 from bitzones.monitor.records import CanaryCheck, DomainShadow, DriftFeature, DriftWindow, EvidenceReading, ShadowBatch
 from bitzones.monitor.words import lines, summary
 from bitzones.schema.activation_record import LayerCrossing, RuleWatch, ThresholdReading

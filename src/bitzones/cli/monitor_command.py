@@ -13,11 +13,11 @@ import typer
 from bitzones.cli.export import say
 
 if TYPE_CHECKING:
+    from bitzones.monitor.canary_watch import CanaryWatch
     from bitzones.monitor.overview import Overview
-    from bitzones.monitor.watching import CanaryWatch
     from bitzones.schema.errors import ServerError
 
-__all__ = ["register"]
+__all__ = ["canary", "dashboards", "monitor", "register", "shadow"]
 
 EXIT_ALARM = 1
 EXIT_NO_ANSWER = 3
@@ -108,19 +108,19 @@ def monitor(
     record = canary_of(run_file, canary)
     place = state or run_file.parent / "monitor.sqlite"
     with needs("monitor"):
-        from bitzones.monitor import metrics
+        from bitzones.monitor import prometheus_metrics
+        from bitzones.monitor.canary_watch import CanaryWatch
         from bitzones.monitor.completions import Completions
         from bitzones.monitor.state import opened
-        from bitzones.monitor.watching import CanaryWatch
     with opened(place) as kept, Completions(server, model, os.environ.get(KEY) or None, timeout, task=record.task) as asked:
         watch = CanaryWatch(record, kept, asked, prompts, Tolerance(tolerance, noise), say)
         if enroll:
             watch.enroll_again()
-        with metrics.served(place, metrics_port):
+        with prometheus_metrics.served(place, metrics_port):
             while True:
                 found, failed = _round(watch, requests, activations, folder)
                 if metrics_file is not None:
-                    metrics.write(place, metrics_file)
+                    prometheus_metrics.write(place, metrics_file)
                 if once:
                     break
                 time.sleep(pause)
