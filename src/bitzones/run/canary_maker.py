@@ -213,8 +213,8 @@ def _token_texts(tokenizer: PreTrainedTokenizerBase, pinned: Iterable[CanaryProm
     ids = sorted({token for prompt in pinned for listed in (prompt.plan, prompt.reference) for token in listed.token_ids})
     found: dict[str, tuple[str, ...]] = {}
     for token in ids:
-        names = tokenizer.decode([token]), tokenizer.convert_ids_to_tokens(token)
-        found[str(token)] = tuple(dict.fromkeys(str(name) for name in names if name is not None))
+        text, entry = str(tokenizer.decode([token])), tokenizer.convert_ids_to_tokens(token)
+        found[str(token)] = tuple(dict.fromkeys((text, entry if isinstance(entry, str) else text)))  # some vocabularies have gaps
     return found
 
 

@@ -103,8 +103,9 @@ class CanaryRecord(Record):
 
     @property
     def sha256(self) -> str:
-        """By which a state knows its record again."""
-        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()
+        """Of the prompts and what the plan predicts after them, by which a state knows its record again."""
+        predicted = [(prompt.prompt_ids, prompt.plan.token_ids, prompt.plan.logprobs) for prompt in self.prompts]
+        return hashlib.sha256(repr(predicted).encode()).hexdigest()
 
 
 def read_canary(path: Path) -> CanaryRecord:
