@@ -20,8 +20,8 @@ PLACE = ROOT / "docs" / "api.md"
 
 FUNCTIONS = (
     "measure", "read_run", "analyze", "write_report", "read_plan", "apply", "tune", "export", "verify_export", "measure_export",
-    "measure_plan", "compare", "duet", "read_duet", "trend", "compare_releases", "export_metrics", "save_baseline", "list_baselines",
-    "find_baseline", "bundle", "measure_bundle", "make_canary", "check_server", "watch_activations",
+    "measure_plan", "bundle", "measure_bundle", "make_canary", "check_server", "watch_activations", "compare", "duet", "read_duet",
+    "trend", "compare_releases", "export_metrics", "save_baseline", "list_baselines", "find_baseline",
 )  # fmt: skip
 """In the order in which they are used."""
 
@@ -53,7 +53,8 @@ that runs a model is called (`pip install 'bitzones[measure]'`). Every error tha
 message is one line. KLs are in nats per token, times in seconds, sizes in bytes, intervals at 95%.
 
 The examples run in the tests, in a folder with `run.json` and `plan.json` (`tests/golden`), `old.json` (the same run) and `new.json` (the
-same, with the decoding of `w4` at half its speed) and `tiny_plan.json` (`docs/reports/h200-tiny`)."""
+same, with the decoding of `w4` at half its speed) and `tiny_plan.json` (`docs/reports/h200-tiny`) and `tiny_task.json` (the same
+with another format for its first layer)."""
 
 
 def text() -> str:

@@ -67,6 +67,8 @@ THRESHOLDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Timing", "devices.gpu_monitor", ("PERIOD_S", "HELD_SHARE")),
     ("Timing", "analysis.latency_memory", ("SLOW",)),
     ("Timing", "report.markdown.measurements", ("HOST_BOUND",)),
+    ("Bundles", "serve.router_record", ("CONFIDENCE",)),
+    ("Bundles", "serve.classifier", ("MOST_PROMPTS", "MOST_TERMS")),
     ("Offload", "models.offload", ("RESERVED",)),
     ("Comparing runs", "regression.drift", ("MIN_FREEDOM",)),
     ("Comparing runs", "regression.paired", ("LEAST_SHARED", "RESAMPLES")),

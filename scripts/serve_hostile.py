@@ -1,7 +1,7 @@
 """Requests that are wrong in every way, against a real server: each is refused with 4xx in the API's JSON, and the log shows no traceback.
 
-    python scripts/serve_hostile.py            # 10,000 requests to `bitzones serve embedded:tiny` in a process of its own; four minutes
-    python scripts/serve_hostile.py -n 500 --seed 7
+    python -m scripts.serve_hostile            # 10,000 requests to `bitzones serve embedded:tiny` in a process of its own; four minutes
+    python -m scripts.serve_hostile -n 500 --seed 7
 
 The exit code is 1 if one request was not. Slow requests (a head or a body that never ends) take the server's ten seconds each and are sent
 beside the others.
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from raw_http import Answer, ask, post
-from served_process import ServedProcess
+from scripts.raw_http import Answer, ask, post
+from scripts.served_process import ServedProcess
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 AT_ONCE = 24
@@ -78,7 +78,7 @@ def wrong_types(random: Random) -> bytes:
         ("user", [1]),
         ("return_tokens_as_token_ids", ["true", None]),
     ]
-    own = ("prompt", [1, True, None, {}, [True], [1, "a"], [[1], "a"], [[1.5]], [None], [[[1]]]])
+    own: tuple[str, list[Any]] = ("prompt", [1, True, None, {}, [True], [1, "a"], [[1], "a"], [[1.5]], [None], [[[1]]]])
     said = (
         "messages",
         [1, "hi", {}, [1], [{}], [{"role": "user"}], [{"role": 1, "content": "x"}], [{"role": "user", "content": {}}], None],
@@ -149,7 +149,19 @@ def other_media(random: Random) -> bytes:
 
 def other_paths(random: Random) -> bytes:
     path = random.choice(
-        ["/", "/v1", "/v1/completions/../../etc/passwd", "/%00", "/%ff%fe", "/v1/Completions", "/a" * 2_000, "//", "/v1/completions%20"]
+        [
+            "/",
+            "/v1",
+            "/v1/completions/../../etc/passwd",
+            "/%00",
+            "/%ff%fe",
+            "/v1/Completions",
+            "/a" * 2_000,
+            "//",
+            "/v1/completions%20",
+            "/v1/completions/",
+            "/healthz/",
+        ]
     )
     method = random.choice(["GET", "POST", "PUT", "DELETE", "TRACE", "OPTIONS", "QUERY"])
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()

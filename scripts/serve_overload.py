@@ -1,7 +1,7 @@
 """Ten times as many requests as a real server can answer, for a minute: nothing is lost or mixed up, memory is bounded, the rest gets 429.
 
-    python scripts/serve_overload.py               # about two minutes
-    python scripts/serve_overload.py --seconds 10
+    python -m scripts.serve_overload               # about two minutes
+    python -m scripts.serve_overload --seconds 10
 
 Capacity is measured first, by one client that asks again as soon as it has its answer. Then requests arrive evenly at ten times that rate,
 whether or not earlier ones were answered, every third as a stream. Each answer is compared, token by token,
@@ -22,10 +22,10 @@ from random import Random
 from typing import Any
 
 import torch
+from scripts.raw_http import Answer, ask, post
+from scripts.served_process import ServedProcess
 
 from bitzones.serve import load
-from raw_http import Answer, ask, post
-from served_process import ServedProcess
 
 PROMPTS = 120
 """Different prompts; arrivals take them in turn."""

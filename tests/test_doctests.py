@@ -1,7 +1,8 @@
 """The examples in the docstrings are documentation, so they have to be true.
 
 They run in a folder that holds the files they name: ``run.json`` and ``plan.json`` (tests/golden); ``old.json`` and ``new.json``, the same
-run, and the same with the decoding of ``w4`` at half its speed; ``tiny_plan.json`` for the embedded model (docs/reports/h200-tiny).
+run, and the same with the decoding of ``w4`` at half its speed; ``tiny_plan.json`` for the embedded model
+(docs/reports/h200-tiny), and ``tiny_task.json``, the same with another format for its first layer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ NEEDED = {
 }
 """Modules that import a package of an extra, which need not be installed."""
 GOLDEN = Path(__file__).parent / "golden"
-RUNNING = ("apply", "tune", "export", "verify_export", "measure_export", "measure_plan")
+RUNNING = ("apply", "tune", "bundle", "measure_bundle", "export", "verify_export", "measure_export", "measure_plan")
 """Functions of the API that run a model."""
 SETUP = """
 from bitzones import analyze, compare
@@ -57,6 +58,9 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for source, name in (("run.json", "run.json"), ("run.json", "old.json"), ("plan.json", "plan.json")):
         shutil.copy(GOLDEN / source, folder / name)
     shutil.copy(GOLDEN.parents[1] / "docs" / "reports" / "h200-tiny" / "plan.json", folder / "tiny_plan.json")
+    task = json.loads((folder / "tiny_plan.json").read_text(encoding="utf-8"))
+    task["assignment"] |= {name: "qint2:hqq" for name in task["assignment"] if name.startswith("model.layers.0.")}
+    (folder / "tiny_task.json").write_text(json.dumps(task), encoding="utf-8")
     data = json.loads((GOLDEN / "run.json").read_text(encoding="utf-8"))
     cells = [benchmark["extra_info"]["bitzones"] for benchmark in data["benchmarks"] if "bitzones" in benchmark["extra_info"]]
     (slowed,) = [cell for cell in cells if cell["kind"] == "latency" and (cell["variant"], cell["phase"]) == ("w4", "decode")]

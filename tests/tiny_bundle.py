@@ -14,7 +14,7 @@ import torch
 from bitzones.analysis.plan import Plan
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.serve.bundle_request import BundleRequest, check_plans
-from bitzones.serve.bundling import Bundled, bundle
+from bitzones.serve.bundle_writer import Bundled, bundle
 
 CPU = torch.device("cpu")
 LAYER = "model.layers.0"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,12 @@ from safetensors.torch import load_file
 
 from bitzones import serve
 from bitzones.backends.weights import packed_weights
-from bitzones.deploy import fingerprint, quanto_checkpoint
-from bitzones.deploy.export_request import ExportRequest
+from bitzones.deploy import fingerprint
 from bitzones.deploy.plan_file import PlanFile, read_plan
 from bitzones.schema.errors import ArgumentError, BitzonesError, ModelError, OutputError, PlanError
+from bitzones.serve import served_loader
 from bitzones.serve.bundle_request import check_plans
-from bitzones.serve.bundling import Bundled
+from bitzones.serve.bundle_writer import Bundled
 from bitzones.tuning import packed_weights as tuning
 from bitzones.tuning import weights_file
 
@@ -50,11 +52,10 @@ def test_only_modules_that_differ_are_stored(bundled: Bundled) -> None:
         assert sum(tensor.nbytes for tensor in tensors.values()) == task.stored_bytes
 
 
-def test_what_is_stored_is_what_the_plan_alone_stores(bundled: Bundled, plans: Plans, tmp_path: Path) -> None:
-    quanto_checkpoint.apply(ExportRequest(plans[1]["short"], tmp_path / "alone", tiny_bundle.CPU))
-    alone = load_file(tmp_path / "alone" / "model.safetensors")
+def test_what_is_stored_is_what_the_plan_alone_stores(bundled: Bundled, alone: dict[str, Path]) -> None:
+    whole = load_file(alone["short"] / "model.safetensors")
     for name, tensor in load_file(bundled.folder / "tasks" / "short.safetensors").items():
-        assert torch.equal(tensor, alone[name]), name
+        assert torch.equal(tensor, whole[name]), name
 
 
 def test_vanilla_quanto_loads_the_base(bundled: Bundled) -> None:
@@ -65,18 +66,16 @@ def test_vanilla_quanto_loads_the_base(bundled: Bundled) -> None:
 
 @pytest.mark.parametrize("compute_dtype", ["bfloat16", "float32"])
 def test_every_task_computes_what_its_plan_alone_computes(
-    bundled: Bundled, plans: Plans, tmp_path: Path, compute_dtype: serve.loading.ComputeDtype
+    bundled: Bundled, alone: dict[str, Path], compute_dtype: served_loader.ComputeDtype
 ) -> None:
     served = serve.load(bundled.folder, compute_dtype=compute_dtype)
     seen = [logits(served.model)]
-    for name, planned in plans[1].items():
-        alone = tmp_path / name
-        quanto_checkpoint.apply(ExportRequest(planned, alone, tiny_bundle.CPU))
+    for name, folder in alone.items():
         with served.precision(name):
             seen.append(logits(served.model))
-        assert torch.equal(seen[-1], logits(serve.load(alone, compute_dtype=compute_dtype).model)), name
-    assert torch.equal(logits(served.model), seen[0])
-    assert len({found.numpy().tobytes() if compute_dtype == "float32" else str(found) for found in seen}) == 3  # all differ
+        assert torch.equal(seen[-1], logits(serve.load(folder, compute_dtype=compute_dtype).model)), name
+        assert torch.equal(logits(served.model), seen[0])
+    assert not any(torch.equal(one, other) for one, other in combinations(seen, 2))
 
 
 def test_a_plan_like_the_base_stores_nothing(plans: Plans, tmp_path: Path) -> None:
@@ -112,12 +111,10 @@ def test_rounding_in_sequence_reaches_modules_of_equal_format_and_may_be_left(so
 
 
 @pytest.fixture(scope="module")
-def tuned(plans: Plans, tmp_path_factory: pytest.TempPathFactory) -> PlanFile:
+def tuned(plans: Plans, alone: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> PlanFile:
     """A plan as if tuned: its own weights in a file, and another norm."""
     planned, folder = plans[1]["long"], tmp_path_factory.mktemp("tuned")
-    alone = folder / "alone"
-    quanto_checkpoint.apply(ExportRequest(planned, alone, tiny_bundle.CPU))
-    model = QuantizedModelForCausalLM.from_pretrained(alone)._wrapped
+    model = QuantizedModelForCausalLM.from_pretrained(alone["long"])._wrapped
     weights = {name: weight for name, weight in packed_weights(model).items() if tuning.tunable(planned.formats[name])}
     sha256 = weights_file.write(folder / "tuned.safetensors", weights, {NORM: TUNED_NORM})
     record = {"file": "tuned.safetensors", "sha256": sha256, "sequences_sha256": "c" * 64, "tokens": 10, "validation_tokens": 10}
@@ -209,6 +206,14 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
+def replace_base(folder: Path) -> None:
+    """Other weights, and a record of the base that fits them."""
+    flip(folder / "base" / "model.safetensors")
+    check = json.loads((folder / "base" / "bitzones_check.json").read_text(encoding="utf-8"))
+    check["files"]["model.safetensors"] = hashlib.sha256((folder / "base" / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "base" / "bitzones_check.json").write_text(json.dumps(check), encoding="utf-8")
+
+
 FILES = ("tasks/short.safetensors", "base/model.safetensors", "base/config.json", "base/tokenizer.json", "base/plan.json")
 
 
@@ -230,7 +235,8 @@ def test_a_file_that_is_changed_truncated_or_gone_is_refused(
         (lambda b: edit(b / "bundle.json", schema=2), "schema"),
         (lambda b: edit(b / "bundle.json", format="x"), "format"),
         (lambda b: edit(b / "bundle.json", files={"base/../../../etc/passwd": "0" * 64}), "files"),
-        (lambda b: edit(b / "bundle.json", files={}), r"short\.safetensors.*not the file"),
+        (lambda b: edit(b / "bundle.json", files={}), "not a file of this bundle"),
+        (replace_base, r"base/model\.safetensors: not the file of this bundle"),
         (lambda b: (b / "base" / "evil.py").write_text("1", encoding="utf-8"), r"evil\.py.*added"),
         (lambda b: shutil.rmtree(b / "base"), "cannot be read"),
         (lambda b: shutil.copy(b / "tasks" / "long.safetensors", b / "tasks" / "short.safetensors"), "not the file of this bundle"),

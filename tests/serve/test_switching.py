@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitzones import serve
 from bitzones.backends.weights import plain_tensors
 from bitzones.schema.errors import ArgumentError
-from bitzones.serve.bundling import Bundled
+from bitzones.serve.bundle_writer import Bundled
 from bitzones.serve.served_model import ServedModel
 from bitzones.serve.switching import Switch
 
@@ -31,6 +31,7 @@ def installed(model: torch.nn.Sequential) -> dict[str, torch.nn.Module]:
     return {name: model.get_submodule(name) for name in ("0", "1", "2.0")}
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(["base", "a", "b"]), st.sampled_from(["use", "enter", "leave", "raise"])), max_size=30))
 def test_after_any_steps_exactly_the_current_plans_modules_are_in_place(steps: list[tuple[str, str]]) -> None:
     model, switch = small()

@@ -12,7 +12,7 @@ from bitzones.deploy.export_request import Notify, silent
 from bitzones.schema.requirements import needs
 
 if TYPE_CHECKING:
-    from bitzones.serve.bundling import Bundled
+    from bitzones.serve.bundle_writer import Bundled
     from bitzones.serve.cost_record import BundleCost
 
 __all__ = ["bundle", "measure_bundle"]
@@ -76,12 +76,12 @@ def bundle(
     given = [(name, plan_file_of(plan)) for name, plan in named]
     with needs("measure"):
         from bitzones.devices import device as devices  # noqa: PLC0415
-        from bitzones.serve import bundle_request, bundling, classifier  # noqa: PLC0415
+        from bitzones.serve import bundle_request, bundle_writer, classifier  # noqa: PLC0415
         from bitzones.serve.routing import Routes, read_routes  # noqa: PLC0415
     found = bundle_request.check_plans(planned, [(name or plan.plan.name, plan) for name, plan in given])
     settings = Routes() if routes is None else read_routes(Path(routes))
     router = classifier.router(settings, None if classify is None else read_run(classify).run.profile, found)
-    return bundling.bundle(
+    return bundle_writer.bundle(
         bundle_request.BundleRequest(
             planned,
             found,
@@ -128,8 +128,8 @@ def measure_bundle(folder: Path | str, run: Path | str, *, notify: Notify = sile
     with needs("measure"):
         from bitzones.deploy.prepared import no_bars  # noqa: PLC0415
         from bitzones.run import bundle_cost  # noqa: PLC0415
-        from bitzones.serve import bundling  # noqa: PLC0415
+        from bitzones.serve import bundle_writer  # noqa: PLC0415
     with no_bars():
         cost = bundle_cost.measure(Path(folder), found, notify)
-    bundling.write_cost(Path(folder), cost)
+    bundle_writer.write_cost(Path(folder), cost)
     return cost

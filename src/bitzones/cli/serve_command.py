@@ -36,8 +36,13 @@ def serve(
     tokens: Annotated[
         int, typer.Option("--max-tokens", min=2, metavar="N", help="Most tokens of a prompt and its answer, up to the model's positions.")
     ] = Limits.tokens,
-    timeout: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Longest time for one request, waiting included.")] = Limits.timeout_s,
-    drain: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Longest time to finish after Ctrl-C or SIGTERM.")] = Limits.drain_s,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Longest time for one request, waiting included.")
+    ] = Limits.timeout_s,
+    drain: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Longest time to finish after Ctrl-C or SIGTERM.")
+    ] = Limits.drain_s,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the code of an unquantized model.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not log requests.")] = False,
 ) -> None:
     """Serve a model over HTTP as OpenAI's API does, to try a plan.
@@ -66,7 +71,7 @@ def serve(
     with needs("serve"):
         from bitzones.serve.http import server
     with server.bind(host, port) as bound:
-        served = load(model, device=device, notify=say)
+        served = load(model, device=device, trust_remote_code=trust_remote_code, notify=say)
         bound.listen()  # from here on whoever connects waits at most a moment
         _log(quiet=quiet)
         _announce(served.name, served.tasks, server.url_of(bound), key)

@@ -32,7 +32,7 @@ from bitzones.schema.profile_sections import Task
 from bitzones.schema.quality_cells import AccuracyCell
 from bitzones.schema.sensitivity_cells import SensitivityCell
 from bitzones.search import local_search
-from bitzones.serve import bundle_record, loading
+from bitzones.serve import bundle_record, served_loader
 from bitzones.serve.bundle_record import BASE, Bundle
 from bitzones.serve.cost_record import BundleCost, OnePlan, TaskAccuracy, TaskCost
 from bitzones.serve.served_model import ServedModel
@@ -72,7 +72,7 @@ def measure(folder: Path, run_file: RunFile, notify: Notify = lambda message: No
     if session.variants.loaded.sha256 != record.model_sha256:
         raise ModelError(f"the model of the run is not the bundle's: SHA-256 {session.variants.loaded.sha256[:12]}...")
     dtype = str(session.variants.compute_dtype).removeprefix("torch.")
-    served = loading.load(folder, str(session.device), compute_dtype=dtype, notify=notify)
+    served = served_loader.load(folder, str(session.device), compute_dtype=dtype, notify=notify)
     stored, base_stored = _stored_bytes(folder, record)
     one_plan = _one_plan(session, swept[0], stored, notify)
     one = session.variants.model(ONE_PLAN)

@@ -77,8 +77,8 @@ class CanaryRecord(Record):
     """The whole of canary.json.
 
     ``served`` names what the record was made of: the run's plan, a plan.json, or a folder, and ``task`` which plan of a bundle; null where
-    there is one plan only. ``dtype`` is that of the arithmetic of both models, ``noise_dtype`` the other one's. ``tokens`` maps a token id to
-    how a server may write it: its text and its entry in the vocabulary. ``kl_nats`` is KL(reference || plan) per token, mean over the
+    there is one plan only. ``dtype`` is that of the arithmetic of both models, ``noise_dtype`` the other one's. ``tokens`` maps a token id
+    to how a server may write it: its text and its entry in the vocabulary. ``kl_nats`` is KL(reference || plan) per token, mean over the
     held-out sequences, and ``kl_high_nats`` the upper end of its interval, null below 20 sequences.
     """
 

@@ -19,7 +19,7 @@ from bitzones.stats.intervals import wilson_interval
 __all__ = ["router", "train"]
 
 MOST_PROMPTS = 5000
-"""Of a train split: the accuracy on the embedded tasks did not grow beyond some hundred."""
+"""Of a train split, the first ones: training takes seconds then, and no task has so many more that it would drown the others."""
 
 MOST_TERMS = 20_000
 """Of the vocabulary, the most frequent first: a megabyte of numbers a task."""

@@ -10,7 +10,7 @@ from bitzones.schema.record import Count, NonNegative, Positive, Record
 from bitzones.stats.intervals import ALPHA, Estimate, Interval
 from bitzones.stats.verdicts import Verdict
 
-__all__ = ["COST_FILE", "BundleCost", "OnePlan", "Switching", "TaskCost", "Worth"]
+__all__ = ["COST_FILE", "BundleCost", "OnePlan", "Switching", "TaskAccuracy", "TaskCost", "Worth"]
 
 COST_FILE = "cost.json"
 

@@ -147,7 +147,7 @@ class _Emitter(StoppingCriteria):
         self._chooser, self._ends, self._emit = chooser, ends, emit
         self._done = False
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
         if not self._done:
             step = self._chooser.step
             self._done = self._emit(step) or step.token in self._ends

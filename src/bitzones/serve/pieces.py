@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bitzones.serve.decoding import Step
 
-__all__ = ["Piece", "Placed", "Writing", "placed_prompt", "text_of_tokens", "token_name"]
+__all__ = ["Piece", "Placed", "Writing", "placed_prompt", "text_of_tokens", "token_name", "token_text"]
 
 REPLACEMENT = "\ufffd"
 """How a decoder writes bytes that are no whole character."""
@@ -40,12 +40,15 @@ def text_of_tokens(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> st
     return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def token_name(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token as text; one that is no whole text by itself by its entry in the vocabulary, so that two tokens have two names."""
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str | None:
+    """A token as text; None for one that is no whole text by itself, such as a byte of a character."""
     text = str(tokenizer.decode([token], clean_up_tokenization_spaces=False))
-    if text and REPLACEMENT not in text:
-        return text
-    return str(tokenizer.convert_ids_to_tokens(token) or f"<{token}>")
+    return text if text and REPLACEMENT not in text else None
+
+
+def token_name(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """A token as text; one that is none by its entry in the vocabulary, so that two tokens have two names."""
+    return token_text(tokenizer, token) or str(tokenizer.convert_ids_to_tokens(token) or f"<{token}>")
 
 
 class _Characters:

@@ -98,12 +98,12 @@ def read_module(like: torch.nn.Module, tensors: Mapping[str, torch.Tensor], bits
     dtype = tensors["input_scale"].dtype if "input_scale" in tensors else like.weight.dtype
     empty = torch.nn.Linear(like.in_features, like.out_features, bias=like.bias is not None, device="meta", dtype=dtype)
     made = quanto.QLinear.from_module(empty, weights=f"qint{bits}")
-    bias = {} if like.bias is None else {"bias": like.bias}
+    given = {**tensors, **({} if like.bias is None else {"bias": like.bias})}
     try:
-        left = made.load_state_dict({**tensors, **bias}, strict=False, assign=True)
+        left = made.load_state_dict(given, strict=False, assign=True)
     except (KeyError, ValueError, RuntimeError, AssertionError) as error:
         shape = f"{like.out_features} x {like.in_features}"
         raise ModelError(f"its tensors make no qint{bits} weight of {shape}: {str(error)[:300]}") from error
-    if odd := [*left.missing_keys, *left.unexpected_keys]:
+    if odd := left.missing_keys or sorted(given.keys() ^ made.state_dict().keys()):
         raise ModelError(f"its tensors are not those of a qint{bits} module: {odd[0]!r} is missing or has no place")
     return made.eval().requires_grad_(requires_grad=False)

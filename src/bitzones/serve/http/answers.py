@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from bitzones.serve.answering import Event, Finished, Wrote
 from bitzones.serve.decoding import Candidate
 from bitzones.serve.http.asking import Asked
-from bitzones.serve.pieces import Piece, Placed, token_name
+from bitzones.serve.pieces import Piece, Placed, token_name, token_text
 
-__all__ = ["ChatForm", "CompletionForm", "Form", "Names", "chunks", "whole"]
+__all__ = ["ChatForm", "CompletionForm", "Form", "Names", "Shape", "chunks", "whole"]
 
 LOWEST = -9999.0
 """Written for a probability of zero, whose logarithm JSON cannot hold; vLLM writes the same."""
@@ -31,11 +31,17 @@ class Names:
     """Tokens as they are named in log-probabilities: as text, or by their ids."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._text = lru_cache(NAMES_KEPT)(lambda token: token_name(tokenizer, token))
+        self._name = lru_cache(NAMES_KEPT)(lambda token: token_name(tokenizer, token))
+        self._text = lru_cache(NAMES_KEPT)(lambda token: token_text(tokenizer, token))
 
     def name(self, token: int, *, as_id: bool) -> str:
         """The name of a token."""
-        return f"token_id:{token}" if as_id else str(self._text(token))
+        return f"token_id:{token}" if as_id else str(self._name(token))
+
+    def bytes(self, token: int) -> list[int] | None:
+        """The UTF-8 of a token; None for one that is no whole text."""
+        text = self._text(token)
+        return None if text is None else list(text.encode())
 
 
 @dataclass(frozen=True)
@@ -175,8 +181,11 @@ class ChatForm:
         }
 
     def _entry(self, candidate: Candidate) -> JSON:
-        name = self.form.name(candidate.token)
-        return {"token": name, "logprob": max(candidate.logprob, LOWEST), "bytes": list(name.encode())}
+        return {
+            "token": self.form.name(candidate.token),
+            "logprob": max(candidate.logprob, LOWEST),
+            "bytes": self.form.names.bytes(candidate.token),
+        }
 
 
 async def whole(shape: Shape, events: AsyncIterator[Event]) -> JSON:
@@ -201,12 +210,11 @@ async def chunks(shape: Shape, events: AsyncIterator[Event]) -> AsyncIterator[JS
         if event.index not in opened and (opening := shape.opening(event.index)) is not None:
             yield shape.envelope([opening], None, chunk=True)
         opened.add(event.index)
-        match event:
-            case Wrote(index, piece):
-                choice = shape.part(index, piece, None)
-            case Finished(index, reason, tokens):
-                choice = shape.part(index, None, reason)
-                new_tokens += tokens
+        if isinstance(event, Finished):
+            new_tokens += event.tokens
+            choice = shape.part(event.index, None, event.reason)
+        else:
+            choice = shape.part(event.index, event.piece, None)
         yield shape.envelope([choice], None, chunk=True)
     if shape.form.with_usage:
         yield shape.envelope([], shape.form.usage(new_tokens), chunk=True)

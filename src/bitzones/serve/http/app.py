@@ -20,16 +20,16 @@ from starlette.types import Receive, Scope, Send
 
 from bitzones import __version__
 from bitzones.serve.answering import Ask, Event, Finished, answer
-from bitzones.serve.http import answers, body, errors
+from bitzones.serve.http import answers, api_errors, body
+from bitzones.serve.http.access import Access
 from bitzones.serve.http.answers import ChatForm, CompletionForm, Form, Names, Shape
-from bitzones.serve.http.api_key import ApiKey
+from bitzones.serve.http.api_errors import ApiError
 from bitzones.serve.http.asking import Asked, Asking
-from bitzones.serve.http.errors import ApiError
-from bitzones.serve.limits import Limits
 from bitzones.serve.http.line import Job, Line
-from bitzones.serve.http.metrics import Metrics
+from bitzones.serve.http.request_watch import Watch
 from bitzones.serve.http.requests import ChatRequest, CompletionRequest, Generation
-from bitzones.serve.http.watch import Watch
+from bitzones.serve.http.server_metrics import Metrics
+from bitzones.serve.limits import Limits
 from bitzones.serve.served_model import ServedModel
 
 __all__ = ["create_app"]
@@ -40,12 +40,13 @@ Given = TypeVar("Given", bound=Generation)
 DEFAULTS = Limits()
 
 
-def create_app(served: ServedModel, *, api_key: str | None = None, limits: Limits = DEFAULTS) -> FastAPI:
+def create_app(served: ServedModel, *, api_key: str | None = None, local: bool = False, limits: Limits = DEFAULTS) -> FastAPI:
     """The ASGI application that serves a model, for a server of your own; `bitzones.serve.http.run` has one.
 
     Args:
         served: a model in memory; only this application may use it while it runs.
         api_key: what clients have to send as ``Authorization: Bearer``; None lets everyone in.
+        local: without a key, answer only requests to a name of this machine; for a server that only it reaches.
         limits: sizes, lengths and waits.
     """
     service = _Service(served, limits)
@@ -55,17 +56,17 @@ def create_app(served: ServedModel, *, api_key: str | None = None, limits: Limit
         yield
         service.close()
 
-    app = FastAPI(title="bitzones serve", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.include_router(_routes(service, ApiKey(api_key)))
+    app = FastAPI(title="bitzones serve", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
+    app.include_router(_routes(service, Access(api_key, local=local)))
     app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_middleware(Watch, metrics=service.metrics, most=limits.in_flight)
     return app
 
 
-def _routes(service: _Service, api_key: ApiKey) -> APIRouter:
+def _routes(service: _Service, access: Access) -> APIRouter:
     router = APIRouter()
-    locked = [Depends(api_key)]
+    locked = [Depends(access)]
     for path, endpoint, kind in (
         ("/v1/completions", service.completions, CompletionRequest),
         ("/v1/chat/completions", service.chat, ChatRequest),
@@ -81,13 +82,13 @@ def _routes(service: _Service, api_key: ApiKey) -> APIRouter:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return errors.response(error)
+    return api_errors.response(error)
 
 
 async def _no_route(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     said = {404: "there is no such path: try /v1/models", 405: "this path takes another method"}
-    return errors.response(ApiError(error.status_code, said.get(error.status_code, "the request cannot be handled")))
+    return api_errors.response(ApiError(error.status_code, said.get(error.status_code, "the request cannot be handled")))
 
 
 class _Service:
@@ -222,7 +223,7 @@ async def _sse(first: dict[str, Any], chunks: AsyncIterator[dict[str, Any]]) -> 
         async for chunk in chunks:
             yield _event(chunk)
     except ApiError as error:
-        yield _event(errors.shape(error))
+        yield _event(api_errors.shape(error))
         return
     yield "data: [DONE]\n\n"
 

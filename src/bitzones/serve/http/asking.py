@@ -10,9 +10,9 @@ from jinja2 import TemplateError
 from bitzones.data.encoding import positions
 from bitzones.models import text_config
 from bitzones.serve.answering import Ask, Prompt
-from bitzones.serve.http.errors import ApiError
-from bitzones.serve.limits import Limits
+from bitzones.serve.http.api_errors import ApiError
 from bitzones.serve.http.requests import ChatRequest, CompletionRequest, Generation
+from bitzones.serve.limits import Limits
 from bitzones.serve.pieces import text_of_tokens
 from bitzones.serve.served_model import Routed, ServedModel
 from bitzones.serve.switching import BASE

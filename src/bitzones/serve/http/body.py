@@ -8,8 +8,8 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from bitzones.serve.http import errors
-from bitzones.serve.http.errors import ApiError
+from bitzones.serve.http import api_errors
+from bitzones.serve.http.api_errors import ApiError
 from bitzones.serve.limits import Limits
 
 __all__ = ["read"]
@@ -38,7 +38,7 @@ async def read(request: Request, kind: type[Body], limits: Limits) -> Body:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
-        raise errors.invalid(error) from None
+        raise api_errors.invalid(error) from None
 
 
 async def _bytes(request: Request, most: int) -> bytes:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bitzones.schema.errors import BitzonesError
 from bitzones.serve.answering import Event
-from bitzones.serve.http.errors import ApiError
+from bitzones.serve.http.api_errors import ApiError
 
 __all__ = ["Job", "Line"]
 
@@ -80,13 +80,12 @@ class Line:
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bitzones-model")
         self._last_s = 1.0
-        self.held = 0
-        """Requests that wait or are answered."""
+        self._jobs: set[Job] = set()
 
     @property
     def waiting(self) -> int:
         """Requests that wait."""
-        return self.held - self._turn.locked()
+        return sum(not job.begun for job in self._jobs)
 
     def require_room(self) -> None:
         """Refuse a request that there is no room for; a place is free when the model is done with the one before it.
@@ -94,7 +93,7 @@ class Line:
         Raises:
             ApiError: the line is full; retry after about the time that the last request took.
         """
-        if self.held >= self._most:
+        if len(self._jobs) >= self._most:
             retry_s = min(max(1, math.ceil(self._last_s)), LONGEST_RETRY_S)
             raise ApiError(429, f"{self.waiting} requests wait for the model already", code="queue_full", retry_after_s=retry_s)
 
@@ -109,14 +108,11 @@ class Line:
             ApiError: the line is full.
         """
         self.require_room()
-        self.held += 1
         job = Job(deadline)
+        self._jobs.add(job)
         job.task = asyncio.create_task(self._take_turn(job, work))
-        job.task.add_done_callback(self._leave)
+        job.task.add_done_callback(lambda _: self._jobs.discard(job))
         return job
-
-    def _leave(self, _: asyncio.Task[None]) -> None:
-        self.held -= 1
 
     async def _take_turn(self, job: Job, work: Callable[[Job], None]) -> None:
         async with self._turn:

@@ -11,8 +11,8 @@ import json
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bitzones.serve.http import errors
-from bitzones.serve.http.errors import ApiError
+from bitzones.serve.http import api_errors
+from bitzones.serve.http.api_errors import ApiError
 from bitzones.serve.limits import Limits
 
 __all__ = ["Patient", "patient"]
@@ -70,7 +70,7 @@ class Patient(H11Protocol):
         if self.transport.is_closing():
             return
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            body = json.dumps(errors.shape(error)).encode()
+            body = json.dumps(api_errors.shape(error)).encode()
             headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
             for event in (h11.Response(status_code=error.status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bitzones.serve.decoding import Sampling
 
-__all__ = ["ChatRequest", "CompletionRequest", "Generation", "Message"]
+__all__ = ["ChatRequest", "CompletionRequest", "Generation", "Message", "StreamOptions", "TextPart"]
 
 MOST_LOGPROBS = 20
 """Most alternatives per token: OpenAI's limit."""
@@ -91,13 +91,10 @@ class CompletionRequest(Generation):
     @property
     def prompts(self) -> tuple[str | list[int], ...]:
         """The prompts, each as text or as token ids."""
-        match self.prompt:
-            case str():
-                return (self.prompt,)
-            case [int(), *_]:
-                return (self.prompt,)  # type: ignore[return-value]  # a list of ids is one prompt
-            case _:
-                return tuple(self.prompt)  # type: ignore[return-value]
+        if isinstance(self.prompt, str):
+            return (self.prompt,)
+        ids = [token for token in self.prompt if isinstance(token, int)]
+        return (ids,) if ids else tuple(prompt for prompt in self.prompt if not isinstance(prompt, int))
 
     @property
     def top(self) -> int | None:

@@ -12,8 +12,8 @@ import uvicorn
 
 from bitzones.schema.errors import ArgumentError
 from bitzones.serve.http.app import DEFAULTS, create_app
-from bitzones.serve.limits import Limits
 from bitzones.serve.http.protocol import patient
+from bitzones.serve.limits import Limits
 from bitzones.serve.served_model import ServedModel
 
 __all__ = ["LOOPBACK", "bind", "is_loopback", "run", "running", "url_of"]
@@ -70,7 +70,7 @@ def run(served: ServedModel, bound: socket.socket, *, api_key: str | None = None
         api_key: what clients have to send; None lets everyone in.
         limits: sizes, lengths and waits.
     """
-    server = _server(served, api_key, limits)
+    server = _server(served, bound, api_key, limits)
     with _outlived(signal.SIGTERM, signal.SIGINT), bound:
         server.run(sockets=[bound])
 
@@ -84,7 +84,8 @@ def running(
     Raises:
         ArgumentError: the address is not there, or taken.
     """
-    server, bound = _server(served, api_key, limits), bind(host, port)
+    bound = bind(host, port)
+    server = _server(served, bound, api_key, limits)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, name="bitzones-serve", daemon=True)
     with bound:
         bound.listen()  # connections wait from here on, so that nobody has to look whether the thread is there yet
@@ -96,9 +97,9 @@ def running(
             thread.join(limits.drain_s + STARTUP_S)
 
 
-def _server(served: ServedModel, api_key: str | None, limits: Limits) -> uvicorn.Server:
+def _server(served: ServedModel, bound: socket.socket, api_key: str | None, limits: Limits) -> uvicorn.Server:
     config = uvicorn.Config(
-        create_app(served, api_key=api_key, limits=limits),
+        create_app(served, api_key=api_key, local=is_loopback(bound), limits=limits),
         http=patient(limits.head_s),
         ws="none",
         loop="asyncio",

@@ -54,12 +54,12 @@ def invalid(error: ValidationError) -> ApiError:
     if first.kind == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first.clause.removeprefix('invalid JSON: ')}", code="invalid_json")
     if first.kind == "extra_forbidden":
-        return ApiError(400, "the body has a key that this server does not know", printable(first.path), "unknown_parameter")
+        return ApiError(400, "the body has a key that this server does not know", _printable(first.path), "unknown_parameter")
     if key in SHAPES:
         return ApiError(400, f"{key} {SHAPES[key]}", key, "invalid_value")
-    return ApiError(400, f"{printable(first.path) or 'the body'}: {first.clause}", printable(first.path), "invalid_value")
+    return ApiError(400, f"{_printable(first.path) or 'the body'}: {first.clause}", _printable(first.path), "invalid_value")
 
 
-def printable(path: str) -> str | None:
+def _printable(path: str) -> str | None:
     """The path of a key, shortened and escaped: unknown keys are the client's words."""
     return path[:100].encode("unicode_escape").decode("ascii") or None

@@ -21,7 +21,7 @@ from bitzones.deploy.plan_file import PlanFile
 from bitzones.schema.environment import versions
 from bitzones.schema.errors import ModelError, PlanError
 from bitzones.schema.files import write_text
-from bitzones.serve import bundle_card, bundle_record, loading, task_weights
+from bitzones.serve import bundle_card, bundle_record, served_loader, task_weights
 from bitzones.serve.bundle_card import CARD
 from bitzones.serve.bundle_record import BASE, BUNDLE_FILE, ROUTER_FILE, TASKS, Bundle, BundledTask
 from bitzones.serve.bundle_request import BundleRequest, check_router
@@ -148,7 +148,7 @@ def _check(folder: Path, record: Bundle, device: torch.device) -> None:
         ModelError: naming the first that does not.
     """
     dtype = verify.read(folder / BASE).dtype
-    served = loading.load(folder, str(device), compute_dtype=dtype)
+    served = served_loader.load(folder, str(device), compute_dtype=dtype)
     tokens = fingerprint.fixed_tokens(served.model)
     expected = {BASE: verify.read(folder / BASE).logits_sha256, **{task.name: task.logits_sha256 for task in record.tasks}}
     for name, sha256 in (*expected.items(), (BASE, expected[BASE])):  # the base once more, after all others

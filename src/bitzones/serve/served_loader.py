@@ -76,9 +76,9 @@ def load(
 
 def _bundle(folder: Path, device: torch.device, compute_dtype: str, notify: Notify) -> ServedModel:
     record, sha256 = bundle_record.read(folder)
+    _check_base(folder, record.files)
     notify("comparing the files with their hashes")
     model, tokenizer = _base(folder / BASE, notify)
-    _check_files(folder, record.files)
     tasks = {task.name: _alternatives(folder, task, record.files, model) for task in record.tasks}
     router = _router(folder, record)
     switch = _computing(model, tasks, device, compute_dtype)
@@ -93,13 +93,15 @@ def _router(folder: Path, record: Bundle) -> ByRecord | None:
     return ByRecord(found)
 
 
-def _check_files(folder: Path, files: dict[str, str]) -> None:
-    """The base's files are the bundle's; those of tasks are compared when they are read."""
-    here = verify.file_hashes(folder / BASE)
+def _check_base(folder: Path, files: dict[str, str]) -> None:
+    """The base's own record, which its files are compared with, is the one of this bundle."""
+    written = verify.read(folder / BASE).files
     for path, sha256 in files.items():
         within, _, name = path.partition("/")
-        if within == BASE and here.get(name) != sha256:
-            raise PlanError(f"{folder / path}: {'not the file of this bundle' if name in here else 'is missing'}; make the bundle again")
+        if within == BASE and written.get(name) != sha256:
+            raise PlanError(f"{folder / path}: not the file of this bundle; make the bundle again")
+    if odd := [name for name in written if f"{BASE}/{name}" not in files]:
+        raise PlanError(f"{folder / BASE / odd[0]}: not a file of this bundle; make the bundle again")
 
 
 def _alternatives(folder: Path, task: BundledTask, files: dict[str, str], model: PreTrainedModel) -> dict[str, torch.nn.Module]:

@@ -14,10 +14,10 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bitzones.serve.http import errors
-from bitzones.serve.http.errors import ApiError
+from bitzones.serve.http import api_errors
+from bitzones.serve.http.api_errors import ApiError
 from bitzones.serve.http.exchange import Exchange
-from bitzones.serve.http.metrics import Metrics
+from bitzones.serve.http.server_metrics import Metrics
 
 __all__ = ["LOGGER", "Watch"]
 
@@ -59,7 +59,7 @@ class Watch:
             return
         try:
             await self._app(scope, exchange.receive, exchange.send)
-        except (ClientDisconnect, OSError):
+        except ClientDisconnect:
             pass  # nobody is there to answer
         except asyncio.CancelledError:  # the time to finish after a signal to stop is over
             await self._refuse(ApiError(503, "the server is stopping", code="stopping"), scope, exchange)
@@ -70,7 +70,7 @@ class Watch:
     @staticmethod
     async def _refuse(error: ApiError, scope: Scope, exchange: Exchange) -> None:
         if not exchange.status:
-            await errors.response(error)(scope, exchange.receive, exchange.send)
+            await api_errors.response(error)(scope, exchange.receive, exchange.send)
 
     def _note(self, scope: Scope, status: int, took_s: float) -> None:
         route: Any = scope.get("route")
