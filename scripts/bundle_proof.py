@@ -21,13 +21,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bitzones import __version__, serve
 from bitzones.analysis.plan import Plan, PlanBudget, PlannedModel
 from bitzones.backends import quantizing
+from bitzones.backends.backend_protocol import Packed
 from bitzones.backends.weights import plain_tensors
-from bitzones.data import sequences
 from bitzones.deploy import quanto_checkpoint
 from bitzones.deploy.export_request import ExportRequest
 from bitzones.deploy.plan_file import PlanFile, check_plan
@@ -38,29 +39,30 @@ from bitzones.run.session import Session
 from bitzones.schema import profile_files
 from bitzones.schema.environment import versions
 from bitzones.schema.profile import Profile
-from bitzones.schema.run_record import CalibrationSet
 from bitzones.serve.bundle_request import BundleRequest, check_plans
 from bitzones.serve.bundle_writer import Bundled, bundle
 from bitzones.serve.served_model import ServedModel
 from bitzones.stats.bootstrap import bootstrap_ratio, resample_weights
 from bitzones.stats.intervals import Estimate
+from bitzones.tuning.weights_file import StoredWeights
 
 CPU = torch.device("cpu")
 THREADS = 8
-WIDE, NARROW = "qint4", "qint2"
+DATA_FREE, CALIBRATED = ("qint4", "qint2"), ("qint4:gptq", "qint2:gptq")
 EVERY = 4
 """A task changes one layer in so many."""
 BASE = "base"
 
 
-def planned(
-    loaded: loading.Loaded, name: str, wide: set[int], formats: tuple[str, str], calibration: CalibrationSet | None = None
-) -> PlanFile:
-    """A plan whose layers are at the first format where they are in ``wide``, and at the second elsewhere."""
+def planned(loaded: loading.Loaded, name: str, wide: set[int]) -> PlanFile:
+    """A plan whose layers are at 4 bits where they are in ``wide``, and at 2 bits elsewhere."""
     modules = structure.quantizable_modules(loaded.model)
-    assignment = {module: formats[layer not in wide] for module, layer in modules.items()}
+    assignment = {module: DATA_FREE[layer not in wide] for module, layer in modules.items()}
     weights = {module: loaded.model.get_parameter(f"{module}.weight") for module in modules}
-    stored = sum(quantizing.expected_bytes(*weights[module].shape, loaded.model.dtype, chosen) for module, chosen in assignment.items())
+    stored = 0
+    for module, chosen in assignment.items():
+        rows, columns = weights[module].shape
+        stored += quantizing.expected_bytes(rows, columns, loaded.model.dtype, chosen)
     count = sum(weight.numel() for weight in weights.values())
     size = PlanBudget(average_bits=stored * 8 / count, stored_bytes=stored)
     info = loaded.info(torch.float32)
@@ -84,7 +86,6 @@ def planned(
             units={},
             assignment=assignment,
             group_sizes={module: quantizing.group_size(chosen, weights[module].shape[1]) for module, chosen in assignment.items()},
-            calibration=calibration,
             sequences_sha256="",
             profile_sha256="",
             versions=versions(),
@@ -92,18 +93,22 @@ def planned(
     )
 
 
-def plans_of(loaded: loading.Loaded, formats: tuple[str, str], calibration: CalibrationSet | None = None) -> dict[str, PlanFile]:
-    """The base, and two tasks that each change one layer in `EVERY`."""
+def layers_of(loaded: loading.Loaded) -> dict[str, set[int]]:
+    """Wide layers of the base, and of two tasks that each change one layer in `EVERY`."""
     layers = range(len(structure.decoder_layers(loaded.model)))
     base = {layer for layer in layers if layer % 2 == 0}
-    wide = {BASE: base, "first": base ^ {n for n in layers if n % EVERY == 0}, "second": base ^ {n for n in layers if n % EVERY == 1}}
-    return {name: planned(loaded, name, chosen, formats, calibration) for name, chosen in wide.items()}
+    return {BASE: base, "first": base ^ {n for n in layers if n % EVERY == 0}, "second": base ^ {n for n in layers if n % EVERY == 1}}
 
 
-def bundled(plans: Mapping[str, PlanFile], folder: Path, **options: bool) -> Bundled:
+def plans_of(loaded: loading.Loaded) -> dict[str, PlanFile]:
+    """The plans of these layers."""
+    return {name: planned(loaded, name, wide) for name, wide in layers_of(loaded).items()}
+
+
+def bundled(plans: Mapping[str, PlanFile], folder: Path) -> Bundled:
     """A bundle of the plans."""
     tasks = [(name, plan) for name, plan in plans.items() if name != BASE]
-    return bundle(BundleRequest(plans[BASE], check_plans(plans[BASE], tasks), folder, CPU, notify=print, **options))
+    return bundle(BundleRequest(plans[BASE], check_plans(plans[BASE], tasks), folder, CPU, notify=print))
 
 
 def counted(served: ServedModel) -> tuple[int, int]:
@@ -150,7 +155,7 @@ def _logits(model: torch.nn.Module, prompt: torch.Tensor) -> bytes:
 def proof(profile: Profile, switches: int, folder: Path) -> None:
     """Print what was measured, line by line."""
     loaded = loading.load(profile.model, CPU, print)
-    plans = plans_of(loaded, (WIDE, NARROW))
+    plans = plans_of(loaded)
     print("\n".join(bundled(plans, folder / "bundle").lines()))
     alone = {name: folder / name for name in plans}
     for name, plan in plans.items():
@@ -164,31 +169,41 @@ def proof(profile: Profile, switches: int, folder: Path) -> None:
     print(f"under {THREADS} threads: {done:,} switches, {wrong} outputs were not bit for bit those of the plan alone")
 
 
-def rounding(profile: Profile, folder: Path) -> None:
-    """Two calibrated plans: what a task stores with its own rounding and with the base's, and the KL of both on held-out sequences."""
-    session = Session(profile.model_copy(update={"formats": ("qint4:gptq", "qint2:gptq")}), print)
-    chosen = session.calibration_set
-    calibration = CalibrationSet(
-        sequences_sha256=chosen.sha256,
-        sequences=tuple(" ".join(map(str, sequence.ids)) for sequence in chosen.sequences),
-        batch=session.calibration_batch,
-        damping=session.profile.calibration.damping,
-    )
-    plans = plans_of(session.variants.loaded, ("qint4:gptq", "qint2:gptq"), calibration)
-    held_out = session.held_out
-    weights = resample_weights(len(held_out.sequences), 2000, 0)
-    for label, keep in (("own rounding", False), ("the base's rounding", True)):
-        made = bundled(plans, folder / label, keep_rounding=keep)
-        served = serve.load(made.folder)
-        for task in made.record.tasks:
-            batches = sequences.batches(held_out, profile.sensitivity.batch, CPU)
-            with served.precision(task.name):
-                nats = kl.whole(session.variants.reference, served.model, batches, len(held_out.sequences))
-            found = bootstrap_ratio(weights, torch.tensor(nats).double().numpy(), torch.tensor(held_out.sequence_tokens).double().numpy())
+def rounding(profile: Profile) -> None:
+    """Plans rounded in sequence: what a task stores with its own rounding and with the base's, and the KL of both on held-out sequences."""
+    session = Session(profile.model_copy(update={"formats": CALIBRATED}), print)
+    variants, modules = session.variants, structure.quantizable_modules(session.variants.loaded.model)
+    formats = {
+        name: {module: CALIBRATED[layer not in wide] for module, layer in modules.items()}
+        for name, wide in layers_of(variants.loaded).items()
+    }
+    made = {name: variants.in_sequence(name, chosen).weights for name, chosen in formats.items()}
+    for task in list(formats)[1:]:
+        other = {module for module, chosen in formats[task].items() if chosen != formats[BASE][module]}
+        reached = {module for module, weight in made[task].items() if module in other or not _same(weight, made[BASE][module])}
+        mixed = {module: made[task if module in other else BASE][module] for module in modules}
+        for label, stored, weights in (("own rounding", reached, made[task]), ("the base's rounding", other, mixed)):
+            found, n = _kl(session, f"{task}, {label}", formats[task], weights)
+            size = sum(made[task][module].stored_bytes for module in stored)
+            ends = f"{found.low:.4g} to {found.high:.4g}"
             print(
-                f"{label}, {task.name}: {len(task.modules)} of {len(plans[BASE].plan.assignment)} modules, {task.stored_bytes:,} bytes; "
-                f"KL {found.value:.4g} ({found.low:.4g} to {found.high:.4g}) nats/token, n = {len(nats)} sequences"
+                f"{task}, {label}: stores {len(stored)} of {len(modules)} modules, {size:,} bytes; KL {found.value:.4g} ({ends}), n = {n}"
             )
+        whole = sum(weight.stored_bytes for weight in made[task].values())
+        print(f"{task}: {whole:,} bytes in all its modules")
+
+
+def _same(one: Packed, other: Packed) -> bool:
+    parts = zip(vars(one.parts()).values(), vars(other.parts()).values(), strict=True)
+    return all(torch.equal(here, there) for here, there in parts)
+
+
+def _kl(session: Session, name: str, formats: Mapping[str, str], weights: Mapping[str, Packed]) -> tuple[Estimate, int]:
+    held_out = session.held_out
+    session.variants.define_stored(name, formats, StoredWeights(dict(weights)))
+    nats = kl.whole(session.variants.reference, session.variants.model(name), session.held_out_batches(), len(held_out.sequences))
+    drawn = resample_weights(len(nats), 2000, 0)
+    return bootstrap_ratio(drawn, np.array(nats), np.array(held_out.sequence_tokens, dtype=np.float64)), len(nats)
 
 
 def main() -> None:
@@ -200,7 +215,7 @@ def main() -> None:
     profile = profile_files.load(given.profile)
     with tempfile.TemporaryDirectory() as folder:
         if given.rounding:
-            rounding(profile, Path(folder))
+            rounding(profile)
         else:
             proof(profile, given.switches, Path(folder))
 

@@ -13,7 +13,7 @@ def test_an_unquantized_model_has_one_plan_and_computes_in_float32_on_a_cpu() ->
     served = serve.load("embedded:tiny")
     assert (served.name, served.tasks, served.task) == ("tiny", ("base",), "base")
     assert served.model.dtype == torch.float32
-    assert served.tokenizer.decode(served.tokenizer("two dogs")["input_ids"], skip_special_tokens=True).strip() == "two dogs"
+    assert str(served.tokenizer.decode(served.tokenizer("two dogs")["input_ids"], skip_special_tokens=True)).strip() == "two dogs"
 
 
 def test_resident_bytes_are_those_of_the_weights_and_buffers_counted_once() -> None:

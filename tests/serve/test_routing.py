@@ -18,7 +18,7 @@ from bitzones.schema.errors import PlanError, TaskError
 from bitzones.serve import classifier
 from bitzones.serve.bundle_request import check_router
 from bitzones.serve.router_record import Classifier, Router, Rule
-from bitzones.serve.routing import ByRecord, read_router, read_routes
+from bitzones.serve.routing import ByRecord, Routes, read_router, read_routes
 from bitzones.serve.served_model import Routed
 from bitzones.stats.intervals import wilson_interval
 
@@ -114,9 +114,7 @@ def test_the_embedded_tasks_are_told_apart_on_prompts_that_were_not_trained_on()
     assert sum(router.classifier.trained_on.values()) == len(trained)
 
 
-def read_routes_of(text: str, place: Path | None = None) -> classifier.Routes:
-    from bitzones.serve.routing import Routes
-
+def read_routes_of(text: str, place: Path | None = None) -> Routes:
     if place is None:
         return Routes()
     place.write_text(text, encoding="utf-8")

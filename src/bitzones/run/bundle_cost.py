@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ from bitzones.search import local_search
 from bitzones.serve import bundle_record, served_loader
 from bitzones.serve.bundle_record import BASE, Bundle
 from bitzones.serve.cost_record import BundleCost, OnePlan, TaskAccuracy, TaskCost
+from bitzones.serve.served_loader import ComputeDtype
 from bitzones.serve.served_model import ServedModel
 from bitzones.stats.bootstrap import bootstrap_p, bootstrap_ratio, resample_weights, weighted_ratio
 from bitzones.stats.intervals import wilson_interval
@@ -71,7 +73,7 @@ def measure(folder: Path, run_file: RunFile, notify: Notify = lambda message: No
     session = Session(run_file.run.profile, notify)
     if session.variants.loaded.sha256 != record.model_sha256:
         raise ModelError(f"the model of the run is not the bundle's: SHA-256 {session.variants.loaded.sha256[:12]}...")
-    dtype = str(session.variants.compute_dtype).removeprefix("torch.")
+    dtype = cast("ComputeDtype", str(session.variants.compute_dtype).removeprefix("torch."))
     served = served_loader.load(folder, str(session.device), compute_dtype=dtype, notify=notify)
     stored, base_stored = _stored_bytes(folder, record)
     one_plan = _one_plan(session, swept[0], stored, notify)
@@ -100,7 +102,7 @@ def measure(folder: Path, run_file: RunFile, notify: Notify = lambda message: No
 def _check_names(record: Bundle, run_file: RunFile) -> None:
     """Before a model is loaded."""
     profile = run_file.run.profile
-    known = [found.name for found in (*profile.tasks, *profile.domains)]
+    known = [*(task.name for task in profile.tasks), *(domain.name for domain in profile.domains)]
     if odd := [task.name for task in record.tasks if task.name not in known]:
         raise PlanError(
             f"task {odd[0]!r} of the bundle is no task or domain of the run ({', '.join(known)}): its quality cannot be measured"

@@ -79,4 +79,5 @@ def _rate(model: PreTrainedModel, ids: torch.Tensor) -> float:
         ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, pad_token_id=0
     )
     devices.synchronize(model.device)
-    return (made.shape[1] - ids.shape[1]) / (perf_counter() - started)
+    tokens: int = made.shape[1] - ids.shape[1]
+    return tokens / (perf_counter() - started)

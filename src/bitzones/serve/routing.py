@@ -137,5 +137,6 @@ class _Weights:
             places = np.fromiter(counts, dtype=np.int64)
             weights = (1 + np.log(np.fromiter(counts.values(), dtype=np.float64))) * self._idf[places]
             logits = logits + self._coefficients[:, places] @ (weights / np.linalg.norm(weights))
-        shares: NDArray[np.float64] = np.exp(logits - logits.max())
-        return shares / shares.sum()
+        odds = np.exp(logits - logits.max())
+        shares: NDArray[np.float64] = odds / odds.sum()
+        return shares

@@ -96,9 +96,10 @@ def read_module(like: torch.nn.Module, tensors: Mapping[str, torch.Tensor], bits
     """
     assert isinstance(like, torch.nn.Linear)
     dtype = tensors["input_scale"].dtype if "input_scale" in tensors else like.weight.dtype
-    empty = torch.nn.Linear(like.in_features, like.out_features, bias=like.bias is not None, device="meta", dtype=dtype)
-    made = quanto.QLinear.from_module(empty, weights=f"qint{bits}")
-    given = {**tensors, **({} if like.bias is None else {"bias": like.bias})}
+    bias = like._parameters["bias"]
+    empty = torch.nn.Linear(like.in_features, like.out_features, bias=bias is not None, device="meta", dtype=dtype)
+    made: torch.nn.Module = quanto.QLinear.from_module(empty, weights=f"qint{bits}")
+    given = {**tensors, **({} if bias is None else {"bias": bias})}
     try:
         left = made.load_state_dict(given, strict=False, assign=True)
     except (KeyError, ValueError, RuntimeError, AssertionError) as error:
