@@ -32,7 +32,7 @@ from bitzones.run.session import Session
 from bitzones.schema.canary_record import CanaryPrompt, CanaryRecord, Predicted, TrafficRecord, TrafficSequence
 from bitzones.schema.errors import ModelError, TaskError
 from bitzones.schema.run_record import Run
-from bitzones.serve.loading import load as load_served
+from bitzones.serve.served_loader import load as load_served
 from bitzones.stats.bootstrap import bootstrap_mean
 
 __all__ = ["PROMPTS", "SHORTEST", "TOP", "made", "traffic_of"]

@@ -31,7 +31,7 @@ from bitzones.run.canary_maker import traffic_of
 from bitzones.run.session import FLOAT_BYTES, LOGITS_BYTES, Session
 from bitzones.schema.canary_record import CanaryRecord, TrafficSequence
 from bitzones.schema.errors import ArgumentError, ModelError, NonFiniteError
-from bitzones.serve.loading import load as load_served
+from bitzones.serve.served_loader import load as load_served
 from bitzones.serve.served_model import ServedModel
 from bitzones.stats.bootstrap import bootstrap_mean
 from bitzones.stats.e_process import AboveBound
