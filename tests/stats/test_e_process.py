@@ -58,7 +58,7 @@ def test_a_round_drawn_without_replacement_is_no_better_than_fair() -> None:
     assert np.mean(ends) < 1
 
 
-@pytest.mark.parametrize("spread", [0.1, 1.0, 2.0])
+@pytest.mark.parametrize("spread", [0.3, 2.0])
 def test_within_the_bound_alarms_are_rarer_than_alpha_over_the_whole_time(spread: float) -> None:
     """200 watches of 30 rounds of 20 numbers, at the bound itself and skewed: at most alpha = 0.1 of them ever raise an alarm."""
     rng = np.random.default_rng(0)
