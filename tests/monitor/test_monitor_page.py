@@ -75,7 +75,7 @@ def test_markdown_has_a_table_for_each_part() -> None:
         "# Watch of http&#58;//host", "## Canary", "## Missing answers", "## Requests", "## Shadow", "## Thresholds of activations",
     ]  # fmt: skip
     assert re.search(r"\| the plan's record +\| +50 \| +0.002 \| +0.0001 \| +40.0 \| +7.6 \| +\*\*yes\*\* \|", text)
-    assert re.search(r"\| characters +\| +90 \| +9 \| +80 \| +0.25 \| +p < 0.0001 \| +\*\*yes\*\* \|", text)
+    assert re.search(r"\| characters +\| +90 \| +9 \| +80 \| +0.25 \| +< 0.0001 \| +\*\*yes\*\* \|", text)
     assert re.search(r"\| law +\| +30 \| +900 \| +0.2 \[0.1, 0.3\] \| +0.06 \| +9.0 \| +\*\*yes\*\* \|", text)
     assert re.search(r"\| law +\| \*\*does not hold\*\* +\| 1 +\| 1, 2 +\| 2 \(3.5 to 4.5\) +\|", text)
     assert "40 tries beyond the first, 1 checks stopped" in text

@@ -141,7 +141,8 @@ def _window(last: DriftWindow) -> str:
 def _feature(item: DriftFeature) -> tuple[str, ...]:
     medians = (ABSENT if value is None else four_digits(value) for value in (item.typical, item.expected))
     drifted = "**yes**" if item.drifted else "no"
-    return item.name, str(item.requests), *medians, f"{item.distance:.2f}", p_value(item.p_adjusted).removeprefix("p = "), drifted
+    p = p_value(item.p_adjusted).removeprefix("p = ").removeprefix("p ")
+    return item.name, str(item.requests), *medians, f"{item.distance:.2f}", p, drifted
 
 
 def shadow(found: Overview) -> str:

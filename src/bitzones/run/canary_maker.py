@@ -25,6 +25,7 @@ from bitzones.data.special_tokens import tokens
 from bitzones.deploy import in_memory
 from bitzones.deploy.export_request import silent
 from bitzones.deploy.plan_file import PlanFile
+from bitzones.deploy.prepared import no_bars
 from bitzones.evaluation import kl
 from bitzones.monitor.canary_watch import now
 from bitzones.monitor.deviation import Listed, deviation
@@ -104,7 +105,8 @@ def made(
         NonFiniteError: a logit is NaN or infinite.
     """
     session = Session(run.profile, notify)
-    variants = session.variants
+    with no_bars():
+        variants = session.variants
     if run.model is None or variants.loaded.sha256 != run.model.sha256:
         raise ModelError(f"model {run.profile.model.source!r} is not the one that the run measured: its weights have another SHA-256")
     notify("quantizing by the plan" if plan is not None else f"loading {served}")

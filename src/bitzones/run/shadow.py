@@ -20,6 +20,7 @@ from bitzones.analysis.reader import read_run
 from bitzones.data.encoding import positions
 from bitzones.data.sequences import SequenceSet, TokenSequence, batches
 from bitzones.data.special_tokens import tokens
+from bitzones.deploy.prepared import no_bars
 from bitzones.evaluation import kl
 from bitzones.models import text_config
 from bitzones.monitor import request_drift
@@ -137,7 +138,9 @@ def _computed(
     """What both models say of the requests that they can read, and how many they cannot."""
     measured = read_run(run).run
     session = Session(measured.profile, notify)
-    if measured.model is None or session.variants.loaded.sha256 != measured.model.sha256:
+    with no_bars():
+        loaded = session.variants.loaded
+    if measured.model is None or loaded.sha256 != measured.model.sha256:
         raise ModelError(f"model {measured.profile.model.source!r} is not the one that the run measured: its weights have another SHA-256")
     served = load_served(folder, device, notify=notify)
     if text_config.vocabulary(served.model) != text_config.vocabulary(session.variants.reference):
