@@ -157,14 +157,14 @@ def proof(profile: Profile, switches: int, folder: Path) -> None:
     loaded = loading.load(profile.model, CPU, print)
     plans = plans_of(loaded)
     print("\n".join(bundled(plans, folder / "bundle").lines()))
-    alone = {name: folder / name for name in plans}
-    for name, plan in plans.items():
-        quanto_checkpoint.apply(ExportRequest(plan, alone[name], CPU))
     served = serve.load(folder / "bundle")
     base, extra = counted(served)
     print(f"resident bytes: {served.resident_bytes:,}; base {base:,} + what differs {extra:,} = {base + extra:,}")
     timed = bundle_speed.switching(served, 0)
     print(f"switch: median {timed.median_s * 1e6:.1f} us, 99th percentile {timed.p99_s * 1e6:.1f} us, n = {timed.n:,}")
+    alone = {name: folder / name for name in plans}
+    for name, plan in plans.items():
+        quanto_checkpoint.apply(ExportRequest(plan, alone[name], CPU))
     done, wrong = under_load(served, alone, switches)
     print(f"under {THREADS} threads: {done:,} switches, {wrong} outputs were not bit for bit those of the plan alone")
 
