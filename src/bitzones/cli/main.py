@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from bitzones import __version__
-from bitzones.cli import bundle_command, duet, regression, serve_command, tune_command
+from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
@@ -259,6 +259,7 @@ def release(
 
 regression.register(app)
 duet.register(app)
+monitor_command.register(app)
 
 
 @app.command()
