@@ -7,7 +7,6 @@ system, which ends with the process, however it ends.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -208,6 +207,8 @@ def opened(path: Path, *, alone: bool = True) -> Iterator[State]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    import fcntl  # noqa: PLC0415  # not on every system, and this module is imported with the package
+
     place = path.with_name(f"{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
