@@ -3,6 +3,7 @@
 #     docker build -t bitzones .
 #     docker run --rm --gpus all -v "$PWD/out:/out" bitzones run mistral-7b -o /out
 #     docker run --rm --gpus all -v "$PWD/out:/out" bitzones pytest bench/ --benchmark-json=/out/run.json
+#     docker run --rm --read-only --tmpfs /tmp -v "$PWD/out:/out" -p 127.0.0.1:8000:8000 -e BITZONES_API_KEY bitzones serve /out/bundle --host 0.0.0.0
 #
 # It runs with a read-only root (--read-only --tmpfs /tmp), without a network once the model is under /out, and on the CPU if there is no GPU.
 # USER_ID must be able to write to /out; --user "$(id -u)" selects another user.
@@ -33,7 +34,7 @@ ARG TORCH=torch
 RUN python3 -m venv --system-site-packages /opt/bitzones \
     && pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
     && wheel=$(echo /wheels/bitzones-*.whl) \
-    && pip install --no-cache-dir "${wheel}[measure,gpu]" "${TORCH}" \
+    && pip install --no-cache-dir "${wheel}[measure,gpu,serve,monitor]" "${TORCH}" \
     && TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST}" bitzones doctor --build
 
 FROM ${RUNTIME_IMAGE}

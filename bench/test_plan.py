@@ -15,6 +15,11 @@ def test_tuning(cell, session, tuned):
     record.measure(session.search, lambda _found: session.tune(record.progress))
 
 
+def test_slices(cell, session, by):
+    record = cell("slices", session.reference_id, detail=by)
+    record.measure(session.search, lambda _found: session.slices(record.progress))
+
+
 def test_plans(cell, session):
     record = cell("plans", session.reference_id)
     record.measure(lambda: (session.search(), session.held_out), lambda _made: session.compare(record.progress))

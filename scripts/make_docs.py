@@ -58,6 +58,8 @@ THRESHOLDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Zones", "analysis.zones", ("SPLIT_HALF_RESAMPLES", "SPLIT_HALF_AGREEMENT")),
     ("Plan", "analysis.marginal_costs", ("RESAMPLED_GAP",)),
     ("Plan", "allocation.time_cost", ("NO_GAIN",)),
+    ("Plans by task", "stats.share_contrasts", ("LEAST_PERMUTATIONS", "FINEST")),
+    ("Plans by task", "analysis.slice_crossing", ("FINEST",)),
     ("Rules of thumb and attention", "analysis.heuristics", ("MOSTLY", "SLIGHT", "USEFUL")),
     ("Rules of thumb and attention", "analysis.attention", ("CONCENTRATED", "FLAT", "STANDARD_ERRORS", "MEDIAN_LAYERS", "HEAVY_TAILS")),
     ("Calibrated rounding", "rounding.gptq", ("DAMPING", "SHRINKS", "REFITS", "TOWARDS", "CLIPPED", "BLOCK")),

@@ -17,6 +17,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from bitzones.analysis.plan import Plan
 from bitzones.analysis.results import Analysis
+from bitzones.schema.activation_record import ThresholdReading
+from bitzones.schema.canary_record import CanaryRecord
 from bitzones.schema.cells import Cell
 from bitzones.schema.duet_record import DuetFile
 from bitzones.schema.run_record import Run
@@ -29,6 +31,8 @@ ROOTS: tuple[tuple[str, str, Any], ...] = (
     ("duet.json", "Two environments measured in turn (`bitzones duet`).", DuetFile),
     ("analysis.json", "Everything that was decided.", Analysis),
     ("plan.json", "What applying a plan needs.", Plan),
+    ("canary.json", "What a served model is held against (`bitzones canary`).", CanaryRecord),
+    ("activations.json", "Thresholds of activations of a model in use (`bitzones.watch_activations`).", ThresholdReading),
 )
 
 

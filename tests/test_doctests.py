@@ -28,6 +28,9 @@ NEEDED = {
     "bitzones.deploy.mlx_engine": "mlx",
     "bitzones.evaluation.harness_model": "lm_eval",
     "bitzones.evaluation.harness_scoring": "lm_eval",
+    "bitzones.monitor.completions": "httpx",
+    "bitzones.monitor.prometheus_metrics": "prometheus_client",
+    "bitzones.serve.http": "fastapi",
 }
 """Modules that import a package of an extra, which need not be installed."""
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,7 +14,7 @@ import bitzones
 from bitzones.cli.main import app
 from bitzones.schema import profile_files
 
-COMMANDS = ("run", "collect", "show", "verify", "apply", "export", "doctor", "profiles")
+COMMANDS = ("run", "collect", "show", "verify", "apply", "export", "serve", "doctor", "profiles")
 
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,9 @@ def test_every_command_has_help(name: str) -> None:
     done = CliRunner().invoke(app, [name, "--help"])
     assert done.exit_code == 0
     assert f"{name} [OPTIONS]" in done.output
-    assert (": bitzones" in done.output and "Example" in done.output) == (name in {"run", "collect", "show", "verify", "apply", "export"})
+    assert (": bitzones" in done.output and "Example" in done.output) == (
+        name in {"run", "collect", "show", "verify", "apply", "export", "serve"}
+    )
 
 
 def test_no_command_shows_the_help() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +128,71 @@ def test_tasks_alone_give_what_they_gave_without_any_text() -> None:
     _ = made.held_out
     assert [record.parts[0].origin for record in made.texts.values()] == ["train splits of science_mini"] * 2
     assert made.texts["held_out"].documents == len(made.held_out.sequences)
+
+
+def by(kind: str, **sections: Any) -> Profile:
+    two = ({"name": "science_mini"}, {"name": "word_problems_mini"})
+    return profile(**{"tasks": two, "plans": {"by": kind}, "formats": ("qint8", "qint4"), **sections})
+
+
+def test_every_task_has_enough_sequences_for_an_interval_and_each_has_its_own() -> None:
+    made = sets(by("task", sensitivity={"tokens": 40}, held_out={"tokens": 40}))
+    for name, chosen in (("sensitivity", made.sensitivity), ("held_out", made.held_out)):
+        found = made.by_slice(name)  # type: ignore[arg-type]
+        assert {task: len(places) for task, places in found.items()} == {"science_mini": 20, "word_problems_mini": 20}
+        assert sorted(place for places in found.values() for place in places) == list(range(len(chosen.sequences)))
+        for task, places in found.items():
+            assert {row.task for row in chosen.of(places).sequences} == {task}
+    first, second = (
+        TOKENIZER.decode(made.sensitivity.sequences[made.by_slice("sensitivity")[task][0]].ids) for task in made.by_slice("sensitivity")
+    )
+    assert first.rsplit(" ", 1)[1].isalpha(), "a question that is answered in words"
+    assert second.rsplit(" ", 1)[1].isdigit(), "a problem with a number"
+
+
+def test_a_set_that_is_large_enough_is_that_of_a_run_with_one_plan() -> None:
+    wide = {"sensitivity": {"tokens": 9000}, "held_out": {"tokens": 9000}}
+    one, each = (sets(by("task", **wide, plans=plans)) for plans in ({}, {"by": "task"}))
+    assert one.by_slice("sensitivity") == {}
+    assert (one.sensitivity, one.held_out) == (each.sensitivity, each.held_out)
+
+
+def test_every_source_has_enough_sequences_and_their_names() -> None:
+    mixture = ({"source": "a", "share": 0.2}, {"source": "tasks", "share": 0.6}, {"source": "random", "share": 0.2})
+    domains = ({"name": "letters", "source": "a", "tokens": 64, "window": 64},)
+    said = list[str]()
+    chosen = by("domain", sensitivity={"tokens": 300, "text": mixture}, held_out={"tokens": 300}, domains=domains)
+    made = SequenceSets(chosen, TOKENIZER, tasks.of_profile(chosen), tiny_models.llama(), {"a": texts("a")}, said.append, writer=written)
+    found = made.by_slice("held_out")
+    assert {name: len(places) for name, places in found.items()} == {"letters": 20, "tasks": 20, "random": 20}
+    assert all(TOKENIZER.decode(row.ids[1:3]).startswith("a") for row in made.held_out.of(found["letters"]).sequences[:1])
+    assert any("held_out.tokens" in line and "letters 20, tasks 20, random 20" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        ("domain", texts("a")[:2], "sensitivity.tokens .*: a gives 4 sequences where 20 are needed: .*give more text"),
+        ("task", [], "sensitivity.tokens: the train splits give .* of mine where 20 are needed"),
+    ],
+)
+def test_text_that_is_too_short_for_a_slice_is_refused_in_one_line(kind: str, given: list[str], said: str, tmp_path: Path) -> None:
+    rows = [{"ID": f"n{n}", "Body": f"Tom had {n} pens.", "Question": "How many?", "Answer": str(n)} for n in range(14)]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    named = ({"name": "science_mini"}, {"name": "mine", "path": str(path), "limit": 4})
+    text = {"text": ({"source": "a"}, {"source": "tasks"})} if kind == "domain" else {}
+    with pytest.raises(TaskError, match=said) as error:
+        _ = sets(by(kind, tasks=named, sensitivity={"tokens": 40, **text}), a=given).sensitivity
+    assert "\n" not in str(error.value)
+
+
+def test_a_task_without_a_train_split_has_no_plan_of_its_own() -> None:
+    class Documents:
+        prompts, has_training = frozenset[str](), False
+
+    chosen = by("task")
+    scored = {**tasks.of_profile(chosen), "pages": Documents()}
+    made = SequenceSets(chosen, TOKENIZER, scored, tiny_models.llama(), {}, writer=written)
+    with pytest.raises(TaskError, match=r"plans\.by = task: task pages has no train split to make its plan from"):
+        made.check()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import make_slices
 import pytest
 from make_run import hostile, planned, run_dict, small, write
 
@@ -191,4 +192,21 @@ def test_it_can_be_read_on_a_phone_and_printed(browser: Any, address: str) -> No
     assert visit.page.locator("#chart-map svg").bounding_box()["width"] <= 390
     visit.page.emulate_media(media="print")
     assert not visit.page.locator(".tools").first.is_visible()
+    assert visit.said == []
+
+
+@pytest.mark.browser
+def test_the_map_of_layers_by_tasks_can_be_switched(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    found = analyse(read_run(write(tmp_path, run_dict(make_slices.sliced(each=20), make_slices.sliced_profile()))))
+    path.write_text(page(found), encoding="utf-8")
+    visit = Visit(browser, path.as_uri())
+    place = visit.page.locator("#chart-slices")
+    place.scroll_into_view_if_needed()
+    place.locator("svg text", has_text="word_problems_mini").first.wait_for()
+    assert place.locator("svg text", has_text="\u2260").count() == 2 + 1, "both layers that depend, and the legend"
+    before = visit.page.evaluate("window.bitzonesDrawn")
+    visit.page.select_option("select[data-chart=slices]", label="Share of the sensitivity")
+    visit.drawn(before + 1)
+    assert place.locator("svg path[fill='#6d1020']").count() == 3, "the most sensitive layer of all, and of each task"
     assert visit.said == []

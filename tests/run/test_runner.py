@@ -17,6 +17,7 @@ import tiny_models
 import torch
 
 from bitzones.analysis.results import repeatable
+from bitzones.deploy.plan_file import read_plan
 from bitzones.run import runner
 from bitzones.schema.errors import MeasureError
 
@@ -355,3 +356,41 @@ def test_benches_are_found_in_a_checkout_and_their_absence_is_said(monkeypatch: 
     monkeypatch.setattr(runner, "__file__", "/nowhere/bitzones/run/runner.py")
     with pytest.raises(MeasureError, match="benches are missing"):
         runner.bench_folder()
+
+
+def test_a_run_by_task_adds_plans_to_the_cells_of_a_run(good: Run, place: Path) -> None:
+    by_task = Run(place / "by-task", bitzones("run", "good.toml", "--by-task", "-o", "by-task", folder=place))
+    assert by_task.done.code == 0, by_task.done.err
+    assert {path.name for path in by_task.folder.iterdir()} == REPORT | {"plans"}
+    tasks = {"science_mini", "word_problems_mini"}
+    plans = {path.stem: read_plan(path).plan for path in (by_task.folder / "plans").iterdir()}
+    assert {name: plan.name for name, plan in plans.items()} == {task: task for task in tasks}
+    (line,) = (line for line in by_task.done.out.splitlines() if line.startswith("Plans by task: "))
+    assert "one plan serves all" in line or "a plan of its own is recommended for" in line
+
+    one, each = (
+        {(cell["kind"], cell["variant"], cell.get("task")): cell for cell in (b["extra_info"]["bitzones"] for b in run["benchmarks"])}
+        for run in (good.read("run.json"), by_task.read("run.json"))
+    )
+    assert ("slices", "bf16", None) in each.keys() - one.keys()
+    assert {key[1] for key in each.keys() - one.keys()} <= {"bf16", *(f"plan:{task}" for task in tasks)}
+    assert one.keys() <= each.keys(), "every cell of a run with one plan"
+    by_name = {plan["name"]: plan["origin"] for plan in each["plans", "bf16", None]["plans"]}
+    assert {name for name, origin in by_name.items() if origin == "slice"} <= {f"plan:{task}" for task in tasks}
+    counts = {item["name"]: len(item["sensitivity"]) for item in each["slices", "bf16", None]["slices"]}
+    assert all(count >= 20 for count in counts.values()), "the profile asks for fewer"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--by-domain",), "plans.by = domain: a plan for each domain needs at least two sources in [[sensitivity.text]]"),
+        (("--by-task",), "plans.by = task: a plan for each task needs at least two [[tasks]]; this profile has 'science_mini' only"),
+    ],
+)
+def test_a_profile_that_cannot_be_taken_apart_is_refused_in_one_line(place: Path, arguments: tuple[str, ...], said: str) -> None:
+    text = (place / "good.toml").read_text(encoding="utf-8")
+    alone = text.replace('[[tasks]]\nname = "word_problems_mini"\nlimit = 4', "")
+    (place / "alone.toml").write_text(alone, encoding="utf-8")
+    assert said in one_line(bitzones("run", "alone.toml", *arguments, "-o", "refused", folder=place))
+    assert not (place / "refused").exists()

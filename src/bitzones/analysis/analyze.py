@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from bitzones.allocation import knapsack, time_cost
 from bitzones.analysis import (
@@ -22,11 +23,14 @@ from bitzones.analysis import (
     zones,
 )
 from bitzones.analysis import plan_ranking as plans
-from bitzones.analysis.plan import PlanAccuracy
+from bitzones.analysis.plan_builder import with_accuracy
 from bitzones.analysis.plan_verdicts import RuleAudit
 from bitzones.analysis.reader import RunFile, one_line, read_run
 from bitzones.analysis.results import Analysis, CalibratedFormats, Decision, Failure, Took
+from bitzones.analysis.slice_figures import SlicesReading
+from bitzones.analysis.slice_reading import SliceCells, read_slices
 from bitzones.analysis.task_answers import Accuracy
+from bitzones.schema import slices
 from bitzones.schema.cells import FailedCell
 from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.errors import PlanError, RunFileError
@@ -38,6 +42,7 @@ from bitzones.schema.profile import PLAN, TUNED, variant_formats
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 from bitzones.schema.run_record import Run
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
+from bitzones.schema.slices_cell import SlicesCell
 from bitzones.schema.tuning_cells import TuningCell
 
 __all__ = ["RunFile", "analyse", "read_run"]
@@ -51,6 +56,7 @@ class _Found:
     fisher: FisherCell | None
     search: SearchCell | None
     plans: PlansCell | None
+    slices: SlicesCell | None
     tuning: TuningCell | None
     times: UnitLatencyCell | None
     layers: LayersCell | None
@@ -62,12 +68,16 @@ class _Found:
             return self.search.found.units
         return next((plan.units for plan in self.plans.plans if plan.origin == "search"), None) if self.plans else None
 
-    def answered_as(self, units: dict[str, str], baselines: Iterable[str]) -> str | None:
-        """The variant that is quantized by a plan: the searched one, or the best plan of a baseline origin; None if there is none."""
-        if self.planned == units:
-            return PLAN
+    def answering(self, baselines: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Variant -> its plan: the searched one, the best plan of each baseline origin, and those by task or text domain."""
+        found = {} if self.planned is None else {PLAN: self.planned}
         made = ((name, self.plans.best_of(name)) for name in baselines) if self.plans else ()
-        return next((name for name, plan in made if plan is not None and plan.units == units), None)
+        found |= {name: plan.units for name, plan in made if plan is not None}
+        return found | {slices.variant(item.name): item.search.found.units for item in (self.slices.slices if self.slices else ())}
+
+    def answered_as(self, units: dict[str, str], baselines: Iterable[str]) -> str | None:
+        """The variant that is quantized by a plan; None if there is none."""
+        return next((name for name, plan in self.answering(baselines).items() if plan == units), None)
 
 
 def _found(run_file: RunFile, reference: str) -> _Found:
@@ -76,6 +86,7 @@ def _found(run_file: RunFile, reference: str) -> _Found:
         fisher=next(iter(run_file.of(FisherCell)), None),
         search=next(iter(run_file.of(SearchCell)), None),
         plans=next(iter(run_file.of(PlansCell)), None),
+        slices=next(iter(run_file.of(SlicesCell)), None),
         tuning=next(iter(run_file.of(TuningCell)), None),
         times=next(iter(run_file.of(UnitLatencyCell)), None),
         layers=next((cell for cell in run_file.of(LayersCell) if cell.variant == reference), None),
@@ -109,8 +120,6 @@ def _took(run_file: RunFile) -> tuple[Took, ...]:
 def _decided(
     run_file: RunFile,
     measured: layer_sensitivity.Measured | None,
-    formats: tuple[str, ...],
-    reference: str,
     chosen: plans.Chosen | None,
     found: _Found,
 ) -> tuple[Decision | None, str | None]:
@@ -118,20 +127,30 @@ def _decided(
     if measured is None:
         return None, _without_sweep(run_file)
     try:
-        menu = _menu(run_file.run, measured, formats, reference, found)
+        menu = _menu(run_file.run, measured, found)
         return _with_weights(zones.decide(measured, menu, run_file.run, chosen, found.search), found), None
     except PlanError as error:
         return None, one_line(f"the budget cannot be met; {error}")
 
 
-def _menu(run: Run, measured: layer_sensitivity.Measured, formats: tuple[str, ...], reference: str, found: _Found) -> knapsack.Menu:
-    """What the measurements offer, with times where the budget is one.
+def _menu(run: Run, measured: layer_sensitivity.Measured, found: _Found) -> knapsack.Menu:
+    """What the budget chooses from.
 
     Raises:
-        PlanError: it is one, and a unit was not timed.
+        PlanError: the budget is one of time, and the units were not timed.
     """
-    menu = knapsack.menu_of(measured.cell, formats, reference)
+    menu = knapsack.menu_of(measured.cell, measured.formats, REFERENCE_NAMES[run.profile.model.dtype])
     return menu if run.profile.budget.latency is None else time_cost.timed_menu(menu, found.times)
+
+
+def _slices(run_file: RunFile, found: _Found, decision: Decision | None, answered: Sequence[Accuracy]) -> SlicesReading | None:
+    """Plans by task or text domain; None where there are none, or no plan for all beside them."""
+    if found.slices is None or found.sweep is None or decision is None:
+        return None
+    answering = found.answering(run_file.run.profile.plans.accuracy)
+    cells = SliceCells(found.slices, found.sweep, found.plans, answering, run_file.of(AccuracyCell), answered)
+    formats = tuple(variant_formats(run_file.run.profile).values())[1:]
+    return read_slices(run_file.run, cells, decision, formats, partial(_menu, run_file.run, found=found))
 
 
 def _with_weights(decision: Decision, found: _Found) -> Decision:
@@ -147,12 +166,7 @@ def _with_accuracy(decision: Decision, found: _Found, answered: Iterable[Accurac
     variant = TUNED if tuned else found.answered_as(decision.plan.units, baselines)
     if variant is None:
         return decision
-    measured = tuple(
-        PlanAccuracy(task=item.task, metric=item.metric, n=item.n, share=item.share, verdict=item.against.verdict if item.against else None)
-        for item in answered
-        if item.variant == variant
-    )
-    return decision.model_copy(update={"plan": decision.plan.model_copy(update={"accuracy": measured})})
+    return decision.model_copy(update={"plan": with_accuracy(decision.plan, variant, answered)})
 
 
 def _rules(run: Run, measured: layer_sensitivity.Measured | None, layers: LayersCell | None, decision: Decision | None) -> RuleAudit | None:
@@ -209,11 +223,11 @@ def analyse(run_file: RunFile) -> Analysis:
     scores = fisher_agreement.proxy_scores(found.fisher, resamples, seed) if found.fisher else None
     judged = plans.judge(found.plans, measured, scores, reference, resamples, seed, found.times) if found.plans else None
     chosen = plans.chosen(found.plans, judged, found.search)
-    decision, no_decision = _decided(run_file, measured, formats, reference, chosen, found)
+    decision, no_decision = _decided(run_file, measured, chosen, found)
     plan, answers = decision.plan if decision else None, run_file.of(AccuracyCell)
     documents = run_file.of(PerplexityCell)
     answered = accuracy_verdicts.accuracies(answers, run.variants, reference)
-    within = budget.uniform_within(_menu(run, measured, formats, reference, found), plan.budget) if measured and plan else {}
+    within = budget.uniform_within(_menu(run, measured, found), plan.budget) if measured and plan else {}
     unswept, by_domain = _unswept(run, found.sweep), domains.read_domains(run, run_file.of(DomainCell), judged, within)
     analysis = Analysis(
         bitzones=run.bitzones,
@@ -243,6 +257,7 @@ def analyse(run_file: RunFile) -> Analysis:
         else (),
         plans=judged,
         domains=by_domain,
+        slices=_slices(run_file, found, decision, answered),
         tuning=tuning_gain.read_tuning(run, found.tuning, judged, by_domain) if found.tuning else None,
         search=plans.history(found.search, resamples, seed, profile.plans.rounds) if found.search else None,
         fisher_proxy=fisher_agreement.agreement(scores, measured) if scores and measured else (),

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu
 from bitzones.analysis.layer_sensitivity import Measured
-from bitzones.analysis.plan import Plan, PlanBudget, PlanLatency, PlannedModel, UnitPlan
+from bitzones.analysis.plan import Plan, PlanAccuracy, PlanBudget, PlanLatency, PlannedModel, UnitPlan
 from bitzones.analysis.plan_ranking import Chosen
+from bitzones.analysis.task_answers import Accuracy
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.profile import PLAN
 from bitzones.schema.run_record import CalibrationSet, Run
 from bitzones.schema.sensitivity_cells import SensitivityCell
 
-__all__ = ["plan_of", "unit_plans"]
+__all__ = ["plan_of", "unit_plans", "with_accuracy"]
 
 Integers = NDArray[np.int64]
 
@@ -42,7 +43,7 @@ def plan_of(measured: Measured, menu: Menu, run: Run, choice: Integers, budget: 
         units=dict(zip(menu.units, names, strict=True)),
         assignment=assignment,
         group_sizes=groups,
-        calibration=_calibration(run, names),
+        calibration=_calibration(run, names, chosen.variant if chosen else PLAN),
         sequences_sha256=measured.cell.sequences_sha256,
         profile_sha256=run.profile.sha256,
         versions=dict(run.environment.versions) if run.environment else {},
@@ -77,10 +78,11 @@ def _model(run: Run) -> PlannedModel | None:
     )
 
 
-def _calibration(run: Run, formats: list[str]) -> CalibrationSet | None:
+def _calibration(run: Run, formats: list[str], variant: str) -> CalibrationSet | None:
+    """The calibration set, with the fallbacks of the variant that the plan is, as those of a plan."""
     if run.calibration is None or not any(map(is_calibrated, formats)):
         return None
-    return run.calibration.model_copy(update={"fallbacks": {PLAN: found} if (found := run.calibration.fallbacks.get(PLAN)) else {}})
+    return run.calibration.model_copy(update={"fallbacks": {PLAN: found} if (found := run.calibration.fallbacks.get(variant)) else {}})
 
 
 def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:
@@ -89,6 +91,16 @@ def _latency(menu: Menu, choice: Integers) -> PlanLatency | None:
         return None
     taken = int(menu.nanoseconds[np.arange(len(choice)), choice].sum())
     return PlanLatency(nanoseconds=taken, share=taken / max(1, int(menu.nanoseconds[:, -1].sum())))
+
+
+def with_accuracy(plan: Plan, variant: str, answered: Iterable[Accuracy]) -> Plan:
+    """The plan with the accuracy of the variant that it is."""
+    measured = tuple(
+        PlanAccuracy(task=item.task, metric=item.metric, n=item.n, share=item.share, verdict=item.against.verdict if item.against else None)
+        for item in answered
+        if item.variant == variant
+    )
+    return plan.model_copy(update={"accuracy": measured})
 
 
 def unit_plans(measured: Measured, menu: Menu, choice: Integers, choices: Integers) -> tuple[UnitPlan, ...]:

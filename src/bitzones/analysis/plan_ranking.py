@@ -25,8 +25,9 @@ from bitzones.stats.intervals import Estimate
 
 __all__ = ["HELD_OUT_SEED", "NO_BASELINES", "Chosen", "chosen", "history", "judge"]
 
-NO_BASELINES = ("search", "frontier", "separate")
-"""Origins that are no alternative to the searched plan: itself, plans at other budgets, and its formats rounded another way."""
+NO_BASELINES = ("search", "frontier", "separate", "slice")
+"""Origins that are no alternative to the searched plan: itself, plans at other budgets, its formats rounded another way, and plans for one
+task or text domain only, which `bitzones.analysis.slice_reading` judges."""
 
 HELD_OUT_SEED = 1
 """Added to the seed for held-out sequences, so that their resamples are independent of those of the sensitivity set."""
@@ -47,6 +48,8 @@ class Chosen:
     measured: Estimate | None = None
     sequences: int | None = None
     held_out_sha256: str | None = None
+    variant: str = PLAN
+    """The variant that is quantized by it, or as the searched plan is."""
 
 
 def chosen(cell: PlansCell | None, reading: PlansReading | None, searched: SearchCell | None) -> Chosen | None:

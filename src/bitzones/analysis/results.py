@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from bitzones.analysis.caveat_records import Caveat
 from bitzones.analysis.cost_figures import LatencyFigures, MemoryFigures, PlanTime, ShapeFigures, SlowPath, UnitLatencyFigures
+from bitzones.analysis.decision import Decision
 from bitzones.analysis.domain_figures import DomainsReading
-from bitzones.analysis.plan import Around, Decided, Fused, LayerZone, Plan, SplitHalf, UnitPlan, Zone, ZoneWord
+from bitzones.analysis.plan import Decided
 from bitzones.analysis.plan_verdicts import FisherReading, PlansReading, RuleAudit, SearchReading
 from bitzones.analysis.sensitivity_figures import LayerRank, LayerReading, UnitReading, WholeVariant
+from bitzones.analysis.slice_figures import SlicesReading
 from bitzones.analysis.task_answers import Accuracy, Asked, Likelihood, TaskPerplexity
 from bitzones.analysis.tuning_figures import TuningReading
 from bitzones.schema.profile import Profile
@@ -94,28 +96,6 @@ class Took(Decided):
     """Of all timed cells together, as pytest-benchmark timed them: loading, quantizing and warming up are outside."""
 
 
-class Decision(Decided):
-    """What the budget makes of the sensitivities, and the plan to recommend."""
-
-    plan: Plan
-    units: tuple[UnitPlan, ...]
-    layer_zones: tuple[LayerZone, ...]
-    zones: tuple[Zone, ...]
-    """Only zones that have layers."""
-    around: Around = "reference"
-    """What the resampled plans are solved from: separate sensitivities, or what each change of the plan that the search found would do."""
-    contradicted: tuple[int, ...] = ()
-    """Layers that are SAFE and not wholly at the fewest bits in the plan, or CRITICAL and not wholly at the most."""
-    split_half: tuple[SplitHalf, ...] = ()
-    """Zones from two halves of the sequences: decided as the zones are, and where those are around a plan, from separate sensitivities."""
-    fused: Fused | None = None
-    """What engines that fuse modules make of the plan; null where its units are such groups already, or whole layers."""
-
-    def zone_of(self, layer: int | None) -> ZoneWord | None:
-        """The zone of a layer; None for one that was not swept."""
-        return next((item.zone for item in self.layer_zones if item.layer == layer), None)
-
-
 class CalibratedFormats(Decided):
     """What calibrated formats were rounded on."""
 
@@ -169,6 +149,8 @@ class Analysis(Decided):
     """Whole plans on held-out sequences; null where none were measured."""
     domains: DomainsReading | None = None
     """Perplexity and divergence by domain; null where the profile names none."""
+    slices: SlicesReading | None = None
+    """Plans by task or text domain; absent where the run has none."""
     tuning: TuningReading | None = None
     """What tuning the plan bought; null where none was tuned."""
     search: SearchReading | None
@@ -193,6 +175,12 @@ class Analysis(Decided):
     """Benchmarks in the file that bitzones did not write, and ignores."""
     inconclusive: tuple[Caveat, ...]
     """What these data do not show, in the order of the report."""
+
+    @model_serializer(mode="wrap")
+    def _without_slices(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run without plans by task is written as before there were any."""
+        found: dict[str, Any] = given(self)
+        return {key: value for key, value in found.items() if key != "slices" or value is not None}
 
     @model_validator(mode="after")
     def _decided_or_not(self) -> Analysis:

@@ -8,6 +8,7 @@ from math import isclose
 from typing import TypeVar
 
 from bitzones.allocation.time_cost import plan_ns
+from bitzones.schema import slices
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.cells import Cell, FailedCell
 from bitzones.schema.domain_cell import DomainCell
@@ -17,6 +18,7 @@ from bitzones.schema.plan_cells import PlansCell, SearchCell, Trial
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 from bitzones.schema.run_record import Run
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell, Unit
+from bitzones.schema.slices_cell import SlicesCell
 from bitzones.schema.tuning_cells import TuningCell
 
 __all__ = ["faults"]
@@ -58,6 +60,8 @@ def faults(run: Run, cells: Sequence[Cell]) -> Iterator[str]:
     for fisher in found.of(FisherCell):
         yield from _fisher(found, fisher)
     yield from _plans(found)
+    for cell in found.of(SlicesCell):
+        yield from _slices(found, cell)
 
 
 def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
@@ -68,7 +72,7 @@ def _doubled(cells: Iterable[Cell]) -> Iterator[str]:
         if slot in seen:
             yield f"duplicate cells: {cell.key} occurs twice"
         seen.add(slot)
-        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | TuningCell | UnitLatencyCell):
+        if isinstance(cell, SensitivityCell | FisherCell | SearchCell | PlansCell | SlicesCell | TuningCell | UnitLatencyCell):
             kinds[cell.kind] = kinds.get(cell.kind, 0) + 1
     yield from (f"{count} {kind} cells; a run has one" for kind, count in kinds.items() if count > 1)
 
@@ -156,7 +160,12 @@ def _fisher(found: _Cells, cell: FisherCell) -> Iterator[str]:
 
 def _plans(found: _Cells) -> Iterator[str]:
     """Search and plans must have the same units, bytes and budget."""
-    trials: list[tuple[str, Trial]] = []
+    trials: list[tuple[str, Trial]] = [
+        (f"slices cell: {item.name}", trial)
+        for cell in found.of(SlicesCell)
+        for item in cell.slices
+        for trial in (item.search.start, *(trial for step in item.search.rounds for trial in step.trials))
+    ]
     for search in found.of(SearchCell):
         yield from _searched(found, search)
         trials.append(("search cell: the start", search.start))
@@ -176,6 +185,38 @@ def _plans(found: _Cells) -> Iterator[str]:
             yield f"{where}: a plan of {trial.stored_bytes} bytes cannot be"
     if sweep is not None:
         yield from _stored(sweep, trials)
+
+
+def _slices(found: _Cells, cell: SlicesCell) -> Iterator[str]:
+    """Slices are of the run's sequences, and their plans of its units, within its budget."""
+    sets: list[tuple[str, str, SensitivityCell | PlansCell]] = []
+    sets += [("sensitivity", cell.sequences_sha256, sweep) for sweep in found.of(SensitivityCell)]
+    sets += [("held_out", cell.held_out_sha256, plans) for plans in found.of(PlansCell)]
+    for kind, sha256, other in sets:
+        if sha256 != other.sequences_sha256:
+            yield f"slices cell: its {kind} sequences are not those of the {other.kind} cell"
+            return
+        if max(place for item in cell.slices for place in getattr(item, kind)) >= len(other.sequence_tokens):
+            yield f"slices cell: a place in {kind} is beyond the {len(other.sequence_tokens)} sequences of the {other.kind} cell"
+            return
+    for item in cell.slices:
+        where = f"slices cell: {item.name}"
+        for sweep in found.of(SensitivityCell):
+            if item.search.sequence_tokens != tuple(sweep.sequence_tokens[place] for place in item.sensitivity):
+                yield f"{where} has other sequences than the sweep"
+        if any(
+            (item.search.budget_bytes, item.search.budget_ns) != (search.budget_bytes, search.budget_ns) for search in found.of(SearchCell)
+        ):
+            yield f"{where} has another budget than the search"
+        yield from (f"{where}: {fault}" for fault in _searched(found, item.search))
+    yield from _slice_plans(found, cell)
+
+
+def _slice_plans(found: _Cells, cell: SlicesCell) -> Iterator[str]:
+    plans = {slices.variant(item.name): item.search.found.units for item in cell.slices}
+    for trial in (trial for compared in found.of(PlansCell) for trial in compared.plans if trial.origin == "slice"):
+        if trial.units != plans.get(trial.name):
+            yield f"plans cell: {trial.name} is not the plan of a slice"
 
 
 def _searched(found: _Cells, cell: SearchCell) -> Iterator[str]:

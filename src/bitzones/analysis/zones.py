@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu
 from bitzones.analysis.budget import budget_of
+from bitzones.analysis.decision import Decision
 from bitzones.analysis.fused import fused
 from bitzones.analysis.layer_sensitivity import Measured, layers_of
 from bitzones.analysis.marginal_costs import Costs, costs_of, separate
-from bitzones.analysis.plan import LayerZone, SplitHalf, UnitPlan, Zone, ZoneWord
+from bitzones.analysis.plan import LayerZone, PlanBudget, SplitHalf, UnitPlan, Zone, ZoneWord
 from bitzones.analysis.plan_builder import plan_of, unit_plans
 from bitzones.analysis.plan_ranking import Chosen
-from bitzones.analysis.results import Decision
 from bitzones.schema.formats import format_bits
 from bitzones.schema.plan_cells import SearchCell
 from bitzones.schema.run_record import Run
@@ -68,8 +68,15 @@ def ranges(layers: tuple[int, ...]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs) or "none"
 
 
-def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = None, search: SearchCell | None = None) -> Decision:
-    """The plan of a run and the zones of its layers.
+def decide(
+    measured: Measured,
+    menu: Menu,
+    run: Run,
+    chosen: Chosen | None = None,
+    search: SearchCell | None = None,
+    budget: PlanBudget | None = None,
+) -> Decision:
+    """The plan of a run, or of some of its sequences, and the zones of its layers.
 
     Args:
         measured: the separate sensitivities.
@@ -77,11 +84,12 @@ def decide(measured: Measured, menu: Menu, run: Run, chosen: Chosen | None = Non
         run: holds the budget and the settings of zones.
         chosen: the recommended plan; by default the additive one.
         search: holds the budget in bytes and the sweep around the searched plan.
+        budget: of a plan that was made from other sequences, within which this one is; by default the profile's on these.
 
     Raises:
         PlanError: no plan meets the profile's budget; the message gives the feasible range.
     """
-    settings, budget = run.profile.zones, budget_of(measured, menu, run, search)
+    settings, budget = run.profile.zones, budget or budget_of(measured, menu, run, search)
     costs = costs_of(measured, menu, search, budget.limit)
     choices = costs.plans(measured.weights[: settings.resamples], budget.limit)
     if chosen is not None:

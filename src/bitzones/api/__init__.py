@@ -23,8 +23,10 @@ from bitzones.api.history import (
     save_baseline,
     trend,
 )
+from bitzones.api.monitoring import check_server, make_canary, watch_activations
 from bitzones.api.plan_tuning import tune
 from bitzones.api.planning import apply, export, measure_export, measure_plan, read_plan, verify_export
+from bitzones.monitor.overview import Alarm, Overview
 from bitzones.regression.baseline_store import KeptRun
 from bitzones.regression.comparison import CellDelta, Metric
 from bitzones.schema.errors import (
@@ -43,6 +45,7 @@ from bitzones.schema.errors import (
     PlanError,
     ProfileError,
     RunFileError,
+    ServerError,
     TaskError,
 )
 from bitzones.schema.profile_sections import Gate
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from bitzones.run.measuring import measure
 
 __all__ = [
+    "Alarm",
     "Analysis",
     "ArgumentError",
     "BitzonesError",
@@ -74,6 +78,7 @@ __all__ = [
     "NotMeasuredError",
     "OutOfMemoryError",
     "OutputError",
+    "Overview",
     "Plan",
     "PlanError",
     "PlanKL",
@@ -82,12 +87,14 @@ __all__ = [
     "Report",
     "RunFile",
     "RunFileError",
+    "ServerError",
     "TaskError",
     "Trend",
     "Verdict",
     "analyze",
     "apply",
     "bundle",
+    "check_server",
     "compare",
     "compare_releases",
     "duet",
@@ -95,6 +102,7 @@ __all__ = [
     "export_metrics",
     "find_baseline",
     "list_baselines",
+    "make_canary",
     "measure",
     "measure_bundle",
     "measure_export",
@@ -106,6 +114,7 @@ __all__ = [
     "trend",
     "tune",
     "verify_export",
+    "watch_activations",
     "write_report",
 ]
 

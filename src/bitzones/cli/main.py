@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from bitzones import __version__
-from bitzones.cli import bundle_command, duet, regression, tune_command
+from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
@@ -55,29 +55,35 @@ def run(
     output: Output = Path("report"),
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Data sets in the hub's layout: ai2_arc/, svamp/.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items per task; overrides the profile.")] = None,
+    by_task: Annotated[bool, typer.Option("--by-task", help="Also make a plan of the same size for each task.")] = False,
+    by_domain: Annotated[bool, typer.Option("--by-domain", help="Also make one for each source of the sensitivity set.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted or failed run in FOLDER.")] = False,
 ) -> None:
     """Measure a profile, analyze it and write the report.
 
     Writes FOLDER/run.json (every measurement), report.html and summary.md (read one of these first), two diagrams, analysis.json and, if
-    there is a plan, plan.json. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C writes a partial
-    report to FOLDER/interrupted/ and exits with 130.
+    there is a plan, plan.json. With --by-task or --by-domain it also writes plans/TASK.json, and the report says what each of these plans
+    gains on its own task and costs on the others. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C
+    writes a partial report to FOLDER/interrupted/ and exits with 130.
 
     Examples: bitzones run tiny -o report/
-    bitzones run smollm2 --data data/
     bitzones run smollm2 --data data/ --resume
+    bitzones run tiny --by-task
     """
     from bitzones.run import garbage
     from bitzones.schema import profile_files
     from bitzones.schema.requirements import needs
 
-    profile_files.load(name).resolved(data, limit)  # a mistake in the profile is said before torch is loaded
+    if by_task and by_domain:
+        raise typer.BadParameter("give --by-task or --by-domain", param_hint="--by-domain")
+    by: Literal["task", "domain"] | None = "task" if by_task else "domain" if by_domain else None
+    profile_files.load(name).resolved(data, limit, by)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
         from bitzones.run import runner
 
         gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
-        measured = runner.measure(name, output, data, limit, resume=resume)
+        measured = runner.measure(name, output, data, limit, by=by, resume=resume)
         _report([measured.run_file], measured.run_file.parent)
         measured.settle()
     if measured.interrupted:
@@ -220,6 +226,7 @@ def _check(folder: Path, device: str) -> None:
 
 tune_command.register(app)
 exporting.register(app)
+serve_command.register(app)
 bundle_command.register(app)
 
 
@@ -252,6 +259,7 @@ def release(
 
 regression.register(app)
 duet.register(app)
+monitor_command.register(app)
 
 
 @app.command()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedTokenizerBase
 
 from bitzones.data import chats
-from bitzones.data.sequences import TokenSequence
+from bitzones.data.sequences import NO_FEWEST, Fewest, TokenSequence
 from bitzones.data.text import Document, Documents
 from bitzones.schema.errors import TaskError
 from bitzones.schema.text_records import TextPart
@@ -86,13 +86,13 @@ class Dealer:
         self.prefix = _prefix(tokenizer)
         self._require_room(length, "text.sequence_tokens")
 
-    def take(self, documents: Documents, tokens: int, key: str) -> Taken:
+    def take(self, documents: Documents, tokens: int, key: str, fewest: Fewest = NO_FEWEST) -> Taken:
         """The next whole documents until they give at least ``tokens`` tokens; the sequences of the last one beyond that are dropped.
 
         Raises:
-            TaskError: fewer tokens are left; the message names the profile's ``key``.
+            TaskError: fewer tokens are left, or fewer than the ``fewest`` sequences; the message names the profile's ``key``.
         """
-        return self._apart(documents, tokens, key, self._length, self._length - len(self.prefix), SHORTEST)
+        return self._apart(documents, tokens, key, self._length, self._length - len(self.prefix), SHORTEST, fewest)
 
     def windows(self, documents: Documents, domain: Domain) -> Taken:
         """The windows of a domain: of its documents joined, or of each by itself.
@@ -112,7 +112,9 @@ class Dealer:
         cut = [tuple(ids[n * domain.step : n * domain.step + domain.window]) for n in range(many)]
         return count.part(documents, [_sequence((*self.prefix, *row[len(self.prefix) :])) for row in cut])
 
-    def _apart(self, documents: Documents, tokens: int, key: str, length: int, step: int, shortest: int) -> Taken:
+    def _apart(
+        self, documents: Documents, tokens: int, key: str, length: int, step: int, shortest: int, fewest: Fewest = NO_FEWEST
+    ) -> Taken:
         taken, count, total = list[TokenSequence](), _Count(), 0
         for text in self._fresh(documents, count.passed):
             cut = list(self._cut(text, length, step, shortest))
@@ -125,8 +127,10 @@ class Dealer:
                 self._rows.add(row)
                 taken.append(_sequence(row))
                 total += len(row)
-                if total >= tokens:
+                if total >= tokens and not fewest.lacking(taken):
                     return count.part(documents, taken)
+        if total >= tokens:
+            raise TaskError(f"{key}: {documents.origin} gives {fewest.lacking(taken)}: lower text.sequence_tokens, or give more text")
         raise self._too_few(documents, tokens, total, key, count.passed)
 
     def _joined(self, documents: Documents, tokens: int, key: str, count: _Count) -> list[int]:

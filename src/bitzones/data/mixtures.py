@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bitzones.data import encoding, sequences, text
 from bitzones.data.dealing import Dealer, Taken
-from bitzones.data.sequences import Sequences, SequenceSet, TokenSequence
+from bitzones.data.sequences import NO_FEWEST, Fewest, Sequences, SequenceSet, TokenSequence
 from bitzones.data.tasks import ScoredTask
 from bitzones.data.text import Documents, Texts
 from bitzones.data.token_streams import Items, TokenStream, drawn
@@ -20,6 +20,7 @@ from bitzones.schema.profile import Profile
 from bitzones.schema.profile_sections import Text
 from bitzones.schema.run_record import TextSet
 from bitzones.schema.text_settings import GENERATED, RANDOM, TASKS, Domain, TextSource, shares
+from bitzones.stats.intervals import MIN_SEQUENCES
 
 __all__ = ["Mixer", "Writer", "joined"]
 
@@ -61,10 +62,10 @@ class Mixer:
     def from_tasks(self) -> Sequences:
         """What is left of the train splits, without what is scored and without what stands before it."""
         train = [task.training() for task in self._with_training]
-        return sequences.sequences(self._tokenizer, train, self._prompts, self._room)
+        return sequences.sequences(self._tokenizer, train, self._prompts, self._room, [task.name for task in self._with_training])
 
     def require_train_split(self) -> None:
-        """Refuse tasks of which none has questions to take sequences from.
+        """Refuse tasks of which none, or where plans are made by task not each, has questions to take sequences from.
 
         Raises:
             TaskError: the message names what to give.
@@ -72,22 +73,27 @@ class Mixer:
         if not self._with_training:
             names = ", ".join(self._scored)
             raise TaskError(f"no train split to take sequences from ({names}): name text of their own in [[sensitivity.text]]")
+        if self._profile.plans.by == "task" and (without := [name for name, task in self._scored.items() if not task.has_training]):
+            raise TaskError(f"plans.by = task: task {without[0]} has no train split to make its plan from: leave the task or plans.by out")
 
     @property
     def _with_training(self) -> list[ScoredTask]:
         return [task for task in self._scored.values() if task.has_training]
 
-    def take(self, chosen: Sequence[TextSource], tokens: int, key: str) -> tuple[list[Taken], int]:
+    def take(self, chosen: Sequence[TextSource], tokens: int, key: str, *, by_slice: bool = False) -> tuple[list[Taken], int]:
         """What each source gives, and how many items of the tasks were passed over since they are longer than the model reads.
 
+        ``by_slice`` takes more where that is needed for an interval on every slice of the profile.
+
         Raises:
-            TaskError: a source cannot be read, or holds too few tokens.
+            TaskError: a source cannot be read, or holds too few tokens or sequences.
         """
         before = self.from_tasks.passed_over if self._profile.tasks else 0
         found = []
         for source, share in zip(chosen, shares(chosen), strict=True):
             part = f"{key} (share {share:g} of {source.source})" if len(chosen) > 1 else key
-            taken = self._take(source, math.ceil(share * tokens), part, self._length)
+            fewest = self._fewest(source) if by_slice else NO_FEWEST
+            taken = self._take(source, math.ceil(share * tokens), part, self._length, fewest)
             found.append(_said(taken, source, share))
         return found, self.from_tasks.passed_over - before if self._profile.tasks else 0
 
@@ -105,9 +111,20 @@ class Mixer:
             raise TaskError(f"domain {domain.name}: context = {domain.first} leaves nothing to score in its shortest sequence: lower it")
         return _said(taken, domain)
 
-    def _take(self, source: TextSource, tokens: int, key: str, length: int) -> Taken:
+    def _take(self, source: TextSource, tokens: int, key: str, length: int, fewest: Fewest) -> Taken:
         opened = self._open(source, length)
-        return self._dealer.take(opened, tokens, key) if isinstance(opened, Documents) else opened.take(tokens, key)
+        if isinstance(opened, Documents):
+            return self._dealer.take(opened, tokens, key, fewest)
+        return opened.take(tokens, key, fewest)
+
+    def _fewest(self, source: TextSource) -> Fewest:
+        """Of the slices that the source gives sequences to."""
+        match self._profile.plans.by:
+            case "task" if source.source == TASKS:
+                return Fewest(MIN_SEQUENCES, tuple(self._scored))
+            case "domain":
+                return Fewest(MIN_SEQUENCES)
+        return NO_FEWEST
 
     def _open(self, source: TextSource | Domain, length: int) -> Documents | TokenStream | Items:
         made = source.source in {GENERATED, RANDOM}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -16,16 +17,20 @@ from bitzones.data.task_items import Item
 from bitzones.devices import device as devices
 from bitzones.schema.errors import TaskError
 
-__all__ = ["Batch", "SequenceSet", "Sequences", "TokenSequence", "batches", "retold", "sequences", "take"]
+__all__ = ["NO_FEWEST", "Batch", "Fewest", "SequenceSet", "Sequences", "TokenSequence", "batches", "retold", "sequences", "take"]
 
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """One item as tokens. ``answer_position`` predicts the answer's first token; ``content`` are positions of the question's content."""
+    """One item as tokens. ``answer_position`` predicts the answer's first token; ``content`` are positions of the question's content.
+
+    ``task`` is the task whose item it is; empty for other text.
+    """
 
     ids: tuple[int, ...]
     answer_position: int
     content: tuple[int, ...]
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class SequenceSet:
     def sha256(self) -> str:
         return hashlib.sha256(repr([sequence.ids for sequence in self.sequences]).encode()).hexdigest()
 
+    def of(self, places: Sequence[int]) -> SequenceSet:
+        """Some of the sequences, by their places."""
+        return SequenceSet(tuple(self.sequences[place] for place in places))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,6 +62,26 @@ class Batch:
     mask: torch.Tensor
     index: tuple[int, ...]
     sequences: tuple[TokenSequence, ...]
+
+
+@dataclass(frozen=True)
+class Fewest:
+    """The least number of ``sequences`` that a set takes beside its tokens: of each of ``tasks``, or in all where none is named."""
+
+    sequences: int = 0
+    tasks: tuple[str, ...] = ()
+
+    def lacking(self, taken: Sequence[TokenSequence]) -> str:
+        """What is missing, in words; empty where nothing is."""
+        have = Counter(sequence.task for sequence in taken)
+        counts = {f" of {task}": have[task] for task in self.tasks} or {"": len(taken)}
+        return next(
+            (f"{count} sequences{of} where {self.sequences} are needed" for of, count in counts.items() if count < self.sequences), ""
+        )
+
+
+NO_FEWEST = Fewest()
+"""A set that asks for tokens only."""
 
 
 class Sequences(Iterator[TokenSequence]):
@@ -76,6 +105,7 @@ def sequences(
     tasks: Sequence[Iterable[Item]],
     seen: Collection[str] = frozenset(),
     room: int | None = None,
+    names: Sequence[str] = (),
 ) -> Sequences:
     """Whole items of the given tasks, in turn from each, no prompt twice; no more items are read than are asked for.
 
@@ -87,12 +117,15 @@ def sequences(
         tasks: items of the train splits.
         seen: prompts that are passed over: what is scored, since a plan is never judged on what it is made from, and solved examples.
         room: how many tokens the model can read (`encoding.positions`). A longer item is passed over and counted, not cut off.
+        names: of the tasks, which their sequences then have.
     """
-    return Sequences(_sequences(tokenizer, tasks, set(seen)), room)
+    return Sequences(_sequences(tokenizer, tasks, set(seen), names or [""] * len(tasks)), room)
 
 
-def _sequences(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item]], given: set[str]) -> Iterator[TokenSequence]:
-    for item in chain.from_iterable(zip_longest(*tasks)):
+def _sequences(
+    tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item]], given: set[str], names: Sequence[str]
+) -> Iterator[TokenSequence]:
+    for task, item in chain.from_iterable(zip(names, row, strict=True) for row in zip_longest(*tasks)):
         if item is None or item.prompt in given:
             continue
         given.add(item.prompt)
@@ -100,22 +133,26 @@ def _sequences(tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Iterable[Item
         content = [n for n, span in enumerate(whole.spans, whole.opening) if any(_overlap(span, piece) for piece in item.content)]
         # Where prompt and answer merge, the prompt by itself may be as long as both together.
         last = min(len(prompt.ids), len(whole.ids) - 1) - 1
-        yield TokenSequence(tuple(whole.ids), max(last, 0), tuple(content))
+        yield TokenSequence(tuple(whole.ids), max(last, 0), tuple(content), task)
 
 
-def take(found: Sequences, tokens: int, key: str = "sensitivity.tokens") -> SequenceSet:
+def take(found: Sequences, tokens: int, key: str = "sensitivity.tokens", fewest: Fewest = NO_FEWEST) -> SequenceSet:
     """The next whole sequences, until at least ``tokens`` tokens: two that are taken one after another have no item in common.
 
     Raises:
-        TaskError: fewer tokens are left; the message names the profile's ``key``.
+        TaskError: fewer tokens are left, or fewer than the ``fewest`` sequences; the message names the profile's ``key``.
     """
     taken: list[TokenSequence] = []
     total, before = 0, found.passed_over
     for sequence in found:
         taken.append(sequence)
         total += len(sequence.ids)
-        if total >= tokens:
+        if total >= tokens and not fewest.lacking(taken):
             return SequenceSet(tuple(taken), found.passed_over - before)
+    if total >= tokens:
+        raise TaskError(
+            f"{key}: the train splits give {fewest.lacking(taken)}: leave the task or plans.by out, or limit it where it is one file"
+        )
     longer = f" ({found.passed_over} items are longer than the model's {found.room} positions)" if found.passed_over else ""
     raise TaskError(
         f"{key} asks for {tokens} tokens and the train splits hold {total} that are neither scored nor used{longer}: lower {key}, "

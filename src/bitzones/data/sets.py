@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -19,7 +20,7 @@ from bitzones.data.sequences import SequenceSet
 from bitzones.data.tasks import ScoredTask
 from bitzones.data.text import Texts
 from bitzones.models import structure
-from bitzones.schema import text_sources
+from bitzones.schema import slices, text_sources
 from bitzones.schema.errors import TaskError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.profile import Profile
@@ -132,7 +133,7 @@ class SequenceSets:
         """
         if any(source.source == TASKS for name in SETS for source in text_sources.sources(self._profile, name)):
             self._mixer.require_train_split()
-        if text_sources.reads_text(self._profile):
+        if text_sources.reads_text(self._profile) or self._profile.plans.by is not None:
             _ = self.held_out
         if any(map(is_calibrated, self._profile.formats)):
             _ = self.calibration
@@ -141,13 +142,32 @@ class SequenceSets:
 
     def _take(self, name: SetName, tokens: int, key: str) -> SequenceSet:
         _ = self.domains  # taken first, so that they are the same whatever sets there are
-        parts, passed_over = self._mixer.take(text_sources.sources(self._profile, name), tokens, key)
+        by_slice = name in slices.SETS_BY_SLICE
+        parts, passed_over = self._mixer.take(text_sources.sources(self._profile, name), tokens, key, by_slice=by_slice)
         if passed_over:
             room = encoding.positions(self._model)
             self._notify(f"{key}: train items passed over: {passed_over}, longer than the model's {room} positions")
         taken, self.texts[name] = mixtures.joined(parts, self._longest(parts), passed_over)
         self._require_apart(name, parts)
+        if by_slice and (places := self._places(name, taken)):
+            counts = ", ".join(f"{slice_} {len(found)}" for slice_, found in places.items())
+            self._notify(f"{key}: {sum(taken.sequence_tokens):,} tokens; sequences by {self._profile.plans.by}: {counts}")
         return taken
+
+    def by_slice(self, name: Literal["sensitivity", "held_out"]) -> dict[str, tuple[int, ...]]:
+        """Slice -> the places of its sequences in a set; none where the profile makes one plan only."""
+        return self._places(name, self.sensitivity if name == "sensitivity" else self.held_out)
+
+    def _places(self, name: SetName, chosen: SequenceSet) -> dict[str, tuple[int, ...]]:
+        if self._profile.plans.by is None:
+            return {}
+        if self._profile.plans.by == "task":
+            of = [sequence.task for sequence in chosen.sequences]
+        else:  # a set holds the sequences of one source after those of another
+            sources = text_sources.sources(self._profile, name)
+            counts = [part.sequences for part in self.texts[name].parts]
+            of = [slices.domain_name(self._profile, source) for source, count in zip(sources, counts, strict=True) for _ in range(count)]
+        return {slice_: tuple(n for n, owner in enumerate(of) if owner == slice_) for slice_ in slices.names(self._profile)}
 
     def _longest(self, parts: Sequence[Taken]) -> int:
         return max(len(row.ids) for taken in parts for row in taken.sequences)

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bitzones.data import sequences
 from bitzones.data.dealing import Taken
-from bitzones.data.sequences import Sequences, TokenSequence
+from bitzones.data.sequences import NO_FEWEST, Fewest, Sequences, TokenSequence
 from bitzones.schema.errors import TaskError
 from bitzones.schema.text_records import TextPart
 
@@ -33,14 +33,14 @@ class TokenStream:
         self._rows = rows
         self._given: set[tuple[int, ...]] = set()
 
-    def take(self, tokens: int, key: str) -> Taken:
+    def take(self, tokens: int, key: str, fewest: Fewest = NO_FEWEST) -> Taken:
         """The next sequences until they give at least ``tokens`` tokens; one that was given before is passed over.
 
         Raises:
             TaskError: there are no new ones.
         """
         taken, total, repeated = list[TokenSequence](), 0, 0
-        while total < tokens:
+        while total < tokens or fewest.lacking(taken):
             row = next(self._rows, None)
             if row is None or repeated > MOST_REPEATED:
                 raise TaskError(f"{key} asks for {tokens} tokens and {self._origin} gave {total}: lower {key}, or give another source")
@@ -65,13 +65,13 @@ class Items:
         self._origin = f"train splits of {', '.join(names)}"
         self._found = found
 
-    def take(self, tokens: int, key: str) -> Taken:
+    def take(self, tokens: int, key: str, fewest: Fewest = NO_FEWEST) -> Taken:
         """The next whole items until they give at least ``tokens`` tokens.
 
         Raises:
             TaskError: as `sequences.take`.
         """
-        return _taken(self._origin, sequences.take(self._found, tokens, key).sequences)
+        return _taken(self._origin, sequences.take(self._found, tokens, key, fewest).sequences)
 
 
 def _taken(origin: str, rows: Sequence[TokenSequence], repeated: int = 0) -> Taken:

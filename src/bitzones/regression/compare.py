@@ -27,6 +27,7 @@ from bitzones.schema.profile_sections import Gate
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 from bitzones.schema.record import Figure
 from bitzones.schema.sensitivity_cells import SensitivityCell, UnitSensitivity
+from bitzones.schema.slices_cell import SlicesCell
 
 __all__ = ["compare", "same_profile"]
 
@@ -118,6 +119,7 @@ class _Pairs:
             SensitivityCell: self._sensitivity,
             SearchCell: self._search,
             PlansCell: self._plans,
+            SlicesCell: self._slices,
             ReleaseCell: release_changes.judge,
         }
 
@@ -192,14 +194,14 @@ class _Pairs:
             found.append(_exact(f"{name}, stored bytes", old.stored_bytes, new.stored_bytes, self.gate.bytes))
         return found
 
-    def _search(self, old: SearchCell, new: SearchCell) -> list[Draft]:
+    def _search(self, old: SearchCell, new: SearchCell, name: str = "plan found") -> list[Draft]:
         if (other := _other_sequences(old, new)) is not None:
             return [other]
         if old.tolerance_nats is None and new.tolerance_nats is None and old.budget_bytes != new.budget_bytes:
             return [_word("incomparable", f"another budget: {new.budget_bytes} bytes, was {old.budget_bytes}")]
-        found = [self._kl("plan found", old.found.kl_nats, new.found.kl_nats, paired.Sequences(new.sequence_tokens, self.seed))]
+        found = [self._kl(name, old.found.kl_nats, new.found.kl_nats, paired.Sequences(new.sequence_tokens, self.seed))]
         if new.tolerance_nats is not None:  # then bytes are what was searched for
-            found.append(_exact("plan found, stored bytes", old.found.stored_bytes, new.found.stored_bytes, self.gate.plan_bytes))
+            found.append(_exact(f"{name}, stored bytes", old.found.stored_bytes, new.found.stored_bytes, self.gate.plan_bytes))
         return found
 
     def _plans(self, old: PlansCell, new: PlansCell) -> list[Draft]:
@@ -208,6 +210,13 @@ class _Pairs:
         sequences = paired.Sequences(new.sequence_tokens, self.seed)
         before, after = ({plan.name: plan for plan in cell.plans if plan.origin in JUDGED_PLANS} for cell in (old, new))
         return [self._plan(name, before.get(name), after.get(name), sequences) for name in {**after, **before}]
+
+    def _slices(self, old: SlicesCell, new: SlicesCell) -> list[Draft]:
+        before, after = ((cell.sequences_sha256, [(item.name, item.sensitivity) for item in cell.slices]) for cell in (old, new))
+        if before != after:
+            return [_word("incomparable", "plans for other tasks, or from other sequences")]
+        pairs = [(was.search, now.search, f"plan for {now.name}") for was, now in zip(old.slices, new.slices, strict=True)]
+        return [draft for pair in pairs for draft in self._search(*pair)]
 
     def _plan(self, name: str, old: NamedTrial | None, new: NamedTrial | None, sequences: paired.Sequences) -> Draft:
         if old is None or new is None:

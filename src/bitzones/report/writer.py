@@ -6,11 +6,13 @@ Everything is rendered before the first file is written; each file is written to
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from bitzones.analysis.plan import PLAN_FORMAT
 from bitzones.analysis.results import Analysis
 from bitzones.report.charts import vega
 from bitzones.report.charts.frontier import frontier
@@ -22,10 +24,14 @@ from bitzones.report.mermaid.flow import overview, technical
 from bitzones.report.side_by_side import Named, compared_page, compared_summary
 from bitzones.schema import files
 from bitzones.schema.errors import OutputError
+from bitzones.schema.slices import file_name
 
 __all__ = ["OPTIONAL", "carry_weights", "write_comparison", "write_report"]
 
 PLAN = "plan.json"
+
+PLANS = "plans"
+"""Folder of the plans by task or domain."""
 
 PICTURES = {"layer_map": layer_map, "frontier": frontier}
 
@@ -34,11 +40,11 @@ OPTIONAL = (PLAN, *(f"{name}.{kind}" for name in PICTURES for kind in ("svg", "p
 
 
 def write_report(analysis: Analysis, folder: Path, draw: vega.Draw = vega.here) -> list[Path]:
-    """Write report.html, summary.md, two diagrams, analysis.json, and, where there are such, plan.json and pictures.
+    """Write report.html, summary.md, two diagrams, analysis.json, and, where there are such, plan.json, plans by task and pictures.
 
     Returns the paths in that order. ``draw`` draws the charts, in the background if it can.
 
-    A plan.json or chart of an earlier report that this one lacks is removed.
+    A plan.json, plan by task or chart of an earlier report that this one lacks is removed.
 
     Raises:
         OutputError: the folder cannot be made or written; files of an earlier report are then unchanged.
@@ -53,7 +59,20 @@ def write_report(analysis: Analysis, folder: Path, draw: vega.Draw = vega.here) 
     }
     if analysis.decision is not None:
         contents[PLAN] = analysis.decision.plan.to_json()
-    return _written(folder, contents | drawn(), OPTIONAL)
+    if analysis.slices is not None:
+        contents |= {f"{PLANS}/{file_name(item.name)}": item.decision.plan.to_json() for item in analysis.slices.slices}
+    return _written(folder, contents | drawn(), (*OPTIONAL, *_plans_by_slice(folder)))
+
+
+def _plans_by_slice(folder: Path) -> Iterator[str]:
+    """Plans by task or domain that an earlier report left; anything else there is somebody's own."""
+    for path in sorted((folder / PLANS).glob("*.json")):
+        try:
+            plan = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(plan, dict) and (plan.get("format"), plan.get("origin")) == (PLAN_FORMAT, "slice"):
+            yield f"{PLANS}/{path.name}"
 
 
 def carry_weights(analysis: Analysis, run_file: Path, folder: Path) -> None:
@@ -90,8 +109,10 @@ def _written(folder: Path, contents: Mapping[str, str | bytes], optional: Iterab
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            beside = folder / f".{name}.{os.getpid()}.part"
-            written[beside] = folder / name
+            place = folder / name
+            _make_folder(place.parent)
+            beside = place.with_name(f".{place.name}.{os.getpid()}.part")
+            written[beside] = place
             _write(beside, content)
         _check_free((*written.values(), *(folder / name for name in optional)))
         for name in optional:
@@ -106,6 +127,12 @@ def _written(folder: Path, contents: Mapping[str, str | bytes], optional: Iterab
         _remove(written)
         raise
     return list(written.values())
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder.name} is a file")
+    folder.mkdir(exist_ok=True)
 
 
 def _check_free(places: Iterable[Path]) -> None:

@@ -57,15 +57,16 @@ def _argument_names(item: pytest.Mark) -> list[str]:
 
 def _parameters(chosen: Profile, *, dueling: bool) -> dict[str, Sequence[str]]:
     """Argument of a cell -> its values."""
-    from bitzones.schema import profile
+    from bitzones.schema import profile, slices
 
     variants, tuned = list(profile.variant_formats(chosen)), [] if chosen.tuning is None else [profile.TUNED]
     return {
         "variant": [*variants, profile.PLAN],
-        "answering": [*variants, profile.PLAN, *tuned, *chosen.plans.accuracy],
+        "answering": [*variants, profile.PLAN, *tuned, *chosen.plans.accuracy, *slices.variants(chosen)],
         "quantized": [*variants[1:], profile.PLAN],
         "compared": [*variants[1:], profile.PLAN, *tuned, *chosen.plans.as_variants],
         "tuned": tuned,
+        "by": [chosen.plans.by] if chosen.plans.by else [],
         "dueling": variants if dueling else [],
         "domain": [domain.name for domain in chosen.domains],
         "task": [task.name for task in chosen.tasks],
@@ -93,10 +94,11 @@ def _params(item: pytest.Item) -> Mapping[str, object]:
 
 
 def _order(chosen: Profile) -> Callable[[pytest.Item], int]:
-    from bitzones.schema import profile
+    from bitzones.schema import profile, slices
 
     order = {name: number for number, name in enumerate(profile.variant_formats(chosen))}
-    single = {name: len(order) + 2 + number for number, name in enumerate((profile.PLAN, profile.TUNED, *chosen.plans.as_variants))}
+    plans = (profile.PLAN, profile.TUNED, *chosen.plans.as_variants, *slices.variants(chosen))
+    single = {name: len(order) + 2 + number for number, name in enumerate(plans)}
 
     def place(item: pytest.Item) -> int:
         params = _params(item)

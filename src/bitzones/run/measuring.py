@@ -17,7 +17,7 @@ from bitzones.schema.errors import ModelError, ProfileError
 from bitzones.schema.formats import format_bits
 from bitzones.schema.profile import PROFILE_SCHEMA, Profile
 from bitzones.schema.profile_files import explain
-from bitzones.schema.profile_sections import Budget, Task
+from bitzones.schema.profile_sections import Budget, By, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,6 +46,7 @@ def measure(
     calibration_text: Texts | Mixture | None = None,
     domains: Mapping[str, Texts | Mapping[str, Any]] | None = None,
     budget: float | str | Mapping[str, Any] | Budget | None = None,
+    by: By | None = None,
     output: str | Path | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -71,6 +72,8 @@ def measure(
             profile's keys (``{"source": documents, "tokens": 4096}``).
         budget: average bits per weight (`default_bits` where it is left out); or ``"like:w4"``, no worse than that variant; or a mapping
             of a profile's ``[budget]``.
+        by: ``task`` or ``domain``: also make a plan of the same size for each task, or for each source of ``sensitivity_text``, and
+            measure each on the text of all; None is what ``settings`` say of ``plans.by``.
         output: folder of ``run.json``; a temporary one that is kept where it is left out (``run.path`` names it).
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``; where it is left out, that of a model in memory, else ``auto``.
         seed: of everything that is drawn.
@@ -113,7 +116,7 @@ def measure(
     )
     folder = Path(tempfile.mkdtemp(prefix="bitzones-")) if output is None else Path(output)
     with runner.alone(folder):
-        outcome = runner.measure(chosen, folder, resume=resume, given=given, select=select)
+        outcome = runner.measure(chosen, folder, by=by, resume=resume, given=given, select=select)
         found = read_run(outcome.run_file)
         outcome.settle()
     return found

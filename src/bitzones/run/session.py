@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
@@ -23,9 +23,9 @@ from bitzones.models import loading, structure, text_config
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
-from bitzones.run import journal, plan_tuner, whole_plans
+from bitzones.run import journal, plan_tuner, slice_plans, whole_plans
 from bitzones.run.given import Given
-from bitzones.schema import environment
+from bitzones.schema import environment, slices
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
 from bitzones.schema.formats import Format, is_calibrated
 from bitzones.schema.performance_cells import UnitLatencyCell
@@ -35,6 +35,7 @@ from bitzones.schema.progress import Progress, silent
 from bitzones.schema.record import Measured
 from bitzones.schema.run_record import Environment
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
+from bitzones.schema.slices_cell import SlicesCell
 from bitzones.schema.tuning_cells import TuningCell
 from bitzones.search import goals, held_out
 from bitzones.sensitivity import invariants
@@ -57,6 +58,7 @@ _SHARED: dict[type, str] = {
     SensitivityCell: "sweep",
     SearchCell: "search",
     PlansCell: "plans",
+    SlicesCell: "slices",
     TuningCell: "tuning",
 }
 """Cells that other cells build on -> their names in a session."""
@@ -125,8 +127,8 @@ class Session:
             self.search()
         elif variant == TUNED:
             self.tune()
-        elif variant in self.profile.plans.as_variants:
-            self._define_baseline(variant)
+        elif variant in self._chosen_plans:
+            self._define_chosen(variant)
         return self.variants.model(variant)
 
     @property
@@ -309,12 +311,22 @@ class Session:
                 self._define(PLAN, entry.cell.found.units)
             if isinstance(entry.cell, TuningCell):
                 plan_tuner.again(self, entry.cell)
-        for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self.profile.plans.as_variants):
-            self._define_baseline(variant)
+        for variant in dict.fromkeys(entry.cell.variant for entry in found if entry.cell.variant in self._chosen_plans):
+            self._define_chosen(variant)
 
     def compare(self, progress: Progress = silent) -> PlansCell:
         """The plan beside its baselines on held-out sequences, measured once."""
         return self._once("plans", lambda: whole_plans.compare_plans(self, progress))
+
+    def slices(self, progress: Progress = silent) -> SlicesCell:
+        """The plans by task or domain, searched once."""
+        return self._once("slices", lambda: slice_plans.search_slices(self, progress))
+
+    @cached_property
+    def _chosen_plans(self) -> Mapping[str, Callable[[], Mapping[str, str]]]:
+        """Variant -> unit to format, of baselines that answer the tasks or are measured by domain, and of plans by task or domain."""
+        named = {name: partial(self._baseline, name) for name in self.profile.plans.as_variants}
+        return named | {name: partial(slice_plans.units_of, self, name) for name in slices.variants(self.profile)}
 
     def _baseline(self, name: str) -> Mapping[str, str]:
         """Unit -> format of a baseline that the profile names to answer the tasks."""
@@ -323,8 +335,8 @@ class Session:
             raise NotMeasuredError(f"plan {name} is another plan of the run under another name, or none was made")
         return found.units
 
-    def _define_baseline(self, variant: str) -> None:
-        self._once(f"variant {variant}", lambda: self._define(variant, self._baseline(variant)))
+    def _define_chosen(self, variant: str) -> None:
+        self._once(f"variant {variant}", lambda: self._define(variant, self._chosen_plans[variant]()))
 
     def _define(self, variant: str, formats: Mapping[str, str]) -> None:
         """Define a variant from unit -> format."""

@@ -17,6 +17,7 @@ from bitzones.schema.formats import is_calibrated
 from bitzones.schema.plan_cells import PlansCell, SearchCell, Trial
 from bitzones.schema.profile import PLAN, TUNED
 from bitzones.schema.progress import Progress
+from bitzones.schema.slices_cell import SlicesCell
 from bitzones.search import goals, held_out, local_search
 from bitzones.search.local_search import Workbench
 
@@ -51,6 +52,8 @@ def compare_plans(session: Session, progress: Progress) -> PlansCell:
         profile, found = session.profile, session.search()
         baselines = held_out.comparison_plans(bench, session.sweep(), found, profile.plans, profile.seed, stock)
         baselines += _tuned(session, bench)
+        if (slices := _slices(session)) is not None:
+            baselines = held_out.with_slices(bench, baselines, slices)
         whole.update(_whole_weights(session, bench, [item for item in baselines if item[0] not in whole]))
         return held_out.plans_cell(bench, baselines, session.held_out, found, whole, progress)
 
@@ -65,6 +68,15 @@ def _tuned(session: Session, bench: Workbench) -> list[Baseline]:
         session.tune()
         return [(TUNED, "tuned", bench.choice(session.search().found.units))]
     return []
+
+
+def _slices(session: Session) -> SlicesCell | None:
+    """The plans by task or domain; None where the profile has none, or where that failed, which has a cell of its own."""
+    if session.profile.plans.by is None:
+        return None
+    with suppress(BitzonesError):
+        return session.slices()
+    return None
 
 
 def _without_calibration(session: Session) -> Trial | None:

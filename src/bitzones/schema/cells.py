@@ -18,6 +18,7 @@ from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell, PerplexityCell
 from bitzones.schema.record import Measured, Positive
 from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
+from bitzones.schema.slices_cell import SlicesCell
 from bitzones.schema.tuning_cells import TuningCell
 
 __all__ = ["Cell", "FailedCell", "OwnCell", "ReleaseCell", "UnknownCell"]
@@ -93,6 +94,7 @@ _BuiltIn = Annotated[
     | FisherCell
     | SearchCell
     | PlansCell
+    | SlicesCell
     | TuningCell
     | DivergenceCell
     | DomainCell

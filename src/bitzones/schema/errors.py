@@ -12,6 +12,7 @@
         ├── TaskError                a task that is unknown, empty or malformed
         ├── DeviceError              a device that was asked for and is not there
         ├── DuetError                a side of a duet cannot be started, crashed, hung, or measures something else than the other
+        ├── ServerError              a served model cannot be reached or gives no usable answer: bitzones monitor exits with 3
         ├── NonFiniteError           a measurement came out as NaN or infinity
         └── NotMeasuredError         this machine cannot give an honest number: said in the report, and no failure
 
@@ -38,6 +39,7 @@ __all__ = [
     "PlanError",
     "ProfileError",
     "RunFileError",
+    "ServerError",
     "TaskError",
 ]
 
@@ -95,6 +97,10 @@ class DeviceError(MeasureError):
 
 class DuetError(MeasureError):
     """A side of a duet cannot be started, crashed, hung, or measures something else than the other side."""
+
+
+class ServerError(MeasureError):
+    """A served model cannot be reached, or gives no usable answer: nothing is known of the model itself."""
 
 
 class NonFiniteError(MeasureError):

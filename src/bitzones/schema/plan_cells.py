@@ -77,7 +77,7 @@ class SearchCell(Measured):
         return self
 
 
-PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign", "stock", "separate", "tuned"]
+PlanOrigin = Literal["search", "additive", "uniform", "contiguous", "random", "frontier", "foreign", "stock", "separate", "tuned", "slice"]
 
 Rounded = Literal["alone", "in sequence", "tuned"]
 

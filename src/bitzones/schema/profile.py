@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from bitzones.schema import text_sources
+from bitzones.schema import slices, text_sources
 from bitzones.schema.errors import ProfileError
 from bitzones.schema.formats import REFERENCE_NAMES, Format, FormatName, format_bits, is_calibrated
 from bitzones.schema.latency_grid import Latency
 from bitzones.schema.profile_sections import (
     Budget,
+    By,
     Calibration,
     Gate,
     HeldOut,
@@ -93,6 +94,7 @@ class Profile(Section):
         uniform = list(variant_formats(self))[1:]
         if self.budget.like is not None and self.budget.like not in uniform:
             raise ValueError(f"budget.tolerance = like:{self.budget.like}: there is no such variant; there are {', '.join(uniform)}")
+        slices.require(self)
         fewest = min(format_bits(name) for name in self.formats)
         if self.budget.average_bits is not None and self.budget.average_bits <= fewest:
             raise ValueError(
@@ -101,15 +103,16 @@ class Profile(Section):
             )
         return self
 
-    def resolved(self, data: Path | None = None, limit: int | None = None) -> Profile:
+    def resolved(self, data: Path | None = None, limit: int | None = None, by: By | None = None) -> Profile:
         """This profile as it is to be run: with a data folder, or without one, and with at most ``limit`` items a task.
 
         Args:
             data: holds published data sets in the hub's layouts, one folder each: `DATA_FOLDERS`.
             limit: replaces every task's own.
+            by: replaces ``plans.by``; None leaves it as it is.
 
         Raises:
-            ProfileError: the folder lacks the data set of a task, or two tasks become one.
+            ProfileError: the folder lacks the data set of a task, two tasks become one, or there is nothing to make plans ``by``.
         """
         tasks = [_resolved(task, data) for task in self.tasks]
         if limit is not None:
@@ -117,7 +120,13 @@ class Profile(Section):
         names = [task.name for task in tasks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ProfileError(f"tasks: {', '.join(twice)} occurs twice, once for another that has no data here")
-        return self.model_copy(update={"tasks": tuple(tasks), **text_sources.resolved(self, data)})
+        plans = self.plans if by is None else self.plans.model_copy(update={"by": by})
+        found = self.model_copy(update={"tasks": tuple(tasks), "plans": plans, **text_sources.resolved(self, data)})
+        try:
+            slices.require(found)
+        except ValueError as error:
+            raise ProfileError(str(error)) from error
+        return found
 
     @model_serializer(mode="wrap")
     def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -28,6 +28,7 @@ __all__ = [
     "HUB_ID",
     "BaselineName",
     "Budget",
+    "By",
     "Calibration",
     "Gate",
     "HeldOut",
@@ -47,6 +48,9 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 BaselineName = Literal["contiguous", "additive", "random"]
 """A plan that the searched one is compared with, and that can answer the tasks beside it."""
+
+By = Literal["task", "domain"]
+"""What plans are made for one by one: the tasks, or the sources of the sensitivity set."""
 
 
 class Section(BaseModel):
@@ -269,7 +273,8 @@ class Plans(Section):
     sensitivities. ``random`` is the number of random plans of equal bytes that are measured beside it on the held-out set. ``frontier``
     lists further budgets, in average bits; one plan is measured for each. ``accuracy`` names baselines that also answer the tasks;
     ``contiguous`` and ``additive`` are single plans, and the third choice is the best random plan. ``domains`` names baselines that are
-    also measured on the domains; those of ``accuracy`` are anyway.
+    also measured on the domains; those of ``accuracy`` are anyway. ``by`` also makes a plan of the same budget for each ``task``, or for
+    each source of the sensitivity set (``domain``), from its own sequences, and measures it on those of all.
     """
 
     rounds: int = Field(default=2, ge=0, le=20)
@@ -277,6 +282,7 @@ class Plans(Section):
     frontier: tuple[Annotated[float, Field(gt=0, le=32)], ...] = Field(default=(), strict=False)
     accuracy: tuple[BaselineName, ...] = Field(default=(), strict=False)
     domains: tuple[BaselineName, ...] = Field(default=(), strict=False)
+    by: By | None = None
 
     @property
     def as_variants(self) -> tuple[BaselineName, ...]:
@@ -285,9 +291,10 @@ class Plans(Section):
 
     @model_serializer(mode="wrap")
     def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A profile without baselines on domains is written, and hashed, as before there were any."""
+        """A profile without baselines on domains, or plans by task, is written, and hashed, as before there were any."""
         found: dict[str, Any] = given(self)
-        return found if self.domains else {key: value for key, value in found.items() if key != "domains"}
+        left_out = {key for key in ("domains", "by") if not getattr(self, key)}
+        return {key: value for key, value in found.items() if key not in left_out}
 
 
 class Budget(Section):

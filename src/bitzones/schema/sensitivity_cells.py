@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -83,6 +84,25 @@ class SensitivityCell(Measured):
                 raise ValueError(f"{where} has {len(measured.kl_nats)} sequences, the cell has {len(self.sequence_tokens)}")
             seen.add((measured.unit, measured.format))
         return self
+
+    def of_sequences(self, places: Sequence[int], sha256: str) -> SensitivityCell:
+        """The same sweep on some of the sequences: nothing is measured again.
+
+        Args:
+            places: of the sequences in this cell's order.
+            sha256: hash of these sequences.
+        """
+        return self.model_copy(
+            update={
+                "sequences_sha256": sha256,
+                "sequence_tokens": tuple(self.sequence_tokens[place] for place in places),
+                "passed_over": 0,
+                "measurements": tuple(
+                    item if item.kl_nats is None else item.model_copy(update={"kl_nats": tuple(item.kl_nats[place] for place in places)})
+                    for item in self.measurements
+                ),
+            }
+        )
 
 
 class UnitScores(Record):

@@ -26,7 +26,7 @@ from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 from bitzones.search.local_search import Integers, LeastKl, Workbench, proposals, search, summed, total, trials
 
-__all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "smallest", "tolerated", "without_calibration"]
+__all__ = ["FewestBytes", "check_budget", "expected_menu", "search_cell", "search_within", "smallest", "tolerated", "without_calibration"]
 
 BUDGET_STEPS = 8
 """Bisections of the range of budgets: 1/256 of the range from 2 to 16 bits, or a twentieth of a bit, is below the resolution of a KL."""
@@ -176,6 +176,30 @@ def without_calibration(bench: Workbench, cell: SensitivityCell, budget: int, ro
     among = replace(bench, menu=menu)
     (start,) = trials(among, [solve(menu, summed(among, cell), budget)])
     return search(among, start, LeastKl(budget), rounds, progress).found
+
+
+def search_within(bench: Workbench, cell: SensitivityCell, searched: SearchCell, rounds: int, progress: Progress = silent) -> SearchCell:
+    """The record of a search on other sequences within the budget that another search had, or within the bytes that it found.
+
+    Args:
+        bench: a workbench on the sequences of ``cell``.
+        cell: the separate sensitivities on these sequences.
+        searched: the other search.
+        rounds: rounds of the search.
+        progress: receives the share that is done.
+    """
+    (start,) = trials(bench, [solve(bench.menu, summed(bench, cell), searched.limit)])
+    made = search(bench, start, LeastKl(searched.limit), rounds, progress)
+    return SearchCell(
+        variant=cell.variant,
+        sequences_sha256=cell.sequences_sha256,
+        sequence_tokens=cell.sequence_tokens,
+        budget_bytes=searched.budget_bytes,
+        budget_ns=searched.budget_ns,
+        start=made.start,
+        rounds=made.rounds,
+        around=made.around,
+    )
 
 
 def search_cell(

@@ -12,6 +12,7 @@ from bitzones.allocation.baselines import Baseline
 from bitzones.allocation.knapsack import budget_bytes, solve
 from bitzones.backends.backend_protocol import Weight
 from bitzones.data.sequences import SequenceSet
+from bitzones.schema import slices
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.plan_cells import NamedTrial, PlansCell, Rounded, SearchCell, Trial
@@ -19,10 +20,11 @@ from bitzones.schema.profile import PLAN, TUNED
 from bitzones.schema.profile_sections import Plans as Settings
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import SensitivityCell
+from bitzones.schema.slices_cell import SlicesCell
 from bitzones.search import local_search
 from bitzones.search.local_search import Integers, Workbench
 
-__all__ = ["AS_APPLIED", "SEPARATE", "WITHOUT_CALIBRATION", "baseline", "comparison_plans", "plans_cell"]
+__all__ = ["AS_APPLIED", "SEPARATE", "WITHOUT_CALIBRATION", "baseline", "comparison_plans", "plans_cell", "with_slices"]
 
 WITHOUT_CALIBRATION = "without calibration"
 """Name of the best plan among quanto's own formats with the same bytes."""
@@ -30,7 +32,7 @@ WITHOUT_CALIBRATION = "without calibration"
 SEPARATE = "plan, modules rounded alone"
 """Name of the plan's formats with each module rounded alone, for a fair comparison with baselines that are rounded the same way."""
 
-AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier", "tuned"})
+AS_APPLIED = frozenset({"search", "additive", "uniform", "frontier", "tuned", "slice"})
 """Origins of plans that a user might apply: their calibrated formats are rounded layer by layer, which takes a while for each plan."""
 
 
@@ -58,6 +60,18 @@ def comparison_plans(
         except PlanError:  # no plan is that small
             continue
     return list(baselines.distinct(found))
+
+
+def with_slices(bench: Workbench, chosen: Sequence[Baseline], cell: SlicesCell) -> list[Baseline]:
+    """The plans of slices after the others, without those that are another one as a user would apply it: nothing is measured twice."""
+    seen = {choice.tobytes() for _, origin, choice in chosen if origin in AS_APPLIED}
+    found = list(chosen)
+    for item in cell.slices:
+        choice = bench.choice(item.search.found.units)
+        if choice.tobytes() not in seen:
+            seen.add(choice.tobytes())
+            found.append((slices.variant(item.name), "slice", choice))
+    return found
 
 
 def plans_cell(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate, Interval
 
 __all__ = [
+    "bootstrap_mean",
     "bootstrap_p",
     "bootstrap_ratio",
     "estimate",
@@ -101,6 +102,12 @@ def bootstrap_ratio(weights: Floats, numerators: Floats, denominators: Floats) -
     """Ratio of sums, such as nats per token, with a bootstrap 95% interval over sequences."""
     value = float(numerators.sum() / denominators.sum())
     return estimate(value, weighted_ratio(weights, numerators, denominators), weights.shape[1])
+
+
+def bootstrap_mean(values: Floats, resamples: int, seed: int) -> Estimate:
+    """Mean with a bootstrap 95% interval."""
+    sums = resampled_sums(values[None, :], resamples, seed)[:, 0]
+    return estimate(float(values.mean()), sums / len(values), len(values))
 
 
 def ratio_of_medians(new: Sequence[float], old: Sequence[float], resamples: int, seed: int) -> Estimate | None:

@@ -18,7 +18,7 @@ from bitzones.report.charts.vega import SCHEMA_URL, Spec
 from bitzones.report.markdown.tables import bits, megabytes, nats, plain
 from bitzones.stats.intervals import MIN_SEQUENCES
 
-__all__ = ["BLOCK", "View", "layer_map", "runs_map", "views"]
+__all__ = ["BLOCK", "View", "cell", "drawn", "layer_map", "of_row", "positions", "runs_map", "views"]
 
 BLOCK = 16
 """Layers per row of an image: their digits stay legible at the width of a printed column."""
@@ -63,7 +63,7 @@ def _views(analysis: Analysis) -> Iterator[View]:
     for title, columns in (("Activations", _ACTIVATIONS), ("Attention", _ATTENTION)):
         rows = list(_statistics(analysis, columns))
         if rows:
-            yield View(f"{title} of the reference", _chart(analysis, rows, _of_row(title)))
+            yield View(f"{title} of the reference", _chart(analysis, rows, of_row(title)))
 
 
 def layer_map(analysis: Analysis) -> Spec | None:
@@ -77,7 +77,7 @@ def runs_map(runs: Sequence[tuple[str, Analysis]]) -> Spec | None:
     cells = []
     for name, analysis in runs:
         values = {item.layer: item for item in analysis.ranking}
-        for layer, position in _positions({layer: item.kl.value for layer, item in values.items()}, log=True).items():
+        for layer, position in positions({layer: item.kl.value for layer, item in values.items()}, log=True).items():
             item = values[layer]
             tip = {
                 "run": plain(name),
@@ -86,9 +86,9 @@ def runs_map(runs: Sequence[tuple[str, Analysis]]) -> Spec | None:
                 "rank": item.rank,
                 "zone": _zone(analysis, layer),
             }
-            cells.append(_cell(layer, plain(name, 24), position, str(item.rank), tip))
+            cells.append(cell(layer, plain(name, 24), position, str(item.rank), tip))
     title = ["numbers: rank of the layer in its run, 1 is the most sensitive"]
-    return _drawn(cells, _of_row("Sensitivity"), title) if cells else None
+    return drawn(cells, of_row("Sensitivity"), title) if cells else None
 
 
 def _sensitivity(analysis: Analysis, name: str) -> Spec:
@@ -109,10 +109,11 @@ def _unit_row(analysis: Analysis, place: Place) -> Spec:
         "resampled plans": ", ".join(f"{share:.0%} {name}" for name, share in shares.items() if share) or "inconclusive",
         "stored": f"{megabytes(item.stored_bytes)} at {plain(item.format)}, {bits(item.bits)} bits per weight",
     }
-    return _cell(layer, place.row, place.position, place.width, tip)
+    return cell(layer, place.row, place.position, place.width, tip)
 
 
-def _cell(layer: int, row: str, position: float | None, text: str, tip: Spec) -> Spec:
+def cell(layer: int, row: str, position: float | None, text: str, tip: Spec) -> Spec:
+    """A cell of a map, shaded by a position between the least and the most; without one it is grey."""
     fill, dark = (NOT_MEASURED, INKS[0]) if position is None else (shade(position), ink(position))
     return {"layer": layer, "row": row, "fill": fill, "text": text, "ink": dark, "tip": tip}
 
@@ -143,17 +144,17 @@ _ATTENTION: Sequence[_Column] = (
 def _statistics(analysis: Analysis, columns: Sequence[_Column]) -> Iterator[Spec]:
     for name, of, log in columns:
         values = {item.layer: value for item in analysis.layers if (value := of(item)) is not None}
-        for layer, position in _positions(values, log).items():
+        for layer, position in positions(values, log).items():
             tip = {
                 "layer": layer,
                 name: f"{values[layer]:.4g}",
                 "over layers": f"{min(values.values()):.3g} to {max(values.values()):.3g}",
                 "zone": _zone(analysis, layer),
             }
-            yield _cell(layer, name, position, "", tip)
+            yield cell(layer, name, position, "", tip)
 
 
-def _positions(values: dict[int, float], log: bool) -> dict[int, float]:
+def positions(values: dict[int, float], log: bool) -> dict[int, float]:
     """Each value's position between the least and the most, 0 to 1."""
     log = log and all(value > 0 for value in values.values())
     scaled = {layer: math.log(value) if log else value for layer, value in values.items()}
@@ -182,7 +183,7 @@ def _legend(title: str, stops: Sequence[float]) -> Spec:
     }
 
 
-def _of_row(title: str) -> Spec:
+def of_row(title: str) -> Spec:
     """A legend without numbers, because every row has its own scale; tooltips hold the values."""
     legend = _legend(f"{title}: from the least to the most of a row", [step / STEPS for step in range(STEPS + 1)])
     legend["encoding"]["x"]["axis"] |= {"values": [0, 1], "labelExpr": "datum.value ? 'most' : 'least'"}
@@ -202,11 +203,11 @@ def _margin(analysis: Analysis) -> Iterator[Spec]:
 
 def _chart(analysis: Analysis, rows: Iterable[Spec], legend: Spec) -> Spec:
     """The cells with zone signs on top."""
-    return _drawn([*_margin(analysis), *rows], legend, _title(analysis))
+    return drawn([*_margin(analysis), *rows], legend, _title(analysis))
 
 
-def _drawn(cells: list[Spec], legend: Spec, title: list[str]) -> Spec:
-    """Blocks of `BLOCK` layers, one below the other; the page sets the parameter ``per`` to the number that fits its width."""
+def drawn(cells: list[Spec], legend: Spec | None, title: list[str]) -> Spec:
+    """A map from its cells, in blocks of `BLOCK` layers below each other; the page sets the parameter ``per`` to what fits its width."""
     cells = list(cells)
     cells += [_number(layer) for layer in sorted({row["layer"] for row in cells})]
     order = list(dict.fromkeys(row["row"] for row in cells))
@@ -237,7 +238,7 @@ def _drawn(cells: list[Spec], legend: Spec, title: list[str]) -> Spec:
         "description": "Layer map: layers from left to right, their units from top to bottom, the zone of each layer above them",
         "title": {"text": title, "anchor": "start", "fontSize": 10, "fontWeight": "normal"},
         "params": [{"name": "per", "value": BLOCK}],
-        "vconcat": [blocks, legend],
+        "vconcat": [blocks] if legend is None else [blocks, legend],
         "config": {"view": {"stroke": None}, "concat": {"spacing": 10}},
     }
 

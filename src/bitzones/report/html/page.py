@@ -18,7 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bitzones.analysis.results import Analysis
-from bitzones.report.charts import frontier, layer_map, vega
+from bitzones.report.charts import frontier, layer_map, slice_charts, vega
 from bitzones.report.html.markdown_html import html
 from bitzones.report.markdown import (
     decisions,
@@ -30,6 +30,7 @@ from bitzones.report.markdown import (
     plan_tables,
     reproduce,
     rule_tables,
+    slice_tables,
     task_tables,
     tuning_tables,
 )
@@ -75,7 +76,7 @@ def page(analysis: Analysis) -> str:
 
 def sections(analysis: Analysis) -> tuple[Section, ...]:
     """Every section that has content, in the order of the page."""
-    makers = (_map, _domains, _frontier, _accuracy, _cost, _rules_of_thumb, _layers, _made)
+    makers = (_map, _slices, _domains, _frontier, _accuracy, _cost, _rules_of_thumb, _layers, _made)
     found = (make(analysis) for make in makers)
     return tuple(section for section in found if section.charts or any(section.open) or any(text for _, text in section.folded))
 
@@ -87,6 +88,22 @@ def _map(analysis: Analysis) -> Section:
         _charts(Chart("map", "Sensitivity by layer and group; the tables below hold every number.", layer_map.views(analysis))),
         (decisions.zones(analysis),),
         (("The plan, unit by unit", decisions.plan(analysis)), ("Most and least sensitive layers", decisions.extreme_layers(analysis))),
+    )
+
+
+def _slices(analysis: Analysis) -> Section:
+    by = analysis.slices.by if analysis.slices else "task"
+    return Section(
+        "slices",
+        f"Plans by {by}",
+        _charts(
+            Chart(
+                "slices", f"Layers by {by}: zone, and bits in its plan; the tables below hold every number.", slice_charts.views(analysis)
+            ),
+            _single("crossed", f"KL of every plan by {by}.", slice_charts.crossed(analysis)),
+        ),
+        (slice_tables.by_slice(analysis),),
+        slice_tables.folded(analysis),
     )
 
 

@@ -1,4 +1,5 @@
-"""The answer in three lines: which layers stay at 4 bits or more, what the plan saves, and what it costs in accuracy.
+"""The answer in three lines: which layers stay at 4 bits or more, what the plan saves, and what it costs in accuracy; a fourth where plans
+were made by task: whether one serves all.
 
 The first thing that a reader of the page or the terminal sees. Plain text: escape it before it is shown.
 """
@@ -12,7 +13,7 @@ from bitzones.analysis.plan import Around
 from bitzones.analysis.results import Analysis, Decision
 from bitzones.analysis.task_answers import NORMALIZED, Accuracy
 from bitzones.analysis.zones import never_lowest
-from bitzones.report.markdown import domain_tables, plan_tables, tuning_tables
+from bitzones.report.markdown import domain_tables, plan_tables, slice_tables, tuning_tables
 from bitzones.report.markdown.caveat_words import layers_in_words
 from bitzones.report.markdown.cost_words import budget_words
 from bitzones.report.markdown.stability import split_half_in_short
@@ -43,12 +44,19 @@ class Answer:
 
 
 def answers(analysis: Analysis) -> tuple[Answer, ...]:
-    """Layers, bytes and accuracy; without a plan, the reason and the accuracy of the uniform formats."""
+    """Layers, bytes and accuracy, and plans by task; without a plan, the reason and the accuracy of the uniform formats."""
     decision = analysis.decision
     if decision is None:
         why = plain(analysis.no_decision or "", 1000)
         return (Answer("What does the run recommend?", "No plan", (f"{why[:1].upper()}{why[1:]}.",)), _cost_of_variants(analysis))
-    return _kept(analysis, decision), _saved(analysis, decision), _cost(analysis, decision)
+    return _kept(analysis, decision), _saved(analysis, decision), _cost(analysis, decision), *_one_plan(analysis)
+
+
+def _one_plan(analysis: Analysis) -> Iterator[Answer]:
+    """Whether one plan serves every task, where that was asked."""
+    found = analysis.slices
+    if found is not None:
+        yield Answer(f"Does one plan serve every {found.by}?", slice_tables.short(found), tuple(slice_tables.details_of(found)))
 
 
 def _wide(analysis: Analysis, name: str) -> bool:

@@ -24,6 +24,7 @@ MADE = {
     "stock": "the same search, over uncalibrated formats only",
     "tuned": "the searched plan, its scales and shifts then trained",
     "separate": "the plan's formats, each module rounded on its own",
+    "slice": "the same search, on the sequences of one task or text domain",
 }
 
 

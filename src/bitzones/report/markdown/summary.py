@@ -19,12 +19,13 @@ from bitzones.report.markdown import (
     perplexity_tables,
     plan_tables,
     rule_tables,
+    slice_tables,
     stability,
     task_tables,
     tuning_tables,
 )
 from bitzones.report.markdown.caveat_words import caveat_sentence
-from bitzones.report.markdown.tables import NO_INTERVAL, markdown, megabytes, plain, table
+from bitzones.report.markdown.tables import NO_INTERVAL, details, markdown, megabytes, plain, table
 from bitzones.report.terminal import text_map
 from bitzones.schema.profile import PLAN
 from bitzones.stats.intervals import Estimate
@@ -45,6 +46,7 @@ def headline(analysis: Analysis) -> tuple[str, ...]:
         *([tuning_tables.in_short(analysis.tuning)] if analysis.tuning else []),
         *_calibration_line(analysis),
         *_baselines_line(analysis),
+        *slice_tables.lines(analysis),
         *domain_tables.lines(analysis),
         *_accuracy_lines(analysis),
     )
@@ -153,7 +155,11 @@ def summary(analysis: Analysis) -> str:
     """The whole of summary.md."""
     model = analysis.model
     name = markdown(model.source) if model else "model not recorded"
-    files = "`analysis.json` · `plan.json`" if analysis.decision else "`analysis.json` (no `plan.json`, because there is no plan)"
+    files = (
+        f"`analysis.json` · `plan.json`{' · `plans/`' if analysis.slices else ''}"
+        if analysis.decision
+        else "`analysis.json` (no `plan.json`, because there is no plan)"
+    )
     sections = (
         f"# bitzones: {name}",
         "\n".join(f"- {markdown(line, 10**4)}" for line in headline(analysis)),
@@ -162,6 +168,8 @@ def summary(analysis: Analysis) -> str:
         text_map.markdown_map(analysis),
         decisions.zones(analysis),
         decisions.plan(analysis),
+        slice_tables.by_slice(analysis),
+        *(details(markdown(title), body) for title, body in slice_tables.folded(analysis)),
         tuning_tables.tuning(analysis),
         domain_tables.by_domain(analysis),
         domain_tables.folded(analysis),

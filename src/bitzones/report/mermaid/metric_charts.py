@@ -16,7 +16,7 @@ from bitzones.report.markdown.cost_words import slow_path_words
 from bitzones.report.markdown.tables import four_digits, megabytes, milliseconds, nats, percent, plain, points, ratio
 from bitzones.schema.profile import PLAN
 
-__all__ = ["accuracy", "domains", "latency", "memory", "rules"]
+__all__ = ["accuracy", "chart_of", "domains", "dots", "latency", "memory", "rules"]
 
 PANEL_WIDTH = 320
 """In pixels; the page widens it."""
@@ -37,10 +37,24 @@ def _color(condition: str) -> Spec:
     return {"condition": {"test": condition, "value": CHOSEN}, "value": BAR}
 
 
-def _panels(description: str, panels: list[Spec], columns: int = 1) -> Spec | None:
+def chart_of(description: str, panels: list[Spec], columns: int = 1) -> Spec | None:
+    """A chart of panels; None where there is none."""
     if not panels:
         return None
     return {"$schema": SCHEMA_URL, "description": description, "columns": columns, "concat": panels, "spacing": 24}
+
+
+def dots(title: str | list[str], rows: list[Spec], x: Spec, beside: str) -> Spec:
+    """A panel with a row for each ``variant``: its interval, its point, and the field that is written to the right of it."""
+    y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
+    tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
+    return {
+        "title": _head(title),
+        "width": PANEL_WIDTH,
+        "height": {"step": ROW},
+        "data": {"values": rows},
+        "layer": _estimates(x, y, tip, beside),
+    }
 
 
 def _head(text: str | list[str]) -> Spec:
@@ -52,7 +66,7 @@ def accuracy(analysis: Analysis) -> Spec | None:
     shown = [item for item in analysis.accuracy if item.metric != NORMALIZED]
     tasks = dict.fromkeys(item.task for item in shown)
     panels = [_accuracy_panel(analysis, task, [item for item in shown if item.task == task]) for task in tasks]
-    return _panels("Accuracy of every variant with 95% intervals, by task", panels)
+    return chart_of("Accuracy of every variant with 95% intervals, by task", panels)
 
 
 def _accuracy_panel(analysis: Analysis, task: str, items: list[Accuracy]) -> Spec:
@@ -127,26 +141,18 @@ def domains(analysis: Analysis) -> Spec | None:
         return None
     scale = {"type": "log", "domain": [min(ends), max(ends)], "nice": True}
     panels = [_domain_panel(analysis, item, rows[item.name], scale) for item in found if rows[item.name]]
-    return _panels("KL of every variant with 95% intervals, by domain", panels)
+    return chart_of("KL of every variant with 95% intervals, by domain", panels)
 
 
 def _domain_panel(analysis: Analysis, item: DomainReading, rows: list[Spec], scale: Spec) -> Spec:
-    tip = {"tooltip": {"expr": "datum.tip"}, "aria": False}
-    x = {"field": "value", "type": "quantitative", "title": "KL, nats per token", "scale": scale, "axis": {"tickCount": 5}}
-    y = {"field": "variant", "type": "nominal", "sort": None, "axis": {"title": None}}
     unseen = ", unseen" if item.unseen else ""
-    return {
-        "title": _head(
-            f"{plain(item.name, 24)}{unseen}, {item.tokens:,} tokens; perplexity at the right, "
-            f"{plain(analysis.reference)} {four_digits(item.reference_perplexity.value)}"
-        ),
-        "width": PANEL_WIDTH,
-        "height": {"step": ROW},
-        "data": {"values": rows},
-        "layer": [
-            *_estimates(x, y, tip, "perplexity"),
-        ],
-    }
+    return dots(
+        f"{plain(item.name, 24)}{unseen}, {item.tokens:,} tokens; perplexity at the right, "
+        f"{plain(analysis.reference)} {four_digits(item.reference_perplexity.value)}",
+        rows,
+        {"field": "value", "type": "quantitative", "title": "KL, nats per token", "scale": scale, "axis": {"tickCount": 5}},
+        "perplexity",
+    )
 
 
 def _domain_row(figures: DomainFigures) -> Spec | None:
@@ -180,7 +186,7 @@ def latency(analysis: Analysis) -> Spec | None:
         )
         for phase in phases
     ]
-    return _panels("Latency of every variant: median, middle half and 95th percentile of the rounds", panels)
+    return chart_of("Latency of every variant: median, middle half and 95th percentile of the rounds", panels)
 
 
 def _latency_panel(reference: str, phase: tuple[str, int, int], items: list[LatencyFigures]) -> Spec:
@@ -282,7 +288,7 @@ def memory(analysis: Analysis) -> Spec | None:
             },
         ],
     }
-    return _panels("Stored bytes of every variant", [panel])
+    return chart_of("Stored bytes of every variant", [panel])
 
 
 def rules(analysis: Analysis) -> Spec | None:
@@ -292,7 +298,7 @@ def rules(analysis: Analysis) -> Spec | None:
         return None
     found = [(rule, list(_rule_rows(analysis, rule))) for rule in audit.rules]
     panels = [_rule_panel(rule, rows, audit.format) for rule, rows in found if len({row["x"] for row in rows}) > 1]
-    return _panels("Every rule of thumb: its statistic against measured sensitivity, by layer", panels, columns=4)
+    return chart_of("Every rule of thumb: its statistic against measured sensitivity, by layer", panels, columns=4)
 
 
 def _rule_rows(analysis: Analysis, rule: RuleReading) -> Iterator[Spec]:
