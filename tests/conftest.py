@@ -97,9 +97,11 @@ def needs_torch(path: Path) -> bool:
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave out a file that needs torch where there is none."""
+    """Leave out a file that needs torch where there is none, and a room whose fixtures do."""
+    shared = collection_path / "conftest.py"
     is_test = collection_path.suffix == ".py" and collection_path.name.startswith("test_")
-    return True if is_test and not HAS_TORCH and needs_torch(collection_path) else None
+    asked = collection_path if is_test else shared if shared.is_file() else None
+    return True if asked and not HAS_TORCH and needs_torch(asked) else None
 
 
 def pytest_report_header() -> str | None:
