@@ -48,6 +48,7 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], said: str) -> Non
 def test_a_users_mistake_is_one_line_and_writes_nothing(
     arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("torch")
     plan = json.loads(PLAN.read_text(encoding="utf-8"))
     (tmp_path / "other.json").write_text(json.dumps({**plan, "name": "other"}), encoding="utf-8")
     (tmp_path / "foreign.json").write_text(json.dumps({**plan, "model": {**plan["model"], "sha256": "0" * 64}}), encoding="utf-8")
