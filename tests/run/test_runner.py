@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -200,8 +201,11 @@ def cells_reached(running: processes.Running, journal: Path, cells: int) -> None
     raise AssertionError(f"it ended before {cells} cells were finished: {running.ended()}")
 
 
+# An interrupt between two lines leaves a frame without a line number, on which pytest's own traceback fails: once in some dozen runs.
+@pytest.mark.flaky(reruns=2, only_rerun="NoneType")
 def test_a_run_that_is_killed_and_interrupted_and_resumed_gives_what_one_gives_that_is_not(good: Run, place: Path) -> None:
     folder, journal = place / "killed", place / "killed" / "journal.jsonl"
+    shutil.rmtree(folder, ignore_errors=True)
     running = started(place, "killed", "--resume")
     cells_reached(running, journal, 3)
     second = bitzones("run", "good.toml", "-o", "killed", folder=place)
