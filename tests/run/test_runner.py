@@ -201,7 +201,7 @@ def cells_reached(running: processes.Running, journal: Path, cells: int) -> None
     raise AssertionError(f"it ended before {cells} cells were finished: {running.ended()}")
 
 
-# An interrupt between two lines leaves a frame without a line number, on which pytest's own traceback fails: once in some dozen runs.
+# An interrupt between two lines leaves a frame without a line number, on which pytest's own traceback fails; seen once.
 @pytest.mark.flaky(reruns=2, only_rerun="NoneType")
 def test_a_run_that_is_killed_and_interrupted_and_resumed_gives_what_one_gives_that_is_not(good: Run, place: Path) -> None:
     folder, journal = place / "killed", place / "killed" / "journal.jsonl"
