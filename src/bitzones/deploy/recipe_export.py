@@ -116,8 +116,8 @@ def _readme(recipe: Recipe, plan_file: PlanFile) -> str:
 
 {recipe.usage(plan_file)}
 
-The tool rounds weights in its own way, so what bitzones measured with quanto's integers is no measurement of the result. Which modules
-can take few bits is measured; measure what comes out too.
+The tool rounds weights in its own way, so what bitzones measured in other formats than the tool's is no measurement of the result. Which
+modules can take few bits is measured; measure what comes out too.
 
 Made by bitzones {__version__} from `plan.json` in this folder, for weights with the SHA-256 {escaped(plan_file.model.sha256)}.
 """

@@ -44,6 +44,7 @@ class AccuracyCell(Measured):
     correct answer to read. ``harness`` is null for a task of bitzones itself. ``origin`` is the source of the items,
     with a revision if there is one. ``dropped`` counts malformed rows of the data set. ``passed_over`` has the IDs of items that this
     tokenizer cannot score, because an answer merges with the end of its prompt. ``special_tokens`` is null in older run files.
+    ``seconds_s`` says nothing of kernels: packed weights may be unpacked once for the whole task.
     """
 
     kind: Literal["accuracy"] = "accuracy"

@@ -28,6 +28,7 @@ def accuracy(analysis: Analysis) -> str:
 def _answered(analysis: Analysis) -> Iterator[str]:
     head = ("task", "metric", "variant", "format", "right", "accuracy [95%]", "chance", "above chance", "time", "tokens/s")
     yield table(head, map(_accuracy_row, analysis.accuracy), text=range(4))
+    yield "Times here say how long the answers took and nothing of kernels: packed weights may be unpacked once for a whole task."
     yield _against(analysis)
 
 
