@@ -25,7 +25,7 @@ from bitzones.evaluation import head_rows
 from bitzones.evaluation.head_rows import Counts, HeadRows
 from bitzones.evaluation.kl import kl_nats, logits_of, token_nats
 
-__all__ = ["Head", "KlMeter", "Measured", "entering_head", "meter"]
+__all__ = ["Head", "KlMeter", "Left", "Measured", "entering_head", "meter"]
 
 LINEAR = 1e-4
 """Most that a head's logits may differ from the model's, by the largest of them."""
@@ -63,20 +63,20 @@ class Head:
         return self.scale * functional.linear(hidden, self.weight, getattr(self.module, "bias", None))
 
 
-class _Left(Exception):  # noqa: N818  (not an error: the head is not needed)
+class Left(Exception):  # noqa: N818  (not an error: the head is not needed)
     """The head was reached."""
 
 
 @contextmanager
 def entering_head(model: torch.nn.Module, *, leave: bool = False) -> Iterator[list[torch.Tensor]]:
-    """Within the block, what enters the model's head is kept; with ``leave``, the head is not run and a pass raises `_Left` instead."""
+    """Within the block, what enters the model's head is kept; with ``leave``, the head is not run and a pass raises `Left` instead."""
     found: list[torch.Tensor] = []
     head = _module(model)
 
     def enter(_module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         found.extend(args[:1])
         if leave:
-            raise _Left
+            raise Left
 
     handle = None if head is None else head.register_forward_pre_hook(enter)
     try:
@@ -179,7 +179,7 @@ class KlMeter:
 
 def _hidden(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     """What enters the head in one pass, which ends there."""
-    with entering_head(model, leave=True) as entered, suppress(_Left):
+    with entering_head(model, leave=True) as entered, suppress(Left):
         model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     return entered[0]
 
