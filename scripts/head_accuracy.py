@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import process_time
@@ -29,7 +30,7 @@ from bitzones.backends.backend_protocol import Weight
 from bitzones.data.sequences import Batch
 from bitzones.evaluation.kl import as_log_probabilities, log_probabilities
 from bitzones.evaluation.layer_replay import entered_at, passed
-from bitzones.evaluation.sampled_kl import Left, Measured, entering_head, meter
+from bitzones.evaluation.sampled_kl import KlMeter, Left, Measured, entering_head, meter
 from bitzones.evaluation.swapping import swapped
 from bitzones.run.session import Session
 from bitzones.schema import environment, profile_files
@@ -51,7 +52,7 @@ class Found:
     variance: list[list[float]]
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def timed(self, name: str, work: Callable[[], Measured | None]) -> Measured | None:
+    def timed(self, name: str, work: Callable[[], Measured]) -> Measured:
         """Do it, and add up its time under a name."""
         started = process_time()
         made = work()
@@ -78,10 +79,10 @@ def measure(session: Session, candidates: Sequence[Candidate], batches: Sequence
             whole = meter(model, batch, reference, log_q)
             for number, candidate in enumerate(candidates):
                 with swapped(model, candidate.weights), entered_at(layers, pass_.before(candidate.layer or 0)):
-                    ways = {
-                        "layers": lambda: _layers_only(session, batch),
-                        "whole": lambda: whole.measured(candidate.weights),  # noqa: B023  (called in this turn)
-                        "sampled": lambda: sampled.measured(candidate.weights),  # noqa: B023
+                    ways: dict[str, Callable[[], Measured]] = {
+                        "layers": partial(_layers_only, model, whole),
+                        "whole": partial(whole.measured, candidate.weights),
+                        "sampled": partial(sampled.measured, candidate.weights),
                     }
                     order = sorted(ways, reverse=number % 2 == 1)
                     made = {name: found.timed(name, ways[name]) for name in order}
@@ -91,9 +92,11 @@ def measure(session: Session, candidates: Sequence[Candidate], batches: Sequence
     return found
 
 
-def _layers_only(session: Session, batch: Batch) -> None:
-    with entering_head(session.variants.reference, leave=True), suppress(Left):
-        session.variants.reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+def _layers_only(model: torch.nn.Module, measuring: KlMeter) -> Measured:
+    batch, nothing = measuring.batch, torch.zeros(len(measuring.batch.index))
+    with entering_head(model, leave=True), suppress(Left):
+        model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+    return Measured(nothing, nothing)
 
 
 def rows(found: Found, tokens: int) -> list[list[str]]:
@@ -107,11 +110,41 @@ def rows(found: Found, tokens: int) -> list[list[str]]:
     kl = whole.sum(1) / tokens
     return [
         ["KL, nats per token", f"median {np.median(kl):.4f}", f"{kl.min():.4f} to {kl.max():.4f}", n, ""],
-        ["sampled / whole - 1", f"rms {np.sqrt((off**2).mean()):.2%}, mean {off.mean():+.2%}", f"{off.min():+.2%} to {off.max():+.2%}", n, f"{WORST:.0%}"],
-        ["its standard error as estimated", f"rms {np.sqrt((standard**2).mean()):.2%}", f"{standard.min():.2%} to {standard.max():.2%}", n, ""],
-        ["standard error from sequences", f"rms {np.sqrt((bootstrap**2).mean()):.2%}", f"{bootstrap.min():.2%} to {bootstrap.max():.2%}", n, ""],
-        ["head and KL, whole / sampled", f"{alone['whole'] / alone['sampled']:.1f}x", "", f"{found.seconds['whole']:.0f} s", f"{CHEAPER:g}x"],
-        ["choosing rows, by a candidate's whole head and KL", f"{found.seconds['choosing rows'] / (alone['whole'] / len(off)):.2f}", "", "", ""],
+        [
+            "sampled / whole - 1",
+            f"rms {np.sqrt((off**2).mean()):.2%}, mean {off.mean():+.2%}",
+            f"{off.min():+.2%} to {off.max():+.2%}",
+            n,
+            f"{WORST:.0%}",
+        ],
+        [
+            "its standard error as estimated",
+            f"rms {np.sqrt((standard**2).mean()):.2%}",
+            f"{standard.min():.2%} to {standard.max():.2%}",
+            n,
+            "",
+        ],
+        [
+            "standard error from sequences",
+            f"rms {np.sqrt((bootstrap**2).mean()):.2%}",
+            f"{bootstrap.min():.2%} to {bootstrap.max():.2%}",
+            n,
+            "",
+        ],
+        [
+            "head and KL, whole / sampled",
+            f"{alone['whole'] / alone['sampled']:.1f}x",
+            "",
+            f"{found.seconds['whole']:.0f} s",
+            f"{CHEAPER:g}x",
+        ],
+        [
+            "choosing rows, by a candidate's whole head and KL",
+            f"{found.seconds['choosing rows'] / (alone['whole'] / len(off)):.2f}",
+            "",
+            "",
+            "",
+        ],
     ]
 
 

@@ -30,7 +30,7 @@ def rows(seed: int, counts: Counts = FEW, p: torch.Tensor = P, head: torch.Tenso
 
 
 def in_full(p: torch.Tensor, head: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """log E_p[exp((W - c) d)] over the whole vocabulary, in float64."""
+    """The logarithm of E_p[exp((W - c) d)] over the whole vocabulary, in float64."""
     p, x = p.double(), (change @ head.T).double()
     return (p * (x - (p * x).sum(-1, keepdim=True)).exp()).sum(-1).log()
 
@@ -43,7 +43,7 @@ def test_the_mean_row_by_hand() -> None:
 
 
 def test_two_tokens_by_hand() -> None:
-    """p = (3/4, 1/4), x = W d = (0, ln 2): E[x] = ln 2 / 4 and E[exp x] = 5/4."""
+    """With p = (3/4, 1/4) and x = W d = (0, ln 2): E[x] = ln 2 / 4 and E[exp x] = 5/4."""
     made = rows(0, Counts(1, 1), torch.tensor([[[0.75, 0.25]]]), torch.tensor([[0.0], [1.0]]))
     found = made.estimated(torch.tensor([[[math.log(2)]]]))
     assert found.nats.item() == pytest.approx(math.log(1.25) - math.log(2) / 4, rel=1e-5)

@@ -34,7 +34,7 @@ from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.sensitivity.sweep import Candidate, Sweep, exact
 
-VOCABULARY = 2 * head_rows.ROWS.rows
+VOCABULARY = 2 * head_rows.ROWS
 LENGTHS = (24, 17, 9)
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -87,7 +87,9 @@ def layer(model: PreTrainedModel, number: int, share: float = 0.1) -> Candidate:
     return Candidate(number, noisy(model, name, share))
 
 
-def swept(model: PreTrainedModel, candidates: Sequence[Candidate], *, head: str = "sampled", base: Candidate | None = None, size: int = 3) -> Sweep:
+def swept(
+    model: PreTrainedModel, candidates: Sequence[Candidate], *, head: str = "sampled", base: Candidate | None = None, size: int = 3
+) -> Sweep:
     layers = list(structure.decoder_layers(model).values())
     return exact(model, layers, candidates, batches(size), len(LENGTHS), base=None if base is None else base.weights, head=head)  # type: ignore[arg-type]
 
@@ -114,9 +116,8 @@ def test_the_sampled_kl_is_the_whole_one_within_its_spread(name: str) -> None:
         assert kl != expected
 
 
-def test_what_is_not_computed_is_the_head(model: str = "granite") -> None:
-    """The factor of the logits is found on the model: 1 / 1.5."""
-    anchor = a_meter(made(model)).anchor
+def test_the_factor_of_the_logits_is_found_on_the_model() -> None:
+    anchor = a_meter(made("granite")).anchor
     assert anchor is not None
     assert anchor.head.scale == pytest.approx(1 / 1.5, rel=1e-4)
 
@@ -194,7 +195,9 @@ def test_a_candidate_does_not_depend_on_others_or_on_batches_before() -> None:
 def test_a_candidate_that_gives_nan_is_none_and_the_others_are_measured() -> None:
     model = made("llama")
     good = layer(model, 1)
-    bad = Candidate(1, {name: torch.full_like(weight, math.nan) for name, weight in good.weights.items() if isinstance(weight, torch.Tensor)})
+    bad = Candidate(
+        1, {name: torch.full_like(weight, math.nan) for name, weight in good.weights.items() if isinstance(weight, torch.Tensor)}
+    )
     found = swept(model, [good, bad])
     assert found.candidates[1] is None
     assert found.candidates[0] == swept(model, [good]).candidates[0]

@@ -159,7 +159,9 @@ class KlMeter:
         return self._sampled(self.anchor, _hidden(self.model, self.batch))
 
     def _is_changed(self, head: Head, changed: Collection[str]) -> bool:
-        return any(self.model.get_submodule(name) is head.module or self.model.get_parameter(f"{name}.weight") is head.weight for name in changed)
+        return any(
+            self.model.get_submodule(name) is head.module or self.model.get_parameter(f"{name}.weight") is head.weight for name in changed
+        )
 
     def _sampled(self, anchor: _Anchor, hidden: torch.Tensor) -> Measured:
         scored = self.batch.mask.bool()
@@ -191,7 +193,7 @@ def meter(
     reference: torch.Tensor,
     log_q: torch.Tensor,
     entered: Sequence[torch.Tensor] = (),
-    counts: Counts = head_rows.ROWS,
+    counts: Counts = head_rows.COUNTS,
 ) -> KlMeter:
     """A meter whose anchor is the model as it is now.
 

@@ -36,9 +36,9 @@ class UnitSensitivity(Record):
     ``kl_nats`` is the sum over the scored tokens of each sensitivity sequence, in the order of `SensitivityCell.sequence_tokens`; null with
     a ``failure`` if it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the unit's weights.
     ``stays`` names modules of the unit that stay in the reference's format, because no kernel supports them in this one
-    (`ModelInfo.staying`); ``group_sizes`` are those of the others, in order. ``sampling_variance`` is what each of ``kl_nats`` varies by, in
-    nats squared, because some rows of the head were sampled; null where all logits were computed. Sequences are sampled independently, so
-    an interval over sequences has it already.
+    (`ModelInfo.staying`); ``group_sizes`` are those of the others, in order. ``sampling_variance`` is the variance of each
+    of ``kl_nats`` that comes from sampling rows of the head, in nats squared; null where all logits were computed. Each sequence has rows
+    of its own, so an interval over sequences includes it.
     """
 
     unit: str
