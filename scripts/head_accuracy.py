@@ -29,8 +29,9 @@ from tabulate import tabulate
 from bitzones.backends.backend_protocol import Weight
 from bitzones.data.sequences import Batch
 from bitzones.evaluation.kl import as_log_probabilities, log_probabilities
+from bitzones.evaluation.layer_calls import Left
 from bitzones.evaluation.layer_replay import entered_at, passed
-from bitzones.evaluation.sampled_kl import KlMeter, Left, Measured, entering_head, meter
+from bitzones.evaluation.sampled_kl import KlMeter, Measured, entering_head, meter
 from bitzones.evaluation.swapping import swapped
 from bitzones.run.session import Session
 from bitzones.schema import environment, profile_files

@@ -24,8 +24,9 @@ from bitzones.data.sequences import Batch, TokenSequence
 from bitzones.evaluation import head_rows
 from bitzones.evaluation.head_rows import Counts, HeadRows
 from bitzones.evaluation.kl import kl_nats, logits_of, token_nats
+from bitzones.evaluation.layer_calls import Left
 
-__all__ = ["Head", "KlMeter", "Left", "Measured", "entering_head", "meter"]
+__all__ = ["Head", "KlMeter", "Measured", "entering_head", "meter"]
 
 LINEAR = 1e-4
 """Most that a head's logits may differ from the model's, by the largest of them."""
@@ -61,10 +62,6 @@ class Head:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of hidden states, in their dtype, of any shape."""
         return self.scale * functional.linear(hidden, self.weight, getattr(self.module, "bias", None))
-
-
-class Left(Exception):  # noqa: N818  (not an error: the head is not needed)
-    """The head was reached."""
 
 
 @contextmanager
