@@ -95,11 +95,10 @@ def both_ways(session: Session, candidates: Sequence[Candidate], batch: Batch, *
 
 
 def chosen(session: Session, granularity: Granularity, count: int) -> list[Candidate]:
-    """Every so many-th (unit, format), so that the depth of the sample is that of the whole sweep."""
-    variants = session.variants
-    pairs = [(unit, variant) for unit in model_units(variants.loaded.model, granularity) for variant in variants.uniform]
-    count = min(count, len(pairs))
-    picked = [pairs[(2 * number + 1) * len(pairs) // (2 * count)] for number in range(count)]
+    """Every so many-th unit, so that the depth of the sample is that of the whole sweep, and the formats in turn."""
+    variants, units, formats = session.variants, model_units(session.variants.loaded.model, granularity), list(session.variants.uniform)
+    count = min(count, len(units) * len(formats))
+    picked = [(units[(2 * number + 1) * len(units) // (2 * count)], formats[number % len(formats)]) for number in range(count)]
     return [Candidate(unit.layer, {name: variants.packed(variant)[name] for name in unit.modules}) for unit, variant in picked]
 
 
