@@ -64,7 +64,7 @@ class Found:
 @torch.no_grad()
 def measure(session: Session, candidates: Sequence[Candidate], batches: Sequence[Batch], base: Mapping[str, Weight]) -> Found:
     """Both ways, on every batch."""
-    found = Found(*([[] for _ in candidates] for _ in range(3)))
+    found = Found([[] for _ in candidates], [[] for _ in candidates], [[] for _ in candidates])
     model, layers = session.variants.reference, session.layers
     for batch in batches:
         reference = log_probabilities(model, batch)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ from bitzones.sensitivity.sweep import Candidate, Sweep, exact
 
 VOCABULARY = 2 * head_rows.ROWS
 LENGTHS = (24, 17, 9)
-SIZES = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -48,7 +49,7 @@ SIZES = {
     "bos_token_id": 0,
     "eos_token_id": 0,
 }
-MADE = {
+MADE: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=False)),
     "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=16)),  # a tied head
     "granite": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=1.5)),
