@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitzones.allocation.partial_sweep import kl_of
 from bitzones.analysis.results import LayerRank, UnitReading, WholeVariant
 from bitzones.schema.index import index_of
 from bitzones.schema.quality_cells import DivergenceCell
@@ -60,7 +61,8 @@ def sample_of(sequence_tokens: Iterable[int], resamples: int, seed: int) -> Samp
 class Measured:
     """A sensitivity cell as arrays: ``kl[p, f, s]`` in nats, the reference last; ``resampled[r, p, f]`` in nats per token.
 
-    An option that was not measured is 0 here: `knapsack.Menu` says what is offered.
+    An option that was not measured is 0 here: `knapsack.Menu` says what is offered. One that was measured on some sequences only has its
+    estimate (`partial_sweep.kl_of`).
     """
 
     cell: SensitivityCell
@@ -111,11 +113,7 @@ def measured_of(cell: SensitivityCell, formats: tuple[str, ...], resamples: int,
         ValueError: no sequence has a scored token.
     """
     sample = sample_of(cell.sequence_tokens, resamples, seed)
-    kl = np.zeros((len(cell.units), len(formats) + 1, sample.sequences))
-    rows, columns = index_of(unit.name for unit in cell.units), index_of(formats)
-    for measured in cell.measurements:
-        if measured.kl_nats is not None:
-            kl[rows[measured.unit], columns[measured.format]] = np.asarray(measured.kl_nats)[sample.kept]
+    kl = kl_of(cell, formats)
     return Measured(cell, formats, sample, kl, weighted_ratio(sample.weights, kl, sample.tokens))
 
 
