@@ -1,12 +1,13 @@
 """Which units and formats are worth measuring on more sequences, decided from what was measured so far.
 
-A race goes in rounds of more and more sequences. After each, draws of what measuring all sequences would give are made from the estimates
-and their errors, and the planner solves each of them. An option is measured further if it can still change the plan (the optimal plans of
-draws in which the plan at hand loses more than is allowed differ from it there; Chen et al. 2014, NIPS 27, for the idea) or a zone (resampled
-plans take it now and then, and its unit is not at the lowest or the highest formats in almost all of them).
+A race goes in rounds of more and more sequences. After each, draws of what measuring all sequences would give are made from
+the estimates and their errors, and the planner solves each of them. An option is measured further if it can still change the plan or a
+zone. It can change the plan if it is where the optimal plans of draws in which the plan at hand loses more than is allowed differ from
+it (after Chen et al. 2014, NIPS 27). It can change a zone if resampled plans take it now and then, and its unit is not at the lowest or
+the highest formats in almost all of them.
 
 The regret of stopping is what the plan at hand costs above the plan that all measurements would give. Its bound is a quantile over the
-draws. A race looks at its data several times and may stop at each, so the error that is allowed in all is divided among the looks.
+draws. A race is looked at several times and may stop at each, so the error that is allowed in all is divided among the looks.
 """
 
 from __future__ import annotations

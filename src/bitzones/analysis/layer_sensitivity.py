@@ -11,15 +11,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitzones.allocation.knapsack import Menu, solve
 from bitzones.allocation.partial_sweep import kl_of
-from bitzones.analysis.results import LayerRank, UnitReading, WholeVariant
+from bitzones.allocation.relaxation import pick
+from bitzones.analysis.results import LayerRank, SweepEffort, UnitReading, WholeVariant
 from bitzones.schema.index import index_of
 from bitzones.schema.quality_cells import DivergenceCell
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.stats.bootstrap import bootstrap_ratio, estimate, estimates, resample_weights, weighted_ratio
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate
 
-__all__ = ["INTERVAL_RESAMPLES", "Measured", "Sample", "layers_of", "measured_of", "ranking", "readings", "sample_of", "whole_variants"]
+__all__ = [
+    "INTERVAL_RESAMPLES",
+    "Measured",
+    "Sample",
+    "effort_of",
+    "layers_of",
+    "measured_of",
+    "ranking",
+    "readings",
+    "sample_of",
+    "whole_variants",
+]
 
 INTERVAL_RESAMPLES = 2000
 """Bootstrap resamples of an interval: 50 lie beyond each end, enough for the digits that are printed."""
@@ -140,6 +153,26 @@ def readings(measured: Measured) -> tuple[UnitReading, ...]:
         )
         found.append(((row, column), reading))
     return tuple(reading for _, reading in sorted(found, key=lambda pair: pair[0]))
+
+
+def effort_of(measured: Measured, menu: Menu | None) -> SweepEffort | None:
+    """What an adaptive sweep saved; None of a full one. The menu is that of the budget, None where there is no plan."""
+    cell, effort = measured.cell, measured.cell.adaptive
+    if effort is None:
+        return None
+    counts = [len(item.kl_nats) for item in cell.measurements if item.kl_nats is not None]
+    summed = 0.0
+    if menu is not None and effort.budget >= menu.least_size:
+        costs = np.maximum(measured.mean, 0.0)
+        summed = float(pick(costs, solve(menu, costs, effort.budget)).sum())
+    return SweepEffort(
+        measured_share=cell.measured_share,
+        partial=sum(count < len(cell.sequence_tokens) for count in counts),
+        options=len(counts),
+        fewest=min(counts, default=0),
+        regret=effort.regret_nats,
+        regret_share=effort.regret_nats / summed if summed > 0 else None,
+    )
 
 
 def layers_of(units: Iterable[Unit]) -> dict[int, list[int]]:

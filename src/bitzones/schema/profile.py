@@ -16,6 +16,7 @@ from bitzones.schema.profile_sections import (
     Budget,
     By,
     Calibration,
+    Effort,
     Gate,
     HeldOut,
     Model,

@@ -11,6 +11,7 @@ from bitzones.allocation import racing
 from bitzones.allocation.knapsack import Menu
 from bitzones.allocation.partial_sweep import PartialSweep
 from bitzones.allocation.racing import Flags
+from bitzones.backends.backend_protocol import Weight
 from bitzones.data.sequences import SequenceSet
 from bitzones.models.units import Granularity
 from bitzones.schema.progress import Progress
@@ -121,5 +122,5 @@ class _Table:
             else:
                 self._kl[row, column, start:end], self._counts[row, column] = found, end
 
-    def _weights(self, row: int, column: int) -> Mapping[str, object]:
+    def _weights(self, row: int, column: int) -> Mapping[str, Weight]:
         return self._variants.weights(self._units[row], self._names[column])

@@ -1,9 +1,9 @@
 """The total of a figure over all samples when it was measured on some of them only, from figures that are known on all.
 
-The regression estimator of survey sampling (Cochran 1977, Sampling Techniques, ch. 7; Särndal, Swensson & Wretman 1992, ch. 6): the figure is
-regressed on its controls where it was measured, and predicted where it was not. Everything is given as one value per sample, such that a
-sum over samples is the estimate, and a bootstrap that draws samples has the estimate's variance: that of what the controls explain over
-all samples, and that of the residuals over the measured ones. Estimates of several figures stay paired that way.
+The regression estimator of survey sampling (Cochran 1977, Sampling Techniques, ch. 7; Särndal, Swensson & Wretman 1992, ch. 6): the
+figure is regressed on its controls where it was measured, and predicted where it was not. Everything is given as one value per sample,
+such that a sum over samples is the estimate, and a bootstrap that draws samples has the estimate's variance: that of what the controls
+explain over all samples, and that of the residuals over the measured ones. Estimates of several figures stay paired that way.
 """
 
 from __future__ import annotations
