@@ -47,6 +47,7 @@ __all__ = [
     "PlanTime",
     "ShapeFigures",
     "SlowPath",
+    "SweepEffort",
     "Took",
     "UnitLatencyFigures",
     "UnitReading",

@@ -114,7 +114,7 @@ def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
     """The separate sensitivities in nats over all sequences, or their estimates, shape (units, formats); 0 for the reference and for
     missing ones."""
     if cell.adaptive is not None:
-        return np.maximum(kl_of(cell, bench.menu.formats[:-1]).sum(axis=2), 0.0)
+        return np.asarray(np.maximum(kl_of(cell, bench.menu.formats[:-1]).sum(axis=2), 0.0))
     found, rows = np.zeros(bench.menu.offered.shape), index_of(unit.name for unit in bench.units)
     for item in cell.measurements:
         found[rows[item.unit], bench.menu.formats.index(item.format)] = sum(item.kl_nats or ())
