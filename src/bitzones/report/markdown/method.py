@@ -87,8 +87,8 @@ def _effort(analysis: Analysis) -> str:
     share = "" if made.regret_share is None else f" ({made.regret_share:.2%} of its summed KL)"
     return (
         f"\n- Adaptive effort: {1 - made.measured_share:.0%} of the sweep was saved. {made.partial} of {made.options} options were "
-        f"measured on some sequences only, {made.fewest} or more, as many as plan and zones needed; the others are estimated by regression on their "
-        "length, the KL of the whole model in that format and that of a neighboring unit. With "
+        f"measured on some sequences only, {made.fewest} or more, as many as plan and zones needed; the others are estimated by "
+        "regression on their length, the KL of the whole model in that format and that of a neighboring unit. With "
         f"{CONFIDENCE:.0%} confidence the additive plan costs at most {made.regret:.2g} nats/token{share} more than a full sweep's."
     )
 
