@@ -96,7 +96,7 @@ def test_plans_by_task_need_every_sequence() -> None:
         profile(plans=Plans(by="task"), sensitivity=Sensitivity(effort="adaptive"))
     with pytest.raises(ProfileError, match=message):
         profile(plans=Plans(by="task")).resolved(effort="adaptive")
-    with pytest.raises(ProfileError, match="a budget.tolerance gives no bytes"):
+    with pytest.raises(ProfileError, match=r"a budget\.tolerance gives no bytes"):
         profile(budget=Budget(tolerance=0.1)).resolved(effort="adaptive")
 
 
