@@ -207,17 +207,18 @@ def run(menu: Menu, budget: int, sequences: int, seed: int, extend: Extend) -> t
     """
     looks = looks_of(sequences)
     partial = extend(_without_reference(menu.offered), looks[0])
-    for target in (*looks[1:], sequences, None):  # to all twice, for what was closed before another option turned out otherwise
+    targets = iter((*looks[1:], sequences))  # to all twice, for what was closed before another option turned out otherwise
+    while True:
         offered = partial.counts > 0
         offered[:, -1] = True
         known = replace(menu, offered=offered & menu.offered)
         if budget < known.least_size:
             return extend(_without_reference(known.offered), sequences), Standing(np.zeros_like(offered), 0.0, np.zeros(offered.shape))
         standing = Race(known, budget, len(looks) + 1, seed).stand(partial)
+        target = next(targets, None)
         if target is None or not standing.open.any():
-            break
+            return partial, standing
         partial = extend(standing.open, target)
-    return partial, standing
 
 
 def _without_reference(offered: Flags) -> Flags:

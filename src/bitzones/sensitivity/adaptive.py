@@ -110,7 +110,7 @@ class _Table:
         wanted = wanted & ~self._broken & (self._counts < target)
         for count in np.unique(self._counts[wanted]).tolist():
             self._add(np.argwhere(wanted & (self._counts == count)).tolist(), count, target)
-        self._progress(target / len(self.order) / 2)
+        self._progress(target / len(self.order))
         return PartialSweep(self._kl.copy(), self._counts.copy(), self._tokens, self._uniform)
 
     def _add(self, options: list[list[int]], start: int, end: int) -> None:
