@@ -58,7 +58,7 @@ def estimated(measured: Floats, controls: Floats) -> Estimated:
         controls: known for all samples, a constant among them if the figure has one; shape (samples, columns).
 
     >>> half = estimated(np.array([1.0, 2.0]), np.array([[1.0], [2.0], [3.0], [4.0]]))
-    >>> half.values.tolist()  # a figure that its control explains wholly is known without measuring it
+    >>> half.values.round(9).tolist()  # a figure that its control explains wholly is known without measuring it
     [1.0, 2.0, 3.0, 4.0]
     """
     count, samples = len(measured), len(controls)
