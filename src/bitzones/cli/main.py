@@ -57,6 +57,9 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items per task; overrides the profile.")] = None,
     by_task: Annotated[bool, typer.Option("--by-task", help="Also make a plan of the same size for each task.")] = False,
     by_domain: Annotated[bool, typer.Option("--by-domain", help="Also make one for each source of the sensitivity set.")] = False,
+    effort: Annotated[
+        Literal["full", "adaptive"] | None, typer.Option(help="Sequences of the sweep: all, or those that the plan needs.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted or failed run in FOLDER.")] = False,
 ) -> None:
     """Measure a profile, analyze it and write the report.
@@ -77,13 +80,13 @@ def run(
     if by_task and by_domain:
         raise typer.BadParameter("give --by-task or --by-domain", param_hint="--by-domain")
     by: Literal["task", "domain"] | None = "task" if by_task else "domain" if by_domain else None
-    profile_files.load(name).resolved(data, limit, by)  # a mistake in the profile is said before torch is loaded
+    profile_files.load(name).resolved(data, limit, by, effort)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
         from bitzones.run import runner
 
         gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
-        measured = runner.measure(name, output, data, limit, by=by, resume=resume)
+        measured = runner.measure(name, output, data, limit, by=by, effort=effort, resume=resume)
         _report([measured.run_file], measured.run_file.parent)
         measured.settle()
     if measured.interrupted:
