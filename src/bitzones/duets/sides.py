@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import uuid
 import zipfile
 from collections.abc import Callable, Mapping
@@ -136,10 +135,10 @@ def _committed(ref: str, which: str) -> Path:
     folder = cache_folder() / "duet" / "commits" / commit
     if not folder.is_dir():
         top = _git(["rev-parse", "--show-toplevel"], ref, which).decode().strip()
-        archive = _git(["-C", top, "archive", "--format=tar", commit, *IN_COMMIT], ref, which)
+        archive = _git(["-C", top, "archive", "--format=zip", commit, *IN_COMMIT], ref, which)
         part = folder.with_name(f".{folder.name}.{os.getpid()}")
-        with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-            members.extractall(part, filter="data")
+        with zipfile.ZipFile(io.BytesIO(archive)) as members:
+            members.extractall(part)  # zipfile keeps members inside the folder
         part.replace(folder)
     return folder
 
@@ -182,7 +181,7 @@ def _unpacked(wheel: Path, which: str) -> Path:
             folder = cache_folder() / "duet" / "wheels" / f"{wheel.stem}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
             if not folder.is_dir():
                 part = folder.with_name(f".{folder.name}.{os.getpid()}")
-                archive.extractall(part)  # noqa: S202 (zipfile keeps members inside the folder)
+                archive.extractall(part)  # zipfile keeps members inside the folder
                 part.replace(folder)
     except (OSError, zipfile.BadZipFile) as error:
         raise DuetError(f"{which}: {wheel}: cannot be read as a wheel: {getattr(error, 'strerror', None) or error}") from error
