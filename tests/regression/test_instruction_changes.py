@@ -49,7 +49,7 @@ def test_values_are_medians() -> None:
 def test_exchanging_the_sides_never_leaves_it_worse(old: tuple[int, ...], new: tuple[int, ...], tolerance: float) -> None:
     there, back = (instructions(a, b, tolerance).metric.status for a, b in ((cell(*old), cell(*new)), (cell(*new), cell(*old))))
     assert (there, back) != ("worse", "worse")
-    assert instructions(cell(*old), cell(*old[:1]), 1e9).metric.status == "same"
+    assert instructions(cell(*old), cell(*old[:1]), 1e12).metric.status == "same"
 
 
 @pytest.mark.parametrize("other", [{"counter": "perf"}, {"run_sha256": "b" * 64}])

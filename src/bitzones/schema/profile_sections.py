@@ -344,7 +344,7 @@ class Gate(Section):
     processor's rounding moves a KL by less in float32. ``bytes`` is a share of the stored bytes; they repeat exactly. ``plan_bytes`` is
     the same for a searched plan, which may be a different plan of equal quality. ``memory`` is a share of the peak of the process and of
     the device: allocators moved it by up to 14% between identical runs. ``instructions`` is a share of the instructions that a command of
-    the deciding side executes. The same code repeats to 0.1%, so it allows for what a new feature may cost and not for noise.
+    the deciding side executes. The same code repeats to 0.3%, so it allows for what a new feature may cost and not for noise.
     """
 
     time: float = Field(default=0.05, ge=0, le=10)
