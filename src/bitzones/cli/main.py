@@ -14,6 +14,7 @@ import typer
 from bitzones import __version__
 from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, tune_command
 from bitzones.cli import export as exporting
+from bitzones.cli.plan_options import ModelSource, RunsCode
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
 
@@ -189,10 +190,10 @@ def apply(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")] = None,
     check: Annotated[Path | None, typer.Option("--check", help="Verify an existing export.", metavar="FOLDER")] = None,
-    model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
+    model: ModelSource = None,
     device: Annotated[str, typer.Option(help="Where to quantize and compare: cpu, cuda, cuda:N or auto.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if the plan needs it.")] = False,
+    trust_remote_code: RunsCode = False,
 ) -> None:
     """Quantize the plan's model and write a checkpoint that optimum-quanto loads.
 

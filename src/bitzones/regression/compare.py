@@ -15,11 +15,13 @@ from bitzones.regression.comparison import CellDelta, Comparison, Metric, Repeat
 from bitzones.regression.decision_rule import Draft, decided, settled
 from bitzones.regression.drift import Drift
 from bitzones.regression.duet_changes import Duets, duet_draft, duets_in
+from bitzones.regression.instruction_changes import instructions
 from bitzones.regression.zone_changes import moved_zones
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.cells import Cell, FailedCell, ReleaseCell
 from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.duet_cells import DuetCell
+from bitzones.schema.instructions_cell import InstructionsCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell
 from bitzones.schema.plan_cells import NamedTrial, PlansCell, SearchCell
 from bitzones.schema.profile import PLAN
@@ -125,6 +127,7 @@ class _Pairs:
             PlansCell: self._plans,
             SlicesCell: self._slices,
             ReleaseCell: release_changes.judge,
+            InstructionsCell: lambda a, b: [instructions(a, b, gate.instructions)],
         }
 
     def drafts(self, key: CellKey, old: Cell | None, new: Cell | None) -> list[Draft]:
