@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from bitzones.duets.driver import Playing
     from bitzones.run.answer import AnalyzedRun
-    from bitzones.run.journal import Journal
+    from bitzones.run.journal import Entry, Journal
     from bitzones.run.recorder import Recorder
     from bitzones.run.session import Session
 
@@ -140,11 +140,11 @@ def _folder(config: pytest.Config) -> Path | None:
     return Path(place).parent if place else None
 
 
-def _opened(made: Session, place: Path, config: pytest.Config) -> Journal:
+def _opened(made: Session, place: Path, config: pytest.Config) -> Journal[Entry]:
     from bitzones.run import journal, session_record
 
     opening = journal.resume if config.getoption("bitzones_resume") else journal.start
-    opened = opening(place, session_record.fingerprint(made), _notify(config))
+    opened = opening(place, session_record.fingerprint(made), _notify(config), journal.Entry)
     made.adopt(opened.entries.values())
     return opened
 

@@ -12,7 +12,7 @@ import pytest
 
 if TYPE_CHECKING:
     from bitzones.run.given import Given
-    from bitzones.run.journal import Journal
+    from bitzones.run.journal import Entry, Journal
     from bitzones.run.session import Session
     from bitzones.schema.profile import Profile
     from bitzones.schema.progress import Progress
@@ -32,7 +32,7 @@ PROGRESS: pytest.StashKey[Progress] = pytest.StashKey()
 """Receives the share of the current cell that is done."""
 NOTIFY: pytest.StashKey[Callable[[str], None]] = pytest.StashKey()
 """Receives a line about anything that takes long and is not a cell."""
-JOURNAL: pytest.StashKey[Journal] = pytest.StashKey()
+JOURNAL: pytest.StashKey[Journal[Entry]] = pytest.StashKey()
 HELD: pytest.StashKey[bool] = pytest.StashKey()
 """Set if the caller of pytest has already locked the journal."""
 CELLS: pytest.StashKey[Recorded] = pytest.StashKey()
