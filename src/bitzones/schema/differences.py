@@ -9,20 +9,23 @@ from typing import Any
 __all__ = ["difference"]
 
 
-def difference(there: Any, here: Any, at: str = "") -> str:
+def difference(there: Any, here: Any, places: tuple[str, str] = ("there", "here")) -> str:
     """The first difference between two fingerprints, with both values, and the number of others; empty if they are equal.
+
+    ``places`` are words for where the two are.
 
     >>> difference({"profile": {"seed": 0}, "code": "a"}, {"profile": {"seed": 1}, "code": "b"})
     'profile.seed is 0 there and 1 here (and 1 more)'
     """
-    found = list(_differences(there, here, at))
+    found = list(_differences(there, here, ""))
     if not found:
         return ""
+    at, one, other = found[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return found[0] + more
+    return f"{at} is {_short(one)} {places[0]} and {_short(other)} {places[1]}{more}"
 
 
-def _differences(there: Any, here: Any, at: str) -> Iterator[str]:
+def _differences(there: Any, here: Any, at: str) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(there, dict) and isinstance(here, dict):
         for key in dict.fromkeys((*there, *here)):
             yield from _differences(there.get(key), here.get(key), f"{at}.{key}".lstrip("."))
@@ -30,7 +33,7 @@ def _differences(there: Any, here: Any, at: str) -> Iterator[str]:
         for number, (one, other) in enumerate(zip(there, here, strict=True)):
             yield from _differences(one, other, f"{at}.{number}")
     elif there != here:
-        yield f"{at} is {_short(there)} there and {_short(here)} here"
+        yield at, there, here
 
 
 def _short(value: Any) -> str:

@@ -7,6 +7,7 @@ with a range of consecutive candidates: what is measured at a time, on any machi
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isclose
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -17,6 +18,10 @@ from bitzones.schema.run_record import Run
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 
 __all__ = ["Block", "MeasuredBlock", "Shard", "SweepLayout"]
+
+
+SAME_ERROR = 1e-4
+"""Most relative difference between two errors of the same weights: another processor sums in another order."""
 
 
 class Block(Record):
@@ -114,8 +119,7 @@ class SweepLayout(Record):
     def _joined(self, parts: dict[int, UnitSensitivity]) -> UnitSensitivity:
         """One measurement of those on every batch; without a KL if one of them has none."""
         first = parts[0]
-        made = {_as_made(item) for item in parts.values()}
-        if len(made) > 1:
+        if not all(_made_alike(first, item) for item in parts.values()):
             raise RunFileError(f"{first.unit} at {first.format}: two shards quantized it differently, so that they do not belong together")
         if broken := next((item for item in parts.values() if item.kl_nats is None), None):
             return broken
@@ -126,9 +130,11 @@ class SweepLayout(Record):
         return UnitSensitivity.model_validate({**first.model_dump(), "kl_nats": tuple(values)})
 
 
-def _as_made(item: UnitSensitivity) -> UnitSensitivity:
-    """A measurement without what it measured: what the quantized weights are like."""
-    return item.model_copy(update={"kl_nats": None, "failure": None})
+def _made_alike(one: UnitSensitivity, other: UnitSensitivity) -> bool:
+    """Whether two measurements are of the same quantized weights, by what they record of them."""
+    plain = [(item.stored_bytes, item.group_sizes, item.stays) for item in (one, other)]
+    errors = one.weight_error or 0.0, other.weight_error or 0.0
+    return plain[0] == plain[1] and isclose(*errors, rel_tol=SAME_ERROR)
 
 
 class Shard(Record):

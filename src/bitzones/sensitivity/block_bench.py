@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import cached_property
+from itertools import product
 from time import perf_counter
+
+import torch
 
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.models import structure
@@ -34,9 +37,11 @@ class BlockBench:
     ) -> None:
         self._variants, self._granularity, self._set, self._batches = variants, granularity, sequence_set, batches
         self._units = units
-        pairs = [(unit, variant) for unit in units for variant in variants.uniform]
-        self._candidates = [(unit, variant) for unit, variant in pairs if variants.taken_by(unit, variants.formats[variant])]
-        self._stays = [pair for pair in pairs if pair not in self._candidates]
+        self._candidates: list[tuple[Unit, str]] = []
+        self._stays: list[tuple[Unit, str]] = []
+        for unit, variant in product(units, variants.uniform):
+            taken = variants.taken_by(unit, variants.formats[variant])
+            (self._candidates if taken else self._stays).append((unit, variant))
         self._weights = LayerWeights(variants)
         self._facts: dict[tuple[str, str], UnitSensitivity] = {}
 
@@ -59,14 +64,18 @@ class BlockBench:
     def costs(self) -> list[int]:
         """Of every candidate per token: the weights of the layers from it on and of the head, since each is read and multiplied once."""
         layers = [sum(p.numel() for p in layer.parameters()) for layer in self._layers]
-        model = self._variants.reference
-        head = model.get_parameter(f"{structure.head(model)}.weight").numel()
+        head = self._head_cost
         return [head + (0 if unit.layer is None else sum(layers[unit.layer :])) for unit, _ in self._candidates]
 
     @cached_property
     def reference_cost(self) -> int:
         """Of the reference's pass per token, which every block makes."""
-        return sum(p.numel() for layer in self._layers for p in layer.parameters())
+        return self._head_cost + sum(p.numel() for layer in self._layers for p in layer.parameters())
+
+    @property
+    def _head_cost(self) -> int:
+        head = self._variants.reference.get_output_embeddings()
+        return 0 if head is None else sum(p.numel() for p in head.parameters())
 
     @property
     def tokens(self) -> list[int]:
@@ -100,10 +109,9 @@ class BlockBench:
         key = unit.name, variant
         if key not in self._facts:
             self._facts[key] = sweep.measurement(self._variants, unit, variant, self._weights.of(unit, variant), None)
-        return self._facts[key].model_copy(
-            update={"kl_nats": None if kl is None else tuple(kl), "failure": sweep.NOT_FINITE if kl is None else None}
-        )
+        measured = {"kl_nats": None if kl is None else tuple(kl), "failure": sweep.NOT_FINITE if kl is None else None}
+        return UnitSensitivity.model_validate({**self._facts[key].model_dump(), **measured})
 
     @property
-    def _layers(self) -> list[object]:
+    def _layers(self) -> list[torch.nn.Module]:
         return list(structure.decoder_layers(self._variants.reference).values())

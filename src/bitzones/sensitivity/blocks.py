@@ -6,7 +6,7 @@ quantized weights of a few layers only, at the price of the reference's pass ove
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise, product
 
 from bitzones.schema.shard_record import Block
@@ -54,12 +54,6 @@ def blocks_of_shard(costs: Sequence[int], tokens: Sequence[int], number: int, of
 
 def blocks_of_size(costs: Sequence[int], batches: int, most: int) -> list[Block]:
     """All blocks, with candidates of about ``most`` cost per token each, one at least: by candidates, and then by batch."""
-    if not costs:
-        return []
-    ranges = [found for found in shares(costs, -(-sum(costs) // most)) if found]
+    parts = min(len(costs), -(-sum(costs) // most))
+    ranges = [found for found in shares(costs, parts) if found] if costs else []
     return [Block(batch=batch, first=found.start, end=found.stop) for found in ranges for batch in range(batches)]
-
-
-def total(blocks: Iterable[Block], costs: Sequence[int], tokens: Sequence[int]) -> int:
-    """What several blocks cost."""
-    return sum(cost(block, costs, tokens) for block in blocks)

@@ -141,9 +141,7 @@ def exact_cell(
     )
 
 
-def measurement(
-    variants: Variants, unit: Unit, variant: str, weights: Mapping[str, Packed], kl: Sequence[float] | None
-) -> UnitSensitivity:
+def measurement(variants: Variants, unit: Unit, variant: str, weights: Mapping[str, Packed], kl: Sequence[float] | None) -> UnitSensitivity:
     """The record of one unit in one format: its quantized weights, and its KL, or None where its logits are not finite or it stays."""
     name = variants.formats[variant]
     stays = [module for module in unit.modules if module not in weights]

@@ -206,7 +206,7 @@ class Variants:
         return layerwise.in_sequence(self.reference, assignment, self._batches(), self.loaded.model.dtype, self._damping)
 
     def rounded_alone(self, layers: Collection[int] | None = None) -> dict[str, Mapping[str, Packed]]:
-        """Variant -> module -> weight, of every calibrated variant at once, in one pass over the layers; of some layers if they are named."""
+        """Variant -> module -> weight of every calibrated variant, made in one pass over the layers; of some layers if they are named."""
         wanted = {variant: name for variant, name in self.uniform.items() if is_calibrated(name)}
         batches, formats, dtype = self._batches(), list(wanted.values()), self.loaded.model.dtype
         some = "every module" if layers is None else f"the modules of {len(layers)} layers"
