@@ -14,7 +14,6 @@ from tiny_sweep import CPU, sequences
 from bitzones.data import sequences as sequence_sets
 from bitzones.models import loading
 from bitzones.models.units import model_units
-from bitzones.schema.errors import RunFileError
 from bitzones.schema.sensitivity_cells import SensitivityCell
 from bitzones.schema.shard_record import Block, MeasuredBlock
 from bitzones.sensitivity import sweep
@@ -58,7 +57,7 @@ def test_shards_are_disjoint_complete_and_balanced(costs: list[int], tokens: lis
 def test_blocks_of_a_size_are_complete_and_no_larger_than_asked_by_one_candidate(costs: list[int], batches: int, most: int) -> None:
     found = blocks_of_size(costs, batches, most)
     assert sorted(items(found)) == list(product(range(len(costs)), range(batches)))
-    assert max(sum(costs[block.first : block.end]) for block in found) <= max(most, max(costs)) + max(costs)
+    assert max(sum(costs[block.first : block.end]) for block in found) <= max(most, *costs) + max(costs)
 
 
 def variants() -> Variants:

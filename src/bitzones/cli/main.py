@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from bitzones import __version__
-from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, tune_command
+from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, sweep_commands, tune_command
 from bitzones.cli import export as exporting
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
@@ -58,6 +58,14 @@ def run(
     by_task: Annotated[bool, typer.Option("--by-task", help="Also make a plan of the same size for each task.")] = False,
     by_domain: Annotated[bool, typer.Option("--by-domain", help="Also make one for each source of the sensitivity set.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted or failed run in FOLDER.")] = False,
+    sweep: Annotated[
+        Path | None, typer.Option("--sweep", metavar="SWEEP.json", help="Take the sensitivities from 'bitzones merge'.", readable=False)
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Measure the sensitivities on a Ray cluster; 'local' starts one here.")
+    ] = None,
+    ray_workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most workers.  [as many as fit]")] = None,
+    ray_cpus: Annotated[int, typer.Option(min=1, metavar="N", help="CPUs of a worker without a GPU.")] = 1,
 ) -> None:
     """Measure a profile, analyze it and write the report.
 
@@ -66,24 +74,34 @@ def run(
     gains on its own task and costs on the others. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C
     writes a partial report to FOLDER/interrupted/ and exits with 130.
 
+    --sweep adopts sensitivities that several machines measured ('bitzones measure --shard'); --ray lets workers of a Ray cluster measure
+    them, one model each: one per GPU, or per --ray-cpus CPUs.
+
     Examples: bitzones run tiny -o report/
     bitzones run smollm2 --data data/ --resume
     bitzones run tiny --by-task
+    bitzones run smollm2 --ray local
     """
     from bitzones.run import garbage
+    from bitzones.run.ray_options import RayOptions
     from bitzones.schema import profile_files
     from bitzones.schema.requirements import needs
 
     if by_task and by_domain:
         raise typer.BadParameter("give --by-task or --by-domain", param_hint="--by-domain")
     by: Literal["task", "domain"] | None = "task" if by_task else "domain" if by_domain else None
+    if sweep is not None and ray is not None:
+        raise typer.BadParameter("give --sweep or --ray: the sensitivities are measured once", param_hint="--ray")
+    cluster = None if ray is None else RayOptions(ray, ray_workers, ray_cpus, resume)
+    if cluster is not None:
+        cluster.require_package()
     profile_files.load(name).resolved(data, limit, by)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
         from bitzones.run import runner
 
         gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
-        measured = runner.measure(name, output, data, limit, by=by, resume=resume)
+        measured = runner.measure(name, output, data, limit, by=by, resume=resume, sweep=sweep, ray=cluster)
         _report([measured.run_file], measured.run_file.parent)
         measured.settle()
     if measured.interrupted:
@@ -224,6 +242,7 @@ def _check(folder: Path, device: str) -> None:
     typer.echo(f"{folder}: verified: hashes, formats, group sizes and outputs match the export")
 
 
+sweep_commands.register(app)
 tune_command.register(app)
 exporting.register(app)
 serve_command.register(app)

@@ -2,7 +2,7 @@
 
 Every finished cell is one line of JSON, flushed to disk before the next cell starts, so that a run that is killed loses at most the current
 cell. The first line is the run's fingerprint (what was measured, with what and where), so that cells of another run are never mixed in.
-Failed cells are retried on resume. A sweep that is divided keeps its blocks in the same way (`run.sweep_blocks`).
+Failed cells are retried on resume. A sweep that is divided keeps its blocks in the same way (`run.shards`, `run.ray_sweep`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bitzones.schema.files import beside
 from bitzones.schema.record import Line, NonNegative
 from bitzones.schema.validation_errors import first_error
 
-__all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "resume", "sole", "start"]
+__all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "resume", "sole", "start", "sweep_journal", "sweep_journals"]
 
 FORMAT = 1
 """Version of the file format. History: 1, 2026-11, first."""
@@ -173,6 +173,16 @@ def _entry(path: Path, number: int, line: bytes, kind: type[LineT]) -> LineT:
         raise MeasureError(
             f"{path}: line {number} is damaged ({first.path} {first.message}): run without --resume to start over"
         ) from error
+
+
+def sweep_journal(folder: Path, batch: int) -> Path:
+    """The journal of a sweep that several workers measure, in the folder of its run: results of other batch sizes are not mixed in."""
+    return folder / f"sweep-b{batch}.jsonl"
+
+
+def sweep_journals(folder: Path) -> list[Path]:
+    """Those of every batch size that was tried."""
+    return sorted(folder.glob("sweep-b*.jsonl"))
 
 
 def code_sha256() -> str:

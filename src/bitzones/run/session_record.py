@@ -62,6 +62,7 @@ def sweep_fingerprint(session: Session) -> dict[str, Any]:
     whole = fingerprint(session)
     environment = whole.pop("environment")
     whole["model"].pop("placement")
+    whole["profile"]["model"].pop("device")  # cuda:3 there may be cuda:0 here
     kind = session.device.type
     sets = {"sensitivity": session.sensitivity_set.sha256}
     if any(map(is_calibrated, session.profile.formats)):

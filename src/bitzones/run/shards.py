@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 
+from bitzones.analysis.merging import write_sweep
 from bitzones.run import garbage, journal
 from bitzones.run.divided_sweep import block_bench, one_batch_size, require_divisible
 from bitzones.run.session import Session
 from bitzones.run.session_record import run_record, sweep_fingerprint
+from bitzones.run.watching import time_left
 from bitzones.schema.errors import ArgumentError
 from bitzones.schema.files import write_text
 from bitzones.schema.profile import Profile
-from bitzones.schema.progress import Progress, silent
 from bitzones.schema.shard_record import Block, MeasuredBlock, Shard
+from bitzones.sensitivity.block_bench import BlockBench
 from bitzones.sensitivity.blocks import blocks_of_shard, cost
 
 __all__ = ["measure_shard"]
@@ -26,24 +29,22 @@ JOURNAL_SUFFIX = ".journal"
 
 def measure_shard(
     profile: Profile,
-    number: int,
-    of: int,
+    shard: tuple[int, int],
     output: Path,
     *,
+    whole: bool = False,
     resume: bool = False,
     notify: Callable[[str], None] = lambda message: None,
-    progress: Progress = silent,
 ) -> Shard:
-    """Measure shard ``number`` of ``of`` of a profile's sweep and write its file.
+    """Measure a shard, as ``(2, 8)``, of a profile's sweep and write its file.
 
     Args:
         profile: as it is to be run (`Profile.resolved`).
-        number: of the shard, from 1.
-        of: how many shards there are.
+        shard: its number, from 1, and how many there are.
         output: the file to write.
+        whole: write the run file of the one shard that there is.
         resume: whether blocks that an interrupted measurement of this shard finished are taken from its journal.
         notify: told, in a line, of anything that takes long and is not a measurement.
-        progress: receives the share that is done.
 
     Raises:
         ArgumentError: there is no such shard.
@@ -51,6 +52,7 @@ def measure_shard(
         MeasureError: the model or the data cannot be used, or memory ran out.
         OutputError: the file cannot be written, or another process is writing it.
     """
+    number, of = shard
     if not 1 <= number <= of:
         raise ArgumentError(f"shard {number}/{of}: give 1/{of} to {of}/{of}")
     require_divisible(profile)
@@ -64,12 +66,7 @@ def measure_shard(
         blocks = blocks_of_shard(bench.costs, bench.tokens, number, of)
         notify(f"shard {number}/{of}: {len(blocks)} batches, layers {_span(bench.layers(blocks))}")
         with one_batch_size(session, batch):
-            lacking = [block for block in blocks if str(block) not in kept.entries]
-            bench.prepare(lacking)
-            whole = sum(cost(block, bench.costs, bench.tokens) for block in blocks)
-            for block in lacking:
-                kept.add(bench.measure(block))
-                progress(_done(blocks, kept, lambda one: cost(one, bench.costs, bench.tokens)) / whole)
+            _measure(bench, [block for block in blocks if str(block) not in kept.entries], kept, notify)
         made = Shard(
             number=number,
             of=of,
@@ -79,10 +76,24 @@ def measure_shard(
             blocks=tuple(kept.entries[str(block)] for block in blocks),
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        write_text(output, made.model_dump_json() + "\n")
+        if whole:
+            write_sweep([made], output)
+        else:
+            write_text(output, made.model_dump_json() + "\n")
         with suppress(OSError):
             place.unlink()
     return made
+
+
+def _measure(bench: BlockBench, blocks: Sequence[Block], kept: journal.Journal[MeasuredBlock], notify: Callable[[str], None]) -> None:
+    """Measure blocks one by one, and say after each how long the others take."""
+    bench.prepare(blocks)
+    began, costs = monotonic(), [cost(block, bench.costs, bench.tokens) for block in blocks]
+    for number, block in enumerate(blocks, 1):
+        kept.add(bench.measure(block))
+        done = sum(costs[:number])
+        left = time_left(done, sum(costs), monotonic() - began)
+        notify(f"{number}/{len(blocks)} {block}{f', about {left} left' if left else ''}")
 
 
 def _loaded(profile: Profile, notify: Callable[[str], None]) -> Session:
@@ -93,10 +104,6 @@ def _loaded(profile: Profile, notify: Callable[[str], None]) -> Session:
     session.check_invariants()
     session.check_sequences()
     return session
-
-
-def _done(blocks: list[Block], kept: journal.Journal[MeasuredBlock], cost_of: Callable[[Block], int]) -> int:
-    return sum(cost_of(block) for block in blocks if str(block) in kept.entries)
 
 
 def _span(layers: set[int]) -> str:
