@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from bitzones.cli.export import say
-
 __all__ = ["measure", "merge", "register"]
 
 SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
@@ -37,8 +35,13 @@ def measure(
 
     number, of = _shard(shard) if shard is not None else (1, 1)
     place = output if output is not None else Path("sweep.json" if shard is None else f"shard{number}.json")
-    took = measure_shard(name, (number, of), place, data=data, limit=limit, resume=resume, whole=shard is None, notify=say)
+    took = measure_shard(name, (number, of), place, data=data, limit=limit, resume=resume, whole=shard is None, notify=_say)
     typer.echo(f"wrote {place} ({took:.0f} s of measuring)")
+
+
+def _say(message: str) -> None:
+    """Progress, also in the log of a batch job."""
+    typer.echo(message, err=True)
 
 
 def _shard(text: str) -> tuple[int, int]:

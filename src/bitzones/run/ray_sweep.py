@@ -58,10 +58,11 @@ def measured(session: Session, batch: int, options: RayOptions, progress: Progre
     kept = _kept(session, batch, fingerprint, resume=options.resume)
     most = min(REFERENCE_PASSES * bench.reference_cost, max(1, sum(bench.costs) * len(bench.tokens) // FEWEST_BLOCKS))
     done = _Done(blocks_of_size(bench.costs, len(bench.tokens), most), bench, kept, progress)
-    with _connected(options, session.notify):
-        workers = _workers(options, session)
-        driver = _Driver(session, batch, options, fingerprint, workers)
-        driver.run(BlockQueue(done.lacking, done.cost, workers), done)
+    if done.lacking:
+        with _connected(options, session.notify):
+            workers = _workers(options, session)
+            driver = _Driver(session, batch, options, fingerprint, workers)
+            driver.run(BlockQueue(done.lacking, done.cost, workers), done)
     return bench.layout.cell(done.found())
 
 
@@ -106,7 +107,7 @@ class _Driver:
     def run(self, queue: BlockQueue, done: _Done) -> None:
         """Until no block is lacking."""
         try:
-            for worker in range(len(self._actors)) if done.lacking else ():
+            for worker in range(len(self._actors)):
                 self._start(worker)
             while done.lacking:
                 self._next(queue, done)

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 from bitzones.analysis.merging import write_sweep
+from bitzones.deploy.prepared import no_bars
 from bitzones.run import garbage, journal
 from bitzones.run.divided_sweep import block_bench, one_batch_size, require_divisible
 from bitzones.run.session import Session
@@ -99,7 +100,7 @@ def _measure(bench: BlockBench, blocks: Sequence[Block], kept: journal.Journal[M
 def _loaded(profile: Profile, notify: Callable[[str], None]) -> Session:
     """A session that is checked as that of a run is."""
     session = Session(profile, notify)
-    with garbage.suspended():
+    with garbage.suspended(), no_bars():
         _ = session.scored, session.variants
     session.check_invariants()
     session.check_sequences()
