@@ -118,6 +118,7 @@ def bitzones_session(pytestconfig: pytest.Config) -> Iterator[Session]:
         if place := pytestconfig.getoption("bitzones_journal"):  # before a budget is checked, which may take times that are in it
             pytestconfig.stash[JOURNAL] = _opened(made, place, pytestconfig)
         made.check_budget()
+        made.check_cluster()
     except BitzonesError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made

@@ -108,6 +108,7 @@ def test_more_shards_than_there_is_work_are_merged_too(written: Callable[..., li
     assert merge(written(*shards), tmp_path / "sweep.json").cells == (CELL,)
 
 
+ONE_BATCH = LAYOUT.model_copy(update={"batches": ((0, 1, 2, 3, 4),)})
 OTHER = {**FINGERPRINT, "model": {"sha256": "b"}}
 REFUSED = {
     "one is missing": (three()[:2], r"^missing: shard 3/3: measure and give them too$"),
@@ -116,7 +117,7 @@ REFUSED = {
     "another division": ([three()[0], shard(2, 2, [])], r"shard1.json: one of 2 shards, and .*shard0.json is one of 3"),
     "another model": (three(fingerprint=OTHER), r'shard1.json: of another sweep: model.sha256 is "a" in .*shard0.json and "b" here$'),
     "other batches": (
-        three(layout=LAYOUT.model_copy(update={"batches": ((0, 1, 2, 3, 4),)})),
+        three(layout=ONE_BATCH),
         r"shard1.json: of another sweep: its units or",
     ),
     "a part is missing": (three(blocks=three()[1].blocks[1:]), r"^layers.0 at \S+: batch 1 of 3 not measured$"),

@@ -15,6 +15,7 @@ from bitzones.run.ray_options import RayOptions
 from bitzones.run.session import Session
 from bitzones.schema import profile_files
 from bitzones.schema.errors import MeasureError
+from bitzones.schema.profile import Profile
 from bitzones.schema.shard_record import MeasuredBlock
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -27,8 +28,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def profile(tmp_path: Path) -> profile_files.Profile:
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    tmp_path = tmp_path_factory.mktemp("ray")
     tiny_models.save(tmp_path / "model")
     changes = {"formats": 'formats = ["qint4", "qint2:gptq"]', "sensitivity": "[sensitivity]\ntokens = 1200\nbatch = 4"}
     text = tiny_models.profile_text(str(tmp_path / "model"), **changes, calibration="[calibration]\ntokens = 500")
@@ -37,7 +39,7 @@ def profile(tmp_path: Path) -> profile_files.Profile:
 
 
 def test_a_killed_worker_costs_its_block_and_the_cell_is_that_of_one_process(
-    profile: profile_files.Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(journal.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
@@ -68,6 +70,7 @@ def test_a_killed_worker_costs_its_block_and_the_cell_is_that_of_one_process(
     assert sum("is ready" in line for line in said[said.index(next(line for line in said if line.startswith("resuming"))) :]) == 0
 
 
-def test_an_address_without_a_cluster_is_one_line(profile: profile_files.Profile) -> None:
-    with pytest.raises(MeasureError, match=r"^--ray 127\.0\.0\.1:1: no Ray cluster there"):
-        Session(profile, ray=RayOptions("127.0.0.1:1")).sweep()
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:port"])
+def test_an_address_without_a_cluster_is_one_line(address: str, profile: Profile) -> None:
+    with pytest.raises(MeasureError, match=rf"^--ray {re.escape(address)}: nothing answers there"):
+        Session(profile, ray=RayOptions(address)).sweep()

@@ -66,6 +66,7 @@ def run(
     ] = None,
     ray_workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most workers.  [as many as fit]")] = None,
     ray_cpus: Annotated[int, typer.Option(min=1, metavar="N", help="CPUs of a worker without a GPU.")] = 1,
+    ray_gpus: Annotated[int, typer.Option(min=1, metavar="N", help="GPUs of a worker: as many as hold the model.")] = 1,
 ) -> None:
     """Measure a profile, analyze it and write the report.
 
@@ -75,7 +76,7 @@ def run(
     writes a partial report to FOLDER/interrupted/ and exits with 130.
 
     --sweep adopts sensitivities that several machines measured ('bitzones measure --shard'); --ray lets workers of a Ray cluster measure
-    them, one model each: one per GPU, or per --ray-cpus CPUs.
+    them, one model each: one per GPU (--ray-gpus), or per --ray-cpus CPUs.
 
     Examples: bitzones run tiny -o report/
     bitzones run smollm2 --data data/ --resume
@@ -92,7 +93,7 @@ def run(
     by: Literal["task", "domain"] | None = "task" if by_task else "domain" if by_domain else None
     if sweep is not None and ray is not None:
         raise typer.BadParameter("give --sweep or --ray: the sensitivities are measured once", param_hint="--ray")
-    cluster = None if ray is None else RayOptions(ray, ray_workers, ray_cpus, resume)
+    cluster = None if ray is None else RayOptions(ray, ray_workers, ray_cpus, ray_gpus, resume)
     if cluster is not None:
         cluster.require_package()
     profile_files.load(name).resolved(data, limit, by)  # a mistake in the profile is said before torch is loaded

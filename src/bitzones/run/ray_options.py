@@ -19,14 +19,16 @@ class RayOptions:
 
     Args:
         address: of a running cluster, as `ray.init` takes it, or ``local``.
-        workers: at most so many; None is one for each GPU, or for every ``cpus`` CPUs where a model fits.
+        workers: at most so many; None is one for every ``gpus`` GPUs, or for every ``cpus`` CPUs where a model fits.
         cpus: of a worker without a GPU.
+        gpus: of a worker with any: several, where one does not hold the model.
         resume: whether finished blocks of an earlier run in the same folder are taken over.
     """
 
     address: str
     workers: int | None = None
     cpus: int = 1
+    gpus: int = 1
     resume: bool = False
 
     def require_package(self) -> None:

@@ -7,6 +7,7 @@ finished is in the journal. The cell is that of a sweep in one process, to the l
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ from bitzones.sensitivity.blocks import blocks_of_size, cost
 if TYPE_CHECKING:
     from bitzones.run.session import Session
 
-__all__ = ["measured"]
+__all__ = ["measured", "require_room"]
 
 REFERENCE_PASSES, FEWEST_BLOCKS = 10, 32
 """A block costs about so many passes of the reference, of which it makes one itself; or less, so that a sweep has so many blocks: eight
@@ -40,6 +41,9 @@ workers then have four each on average, and none waits long for the last one. Bo
 
 MODEL_COPIES = 2
 """Memory that a worker on CPUs needs, in sizes of the reference as it computes: as stored, as computed, and the quantized weights."""
+
+ANSWER_S = 10.0
+"""How long a head node may take to accept a connection."""
 
 PATIENCE_S = 600.0
 """How long no worker may start before the run says so and ends."""
@@ -56,14 +60,26 @@ def measured(session: Session, batch: int, options: RayOptions, progress: Progre
     require_divisible(session.profile)
     fingerprint, bench = sweep_fingerprint(session), block_bench(session, batch)
     kept = _kept(session, batch, fingerprint, resume=options.resume)
-    most = min(REFERENCE_PASSES * bench.reference_cost, max(1, sum(bench.costs) * len(bench.tokens) // FEWEST_BLOCKS))
-    done = _Done(blocks_of_size(bench.costs, len(bench.tokens), most), bench, kept, progress)
+    size = min(REFERENCE_PASSES * bench.reference_cost, max(1, sum(bench.costs) * len(bench.tokens) // FEWEST_BLOCKS))
+    done = _Done(blocks_of_size(bench.costs, len(bench.tokens), size), bench, kept, progress)
     if done.lacking:
         with _connected(options, session.notify):
             workers = _workers(options, session)
             driver = _Driver(session, batch, options, fingerprint, workers)
             driver.run(BlockQueue(done.lacking, done.cost, workers), done)
     return bench.layout.cell(done.found())
+
+
+def require_room(session: Session, options: RayOptions) -> None:
+    """Refuse at once a cluster that is not there, or where no worker fits.
+
+    Raises:
+        ProfileError: the sweep cannot be divided.
+        MeasureError: says what is lacking.
+    """
+    require_divisible(session.profile)
+    with _connected(options, session.notify):
+        _workers(options, session)
 
 
 class _Done:
@@ -179,6 +195,7 @@ def _connected(options: RayOptions, notify: Callable[[str], None]) -> Iterator[N
     if ray.is_initialized():
         yield
         return
+    _require_answer(options.address)
     notify("starting Ray on this machine" if options.address == LOCAL else f"joining the Ray cluster at {options.address}")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a benchmark tells nobody that it runs
     settings = {"include_dashboard": False} if options.address == LOCAL else {}
@@ -190,6 +207,23 @@ def _connected(options: RayOptions, notify: Callable[[str], None]) -> Iterator[N
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nothing listens: Ray would try it for minutes.
+
+    Raises:
+        MeasureError: there is no answer.
+    """
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator:  # a name, as auto
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise MeasureError(
+            f"--ray {address}: nothing answers there ({error}): give HOST:PORT of the head node, auto on a node of the cluster, or local"
+        ) from error
 
 
 def _workers(options: RayOptions, session: Session) -> int:
@@ -213,14 +247,14 @@ def _workers(options: RayOptions, session: Session) -> int:
 def _resources(session: Session, options: RayOptions) -> dict[str, Any]:
     """What a worker takes, as Ray's options of an actor."""
     if session.device.type == "cuda":
-        return {"num_gpus": 1, "num_cpus": 1}
+        return {"num_gpus": options.gpus, "num_cpus": 1}
     reference = sum(p.numel() * p.element_size() for p in session.variants.reference.parameters())
     return {"num_cpus": options.cpus, "memory": MODEL_COPIES * reference}
 
 
 def _said(resources: dict[str, Any]) -> str:
     if "num_gpus" in resources:
-        return "it takes a GPU and a CPU"
+        return f"it takes {resources['num_gpus']} GPUs (--ray-gpus) and a CPU"
     return f"it takes {resources['num_cpus']} CPUs and {resources['memory'] / 2**30:.1f} GiB of memory (--ray-cpus)"
 
 
@@ -232,7 +266,9 @@ def _kept(session: Session, batch: int, fingerprint: dict[str, Any], *, resume: 
 
 
 def _on(device: str, profile: Profile) -> Profile:
-    """The profile on the kind of device of the driver: of several GPUs a worker sees its own only."""
+    """The profile on the kind of device of the driver: a worker sees its own GPUs only, as the first ones."""
+    if profile.model.device == "auto":  # spreads a model over several
+        return profile
     return profile.model_copy(update={"model": profile.model.model_copy(update={"device": device})})
 
 

@@ -270,6 +270,17 @@ class Session:
         menu = goals.expected_menu(self.variants.loaded.model, self.units, self.profile.formats, reference, self.variants.staying)
         goals.check_budget(menu, self.profile.budget, self.times)
 
+    def check_cluster(self) -> None:
+        """Refuse a Ray cluster that is not there, before anything is measured.
+
+        Raises:
+            MeasureError: as `ray_sweep.require_room`.
+        """
+        if self._ray is not None and "sweep" not in self._made:
+            from bitzones.run import ray_sweep
+
+            ray_sweep.require_room(self, self._ray)
+
     def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
         return self._once("unit_times", lambda: gemm_latency.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
