@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tabulate import tabulate
+
 import scale_costs
 from scale_costs import Architecture, costs
-from tabulate import tabulate
 
 TWO_LAYERS = Architecture("two layers", 2, 8, layer_parameters=30.0, active_parameters=60.0, head_parameters=20.0)
 

@@ -20,6 +20,9 @@ from bitzones.schema.shard_record import MeasuredBlock
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
 
+DOMAIN = '[[domains]]\nname = "tasks"\nsource = "tasks"\ntokens = 200'
+"""Read for other cells: whether it was must not matter to a worker."""
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray leaves the pipes of its own processes to the collector
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -33,7 +36,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
     tmp_path = tmp_path_factory.mktemp("ray")
     tiny_models.save(tmp_path / "model")
     changes = {"formats": 'formats = ["qint4", "qint2:gptq"]', "sensitivity": "[sensitivity]\ntokens = 1200\nbatch = 4"}
-    text = tiny_models.profile_text(str(tmp_path / "model"), **changes, calibration="[calibration]\ntokens = 500")
+    text = tiny_models.profile_text(str(tmp_path / "model"), **changes, calibration="[calibration]\ntokens = 500", domains=DOMAIN)
     (tmp_path / "profile.toml").write_text(text, encoding="utf-8")
     return profile_files.load(str(tmp_path / "profile.toml")).resolved()
 

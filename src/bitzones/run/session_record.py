@@ -57,15 +57,23 @@ def fingerprint(session: Session) -> dict[str, Any]:
 def sweep_fingerprint(session: Session) -> dict[str, Any]:
     """Everything that sensitivities depend on, wherever they are measured: parts of one sweep have the same.
 
-    Of the machine only what the numbers depend on beyond their last digits is in it: the kind of device, and of GPUs which.
+    Of the machine only what the numbers depend on beyond their last digits is in it: the kind of device, and of GPUs which. Sets are taken
+    for it, so that it does not depend on what a session was asked before.
     """
-    whole = fingerprint(session)
-    environment = whole.pop("environment")
-    whole["model"].pop("placement")
-    whole["profile"]["model"].pop("device")  # cuda:3 there may be cuda:0 here
-    kind = session.device.type
+    environment, kind = session.environment(), session.device.type
+    profile, model = session.profile.model_dump(mode="json"), session.variants.info().model_dump(mode="json")
+    for section, key in ((profile, "gate"), (profile["model"], "device"), (model, "placement")):
+        section.pop(key)  # cuda:3 there may be cuda:0 here
     sets = {"sensitivity": session.sensitivity_set.sha256}
     if any(map(is_calibrated, session.profile.formats)):
         sets["calibration"] = session.calibration_set.sha256
-    device = {"type": kind, **({"name": environment["device_name"]} if kind == "cuda" else {})}
-    return {**whole, "versions": environment["versions"], "device": device, "sequences": sets}
+    return {
+        "bitzones": bitzones.__version__,
+        "code": journal.code_sha256(),
+        "versions": environment.versions,
+        "device": {"type": kind, **({"name": environment.device_name} if kind == "cuda" else {})},
+        "model": model,
+        "profile": profile,
+        "tasks": {name: task.sha256 for name, task in session.scored.items()},
+        "sequences": sets,
+    }
