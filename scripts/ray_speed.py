@@ -20,8 +20,8 @@ from bitzones.schema import profile_files
 from bitzones.schema.profile import Profile
 from bitzones.schema.sensitivity_cells import SensitivityCell
 
-FORMATS, TOKENS = ("qint8", "qint4", "qint2:hqq"), 8192
-"""Of the embedded model, whose own profile is over in seconds."""
+FORMATS = ("qint8", "qint4", "qint2:hqq")
+"""Of the embedded model, swept by groups: its own profile is over in seconds."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("profile", nargs="?", default="tiny")
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=4096, help="of the embedded model's sensitivity set")
     arguments = parser.parse_args()
     profile = profile_files.load(arguments.profile).resolved()
     if arguments.profile == "tiny":
-        longer = profile.sensitivity.model_copy(update={"tokens": TOKENS, "granularity": "group"})
+        longer = profile.sensitivity.model_copy(update={"tokens": arguments.tokens, "granularity": "group"})
         profile = profile.model_copy(update={"sensitivity": longer, "formats": FORMATS})
     ratios, cells = [], []
     for pair in range(arguments.pairs):
