@@ -20,6 +20,9 @@ from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensiti
 __all__ = ["Block", "MeasuredBlock", "Shard", "SweepLayout"]
 
 
+BY_SEQUENCE = ("kl_nats",)
+"""Fields of a measurement that have a value for each sequence."""
+
 SAME_ERROR = 1e-4
 """Most relative difference between two errors of the same weights: another processor sums in another order."""
 
@@ -123,11 +126,18 @@ class SweepLayout(Record):
             raise RunFileError(f"{first.unit} at {first.format}: two shards quantized it differently, so that they do not belong together")
         if broken := next((item for item in parts.values() if item.kl_nats is None), None):
             return broken
-        values = [0.0] * len(self.sequence_tokens)
-        for batch, item in parts.items():
-            for place, value in zip(self.batches[batch], item.kl_nats or (), strict=True):
-                values[place] = value
-        return UnitSensitivity.model_validate({**first.model_dump(), "kl_nats": tuple(values)})
+        whole = {field: self._by_sequence({batch: getattr(item, field) for batch, item in parts.items()}) for field in BY_SEQUENCE}
+        return UnitSensitivity.model_validate({**first.model_dump(), **whole})
+
+    def _by_sequence(self, parts: dict[int, tuple[float, ...] | None]) -> tuple[float, ...] | None:
+        """Values of all sequences, from those of each batch: 0 where a batch has none, and none where no batch has any."""
+        if all(values is None for values in parts.values()):
+            return None
+        whole = [0.0] * len(self.sequence_tokens)
+        for batch, values in parts.items():
+            for place, value in zip(self.batches[batch], values or (0.0,) * len(self.batches[batch]), strict=True):
+                whole[place] = value
+        return tuple(whole)
 
 
 def _made_alike(one: UnitSensitivity, other: UnitSensitivity) -> bool:
