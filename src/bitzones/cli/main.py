@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from bitzones import __version__
-from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, tune_command
+from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, sweep_commands, tune_command
 from bitzones.cli import export as exporting
 from bitzones.cli.plan_options import ModelSource, RunsCode
 from bitzones.report.terminal.printing import make_printable
@@ -62,6 +62,15 @@ def run(
         Literal["full", "adaptive"] | None, typer.Option(help="Sequences of the sweep: all, or those that the plan needs.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted or failed run in FOLDER.")] = False,
+    sweep: Annotated[
+        Path | None, typer.Option("--sweep", metavar="SWEEP.json", help="Take the sensitivities from 'bitzones merge'.", readable=False)
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Measure the sensitivities on a Ray cluster; 'local' starts one here.")
+    ] = None,
+    ray_workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most workers.  [as many as fit]")] = None,
+    ray_cpus: Annotated[int, typer.Option(min=1, metavar="N", help="CPUs of a worker without a GPU.")] = 1,
+    ray_gpus: Annotated[int, typer.Option(min=1, metavar="N", help="GPUs of a worker: as many as hold the model.")] = 1,
 ) -> None:
     """Measure a profile, analyze it and write the report.
 
@@ -70,24 +79,34 @@ def run(
     gains on its own task and costs on the others. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C
     writes a partial report to FOLDER/interrupted/ and exits with 130.
 
+    --sweep adopts sensitivities that several machines measured ('bitzones measure --shard'); --ray lets workers of a Ray cluster measure
+    them, one model each: one per GPU (--ray-gpus), or per --ray-cpus CPUs.
+
     Examples: bitzones run tiny -o report/
     bitzones run smollm2 --data data/ --resume
     bitzones run tiny --by-task
+    bitzones run smollm2 --ray local
     """
     from bitzones.run import garbage
+    from bitzones.run.ray_options import RayOptions
     from bitzones.schema import profile_files
     from bitzones.schema.requirements import needs
 
     if by_task and by_domain:
         raise typer.BadParameter("give --by-task or --by-domain", param_hint="--by-domain")
     by: Literal["task", "domain"] | None = "task" if by_task else "domain" if by_domain else None
+    if sweep is not None and ray is not None:
+        raise typer.BadParameter("give --sweep or --ray: the sensitivities are measured once", param_hint="--ray")
+    cluster = None if ray is None else RayOptions(ray, ray_workers, ray_cpus, ray_gpus, resume)
+    if cluster is not None:
+        cluster.require_package()
     profile_files.load(name).resolved(data, limit, by, effort)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
         from bitzones.run import runner
 
         gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
-        measured = runner.measure(name, output, data, limit, by=by, effort=effort, resume=resume)
+        measured = runner.measure(name, output, data, limit, by=by, effort=effort, resume=resume, sweep=sweep, ray=cluster)
         _report([measured.run_file], measured.run_file.parent)
         measured.settle()
     if measured.interrupted:
@@ -228,6 +247,7 @@ def _check(folder: Path, device: str) -> None:
     typer.echo(f"{folder}: verified: hashes, formats, group sizes and outputs match the export")
 
 
+sweep_commands.register(app)
 tune_command.register(app)
 exporting.register(app)
 serve_command.register(app)

@@ -50,6 +50,7 @@ def separately(
     damping: float = DAMPING,
     progress: Progress = silent,
     staying: Mapping[str, Collection[str]] | None = None,
+    only: Collection[int] | None = None,
 ) -> dict[str, Calibrated]:
     """Round every quantizable module to every calibrated format, each on the activations of the unchanged model.
 
@@ -61,17 +62,20 @@ def separately(
         damping: see `gptq.round_rows`.
         progress: receives the share that is done.
         staying: format -> modules that it does not support (`quantizing.unsupported`).
+        only: layers whose modules are rounded, all by default; the weights are the same bit for bit.
 
     Raises:
         NonFiniteError: an activation or a weight is NaN or infinite; the message names the module.
     """
     found = {name: Calibrated() for name in formats}
-    layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
+    layers, all_modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
+    wanted = range(len(layers)) if only is None else only
+    modules = {name: layer for name, layer in all_modules.items() if layer in wanted}
     stays = staying or {}
     _weigh(model, [(name, format_) for format_ in formats for name in modules if name not in stays.get(format_, ())], batches, dtype, found)
     fed_back = [format_ for format_ in formats if Format.of(format_).method == FED_BACK]
     entering = Entering([() for _ in batches])
-    for at in range(len(layers)) if fed_back else ():
+    for at in range(max(wanted, default=-1) + 1) if fed_back else ():
         names = [name for name, layer in modules.items() if layer == at]
         moments, entering = moments_of(model, layers, names, entering, batches)
         for moment, together in _groups(moments, names):
@@ -79,7 +83,7 @@ def separately(
             rounded = _round(model, pairs, moment, dtype, damping) if pairs else []
             for (name, format_), (weight, why) in zip(pairs, rounded, strict=True):
                 _put(found[format_], name, weight, why)
-        progress((at + 1) / len(layers))
+        progress((at + 1) / (max(wanted) + 1))
     return found
 
 

@@ -26,6 +26,12 @@ __all__ = ["expected_menu", "swept"]
 
 def swept(session: Session, progress: Progress) -> SensitivityCell:
     """The separate sensitivities, with the effort that the profile asks for."""
+    if (cluster := session.ray) is not None:
+        from bitzones.run import ray_sweep  # only where Ray is asked for: the package is an extra
+
+        return session.hardware.at_half(
+            session.profile.sensitivity.batch, lambda batch: ray_sweep.measured(session, batch, cluster, progress)
+        )
     if session.profile.sensitivity.effort == "adaptive":
         return _raced(session, progress)
     chosen = session.sensitivity_set

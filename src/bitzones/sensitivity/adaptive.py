@@ -62,7 +62,8 @@ def adaptive_cell(
             count = int(partial.counts[row, column])
             found = partial.kl[row, column, :count].tolist() if count else None
             stopped = standing.reason(row, column) if 0 < count < len(table.order) else None
-            measurements.append(measurement(variants, unit, variant, found, table.variance(row, column), stopped))
+            weights, variance = variants.weights(unit, variant), table.variance(row, column)
+            measurements.append(measurement(variants, unit, variant, weights, found, variance, stopped))
     progress(1.0)
     return SensitivityCell(
         variant=variants.reference_id,

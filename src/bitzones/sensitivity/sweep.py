@@ -160,7 +160,8 @@ def exact_cell(
         passed_over=sequence_set.passed_over,
         units=tuple(units),
         measurements=tuple(
-            measurement(variants, unit, variant, *sweep.found(places.get((unit.name, variant)))) for unit, variant in pairs
+            measurement(variants, unit, variant, variants.weights(unit, variant), *sweep.found(places.get((unit.name, variant))))
+            for unit, variant in pairs
         ),
     )
 
@@ -169,13 +170,20 @@ def measurement(
     variants: Variants,
     unit: Unit,
     variant: str,
+    weights: Mapping[str, Packed],
     kl: Sequence[float] | None,
     variance: tuple[float, ...] | None = None,
     stopped: StopReason | None = None,
 ) -> UnitSensitivity:
-    """The record of a unit in a format; ``stopped`` says why it was not measured on all sequences."""
+    """The record of one unit in one format.
+
+    Args:
+        weights: its quantized weights.
+        kl: of each sequence; None where its logits are not finite or it stays.
+        variance: that each has from sampling rows of the head; None where it was computed whole.
+        stopped: why it was not measured on all sequences.
+    """
     name = variants.formats[variant]
-    weights = variants.weights(unit, variant)
     stays = [module for module in unit.modules if module not in weights]
     dense = [variants.loaded.model.get_parameter(f"{module}.weight") for module in stays]
     return UnitSensitivity(
