@@ -18,8 +18,8 @@ from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.data.sets import DomainSet, SequenceSets
 from bitzones.data.tasks import ScoredTask, TaskSet
 from bitzones.devices import device as devices
-from bitzones.evaluation import self_text
-from bitzones.models import loading, structure, text_config
+from bitzones.evaluation import kl, self_text
+from bitzones.models import loading, streamed_weights, structure, text_config
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
@@ -32,13 +32,14 @@ from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, TUNED, Profile, variant_formats
 from bitzones.schema.progress import Progress, silent
+from bitzones.schema.quality_cells import DivergenceCell
 from bitzones.schema.record import Measured
 from bitzones.schema.run_record import Environment
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.schema.slices_cell import SlicesCell
 from bitzones.schema.tuning_cells import TuningCell
 from bitzones.search import goals, held_out
-from bitzones.sensitivity import invariants
+from bitzones.sensitivity import invariants, streamed
 from bitzones.sensitivity import sweep as sensitivity
 from bitzones.sensitivity.variants import Variants
 
@@ -123,6 +124,7 @@ class Session:
 
     def model(self, variant: str) -> PreTrainedModel:
         """A variant's model, also that of the plan or of a baseline: what it is has to be found, when it is first asked for."""
+        streamed_weights.refuse(self.variants.reference, f"the model of {variant}")
         if variant == PLAN:
             self.search()
         elif variant == TUNED:
@@ -268,6 +270,7 @@ class Session:
 
     def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
+        streamed_weights.refuse(self.variants.reference, "timing matrix products")
         return self._once("unit_times", lambda: gemm_latency.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
 
     @property
@@ -275,15 +278,29 @@ class Session:
         """What plans are charged with; None where they are charged with bytes."""
         return None if self.profile.budget.latency is None else self.unit_times()
 
+    def ready(self, variant: str) -> None:
+        """Have in memory what `divergence` compares."""
+        if not self.variants.is_streamed:
+            _ = self.model(self.reference_id), self.model(variant)
+        elif variant == PLAN:
+            self.search()
+
+    def divergence(self, variant: str) -> DivergenceCell:
+        """The KL of a whole variant on the sensitivity set."""
+        chosen = self.sensitivity_set
+        if self.variants.is_streamed:
+            return self.on(chosen, lambda batches: streamed.divergence_cell(self.variants, variant, chosen, batches()))
+        pair = self.model(self.reference_id), self.model(variant)
+        return self.on(chosen, lambda batches: kl.divergence_cell(variant, *pair, chosen, batches()))
+
     def sweep(self, progress: Progress = silent) -> SensitivityCell:
         """The separate sensitivities, measured once."""
+        measured = streamed.exact_cell if self.variants.is_streamed else sensitivity.exact_cell
         return self._once(
             "sweep",
             lambda: self.on(
                 self.sensitivity_set,
-                lambda batches: sensitivity.exact_cell(
-                    self.variants, self.units, self.granularity, self.sensitivity_set, batches(), progress
-                ),
+                lambda batches: measured(self.variants, self.units, self.granularity, self.sensitivity_set, batches(), progress),
             ),
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import SearchRound, Trial
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
-from bitzones.sensitivity import sweep
+from bitzones.sensitivity import streamed, sweep
 from bitzones.sensitivity.sweep import Candidate
 from bitzones.sensitivity.variants import Variants
 
@@ -49,6 +49,9 @@ __all__ = [
 TIMID_STEPS = 8
 """Proposals per round. Each halves the gain required of a swap, starting from the largest gain; the boldest requires none."""
 
+Exact: TypeAlias = Callable[..., sweep.Sweep]
+"""Arguments as those of `sweep.exact`."""
+
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -65,6 +68,7 @@ class Workbench:
         weights: format -> module -> quantized weight, without the reference's format.
         batches: returns the batches anew for every pass.
         sequences: total number of sequences.
+        exact: the sweep that measures: `streamed.exact` for a model whose layers are streamed.
     """
 
     model: torch.nn.Module
@@ -74,6 +78,7 @@ class Workbench:
     weights: Mapping[str, Mapping[str, Weight]]
     batches: Callable[[], Iterable[Batch]]
     sequences: int
+    exact: Exact = sweep.exact
 
     def bytes_of(self, choice: Integers) -> int:
         """Stored bytes of a plan's units."""
@@ -106,6 +111,7 @@ def workbench(
         {name: variants.packed(variant) for variant, name in variants.uniform.items()},
         batches,
         sequences,
+        streamed.exact if variants.is_streamed else sweep.exact,
     )
 
 
@@ -137,7 +143,7 @@ def trials(bench: Workbench, choices: Sequence[Integers], progress: Progress = s
 def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, Weight]]], progress: Progress = silent) -> list[Trial]:
     """Measure whole plans, each with its own module -> weight: weights in calibrated formats depend on the rest of the plan."""
     choices, candidates = [choice for choice, _ in made], [Candidate(0, weights) for _, weights in made]
-    found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
+    found = bench.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
     return [
         Trial(units=bench.named(choice), stored_bytes=bench.bytes_of(choice), kl_nats=None if kl is None else tuple(kl))
         for choice, kl in zip(choices, found, strict=True)
@@ -227,7 +233,7 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensiti
     ]
     candidates = [Candidate(bench.units[row].layer, _weights(bench, row, column)) for row, column in swaps]
     base = weights_of(bench, choice)
-    found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base).candidates
+    found = bench.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base).candidates
     return [
         UnitSensitivity(
             unit=bench.units[row].name,

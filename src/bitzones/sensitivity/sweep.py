@@ -25,7 +25,7 @@ from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 from bitzones.sensitivity.variants import Variants
 
-__all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell"]
+__all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell", "measurement"]
 
 NOT_FINITE = "the changed model's logits are NaN or infinite"
 """Why a candidate has no KL."""
@@ -134,11 +134,12 @@ def exact_cell(
         sequence_tokens=sequence_set.sequence_tokens,
         passed_over=sequence_set.passed_over,
         units=tuple(units),
-        measurements=tuple(_measurement(variants, unit, variant, found.get((unit.name, variant))) for unit, variant in pairs),
+        measurements=tuple(measurement(variants, unit, variant, found.get((unit.name, variant))) for unit, variant in pairs),
     )
 
 
-def _measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] | None) -> UnitSensitivity:
+def measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] | None) -> UnitSensitivity:
+    """The record of a unit in a variant's format, from its KL by sequence."""
     name = variants.formats[variant]
     weights = variants.weights(unit, variant)
     stays = [module for module in unit.modules if module not in weights]
