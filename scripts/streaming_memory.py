@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import SequenceSet, TokenSequence
 from bitzones.embedded import TINY
-from bitzones.models import loading
+from bitzones.models import loading, offload
 from bitzones.models.units import model_units
 from bitzones.schema.profile_sections import Model
 from bitzones.sensitivity import streamed
@@ -117,7 +117,7 @@ def sweep(args: argparse.Namespace) -> None:
         lap("load")
         formats = {"bf16": "bf16"} | {f"v{n}": name for n, name in enumerate(args.formats.split(","))}
         variants = Variants(loaded, formats, CPU, torch.float32)
-        units = model_units(loaded.model, args.granularity)
+        units = model_units(loaded.model, args.granularity, [int(number) for number in args.layers.split(",")] if args.layers else None)
         lap("units")
         generator = torch.Generator().manual_seed(1)
         ids = torch.randint(1, loaded.model.config.vocab_size, (args.sequences, args.length), generator=generator).tolist()
@@ -128,6 +128,7 @@ def sweep(args: argparse.Namespace) -> None:
     cpu = resource.getrusage(resource.RUSAGE_SELF)
     made |= {
         "model_bytes": sum(p.nbytes for p in loaded.model.parameters()),
+        "in_memory_bytes": offload.whole_bytes(loaded.model, args.formats.split(","), 3.0),
         "layer_bytes_computing": 2 * sum(p.nbytes for p in loaded.model.model.layers[0].parameters()),
         "candidates": len(cell.measurements),
         "measured": sum(item.kl_nats is not None for item in cell.measurements),
@@ -164,6 +165,7 @@ def main() -> None:
         measuring.add_argument("folder", type=Path)
         measuring.add_argument("--formats", default="qint4")
         measuring.add_argument("--granularity", default="layer", choices=("layer", "group"))
+        measuring.add_argument("--layers", help="numbers of the layers that are changed, with commas; all are streamed")
         measuring.add_argument("--sequences", type=int, default=4)
         measuring.add_argument("--length", type=int, default=32)
         measuring.add_argument("--batch", type=int, default=4)

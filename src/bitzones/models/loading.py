@@ -111,24 +111,21 @@ def load(
     tokenizer: PreTrainedTokenizerBase | None = None
     left_out, streamed = NOTHING, False
     try:
+        shards = sources.shards(files.path) if files.kind == "safetensors" else []
+        _require_mappable(settings, shards, dtype)
         if files.kind == "config":
-            if settings.placement == "stream":
-                _require_mappable([], dtype)
             model, where = _draw(files.path, dtype, options, device, lambda drawn: _placement(drawn, settings, device, formats))
         else:
             folder = files.path if files.kind == "safetensors" else files.path.parent
             gguf = {"gguf_file": files.path.name} if files.kind == "gguf" else {}
-            shards = sources.shards(folder) if files.kind == "safetensors" else []
             if files.kind == "safetensors":
                 _refuse_quantized(folder, options, notify)
-            if settings.placement == "stream":
-                _require_mappable(shards, dtype)
             tokenizer = AutoTokenizer.from_pretrained(folder, **gguf, **options)
             model, names = _read(folder, dtype, {**gguf, **options})
             left_out = unexpected_weights.check(model, names, shards, allowed=settings.allow_unexpected_weights, notify=notify)
             streamed = _is_to_stream(model, settings, device, formats, shards, notify)
-            where = {} if streamed else _placement(model, settings, device, formats)
-        offload.place(model, device, where or dict.fromkeys(structure.decoder_layers(model), offload.HOST))
+            where = _placement(model, settings, device, formats) if not streamed else streamed_weights.on_host(model)
+        offload.place(model, device, where)
         if streamed:
             streamed_weights.map_layers(model, shards)
     except ModelError as error:
@@ -147,12 +144,14 @@ def load(
     return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, files.kind == "config", left_out)
 
 
-def _require_mappable(shards: Sequence[Path], dtype: torch.dtype) -> None:
-    """Refuse to stream what cannot be mapped into memory as it is stored, before any of it is read.
+def _require_mappable(settings: profile_sections.Model, shards: Sequence[Path], dtype: torch.dtype) -> None:
+    """Where the profile streams the layers, refuse what cannot be mapped into memory as it is stored, before any of it is read.
 
     Raises:
         ModelError: there are no safetensors, or their matrices have another dtype.
     """
+    if settings.placement != "stream":
+        return
     if not shards:
         raise ModelError("model.placement = stream maps safetensors, and these weights are not in any")
     if others := streamed_weights.other_dtypes(shards, dtype):

@@ -9,7 +9,7 @@ no bytes to count, round or hash. Everything outside the layers is in memory.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,10 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from bitzones.models import structure
-from bitzones.models.offload import entered, weights_at
+from bitzones.models.offload import HOST, Placement, entered, weights_at
 from bitzones.schema.errors import ModelError, NotMeasuredError
 
-__all__ = ["computing", "is_streamed", "map_layers", "other_dtypes", "refuse", "resident"]
+__all__ = ["computing", "is_streamed", "map_layers", "on_host", "other_dtypes", "refuse", "resident"]
 
 _STORED = "_bitzones_streamed"
 """Attribute of a model whose layers are streamed: the dtype in which they are stored. A copy keeps it."""
@@ -36,10 +36,13 @@ _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 def other_dtypes(files: Sequence[Path], dtype: torch.dtype) -> list[str]:
     """The dtypes of matrices in some safetensors, other than the one asked for: reading these makes copies of them."""
-    found = {
-        info.dtype for file in files for info in parse_local_safetensors_file_metadata(file).tensors.values() if len(info.shape) > 1
-    }
+    found = {info.dtype for file in files for info in parse_local_safetensors_file_metadata(file).tensors.values() if len(info.shape) > 1}
     return sorted(found - {_NAMES[dtype]})
+
+
+def on_host(model: torch.nn.Module) -> Placement:
+    """The placement of layers that are to be mapped."""
+    return dict.fromkeys(structure.decoder_layers(model), HOST)
 
 
 def map_layers(model: PreTrainedModel, files: Sequence[Path]) -> None:
@@ -50,30 +53,38 @@ def map_layers(model: PreTrainedModel, files: Sequence[Path]) -> None:
         files: safetensors.
 
     Raises:
-        ModelError: a matrix of a layer does not stand in the files as the model computes with it, as fused experts do not.
+        ModelError: a matrix of a layer does not stand in the files as the model computes with it, as fused experts do not, or has
+            another name there.
     """
-    places = {name: file for file in files for name in parse_local_safetensors_file_metadata(file).tensors}
-    for layer in structure.decoder_layers(model):
-        for inner, parameter in model.get_submodule(layer).named_parameters():
-            if parameter.ndim > 1:
-                parameter.data = _mapped(model, f"{layer}.{inner}", parameter, places)
+    inside = {
+        f"{layer}.{name}": p for layer in structure.decoder_layers(model) for name, p in model.get_submodule(layer).named_parameters()
+    }
+    matrices = {name: parameter for name, parameter in inside.items() if parameter.ndim > 1}
+    for file in files:  # each is mapped once for all of its tensors, and what transformers mapped is let go
+        with safe_open(file, framework="pt") as mapped:
+            stored = set(mapped.keys())
+            places = {name: place for name in matrices if (place := _spelled(model, name, stored))}
+            for name, place in places.items():
+                found = mapped.get_tensor(place)
+                if found.shape == matrices[name].shape and found.dtype == matrices[name].dtype:
+                    matrices.pop(name).data = found
+    if matrices:
+        name, parameter = next(iter(matrices.items()))
+        raise ModelError(
+            f"its layers cannot be streamed: {name} is {tuple(parameter.shape)} in {str(parameter.dtype).removeprefix('torch.')}, and its "
+            "files hold no such tensor: transformers renames it, or puts it together from others, when it reads the model"
+        )
+    for parameter in inside.values():
+        if parameter.ndim == 1:
+            parameter.data = parameter.data.clone()
     vars(model)[_STORED] = model.dtype
     _stream(model, model.dtype)
 
 
-def _mapped(model: PreTrainedModel, name: str, parameter: torch.Tensor, places: dict[str, Path]) -> torch.Tensor:
-    """A tensor of a file, which is read when it is used."""
+def _spelled(model: PreTrainedModel, name: str, stored: Container[str]) -> str | None:
+    """A weight's name in a file, which may leave the prefix of the base model out; None where it is not there."""
     prefix = f"{model.base_model_prefix}."
-    stored = next((spelled for spelled in (name, name.removeprefix(prefix), prefix + name) if spelled in places), None)
-    if stored is not None:
-        with safe_open(places[stored], framework="pt") as file:
-            found: torch.Tensor = file.get_tensor(stored)
-        if found.shape == parameter.shape and found.dtype == parameter.dtype:
-            return found
-    raise ModelError(
-        f"its layers cannot be streamed: {name} is {tuple(parameter.shape)} in {str(parameter.dtype).removeprefix('torch.')}, and its files "
-        "hold no such tensor (transformers puts it together when it reads the model)"
-    )
+    return next((spelled for spelled in (name, name.removeprefix(prefix), prefix + name) if spelled in stored), None)
 
 
 def is_streamed(model: torch.nn.Module) -> bool:

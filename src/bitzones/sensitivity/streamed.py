@@ -18,7 +18,7 @@ import torch
 
 from bitzones.backends.backend_protocol import Weight
 from bitzones.backends.weights import values as values_of
-from bitzones.data.sequences import Batch
+from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.devices import device as devices
 from bitzones.evaluation.kl import as_log_probabilities, kl_nats, logits_of
 from bitzones.evaluation.layer_calls import Step, tensors_in
@@ -26,7 +26,6 @@ from bitzones.evaluation.layer_replay import entered_at, stepped
 from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.models.streamed_weights import resident
-from bitzones.data.sequences import SequenceSet
 from bitzones.models.units import Granularity
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.progress import Progress, silent
@@ -179,9 +178,7 @@ def _pass_once(stream: _Stream, reference: _Path, trunk: _Path, wanted: Collecti
     return {**marks, len(stream.layers): trunk.before}
 
 
-def _waved(
-    stream: _Stream, root: _Path, wave: Mapping[int, Candidate], arrived: Callable[[int], None], told: _Count
-) -> dict[int, _Path]:
+def _waved(stream: _Stream, root: _Path, wave: Mapping[int, Candidate], arrived: Callable[[int], None], told: _Count) -> dict[int, _Path]:
     """Run candidates from the first layer that they change to behind the last, and ``root`` from the first of these to the last."""
     starts = {number: stream.start(candidate) for number, candidate in wave.items()}
     first, last = min(starts.values()), max(starts.values())

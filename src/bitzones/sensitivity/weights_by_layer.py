@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeAlias
 
 import torch
@@ -65,10 +66,8 @@ class WeightsByLayer:
         """Round a layer in every calibrated format."""
         if self._rounding is None or layer <= self._rounded:
             self._rounding, self._rounded = self.calibrated(), -1
-        for found in self._rounding:
-            self._rounded += 1
-            if self._rounded == layer:
-                break
+        found = next(islice(self._rounding, layer - self._rounded - 1, None))
+        self._rounded = layer
         for format_, calibrated in found.items():
             self._made |= {(name, format_): weight for name, weight in calibrated.weights.items()}
 
