@@ -60,7 +60,7 @@ def test_what_is_outside_the_layers_computes_in_its_dtype_and_the_layers_stay_as
 def test_a_resident_layer_is_changed_alone_and_leaves_nothing(folder: Path) -> None:
     stored = load(folder, "stream")
     made = streamed_weights.computing(stored, torch.float32)
-    before, place = made(IDS).logits, made.get_parameter(f"{UP}.weight").data_ptr()
+    before = made(IDS).logits
     layer = structure.decoder_layers(made)["model.layers.1"]
     with streamed_weights.resident(made, layer):
         weight = made.get_parameter(f"{UP}.weight")
@@ -69,7 +69,18 @@ def test_a_resident_layer_is_changed_alone_and_leaves_nothing(folder: Path) -> N
         with swapped(made, {UP: weight * 0.5}):
             assert not torch.equal(made(IDS).logits, before)
         assert torch.equal(made(IDS).logits, before)
-    assert made.get_parameter(f"{UP}.weight").data_ptr() == place
+    assert made.get_parameter(f"{UP}.weight").dtype == torch.bfloat16
+    assert torch.equal(made(IDS).logits, before)
+
+
+def test_a_weight_that_is_swapped_stays_so_while_its_layer_comes_and_goes(folder: Path) -> None:
+    made = streamed_weights.computing(load(folder, "stream"), torch.float32)
+    before = made(IDS).logits
+    with swapped(made, {UP: made.get_parameter(f"{UP}.weight").detach() * 0.5}):
+        first = made(IDS).logits
+        assert not torch.equal(first, before)
+        assert torch.equal(made(IDS).logits, first)
+    assert torch.equal(made(IDS).logits, before)
 
 
 def test_of_a_model_in_memory_every_layer_is_resident(folder: Path) -> None:

@@ -133,13 +133,12 @@ def test_a_streamed_model_has_the_sensitivities_of_one_in_memory(folder: Path, g
 
 def test_no_more_than_one_layer_is_in_memory(folder: Path) -> None:
     made = variants(folder, "stream", FORMATS)
-    mapped = {p.data_ptr() for layer in by_layer(made.loaded.model) for p in layer.parameters() if p.ndim > 1}
     one = max(sum(p.numel() for p in layer.parameters() if p.ndim > 1) for layer in by_layer(made.loaded.model))
     held: list[int] = []
 
     def count(*_: object) -> None:
         weights = [p for model in (made.loaded.model, made.reference) for layer in by_layer(model) for p in layer.parameters()]
-        held.append(sum(p.numel() for p in weights if p.ndim > 1 and p.data_ptr() not in mapped))
+        held.append(sum(p.numel() for p in weights if p.ndim > 1 and p.dtype == torch.float32))  # mapped ones are as stored
 
     for layer in by_layer(made.reference):
         layer.get_submodule("mlp").register_forward_hook(count)

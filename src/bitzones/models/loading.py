@@ -28,7 +28,7 @@ from bitzones.models.offload import Placement
 from bitzones.models.unexpected_weights import NOTHING, Unexpected
 from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError, NotMeasuredError
-from bitzones.schema.run_record import ModelInfo
+from bitzones.schema.run_record import FILES, ModelInfo
 
 __all__ = ["Loaded", "load"]
 
@@ -83,7 +83,7 @@ class Loaded:
             compute_dtype=str(compute_dtype).removeprefix("torch."),
             tied_embeddings=structure.tied_embeddings(model),
             not_quantizable=structure.not_quantizable(model),
-            placement=dict.fromkeys(offload.said(model), "files") if streamed_weights.is_streamed(model) else offload.said(model),
+            placement=dict.fromkeys(offload.said(model), FILES) if streamed_weights.is_streamed(model) else offload.said(model),
             unexpected_weights=self.unexpected.weights,
             unexpected_bytes=self.unexpected.bytes,
         )

@@ -11,7 +11,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -25,10 +27,13 @@ from bitzones.models import structure
 from bitzones.models.offload import HOST, Placement, entered, weights_at
 from bitzones.schema.errors import ModelError, NotMeasuredError
 
-__all__ = ["computing", "is_streamed", "map_layers", "on_host", "other_dtypes", "refuse", "resident"]
+__all__ = ["computing", "is_streamed", "let_go", "map_layers", "on_host", "other_dtypes", "refuse", "resident"]
 
 _STORED = "_bitzones_streamed"
 """Attribute of a model whose layers are streamed: the dtype in which they are stored. A copy keeps it."""
+
+_PLACES, _RESIDENT, _FORWARD = "_bitzones_places", "_bitzones_resident", "forward"
+"""Attributes of a layer: where its matrices are, whether they are in memory, and what runs it."""
 
 _NAMES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 """What safetensors calls the dtypes of a profile."""
@@ -45,6 +50,14 @@ def on_host(model: torch.nn.Module) -> Placement:
     return dict.fromkeys(structure.decoder_layers(model), HOST)
 
 
+@dataclass
+class _Mapped:
+    """Where a layer's matrices are: parameter of the layer -> file and name there, and the address at which it is mapped now."""
+
+    places: dict[str, tuple[Path, str]]
+    addresses: dict[str, int]
+
+
 def map_layers(model: PreTrainedModel, files: Sequence[Path]) -> None:
     """Map every matrix of the decoder layers from its file, in place, and bring the layers into memory only while they run.
 
@@ -56,29 +69,38 @@ def map_layers(model: PreTrainedModel, files: Sequence[Path]) -> None:
         ModelError: a matrix of a layer does not stand in the files as the model computes with it, as fused experts do not, or has
             another name there.
     """
-    inside = {
-        f"{layer}.{name}": p for layer in structure.decoder_layers(model) for name, p in model.get_submodule(layer).named_parameters()
-    }
-    matrices = {name: parameter for name, parameter in inside.items() if parameter.ndim > 1}
-    for file in files:  # each is mapped once for all of its tensors, and what transformers mapped is let go
-        with safe_open(file, framework="pt") as mapped:
-            stored = set(mapped.keys())
-            places = {name: place for name in matrices if (place := _spelled(model, name, stored))}
-            for name, place in places.items():
-                found = mapped.get_tensor(place)
-                if found.shape == matrices[name].shape and found.dtype == matrices[name].dtype:
-                    matrices.pop(name).data = found
-    if matrices:
-        name, parameter = next(iter(matrices.items()))
-        raise ModelError(
-            f"its layers cannot be streamed: {name} is {tuple(parameter.shape)} in {str(parameter.dtype).removeprefix('torch.')}, and its "
-            "files hold no such tensor: transformers renames it, or puts it together from others, when it reads the model"
-        )
-    for parameter in inside.values():
-        if parameter.ndim == 1:
-            parameter.data = parameter.data.clone()
+    stored = {name: (file, info) for file in files for name, info in parse_local_safetensors_file_metadata(file).tensors.items()}
+    for name, layer in structure.decoder_layers(model).items():
+        places = {}
+        for inner, parameter in layer.named_parameters():
+            key = _spelled(model, f"{name}.{inner}", stored)
+            if parameter.ndim == 1:
+                parameter.data = parameter.data.clone()  # what transformers mapped is let go
+            elif key is None or tuple(stored[key][1].shape) != parameter.shape or stored[key][1].dtype != _NAMES[parameter.dtype]:
+                raise ModelError(
+                    f"its layers cannot be streamed: {name}.{inner} is {tuple(parameter.shape)} in {_NAMES[parameter.dtype]}, and its "
+                    "files hold no such tensor: transformers renames it, or puts it together from others, when it reads the model"
+                )
+            else:
+                places[inner] = stored[key][0], key
+        vars(layer)[_PLACES] = _Mapped(places, {inner: layer.get_parameter(inner).data_ptr() for inner in places})
+        let_go(layer)
     vars(model)[_STORED] = model.dtype
     _stream(model, model.dtype)
+
+
+def let_go(layer: torch.nn.Module) -> None:
+    """Map a streamed layer anew, so that its pages that were read do not count as this process's memory any longer."""
+    mapped: _Mapped | None = vars(layer).get(_PLACES)
+    if mapped is None or vars(layer).get(_RESIDENT):
+        return
+    for file, places in groupby(mapped.places.items(), key=lambda item: item[1][0]):
+        with safe_open(file, framework="pt") as tensors:
+            for inner, (_, key) in places:
+                parameter = layer.get_parameter(inner)
+                if parameter.data_ptr() == mapped.addresses[inner]:  # else it is swapped for another at present
+                    parameter.data = tensors.get_tensor(key)
+                    mapped.addresses[inner] = parameter.data_ptr()
 
 
 def _spelled(model: PreTrainedModel, name: str, stored: Container[str]) -> str | None:
@@ -105,11 +127,11 @@ def refuse(model: torch.nn.Module, what: str) -> None:
 
 
 def computing(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """A copy of a streamed model that computes in ``dtype``; its layers are in the same files."""
+    """A copy of a streamed model that computes in ``dtype``; the weights of its layers are the same ones."""
     stored = vars(model)[_STORED]
     layers = structure.decoder_layers(model).values()
-    mapped = {id(weight): torch.nn.Parameter(weight.data, requires_grad=False) for layer in layers for weight in layer.parameters()}
-    made = copy.deepcopy(model, mapped)
+    shared = [*(weight for layer in layers for weight in layer.parameters()), *(vars(layer)[_PLACES] for layer in layers)]
+    made = copy.deepcopy(model, {id(item): item for item in shared})
     inside = {id(module) for layer in structure.decoder_layers(made).values() for module in layer.modules()}
     for module in made.modules():
         if id(module) not in inside:
@@ -125,28 +147,36 @@ def _cast(stored: torch.dtype, dtype: torch.dtype) -> Callable[[torch.Tensor], t
 
 def _stream(model: PreTrainedModel, dtype: torch.dtype) -> None:
     for layer in structure.decoder_layers(model).values():  # a bound method, so that a deep copy of the layer runs the copy
-        vars(layer)["forward"] = MethodType(partial(_run, vars(model)[_STORED], dtype), layer)
+        vars(layer)[_FORWARD] = MethodType(partial(_run, vars(model)[_STORED], dtype), layer)
 
 
 def _run(stored: torch.dtype, dtype: torch.dtype, layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """Run a layer where its inputs are; one that is resident already is not copied again."""
-    with weights_at(layer, _bring(stored, dtype, entered(args, kwargs).device)):
+    """Run a layer where its inputs are; one that is resident is there already."""
+    with _brought(layer, stored, dtype, entered(args, kwargs).device):
         return type(layer).forward(layer, *args, **kwargs)
 
 
-def _bring(stored: torch.dtype, dtype: torch.dtype, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+@contextmanager
+def _brought(layer: torch.nn.Module, stored: torch.dtype, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    if vars(layer).get(_RESIDENT):
+        yield
+        return
     cast = _cast(stored, dtype)
-    return lambda tensor: cast(tensor.to(device))
+    try:
+        with weights_at(layer, lambda tensor: cast(tensor.to(device))):
+            vars(layer)[_RESIDENT] = True
+            yield
+    finally:
+        vars(layer).pop(_RESIDENT, None)
+        let_go(layer)
 
 
 @contextmanager
 def resident(model: torch.nn.Module, layer: torch.nn.Module) -> Iterator[None]:
     """Within the block, a layer of a streamed model has weights in memory, ready to compute; of another model it has them anyway."""
-    forward = vars(layer).get("forward")
-    if not is_streamed(model) or forward is None:
+    if not isinstance(model, PreTrainedModel) or not is_streamed(model):
         yield
         return
-    outside = next(model.get_input_embeddings().parameters()) if isinstance(model, PreTrainedModel) else next(model.parameters())
-    stored, dtype = forward.__func__.args
-    with weights_at(layer, _bring(stored, dtype, outside.device)):
+    stored, dtype = vars(layer)[_FORWARD].__func__.args
+    with _brought(layer, stored, dtype, next(model.get_input_embeddings().parameters()).device):
         yield
