@@ -170,12 +170,13 @@ def _is_to_stream(
     notify: Callable[[str], None],
 ) -> bool:
     """Whether the layers stay in their files. A model that was read from safetensors in their own dtype is only mapped so far."""
-    copies = _copies(settings, device, model.dtype)
-    size, stored = offload.whole_bytes(model, formats, copies), offload.held_bytes(model)
+    copies, free, stored = _copies(settings, device, model.dtype), devices.free_bytes(offload.HOST), offload.held_bytes(model)
+    if settings.placement == "stream" or (shards and settings.placement == "auto" and copies * stored > free):
+        structure.find_layers_unread(model)
+    size = offload.whole_bytes(model, formats, copies)
     if settings.placement == "stream":
         notify(f"streaming the layers from their files: {stored / 1e9:.1f} GB of weights, of which one layer is in memory at a time")
         return True
-    free = devices.free_bytes(offload.HOST)
     if settings.placement == "memory" or device != offload.HOST or size <= free:
         return False
     if not shards or streamed_weights.other_dtypes(shards, model.dtype):
