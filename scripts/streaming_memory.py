@@ -31,6 +31,7 @@ from bitzones.embedded import TINY
 from bitzones.models import loading, offload
 from bitzones.models.units import model_units
 from bitzones.schema.profile_sections import Model
+from bitzones.schema.progress import Progress
 from bitzones.sensitivity import streamed
 from bitzones.sensitivity.variants import Variants
 
@@ -56,8 +57,8 @@ def make(name: str, folder: Path) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIGS[name], dtype=torch.bfloat16)
     model.config.save_pretrained(folder)
-    for file in filter(Path.is_file, (TINY / file for file in TOKENIZER)):
-        (folder / file.name).write_bytes(file.read_bytes())
+    for source in filter(Path.is_file, (TINY / name for name in TOKENIZER)):
+        (folder / source.name).write_bytes(source.read_bytes())
     shards: dict[str, dict[str, torch.Size]] = {}
     for key, parameter in model.named_parameters():
         part = key.split(".")[2] if key.startswith("model.layers.") else "outside"
@@ -142,7 +143,7 @@ def sweep(args: argparse.Namespace) -> None:
     print(json.dumps(made, indent=1))
 
 
-def _shown() -> object:
+def _shown() -> Progress:
     at = time.perf_counter()
 
     def progress(share: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_gguf
@@ -122,8 +123,15 @@ def test_what_is_no_safetensors_is_not_streamed(kind: str, folder: Path, tmp_pat
 
 
 def test_layers_that_are_renamed_or_put_together_when_they_are_read_are_refused(tmp_path: Path) -> None:
-    sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    model = MixtralForCausalLM(MixtralConfig(vocab_size=257, num_local_experts=2, **sizes)).to(torch.bfloat16)
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=257, num_local_experts=2, **sizes))
+    torch.nn.Module.to(model, torch.bfloat16)
     with pytest.raises(ModelError, match=r"its layers cannot be streamed: model.layers.0.mlp.gate.weight is \(2, 64\)"):
         load(tiny_models.save(tmp_path, model), "stream")
 

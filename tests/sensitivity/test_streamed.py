@@ -18,7 +18,7 @@ from bitzones.backends.quantizing import quantized_alone
 from bitzones.data import sequences as sequence_sets
 from bitzones.data.sequences import Batch
 from bitzones.evaluation import kl
-from bitzones.models import loading, structure
+from bitzones.models import loading, streamed_weights, structure
 from bitzones.models.units import model_units
 from bitzones.schema.errors import NotMeasuredError
 from bitzones.schema.profile_sections import Model
@@ -151,11 +151,10 @@ def test_no_more_than_one_layer_is_in_memory(folder: Path) -> None:
 def test_each_layer_is_brought_in_once_for_the_reference_and_once_for_a_wave(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, brought = variants(folder, "stream", STOCK), list[int]()
     layers = by_layer(made.reference)
-    true = streamed.resident
 
     def counting(model: torch.nn.Module, layer: torch.nn.Module) -> object:
         brought.append(layers.index(layer))
-        return true(model, layer)
+        return streamed_weights.resident(model, layer)
 
     monkeypatch.setattr(streamed, "resident", counting)
     candidates = [Candidate(unit.layer, made.weights(unit, "w4")) for unit in model_units(made.loaded.model, "layer")]

@@ -131,13 +131,14 @@ def computing(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     stored = vars(model)[_STORED]
     layers = structure.decoder_layers(model).values()
     shared = [*(weight for layer in layers for weight in layer.parameters()), *(vars(layer)[_PLACES] for layer in layers)]
-    made = copy.deepcopy(model, {id(item): item for item in shared})
+    made: PreTrainedModel = copy.deepcopy(model, {id(item): item for item in shared})
     inside = {id(module) for layer in structure.decoder_layers(made).values() for module in layer.modules()}
     for module in made.modules():
         if id(module) not in inside:
             module._apply(_cast(stored, dtype), recurse=False)
     _stream(made, dtype)
-    return made.eval()
+    made.eval()
+    return made
 
 
 def _cast(stored: torch.dtype, dtype: torch.dtype) -> Callable[[torch.Tensor], torch.Tensor]:
