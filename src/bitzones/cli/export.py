@@ -23,6 +23,9 @@ def export(
     model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
     device: Annotated[str, typer.Option(help="Where to quantize: cpu, cuda, cuda:N or auto.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Settings for the tool, also where auto-round or gptq could have the weights of int formats.")
+    ] = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if the plan needs it.")] = False,
 ) -> None:
     """Export a plan for another engine or tool.
@@ -37,7 +40,9 @@ def export(
 
     if not DEVICE.fullmatch(device):
         raise typer.BadParameter(f"{device!r} is not a device: cpu, cuda, cuda:N or auto", param_hint="--device")
-    made = exported(plan, output, to=to, model=model, device=device, trust_remote_code=trust_remote_code, force=force, notify=say)
+    made = exported(
+        plan, output, to=to, model=model, device=device, trust_remote_code=trust_remote_code, force=force, recipe=recipe, notify=say
+    )
     for line in made.lines():
         typer.echo(line)
 

@@ -16,7 +16,7 @@ from bitzones.backends.int.int_weight import IntWeight
 from bitzones.backends.integers import Rounded
 from bitzones.schema.formats import Format
 
-__all__ = ["BITS", "GROUPS", "INT", "Int"]
+__all__ = ["BITS", "GROUPS", "INT", "Int", "nearest"]
 
 BITS, GROUPS = (2, 3, 4, 8), (32, 64, 128)
 """What AutoRound, GPTQModel and compressed-tensors all hold."""
@@ -31,6 +31,16 @@ def _group(format_: Format) -> int | None:
     """Columns that share a scale; None if a whole row does."""
     group = format_.width.partition("g")[2]
     return int(group) if group else None
+
+
+def nearest(bits: int, columns: int) -> str:
+    """The format of the fewest bits that are no fewer, with the longest group that divides the columns.
+
+    >>> nearest(4, 576), nearest(6, 1024), nearest(2, 100)
+    ('int:4g64', 'int:8g128', 'int:2')
+    """
+    group = next((f"g{size}" for size in reversed(GROUPS) if columns % size == 0), "")
+    return f"int:{min(width for width in BITS if width >= bits)}{group}"
 
 
 class Int(Dequantized):
@@ -59,12 +69,13 @@ class Int(Dequantized):
     def why_not(self, format_: Format, rows: int, columns: int) -> str | None:
         """Groups have to be whole, and words full."""
         if rows % MULTIPLE or columns % MULTIPLE:
-            return f"its weight is {rows} x {columns}, no multiples of {MULTIPLE}, which fill the words of a checkpoint; no format of int fits"
+            return (
+                f"its weight is {rows} x {columns}, no multiples of {MULTIPLE}, which fill the words of a checkpoint; no format of int fits"
+            )
         if columns % (group := _group(format_) or columns):
-            fits = next(size for size in reversed(GROUPS) if columns % size == 0)
             return (
                 f"its weight is {rows} x {columns}, and {columns} input features make no whole groups of {group}; "
-                f"the nearest format that fits is int:{format_.bits}g{fits}"
+                f"the nearest format that fits is {nearest(format_.bits, columns)}"
             )
         return None
 
