@@ -119,7 +119,7 @@ def main() -> None:
     held = session.held_out
     tokens, weights = np.array(held.sequence_tokens, dtype=float), resample_weights(len(held.sequences), RESAMPLES, settings.seed)
     print(
-        f"\nKL in nats per token, 95% bootstrap intervals over n = {len(held.sequences)} held-out sequences ({int(tokens.sum()):,} tokens)\n"
+        f"\nKL, nats per token, 95% bootstrap intervals over n = {len(held.sequences)} held-out sequences ({int(tokens.sum()):,} tokens)\n"
     )
     rows = [(name, f"{item.made.bits:.2f}", shown(bootstrap_ratio(weights, item.nats, tokens))) for name, item in found.items()]
     print(tabulate(rows, ("format of all modules", "stored bits", "KL"), tablefmt="github", disable_numparse=True))

@@ -118,7 +118,9 @@ def refused(kind: type[BitzonesError], folder: Path, engine: str, profile: Profi
 
 def test_an_engine_that_loads_other_folders(gguf: Path, profile: Profile) -> None:
     assert refused(ArgumentError, gguf, "mlx", profile) == "mlx loads what was exported to mlx, and this folder was exported to gguf"
-    assert refused(ArgumentError, gguf, "vllm", profile).startswith("there is no engine 'vllm'; engines: mlx, llama.cpp, transformers")
+    assert refused(ArgumentError, gguf, "vllm", profile).startswith(
+        "there is no engine 'vllm'; engines: mlx, llama.cpp, gptqmodel, transformers"
+    )
 
 
 def test_an_engine_that_cannot_be_imported(gguf: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,9 +147,9 @@ def export(
         plan: an analysis, a plan, or the path of a plan.json.
         folder: to make; may be absent or empty.
         to: what is to load it. ``quanto``: ``QuantizedModelForCausalLM.from_pretrained``; ``mlx``: mlx-lm; ``gguf``:
-            llama.cpp; ``compressed-tensors``: vLLM; ``auto-round``: transformers with AutoRound; ``gptq``: GPTQModel. Or a recipe for a tool
-            that quantizes by itself: ``llama-quantize``, ``modelopt``, ``llm-compressor``, and ``auto-round`` and ``gptq`` where the plan has
-            no ``int`` formats, whose weights these two hold.
+            llama.cpp; ``compressed-tensors``: vLLM; ``auto-round``: transformers with AutoRound; ``gptq``: GPTQModel. Or a recipe for a
+            tool that quantizes by itself: ``llama-quantize``, ``modelopt``, ``llm-compressor``, and ``auto-round`` and ``gptq`` where the
+            plan has no ``int`` formats, whose weights these two hold.
         model: source of the model, where it is not where the plan says; its weights must have the plan's SHA-256.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``: where to quantize.
         trust_remote_code: let code that comes with the model run, if the plan asks for it.
@@ -228,9 +228,10 @@ def measure_export(
     """Measure an exported model in its engine, on the held-out tokens of the run that its plan comes from.
 
     Args:
-        folder: written by `bitzones.export` or ``bitzones export``, to ``mlx``, ``gguf``, ``compressed-tensors``, ``auto-round`` or ``gptq``.
+        folder: written by `bitzones.export` or ``bitzones export``, with weights, to ``mlx``, ``gguf``, ``compressed-tensors``,
+            ``auto-round`` or ``gptq``.
         run: path of the run file.
-        engine: ``mlx``, ``llama.cpp`` or ``transformers``.
+        engine: ``mlx``, ``llama.cpp``, ``transformers`` or ``gptqmodel``.
         tolerance: nats per token that the engine may cost; by default 0.02.
         notify: called with one line per step.
 

@@ -15,8 +15,8 @@ NEAR = 1
 """Zeros on either side of the range's own that are tried; 2 instead of 1 changed no digit of the error on the embedded model's weights."""
 
 SHRINKS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Shares of the scale that covers a group's range at which the search starts; smaller ones clip outliers. With all zeros, 13 starts and 4 fits
-the error is 2% less at 2 bits, and the search takes 60 times as long (the embedded model's weights, groups of 64)."""
+"""Shares of the scale that covers a group's range at which the search starts; smaller ones clip outliers. With all zeros, 13 starts and 4
+fits the error is 2% less at 2 bits, and the search takes 60 times as long (the embedded model's weights, groups of 64)."""
 
 REFITS = 1
 """Least-squares fits of the scale from each start; a second changed the error by less than 0.1%."""

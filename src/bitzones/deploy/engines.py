@@ -35,6 +35,7 @@ class EngineEntry:
 ENGINES: Mapping[str, EngineEntry] = {
     "mlx": EngineEntry("bitzones.deploy.mlx_engine:opened", ("mlx",), "'bitzones[mlx]'"),
     "llama.cpp": EngineEntry("bitzones.deploy.llama_engine:opened", ("gguf",), "llama-cpp-python"),
+    "gptqmodel": EngineEntry("bitzones.deploy.gptqmodel_engine:opened", ("gptq",), "gptqmodel"),
     "transformers": EngineEntry(
         "bitzones.deploy.transformers_engine:opened",
         ("gguf", "compressed-tensors", "auto-round"),

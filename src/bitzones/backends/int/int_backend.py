@@ -1,7 +1,7 @@
 """Portable formats: ``int:4g128`` is 4 bits in groups of 128 with an integer zero point, ``int:4`` has a scale and a zero for each row.
 
-A weight is ``(integer - zero) * scale``. The name is that of AutoRound's ``data_type`` and of compressed-tensors' ``type``, whose checkpoints
-and GPTQ's hold these weights exactly, and the width is written as mlx's. With ``:gptq``, integers come from the calibration set.
+A weight is ``(integer - zero) * scale``. The name is that of AutoRound's ``data_type`` and of compressed-tensors' ``type``, whose
+checkpoints and GPTQ's hold these weights exactly, and the width is written as mlx's. With ``:gptq``, calibrated.
 """
 
 from __future__ import annotations
