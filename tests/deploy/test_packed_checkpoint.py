@@ -153,7 +153,7 @@ def test_what_it_cannot_hold_is_refused_and_nothing_is_written(
 
 
 def test_a_scale_that_float16_would_round_is_refused(source: Path, tmp_path: Path) -> None:
-    """quanto's 8 bits of a bfloat16 model may have such scales; int formats never do."""
+    """The 8 bits of quanto in a bfloat16 model may have such scales; int formats never do."""
     place = tmp_path / "small"
     place.mkdir()
     for path in source.iterdir():
@@ -177,11 +177,11 @@ def test_compressed_tensors_decompresses_every_weight(folders: dict[str, Path], 
     config = json.loads((folders["compressed-tensors"] / "config.json").read_text(encoding="utf-8"))["quantization_config"]
     schemes = quantization.QuantizationConfig.model_validate(config).config_groups.values()
     compressor = compressors.BaseCompressor.get_value_from_registry("pack-quantized")
-    for name, scheme in [(name, scheme) for scheme in schemes for name in scheme.targets]:
+    for name, scheme in [(name, found) for found in schemes for name in found.targets]:
         stored = {key.rpartition(".")[2]: value for key, value in tensors.items() if key.startswith(f"{name}.")}
         stored["weight_scale"] = stored["weight_scale"].float()
         assert torch.equal(compressor.decompress(stored, scheme)["weight"], expected[name]), name
-    assert {scheme.weights.num_bits for scheme in schemes} == {2, 3, 4, 8}
+    assert {found.weights.num_bits for found in schemes} == {2, 3, 4, 8}
 
 
 @pytest.mark.slow
