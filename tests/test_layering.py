@@ -42,6 +42,7 @@ RULES = (
     Rule("one backend knows quanto", ("bitzones",), ("optimum",), except_for=("bitzones.backends.quanto",)),
     Rule("quanto is reached through the protocol", ("bitzones",), ("bitzones.backends.quanto",), except_for=QUANTO_ITSELF),
     Rule("one module knows mlx", ("bitzones",), ("mlx", "mlx_lm"), except_for=("bitzones.deploy.mlx_engine",)),
+    Rule("one module knows GPTQModel", ("bitzones",), ("gptqmodel",), except_for=("bitzones.deploy.gptqmodel_engine",)),
     Rule("the backend's folder knows libgguf", ("bitzones",), ("libgguf",), except_for=("bitzones.backends.gguf",)),
     Rule("one module knows CUDA", ("bitzones",), ("torch.cuda",), except_for=("bitzones.devices.device",)),
     Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.devices.nvml",)),

@@ -25,7 +25,7 @@ from bitzones.deploy.weights_export import Notify, Written, check_names, compare
 from bitzones.schema.errors import PlanError
 from bitzones.schema.formats import Format
 
-__all__ = ["Dialect", "Stored", "packed_or_recipe"]
+__all__ = ["Dialect", "PackedCheckpoint", "Stored", "packed_or_recipe"]
 
 PORTABLE = Int.name
 """The backend of the formats that these checkpoints hold; its plans are exported with their weights, others as a recipe."""
