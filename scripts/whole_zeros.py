@@ -2,8 +2,8 @@
 
 From the top of a checkout:
 
-    python scripts/whole_zeros.py tiny
-    python scripts/whole_zeros.py smollm2 --data FOLDER --no-gptq
+    python -m scripts.whole_zeros tiny
+    python -m scripts.whole_zeros smollm2 --data FOLDER --no-gptq
 
 ``int`` searches scale and integer zero together; "zero rounded" rounds the shift of another format to whole scales after its search, as
 quanto does with ``zeropoint=True``. Prints two tables in Markdown.
@@ -12,12 +12,13 @@ quanto does with ``zeropoint=True``. Prints two tables in Markdown.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from scripts.calibrated_rounding import Made, average_bits
 from tabulate import tabulate
 
 from bitzones.backends.backend_protocol import Weight
@@ -30,7 +31,6 @@ from bitzones.schema.profile_sections import Calibration
 from bitzones.sensitivity import sweep
 from bitzones.stats.bootstrap import bootstrap_ratio, resample_weights
 from bitzones.stats.intervals import Estimate
-from calibrated_rounding import Made, average_bits
 
 FORMATS = ("qint4", "qint2:hqq", "mlx:4g64", "mlx:3g64", "mlx:2g64", "int:8g64", "int:4g64", "int:3g64", "int:2g64", "int:2g32")
 CALIBRATED = ("qint2:gptq", "mlx:2g64:gptq", "int:2g64:gptq", "int:3g64:gptq", "int:4g64:gptq")
@@ -72,10 +72,10 @@ def models(session: Session) -> Iterator[Made]:
         if name in ROUNDED:
             changed = {module: rounded_zero(session, module, weight) for module, weight in made.items()}
             whole = Made(f"{name}, zero rounded", average_bits(session, made), changed)
-            yield replace(whole, bits=whole.bits - _saved(session, made))
+            yield replace(whole, bits=whole.bits - _saved(made))
 
 
-def _saved(session: Session, made: dict[str, Weight]) -> float:
+def _saved(made: Mapping[str, Weight]) -> float:
     """Bits a weight that packed zeros save over stored shifts, on average."""
     saved = total = 0.0
     for weight in made.values():
@@ -112,7 +112,7 @@ def main() -> None:
     asked = parser.parse_args()
     settings = profile_files.load(asked.profile).resolved(asked.data)
     formats = (*asked.formats, *(() if asked.no_gptq else CALIBRATED))
-    changes = {"formats": formats} | ({} if settings.calibration or asked.no_gptq else {"calibration": Calibration()})
+    changes = {"formats": formats} | ({} if asked.no_gptq else {"calibration": Calibration()})
     session = Session(settings.model_copy(update=changes), lambda line: print(line, flush=True))
     session.check_sequences()
     found = {item.made.name: item for item in measured(session, list(models(session)))}

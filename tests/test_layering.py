@@ -215,6 +215,7 @@ def test_torch_is_found_through_other_modules() -> None:
         ("bitzones.profiling.latency", "import pynvml", "one module knows NVML"),
         ("bitzones.deploy.verify", "from bitzones.backends.quanto import saving", "quanto is reached through the protocol"),
         ("bitzones.deploy.targets", "def f():\n    import mlx.core as mx", "one module knows mlx"),
+        ("bitzones.deploy.gptq_checkpoint", "from gptqmodel import GPTQModel", "one module knows GPTQModel"),
         ("bitzones.deploy.gguf_file", "def f():\n    import libgguf", "the backend's folder knows libgguf"),
     ],
 )

@@ -32,8 +32,8 @@ class ExportRequest:
         source: of the model, if it is not where the plan says; its hash must be the same.
         trust_remote_code: the user, and not only the plan, allows the model's own code to run.
         force: replace the folder of an earlier export.
-        recipe: write settings for the target's tool where packed weights could be written.
         notify: called with each step.
+        recipe: write settings for the target's tool where packed weights could be written.
     """
 
     plan_file: PlanFile
@@ -42,5 +42,5 @@ class ExportRequest:
     source: str | None = None
     trust_remote_code: bool = False
     force: bool = False
-    recipe: bool = False
     notify: Notify = silent
+    recipe: bool = False
