@@ -27,7 +27,6 @@ from bitzones.data import sequences
 from bitzones.run.session import Session
 from bitzones.schema import profile_files
 from bitzones.schema.formats import Format, is_calibrated
-from bitzones.schema.profile_sections import Calibration
 from bitzones.sensitivity import sweep
 from bitzones.stats.bootstrap import bootstrap_ratio, resample_weights
 from bitzones.stats.intervals import Estimate
@@ -112,7 +111,7 @@ def main() -> None:
     asked = parser.parse_args()
     settings = profile_files.load(asked.profile).resolved(asked.data)
     formats = (*asked.formats, *(() if asked.no_gptq else CALIBRATED))
-    changes = {"formats": formats} | ({} if asked.no_gptq else {"calibration": Calibration()})
+    changes = {"formats": formats}
     session = Session(settings.model_copy(update=changes), lambda line: print(line, flush=True))
     session.check_sequences()
     found = {item.made.name: item for item in measured(session, list(models(session)))}

@@ -282,7 +282,13 @@ class Session:
             lambda: self.on(
                 self.sensitivity_set,
                 lambda batches: sensitivity.exact_cell(
-                    self.variants, self.units, self.granularity, self.sensitivity_set, batches(), progress
+                    self.variants,
+                    self.units,
+                    self.granularity,
+                    self.sensitivity_set,
+                    batches(),
+                    progress,
+                    self.profile.sensitivity.head,
                 ),
             ),
         )
