@@ -24,10 +24,10 @@ from bitzones.models import structure
 from bitzones.models.units import Granularity
 from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
+from bitzones.schema.sensitivity_cells import SensitivityCell, StopReason, Unit, UnitSensitivity
 from bitzones.sensitivity.variants import Variants
 
-__all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell"]
+__all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell", "measurement"]
 
 NOT_FINITE = "the changed model's logits are NaN or infinite"
 """Why a candidate has no KL."""
@@ -159,15 +159,19 @@ def exact_cell(
         sequence_tokens=sequence_set.sequence_tokens,
         passed_over=sequence_set.passed_over,
         units=tuple(units),
-        measurements=tuple(
-            _measurement(variants, unit, variant, *sweep.found(places.get((unit.name, variant)))) for unit, variant in pairs
-        ),
+        measurements=tuple(measurement(variants, unit, variant, *sweep.found(places.get((unit.name, variant)))) for unit, variant in pairs),
     )
 
 
-def _measurement(
-    variants: Variants, unit: Unit, variant: str, kl: list[float] | None, variance: tuple[float, ...] | None = None
+def measurement(
+    variants: Variants,
+    unit: Unit,
+    variant: str,
+    kl: Sequence[float] | None,
+    variance: tuple[float, ...] | None = None,
+    stopped: StopReason | None = None,
 ) -> UnitSensitivity:
+    """The record of a unit in a format; ``stopped`` says why it was not measured on all sequences."""
     name = variants.formats[variant]
     weights = variants.weights(unit, variant)
     stays = [module for module in unit.modules if module not in weights]
@@ -182,6 +186,7 @@ def _measurement(
         failure=None if kl is not None else NOT_FINITE if weights else variants.staying[name][unit.modules[0]],
         stays=tuple(stays),
         sampling_variance=variance,
+        stopped=stopped,
     )
 
 
