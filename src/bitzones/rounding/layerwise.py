@@ -205,23 +205,23 @@ def _round(
         why = f"{tokens} tokens reached it, and {width} input features need at least as many"
         return [(_stock(model, name, Format.of(format_).stock.name, dtype), why) for name, format_ in pairs]
     found: dict[tuple[str, str], Packed] = {}
-    for size, alike in _by_group(pairs, width).items():
-        found |= zip(alike, _fed_back(model, alike, moment, size, dtype, damping), strict=True)
+    for grid, alike in _by_grid(pairs, width).items():
+        found |= zip(alike, _fed_back(model, alike, moment, grid, dtype, damping), strict=True)
     return [(found[pair], None) for pair in pairs]
 
 
-def _by_group(pairs: Sequence[tuple[str, str]], width: int) -> dict[int, list[tuple[str, str]]]:
-    """Columns that share a scale -> pairs; their rows are rounded together, also where their bits differ."""
-    found: dict[int, list[tuple[str, str]]] = {}
+def _by_grid(pairs: Sequence[tuple[str, str]], width: int) -> dict[tuple[int, bool], list[tuple[str, str]]]:
+    """Columns that share a scale, whether zeros are whole -> pairs; their rows are rounded together, also where their bits differ."""
+    found: dict[tuple[int, bool], list[tuple[str, str]]] = {}
     for name, format_ in pairs:
-        found.setdefault(group_size(format_, width) or width, []).append((name, format_))
+        found.setdefault((group_size(format_, width) or width, registry.of(format_).whole_zeros), []).append((name, format_))
     return found
 
 
 def _fed_back(
-    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment, size: int, dtype: torch.dtype, damping: float
+    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment, grid: tuple[int, bool], dtype: torch.dtype, damping: float
 ) -> list[Packed]:
-    """The weights of (module, format) pairs with the same inputs and group size, rounded with error feedback."""
+    """The weights of (module, format) pairs with the same inputs and grid (`_by_grid`), rounded with error feedback."""
     weights = [model.get_parameter(f"{name}.weight").detach() for name, _ in pairs]
     bits = [format_bits(format_) for _, format_ in pairs]
     rows = [len(weight) for weight in weights]
@@ -232,7 +232,8 @@ def _fed_back(
         wanted = torch.cat(weights).to(device).float()
         if moment.drift.any():
             wanted = towards(wanted, hessian, moment.drift.double(), damping)
-        rounded = round_rows(wanted, hessian, levels, size, dtype, damping).to(home)
+        size, whole = grid
+        rounded = round_rows(wanted, hessian, levels, size, dtype, damping, whole=whole).to(home)
     except NonFiniteError as error:
         raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
     starts = [sum(rows[:number]) for number in range(len(rows))]
