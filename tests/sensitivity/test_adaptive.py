@@ -13,16 +13,16 @@ from bitzones.data import sequences as sequence_sets
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.sensitivity import adaptive, sweep
 from bitzones.sensitivity.adaptive import Raced
-from bitzones.sensitivity.sweep import Candidate
+from bitzones.sensitivity.sweep import Candidate, Sweep
 
 SET = tiny_sweep.sequences(tuple(4 + n % 7 for n in range(30)))
 CPU = torch.device("cpu")
 
 
-def measure(candidates: Sequence[Candidate], places: Sequence[int]) -> Sequence[Sequence[float] | None]:
+def measure(candidates: Sequence[Candidate], places: Sequence[int]) -> Sweep:
     variants, _, bench = tiny_sweep.swept()
     batches = sequence_sets.batches(SET.of(places), 16, CPU)
-    return sweep.exact(variants.reference, bench.layers, candidates, batches, len(places)).candidates
+    return sweep.exact(variants.reference, bench.layers, candidates, batches, len(places))
 
 
 def units() -> tuple[Unit, ...]:
@@ -74,15 +74,18 @@ def test_it_measures_what_a_full_sweep_does_and_says_where_it_stopped(full: Sens
 def test_what_breaks_is_a_failure_and_is_not_measured_again():
     asked: list[int] = []
 
-    def breaking(candidates: Sequence[Candidate], places: Sequence[int]) -> Sequence[Sequence[float] | None]:
+    def breaking(candidates: Sequence[Candidate], places: Sequence[int]) -> Sweep:
         asked.append(len(candidates))
-        return [None if number == 0 and len(asked) == 1 else [0.1 * (number + 1)] * len(places) for number in range(len(candidates))]
+        kls = [None if number == 0 and len(asked) == 1 else [0.1 * (number + 1)] * len(places) for number in range(len(candidates))]
+        return Sweep([], kls, [[0.5] * len(places) for _ in candidates])
 
     found = made(raced(0.3), breaking)
     first = found.measurements[0]
     assert first.kl_nats is None
     assert first.failure == sweep.NOT_FINITE
     assert first.stopped is None
+    assert first.sampling_variance is None
+    assert all(item.sampling_variance == (0.5,) * len(item.kl_nats or ()) for item in found.measurements[1:])
     assert asked[0] == len(found.measurements)
     assert all(count < asked[0] for count in asked[1:])
 
@@ -90,7 +93,7 @@ def test_what_breaks_is_a_failure_and_is_not_measured_again():
 def test_every_round_measures_new_sequences_only():
     asked: list[Sequence[int]] = []
 
-    def seen(candidates: Sequence[Candidate], places: Sequence[int]) -> Sequence[Sequence[float] | None]:
+    def seen(candidates: Sequence[Candidate], places: Sequence[int]) -> Sweep:
         asked.append(places)
         return measure(candidates, places)
 

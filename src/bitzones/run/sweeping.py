@@ -31,7 +31,9 @@ def swept(session: Session, progress: Progress) -> SensitivityCell:
     chosen = session.sensitivity_set
     return session.on(
         chosen,
-        lambda batches: sweep.exact_cell(session.variants, session.units, session.granularity, chosen, batches(), progress),
+        lambda batches: sweep.exact_cell(
+            session.variants, session.units, session.granularity, chosen, batches(), progress, session.profile.sensitivity.head
+        ),
     )
 
 
@@ -74,15 +76,16 @@ class _Batches:
         self._size = session.profile.sensitivity.batch
         self.shortages: tuple[Shortage, ...] = ()
 
-    def measure(self, candidates: Sequence[Candidate], places: Sequence[int]) -> list[list[float] | None]:
+    def measure(self, candidates: Sequence[Candidate], places: Sequence[int]) -> sweep.Sweep:
         """As `adaptive.Measure`."""
         session, chosen = self._session, self._session.sensitivity_set.of(places)
 
         def swept(size: int) -> sweep.Sweep:
             batches = sequences.batches(chosen, size, session.device)
-            return sweep.exact(session.variants.reference, session.layers, candidates, batches, len(places))
+            head = session.profile.sensitivity.head
+            return sweep.exact(session.variants.reference, session.layers, candidates, batches, len(places), head=head)
 
         found, shortages = oom_retry.halving(self._size, swept, session.device)
         self._size >>= len(shortages)
         self.shortages += shortages
-        return found.candidates
+        return found

@@ -32,6 +32,7 @@ __all__ = [
     "Calibration",
     "Effort",
     "Gate",
+    "HeadUse",
     "HeldOut",
     "Model",
     "Plans",
@@ -52,6 +53,9 @@ BaselineName = Literal["contiguous", "additive", "random"]
 
 Effort = Literal["full", "adaptive"]
 """How many sequences sensitivities are measured on."""
+
+HeadUse = Literal["sampled", "whole"]
+"""How the head of a changed model is computed: some of its rows where that is enough, or always all."""
 
 By = Literal["task", "domain"]
 """What plans are made for one by one: the tasks, or the sources of the sensitivity set."""
@@ -249,8 +253,9 @@ class Sensitivity(WithText, Section):
     set computed at a time. ``granularity`` is the unit of decision: a decoder layer, a group of modules that serving engines fuse, or one
     module. ``layers`` lists the layers to sweep, all by default; the others stay in the reference's format. ``include`` adds units
     outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized embedding. ``fisher_samples`` is the number of
-    labels that the Fisher proxy draws per token. ``effort`` is ``full``, or ``adaptive``: every unit and format is measured on as many
-    sequences as the plan within the budget and the zones need, and estimated on the others.
+    labels that the Fisher proxy draws per token. ``head`` is ``whole`` to compute every logit of every changed model; ``sampled`` computes
+    some of them where that is enough. ``effort`` is ``full``, or ``adaptive``: every unit and format is measured on as many sequences as
+    the plan within the budget and the zones need, and estimated on the others.
     """
 
     tokens: int = Field(default=2048, ge=1)
@@ -259,13 +264,15 @@ class Sensitivity(WithText, Section):
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, strict=False)
     include: tuple[Literal["lm_head"], ...] = Field(default=(), max_length=1, strict=False)
     fisher_samples: int = Field(default=2, ge=1, le=64)
+    head: HeadUse = "sampled"
     effort: Effort = "full"
 
     @model_serializer(mode="wrap")
-    def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Written, and hashed, as before there was more than one effort and text where it is as it was."""
+    def _as_before(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """``text``, ``head`` and ``effort`` are written only where they are set: profiles without them keep their hash."""
         found: dict[str, Any] = given(self)
-        left_out = {key for key in ("text", "effort") if found.get(key) in ((), [], None, "full")}
+        defaults = {"text": ((), [], None), "head": ("sampled",), "effort": ("full",)}
+        left_out = {key for key, values in defaults.items() if found.get(key) in values}
         return {key: value for key, value in found.items() if key not in left_out}
 
 

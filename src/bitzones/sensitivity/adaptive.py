@@ -16,13 +16,13 @@ from bitzones.data.sequences import SequenceSet
 from bitzones.models.units import Granularity
 from bitzones.schema.progress import Progress
 from bitzones.schema.sensitivity_cells import AdaptiveSweep, SensitivityCell, Unit
-from bitzones.sensitivity.sweep import Candidate, measurement
+from bitzones.sensitivity.sweep import Candidate, Sweep, measurement
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Measure", "Raced", "adaptive_cell"]
 
-Measure = Callable[[Sequence[Candidate], Sequence[int]], Sequence[Sequence[float] | None]]
-"""KL of each candidate on the sequences at these places, in nats; None if its logits are NaN or infinite."""
+Measure = Callable[[Sequence[Candidate], Sequence[int]], Sweep]
+"""Measures each candidate on the sequences at these places."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def adaptive_cell(
             count = int(partial.counts[row, column])
             found = partial.kl[row, column, :count].tolist() if count else None
             stopped = standing.reason(row, column) if 0 < count < len(table.order) else None
-            measurements.append(measurement(variants, unit, variant, found, stopped))
+            measurements.append(measurement(variants, unit, variant, found, table.variance(row, column), stopped))
     progress(1.0)
     return SensitivityCell(
         variant=variants.reference_id,
@@ -102,6 +102,7 @@ class _Table:
         self._tokens = np.array(sequence_set.sequence_tokens, dtype=np.float64)[list(self.order)]
         self._uniform = {raced.menu.formats.index(name): np.asarray(nats)[list(self.order)] for name, nats in raced.uniform.items()}
         self._kl = np.zeros((len(units), len(self._names) + 1, len(self.order)))
+        self._variance = np.zeros(self._kl.shape)
         self._counts = np.zeros(self._kl.shape[:2], dtype=np.int64)
         self._broken = np.zeros(self._counts.shape, dtype=np.bool_)
 
@@ -116,11 +117,19 @@ class _Table:
     def _add(self, options: list[list[int]], start: int, end: int) -> None:
         taken = [(row, column) for row, column in options if self._weights(row, column)]
         candidates = [Candidate(self._units[row].layer, self._weights(row, column)) for row, column in taken]
-        for (row, column), found in zip(taken, self._measure(candidates, self.order[start:end]), strict=True):
+        swept = self._measure(candidates, self.order[start:end])
+        for number, (row, column) in enumerate(taken):
+            found, variance = swept.found(number)
             if found is None:
                 self._broken[row, column], self._counts[row, column] = True, 0
             else:
                 self._kl[row, column, start:end], self._counts[row, column] = found, end
+                self._variance[row, column, start:end] = 0.0 if variance is None else variance
+
+    def variance(self, row: int, column: int) -> tuple[float, ...] | None:
+        """What sampling the head adds to the variance of each KL; None where it adds nothing."""
+        found = self._variance[row, column, : self._counts[row, column]]
+        return tuple(found.tolist()) if found.any() else None
 
     def _weights(self, row: int, column: int) -> Mapping[str, Weight]:
         return self._variants.weights(self._units[row], self._names[column])
