@@ -280,7 +280,7 @@ class Sensitivity(WithText, Section):
     def _as_before(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """``text``, ``head`` and ``effort`` are written only where they are set: profiles without them keep their hash."""
         found: dict[str, Any] = given(self)
-        usual = {"text": ((), [], None), "head": ("sampled",), "effort": ("full",)}
+        usual: dict[str, tuple[Any, ...]] = {"text": ((), [], None), "head": ("sampled",), "effort": ("full",)}
         left_out = {key for key, values in usual.items() if found.get(key) in values}
         return {key: value for key, value in found.items() if key not in left_out}
 
