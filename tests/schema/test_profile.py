@@ -158,6 +158,16 @@ def test_the_hash_is_that_of_the_settings(tmp_path: Path) -> None:
     assert profile_files.load(write(tmp_path, schema="schema = 2\nseed = 1")).sha256 != first
 
 
+def test_the_usual_head_is_not_written_and_another_one_is(tmp_path: Path) -> None:
+    """A profile from before there was a choice keeps its hash."""
+    usual = profile_files.load(write(tmp_path))
+    assert "head" not in usual.model_dump()["sensitivity"]
+    assert "text" not in usual.model_dump(mode="json")["sensitivity"]
+    whole = profile_files.load(write(tmp_path, sensitivity='[sensitivity]\nhead = "whole"'))
+    assert whole.model_dump()["sensitivity"]["head"] == "whole"
+    assert profile_files.load(write(tmp_path, sensitivity='[sensitivity]\nhead = "sampled"')).sha256 != whole.sha256
+
+
 def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
     path = Path(write(tmp_path))
     expected = profile_files.load(str(path))

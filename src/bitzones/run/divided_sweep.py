@@ -35,7 +35,7 @@ def block_bench(session: Session, batch: int) -> BlockBench:
     """The session's sweep in blocks, in batches of at most so many sequences."""
     chosen = session.sensitivity_set
     batches = list(sequences.batches(chosen, batch, session.device))
-    return BlockBench(session.variants, session.units, session.granularity, chosen, batches)
+    return BlockBench(session.variants, session.units, session.granularity, chosen, batches, session.profile.sensitivity.head)
 
 
 @contextmanager

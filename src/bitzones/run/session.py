@@ -299,10 +299,10 @@ class Session:
             from bitzones.run import ray_sweep
 
             return self.hardware.at_half(self.profile.sensitivity.batch, lambda batch: ray_sweep.measured(self, batch, cluster, progress))
-        chosen = self.sensitivity_set
+        chosen, head = self.sensitivity_set, self.profile.sensitivity.head
         return self.on(
             chosen,
-            lambda batches: sensitivity.exact_cell(self.variants, self.units, self.granularity, chosen, batches(), progress),
+            lambda batches: sensitivity.exact_cell(self.variants, self.units, self.granularity, chosen, batches(), progress, head),
         )
 
     def search(self, progress: Progress = silent) -> SearchCell:

@@ -31,6 +31,7 @@ __all__ = [
     "By",
     "Calibration",
     "Gate",
+    "HeadUse",
     "HeldOut",
     "Model",
     "Plans",
@@ -48,6 +49,9 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 BaselineName = Literal["contiguous", "additive", "random"]
 """A plan that the searched one is compared with, and that can answer the tasks beside it."""
+
+HeadUse = Literal["sampled", "whole"]
+"""How the head of a changed model is computed: some of its rows where that is enough, or always all."""
 
 By = Literal["task", "domain"]
 """What plans are made for one by one: the tasks, or the sources of the sensitivity set."""
@@ -245,7 +249,8 @@ class Sensitivity(WithText, Section):
     set computed at a time. ``granularity`` is the unit of decision: a decoder layer, a group of modules that serving engines fuse, or one
     module. ``layers`` lists the layers to sweep, all by default; the others stay in the reference's format. ``include`` adds units
     outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized embedding. ``fisher_samples`` is the number of
-    labels that the Fisher proxy draws per token.
+    labels that the Fisher proxy draws per token. ``head`` is ``whole`` to compute every logit of every changed model; ``sampled`` computes
+    some of them where that is enough.
     """
 
     tokens: int = Field(default=2048, ge=1)
@@ -254,6 +259,14 @@ class Sensitivity(WithText, Section):
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, strict=False)
     include: tuple[Literal["lm_head"], ...] = Field(default=(), max_length=1, strict=False)
     fisher_samples: int = Field(default=2, ge=1, le=64)
+    head: HeadUse = "sampled"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """``text`` and ``head`` are written only where they are set: profiles without them keep their hash."""
+        found: dict[str, Any] = given(self)
+        left_out = {key for key in ("text", "head") if found.get(key) in ((), [], None, "sampled")}
+        return {key: value for key, value in found.items() if key not in left_out}
 
 
 class HeldOut(WithText, Section):

@@ -36,7 +36,9 @@ class UnitSensitivity(Record):
     ``kl_nats`` is the sum over the scored tokens of each sensitivity sequence, in the order of `SensitivityCell.sequence_tokens`; null with
     a ``failure`` if it could not be measured. ``weight_error`` is ||W - quantized W|| / ||W|| (Frobenius) over the unit's weights.
     ``stays`` names modules of the unit that stay in the reference's format, because no kernel supports them in this one
-    (`ModelInfo.staying`); ``group_sizes`` are those of the others, in order.
+    (`ModelInfo.staying`); ``group_sizes`` are those of the others, in order. ``sampling_variance`` is the variance of each
+    of ``kl_nats`` that comes from sampling rows of the head, in nats squared; null where all logits were computed. Each sequence has rows
+    of its own, so an interval over sequences includes it.
     """
 
     unit: str
@@ -47,12 +49,20 @@ class UnitSensitivity(Record):
     weight_error: NonNegative | None = None
     failure: str | None = None
     stays: tuple[str, ...] = ()
+    sampling_variance: tuple[NonNegative, ...] | None = None
 
     @model_validator(mode="after")
     def _measured_or_failed(self) -> UnitSensitivity:
         if (self.kl_nats is None) == (self.failure is None):
             raise ValueError("exactly one of kl_nats and failure must be given")
+        if self.sampling_variance is not None and len(self.sampling_variance) != len(self.kl_nats or ()):
+            raise ValueError("sampling_variance must have a value for each of kl_nats")
         return self
+
+    def of_sequences(self, places: Sequence[int]) -> UnitSensitivity:
+        """The same on some of the sequences."""
+        parts = {"kl_nats": self.kl_nats, "sampling_variance": self.sampling_variance}
+        return self.model_copy(update={key: tuple(part[place] for place in places) for key, part in parts.items() if part is not None})
 
 
 class SensitivityCell(Measured):
@@ -97,10 +107,7 @@ class SensitivityCell(Measured):
                 "sequences_sha256": sha256,
                 "sequence_tokens": tuple(self.sequence_tokens[place] for place in places),
                 "passed_over": 0,
-                "measurements": tuple(
-                    item if item.kl_nats is None else item.model_copy(update={"kl_nats": tuple(item.kl_nats[place] for place in places)})
-                    for item in self.measurements
-                ),
+                "measurements": tuple(item.of_sequences(places) for item in self.measurements),
             }
         )
 

@@ -20,7 +20,7 @@ from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensiti
 __all__ = ["Block", "MeasuredBlock", "Shard", "SweepLayout"]
 
 
-BY_SEQUENCE = ("kl_nats",)
+BY_SEQUENCE = ("kl_nats", "sampling_variance")
 """Fields of a measurement that have a value for each sequence."""
 
 SAME_ERROR = 1e-4

@@ -25,6 +25,7 @@ from bitzones.models import structure
 from bitzones.schema.index import index_of
 from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import SearchRound, Trial
+from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 from bitzones.sensitivity import sweep
@@ -65,6 +66,7 @@ class Workbench:
         weights: format -> module -> quantized weight, without the reference's format.
         batches: returns the batches anew for every pass.
         sequences: total number of sequences.
+        head: of sweeps around a plan (`sweep.exact`); plans are always measured with the whole head.
     """
 
     model: torch.nn.Module
@@ -74,6 +76,7 @@ class Workbench:
     weights: Mapping[str, Mapping[str, Weight]]
     batches: Callable[[], Iterable[Batch]]
     sequences: int
+    head: HeadUse = "whole"
 
     def bytes_of(self, choice: Integers) -> int:
         """Stored bytes of a plan's units."""
@@ -94,6 +97,7 @@ def workbench(
     batches: Callable[[], Iterable[Batch]],
     sequences: int,
     times: UnitLatencyCell | None = None,
+    head: HeadUse = "whole",
 ) -> Workbench:
     """A workbench for the units of a sweep, on the sensitivity set or any other sequences; with ``times``, budgets are in time."""
     formats = tuple(variants.uniform.values())
@@ -106,6 +110,7 @@ def workbench(
         {name: variants.packed(variant) for variant, name in variants.uniform.items()},
         batches,
         sequences,
+        head,
     )
 
 
@@ -227,7 +232,7 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensiti
     ]
     candidates = [Candidate(bench.units[row].layer, _weights(bench, row, column)) for row, column in swaps]
     base = weights_of(bench, choice)
-    found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base).candidates
+    found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base, bench.head).candidates
     return [
         UnitSensitivity(
             unit=bench.units[row].name,

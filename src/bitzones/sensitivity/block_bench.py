@@ -12,6 +12,7 @@ import torch
 from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.models import structure
 from bitzones.models.units import Granularity
+from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.sensitivity_cells import Unit, UnitSensitivity
 from bitzones.schema.shard_record import Block, MeasuredBlock, SweepLayout
 from bitzones.sensitivity import sweep
@@ -30,11 +31,19 @@ class BlockBench:
         granularity: of the units.
         sequence_set: the sensitivity set.
         batches: all of it.
+        head: as for `sweep.exact`.
     """
 
     def __init__(
-        self, variants: Variants, units: Sequence[Unit], granularity: Granularity, sequence_set: SequenceSet, batches: Sequence[Batch]
+        self,
+        variants: Variants,
+        units: Sequence[Unit],
+        granularity: Granularity,
+        sequence_set: SequenceSet,
+        batches: Sequence[Batch],
+        head: HeadUse = "whole",
     ) -> None:
+        self._head = head
         self._variants, self._granularity, self._set, self._batches = variants, granularity, sequence_set, batches
         self._units = units
         self._candidates: list[tuple[Unit, str]] = []
@@ -97,21 +106,29 @@ class BlockBench:
         batch, pairs = self._batches[block.batch], self._candidates[block.first : block.end]
         candidates = [sweep.Candidate(unit.layer, self._weights.of(unit, variant)) for unit, variant in pairs]
         count = len(self._set.sequences)
-        found = sweep.exact(self._variants.reference, self._layers, candidates, [batch], count).candidates
-        made = [
-            self._measurement(unit, variant, None if kl is None else [kl[place] for place in batch.index])
-            for (unit, variant), kl in zip(pairs, found, strict=True)
-        ]
+        found = sweep.exact(self._variants.reference, self._layers, candidates, [batch], count, head=self._head)
+        made = [self._measurement(unit, variant, batch, *found.found(number)) for number, (unit, variant) in enumerate(pairs)]
         return MeasuredBlock(block=block, measurements=tuple(made), seconds_s=perf_counter() - began)
 
-    def _measurement(self, unit: Unit, variant: str, kl: Sequence[float] | None) -> UnitSensitivity:
+    def _measurement(
+        self, unit: Unit, variant: str, batch: Batch, kl: Sequence[float] | None, variance: Sequence[float] | None
+    ) -> UnitSensitivity:
         """The record on one batch; what the weights are like is computed once."""
         key = unit.name, variant
         if key not in self._facts:
             self._facts[key] = sweep.measurement(self._variants, unit, variant, self._weights.of(unit, variant), None)
-        measured = {"kl_nats": None if kl is None else tuple(kl), "failure": sweep.NOT_FINITE if kl is None else None}
+        measured = {
+            "kl_nats": _of(batch, kl),
+            "sampling_variance": _of(batch, variance),
+            "failure": sweep.NOT_FINITE if kl is None else None,
+        }
         return UnitSensitivity.model_validate({**self._facts[key].model_dump(), **measured})
 
     @property
     def _layers(self) -> list[torch.nn.Module]:
         return list(structure.decoder_layers(self._variants.reference).values())
+
+
+def _of(batch: Batch, values: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Of values of all sequences, those of a batch."""
+    return None if values is None else tuple(values[place] for place in batch.index)
