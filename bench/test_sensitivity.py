@@ -1,16 +1,12 @@
 """What quantizing does to the model's distribution: each layer alone, and each variant as a whole."""
 
-from bitzones.evaluation import kl
 from bitzones.sensitivity import fisher
 
 
 def test_divergence(cell, session, quantized):
     cell("divergence", quantized).measure(
         lambda: (session.model(session.reference_id), session.model(quantized)),
-        lambda pair: session.on(
-            session.sensitivity_set,
-            lambda batches: kl.divergence_cell(quantized, pair[0], pair[1], session.sensitivity_set, batches()),
-        ),
+        lambda _pair: session.divergence(quantized),
     )
 
 

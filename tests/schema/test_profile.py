@@ -52,6 +52,8 @@ def refused(path: str) -> str:
         ({"more": "[latency]\nrounds = 1"}, "latency.rounds = 1: input should be greater than or equal to 2"),
         ({"more": "[budget]"}, "budget = {}: give one of average_bits, tolerance (nats per token"),
         ({"more": "[budget]\naverage_bits = 3.0\ntolerance = 0.1"}, "budget = {'average_bits': 3.0, 'tolerance': 0.1}: give one of"),
+        ({"more": '[sensitivity]\neffort = "adaptive"\n[budget]\ntolerance = 0.1'}, "sensitivity.effort = adaptive: a budget.tolerance"),
+        ({"more": '[sensitivity]\neffort = "half"'}, "sensitivity.effort"),
         ({"more": '[budget]\ntolerance = "like:w5"'}, "budget.tolerance = like:w5: there is no such variant; there are w8, w4, w2"),
         ({"more": "[budget]\naverage_bits = nan"}, "budget.average_bits = nan"),
         ({"more": "[zones]\nagreement = 0.5"}, "zones.agreement = 0.5: input should be greater than 0.5"),

@@ -14,6 +14,7 @@ import typer
 from bitzones import __version__
 from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, sweep_commands, tune_command
 from bitzones.cli import export as exporting
+from bitzones.cli.plan_options import ModelSource, RunsCode
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
 
@@ -57,6 +58,9 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items per task; overrides the profile.")] = None,
     by_task: Annotated[bool, typer.Option("--by-task", help="Also make a plan of the same size for each task.")] = False,
     by_domain: Annotated[bool, typer.Option("--by-domain", help="Also make one for each source of the sensitivity set.")] = False,
+    effort: Annotated[
+        Literal["full", "adaptive"] | None, typer.Option(help="Sequences of the sweep: all, or those that the plan needs.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted or failed run in FOLDER.")] = False,
     sweep: Annotated[
         Path | None, typer.Option("--sweep", metavar="SWEEP.json", help="Take the sensitivities from 'bitzones merge'.", readable=False)
@@ -96,13 +100,13 @@ def run(
     cluster = None if ray is None else RayOptions(ray, ray_workers, ray_cpus, ray_gpus, resume)
     if cluster is not None:
         cluster.require_package()
-    profile_files.load(name).resolved(data, limit, by)  # a mistake in the profile is said before torch is loaded
+    profile_files.load(name).resolved(data, limit, by, effort)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
         from bitzones.run import runner
 
         gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
-        measured = runner.measure(name, output, data, limit, by=by, resume=resume, sweep=sweep, ray=cluster)
+        measured = runner.measure(name, output, data, limit, by=by, effort=effort, resume=resume, sweep=sweep, ray=cluster)
         _report([measured.run_file], measured.run_file.parent)
         measured.settle()
     if measured.interrupted:
@@ -205,10 +209,10 @@ def apply(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")] = None,
     check: Annotated[Path | None, typer.Option("--check", help="Verify an existing export.", metavar="FOLDER")] = None,
-    model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
+    model: ModelSource = None,
     device: Annotated[str, typer.Option(help="Where to quantize and compare: cpu, cuda, cuda:N or auto.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if the plan needs it.")] = False,
+    trust_remote_code: RunsCode = False,
 ) -> None:
     """Quantize the plan's model and write a checkpoint that optimum-quanto loads.
 

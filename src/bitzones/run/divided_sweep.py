@@ -24,7 +24,7 @@ def require_divisible(profile: Profile) -> None:
     Raises:
         ProfileError: names the key to change.
     """
-    if (effort := getattr(profile.sensitivity, "effort", "full")) != "full":
+    if (effort := profile.sensitivity.effort) != "full":
         raise ProfileError(
             f'sensitivity.effort = "{effort}": what such a sweep measures next depends on what it has measured, so it cannot be divided: '
             'set effort = "full"'

@@ -20,7 +20,7 @@ from bitzones.run.watching import Asked, watcher
 from bitzones.schema import profile_files
 from bitzones.schema.errors import MeasureError, OutputError
 from bitzones.schema.profile import Profile
-from bitzones.schema.profile_sections import By
+from bitzones.schema.profile_sections import By, Effort
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -98,6 +98,7 @@ def measure(
     limit: int | None = None,
     *,
     by: By | None = None,
+    effort: Effort | None = None,
     resume: bool = False,
     given: Given | None = None,
     select: str | None = None,
@@ -106,10 +107,10 @@ def measure(
 ) -> Outcome:
     """Run every bench of a profile and write ``run.json`` and ``pytest.log`` to ``folder``, which must be locked (`alone`).
 
-    ``data``, ``limit`` and ``by`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an earlier run in
-    this folder finished are taken from its journal. ``given`` has objects in memory that replace what the profile names; ``select`` is
-    an expression for pytest's ``-k``. ``sweep`` is a file of `analysis.merging` whose sensitivities are adopted; ``ray`` is a cluster that
-    measures them. An interrupted run writes its cells to ``interrupted/run.json``.
+    ``data``, ``limit``, ``by`` and ``effort`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an
+    earlier run in this folder finished are taken from its journal. ``given`` has objects in memory that replace what the profile names;
+    ``select`` is an expression for pytest's ``-k``. ``sweep`` is a file of `analysis.merging` whose sensitivities are adopted; ``ray`` is
+    a cluster that measures them. An interrupted run writes its cells to ``interrupted/run.json``.
 
     Raises:
         MeasureError: nothing could be measured; the message is the last line of pytest's output.
@@ -121,7 +122,7 @@ def measure(
     with watcher() as seen:
         try:
             partial.unlink(missing_ok=True)
-            code = _pytest(arguments, log, [seen, Asked(chosen.resolved(data, limit, by), given, ray)])
+            code = _pytest(arguments, log, [seen, Asked(chosen.resolved(data, limit, by, effort), given, ray)])
             whole = partial.is_file() and not seen.stopped
             if whole:
                 interrupted = code == pytest.ExitCode.INTERRUPTED  # incomplete, so it must not replace an earlier report

@@ -18,12 +18,12 @@ from bitzones.data.sequences import Batch, SequenceSet, TokenSequence
 from bitzones.data.sets import DomainSet, SequenceSets
 from bitzones.data.tasks import ScoredTask, TaskSet
 from bitzones.devices import device as devices
-from bitzones.evaluation import self_text
+from bitzones.evaluation import kl, self_text
 from bitzones.models import loading, structure, text_config
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
-from bitzones.run import journal, plan_tuner, slice_plans, whole_plans
+from bitzones.run import journal, plan_tuner, slice_plans, sweeping, whole_plans
 from bitzones.run.given import Given
 from bitzones.run.ray_options import RayOptions
 from bitzones.schema import environment, slices
@@ -33,6 +33,7 @@ from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
 from bitzones.schema.profile import PLAN, TUNED, Profile, variant_formats
 from bitzones.schema.progress import Progress, silent
+from bitzones.schema.quality_cells import DivergenceCell
 from bitzones.schema.record import Measured
 from bitzones.schema.run_record import Environment
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
@@ -40,7 +41,6 @@ from bitzones.schema.slices_cell import SlicesCell
 from bitzones.schema.tuning_cells import TuningCell
 from bitzones.search import goals, held_out
 from bitzones.sensitivity import invariants
-from bitzones.sensitivity import sweep as sensitivity
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Session"]
@@ -87,7 +87,7 @@ class Session:
         self.profile = profile
         self.folder = folder
         self.notify = notify
-        self._ray = ray
+        self.ray = ray
         self._given = given or Given()
         self._made: dict[str, object] = {}
 
@@ -266,9 +266,7 @@ class Session:
         """
         if self.profile.budget.tolerance is not None:
             return  # the reference keeps any tolerance
-        reference = self.variants.formats[self.reference_id]
-        menu = goals.expected_menu(self.variants.loaded.model, self.units, self.profile.formats, reference, self.variants.staying)
-        goals.check_budget(menu, self.profile.budget, self.times)
+        goals.check_budget(sweeping.expected_menu(self), self.profile.budget, self.times)
 
     def check_cluster(self) -> None:
         """Refuse a Ray cluster that is not there, before anything is measured.
@@ -276,10 +274,10 @@ class Session:
         Raises:
             MeasureError: as `ray_sweep.require_room`.
         """
-        if self._ray is not None and "sweep" not in self._made:
+        if self.ray is not None and "sweep" not in self._made:
             from bitzones.run import ray_sweep
 
-            ray_sweep.require_room(self, self._ray)
+            ray_sweep.require_room(self, self.ray)
 
     def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
@@ -292,18 +290,15 @@ class Session:
 
     def sweep(self, progress: Progress = silent) -> SensitivityCell:
         """The separate sensitivities, measured once."""
-        return self._once("sweep", lambda: self._swept(progress))
+        return self._once("sweep", lambda: sweeping.swept(self, progress))
 
-    def _swept(self, progress: Progress) -> SensitivityCell:
-        if (cluster := self._ray) is not None:
-            from bitzones.run import ray_sweep
+    def divergence(self, variant: str) -> DivergenceCell:
+        """What a variant does to the predictions on the sensitivity set, measured once."""
+        return self._once(f"divergence {variant}", lambda: self._divergence(variant))
 
-            return self.hardware.at_half(self.profile.sensitivity.batch, lambda batch: ray_sweep.measured(self, batch, cluster, progress))
-        chosen, head = self.sensitivity_set, self.profile.sensitivity.head
-        return self.on(
-            chosen,
-            lambda batches: sensitivity.exact_cell(self.variants, self.units, self.granularity, chosen, batches(), progress, head),
-        )
+    def _divergence(self, variant: str) -> DivergenceCell:
+        pair, chosen = (self.model(self.reference_id), self.model(variant)), self.sensitivity_set
+        return self.on(chosen, lambda batches: kl.divergence_cell(variant, *pair, chosen, batches()))
 
     def search(self, progress: Progress = silent) -> SearchCell:
         """The plan, searched once."""
@@ -325,6 +320,8 @@ class Session:
             self.variants.fallbacks.update(entry.fallbacks)
             if (name := _SHARED.get(type(entry.cell))) is not None:
                 self._made[name] = entry.cell
+            if isinstance(entry.cell, DivergenceCell):
+                self._made[f"divergence {entry.cell.variant}"] = entry.cell
             if isinstance(entry.cell, SearchCell):
                 self._define(PLAN, entry.cell.found.units)
             if isinstance(entry.cell, TuningCell):

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu, menu_of, solve
+from bitzones.allocation.partial_sweep import kl_of
 from bitzones.allocation.time_cost import timed_menu
 from bitzones.backends.backend_protocol import Weight
 from bitzones.data.sequences import Batch
@@ -115,7 +116,10 @@ def workbench(
 
 
 def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
-    """The separate sensitivities in nats over all sequences, shape (units, formats); 0 for the reference and for missing ones."""
+    """The separate sensitivities in nats over all sequences, or their estimates, shape (units, formats); 0 for the reference and for
+    missing ones."""
+    if cell.adaptive is not None:
+        return np.asarray(np.maximum(kl_of(cell, bench.menu.formats[:-1]).sum(axis=2), 0.0))
     found, rows = np.zeros(bench.menu.offered.shape), index_of(unit.name for unit in bench.units)
     for item in cell.measurements:
         found[rows[item.unit], bench.menu.formats.index(item.format)] = sum(item.kl_nats or ())

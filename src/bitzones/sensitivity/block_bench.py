@@ -31,7 +31,7 @@ class BlockBench:
         granularity: of the units.
         sequence_set: the sensitivity set.
         batches: all of it.
-        head: as for `sweep.exact`.
+        head: as in `sweep.exact`.
     """
 
     def __init__(
@@ -43,9 +43,8 @@ class BlockBench:
         batches: Sequence[Batch],
         head: HeadUse = "whole",
     ) -> None:
-        self._head = head
         self._variants, self._granularity, self._set, self._batches = variants, granularity, sequence_set, batches
-        self._units = units
+        self._units, self._head = units, head
         self._candidates: list[tuple[Unit, str]] = []
         self._stays: list[tuple[Unit, str]] = []
         for unit, variant in product(units, variants.uniform):
@@ -106,29 +105,24 @@ class BlockBench:
         batch, pairs = self._batches[block.batch], self._candidates[block.first : block.end]
         candidates = [sweep.Candidate(unit.layer, self._weights.of(unit, variant)) for unit, variant in pairs]
         count = len(self._set.sequences)
-        found = sweep.exact(self._variants.reference, self._layers, candidates, [batch], count, head=self._head)
-        made = [self._measurement(unit, variant, batch, *found.found(number)) for number, (unit, variant) in enumerate(pairs)]
+        swept = sweep.exact(self._variants.reference, self._layers, candidates, [batch], count, head=self._head)
+        made = [self._measurement(*pair, *swept.found(number), batch.index) for number, pair in enumerate(pairs)]
         return MeasuredBlock(block=block, measurements=tuple(made), seconds_s=perf_counter() - began)
 
     def _measurement(
-        self, unit: Unit, variant: str, batch: Batch, kl: Sequence[float] | None, variance: Sequence[float] | None
+        self, unit: Unit, variant: str, kl: Sequence[float] | None, variance: Sequence[float] | None, places: Sequence[int]
     ) -> UnitSensitivity:
-        """The record on one batch; what the weights are like is computed once."""
+        """The record on the batch with the sequences at these places; what the weights are like is computed once."""
         key = unit.name, variant
         if key not in self._facts:
             self._facts[key] = sweep.measurement(self._variants, unit, variant, self._weights.of(unit, variant), None)
-        measured = {
-            "kl_nats": _of(batch, kl),
-            "sampling_variance": _of(batch, variance),
-            "failure": sweep.NOT_FINITE if kl is None else None,
+        here = {
+            field: None if values is None else tuple(values[place] for place in places)
+            for field, values in (("kl_nats", kl), ("sampling_variance", variance))
         }
-        return UnitSensitivity.model_validate({**self._facts[key].model_dump(), **measured})
+        failure = sweep.NOT_FINITE if kl is None else None
+        return UnitSensitivity.model_validate({**self._facts[key].model_dump(), **here, "failure": failure})
 
     @property
     def _layers(self) -> list[torch.nn.Module]:
         return list(structure.decoder_layers(self._variants.reference).values())
-
-
-def _of(batch: Batch, values: Sequence[float] | None) -> tuple[float, ...] | None:
-    """Of values of all sequences, those of a batch."""
-    return None if values is None else tuple(values[place] for place in batch.index)

@@ -24,7 +24,7 @@ from bitzones.models import structure
 from bitzones.models.units import Granularity
 from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
+from bitzones.schema.sensitivity_cells import SensitivityCell, StopReason, Unit, UnitSensitivity
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell", "measurement"]
@@ -173,8 +173,16 @@ def measurement(
     weights: Mapping[str, Packed],
     kl: Sequence[float] | None,
     variance: tuple[float, ...] | None = None,
+    stopped: StopReason | None = None,
 ) -> UnitSensitivity:
-    """The record of one unit in one format: its quantized weights, and its KL, or None where its logits are not finite or it stays."""
+    """The record of one unit in one format.
+
+    Args:
+        weights: its quantized weights.
+        kl: of each sequence; None where its logits are not finite or it stays.
+        variance: that each has from sampling rows of the head; None where it was computed whole.
+        stopped: why it was not measured on all sequences.
+    """
     name = variants.formats[variant]
     stays = [module for module in unit.modules if module not in weights]
     dense = [variants.loaded.model.get_parameter(f"{module}.weight") for module in stays]
@@ -188,6 +196,7 @@ def measurement(
         failure=None if kl is not None else NOT_FINITE if weights else variants.staying[name][unit.modules[0]],
         stays=tuple(stays),
         sampling_variance=variance,
+        stopped=stopped,
     )
 
 
