@@ -5,7 +5,7 @@ from bitzones.sensitivity import activation_stats
 
 def test_layers(cell, session):
     cell("layers", session.reference_id).measure(
-        lambda: session.model(session.reference_id),
+        lambda: session.variants.reference,
         lambda model: session.on(
             session.sensitivity_set,
             lambda batches: activation_stats.cell(session.reference_id, model, session.layers, batches, session.sensitivity_set),

@@ -4,10 +4,7 @@ from bitzones.sensitivity import fisher
 
 
 def test_divergence(cell, session, quantized):
-    cell("divergence", quantized).measure(
-        lambda: (session.model(session.reference_id), session.model(quantized)),
-        lambda _pair: session.divergence(quantized),
-    )
+    cell("divergence", quantized).measure(lambda: session.ready(quantized), lambda _made: session.divergence(quantized))
 
 
 def test_sensitivity_exact(cell, session):

@@ -88,7 +88,7 @@ def raced(
         count = int(partial.counts[at])
         stopped = standing.reason(*at) if 0 < count < len(order) else None
         nats = tuple(partial.kl[at][:count].tolist()) if count else None
-        measurements.append(item.model_copy(update={"kl_nats": nats, "stopped": stopped}))
+        measurements.append(item.model_copy(update={"kl_nats": nats, "stopped": stopped, "sampling_variance": None}))
     adaptive = AdaptiveSweep(
         order=order, looks=racing.looks_of(len(order)), uniform_kl_nats=uniform, regret_nats=standing.regret, budget=budget
     )

@@ -24,6 +24,9 @@ def export(
     model: ModelSource = None,
     device: QuantizingDevice = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Settings for the tool, also where auto-round or gptq could have the weights of int formats.")
+    ] = False,
     trust_remote_code: RunsCode = False,
 ) -> None:
     """Export a plan for another engine or tool.
@@ -38,7 +41,9 @@ def export(
 
     if not DEVICE.fullmatch(device):
         raise typer.BadParameter(f"{device!r} is not a device: cpu, cuda, cuda:N or auto", param_hint="--device")
-    made = exported(plan, output, to=to, model=model, device=device, trust_remote_code=trust_remote_code, force=force, notify=say)
+    made = exported(
+        plan, output, to=to, model=model, device=device, trust_remote_code=trust_remote_code, force=force, recipe=recipe, notify=say
+    )
     for line in made.lines():
         typer.echo(line)
 

@@ -172,7 +172,7 @@ def verify(
         Path | None, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option("--in", metavar="ENGINE", help="Load MODEL in this engine: mlx, llama.cpp or transformers.")
+        str | None, typer.Option("--in", metavar="ENGINE", help="Load MODEL in this engine: mlx, llama.cpp, gptqmodel or transformers.")
     ] = None,
     run_file: Annotated[
         Path, typer.Option("--run", metavar="RUN.json", help="With --in: the run that the plan of MODEL comes from.")

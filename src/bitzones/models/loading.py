@@ -23,12 +23,12 @@ from transformers import (
 )
 
 from bitzones.devices import device as devices
-from bitzones.models import offload, sources, structure, unexpected_weights
+from bitzones.models import offload, sources, streamed_weights, structure, unexpected_weights
 from bitzones.models.offload import Placement
 from bitzones.models.unexpected_weights import NOTHING, Unexpected
 from bitzones.schema import profile_sections
 from bitzones.schema.errors import ModelError, NotMeasuredError
-from bitzones.schema.run_record import ModelInfo
+from bitzones.schema.run_record import FILES, ModelInfo
 
 __all__ = ["Loaded", "load"]
 
@@ -83,7 +83,7 @@ class Loaded:
             compute_dtype=str(compute_dtype).removeprefix("torch."),
             tied_embeddings=structure.tied_embeddings(model),
             not_quantizable=structure.not_quantizable(model),
-            placement=offload.said(model),
+            placement=dict.fromkeys(offload.said(model), FILES) if streamed_weights.is_streamed(model) else offload.said(model),
             unexpected_weights=self.unexpected.weights,
             unexpected_bytes=self.unexpected.bytes,
         )
@@ -109,8 +109,10 @@ def load(
     if files.kind == "gguf" and importlib.util.find_spec("gguf") is None:
         raise ModelError(f"model {settings.source!r}: reading GGUF files needs the gguf package: pip install 'bitzones[measure]'")
     tokenizer: PreTrainedTokenizerBase | None = None
-    left_out = NOTHING
+    left_out, streamed = NOTHING, False
     try:
+        shards = sources.shards(files.path) if files.kind == "safetensors" else []
+        _require_mappable(settings, shards, dtype)
         if files.kind == "config":
             model, where = _draw(files.path, dtype, options, device, lambda drawn: _placement(drawn, settings, device, formats))
         else:
@@ -120,10 +122,12 @@ def load(
                 _refuse_quantized(folder, options, notify)
             tokenizer = AutoTokenizer.from_pretrained(folder, **gguf, **options)
             model, names = _read(folder, dtype, {**gguf, **options})
-            shards = sources.shards(folder) if files.kind == "safetensors" else []
             left_out = unexpected_weights.check(model, names, shards, allowed=settings.allow_unexpected_weights, notify=notify)
-            where = _placement(model, settings, device, formats)
+            streamed = _is_to_stream(model, settings, device, formats, shards, notify)
+            where = _placement(model, settings, device, formats) if not streamed else streamed_weights.on_host(model)
         offload.place(model, device, where)
+        if streamed:
+            streamed_weights.map_layers(model, shards)
     except ModelError as error:
         raise ModelError(f"model {settings.source!r}: {error}") from error
     except Exception as error:  # tokenizers raises bare Exceptions on broken files, and transformers nearly anything
@@ -135,9 +139,59 @@ def load(
             f"model {settings.source!r}: its tokenizer ({type(tokenizer).__name__}) does not give the positions of tokens in a text"
         )
     model.eval().requires_grad_(requires_grad=False)
-    if spread := offload.said(model):
+    if not streamed and (spread := offload.said(model)):
         notify(f"too large for {device} alone: {', '.join(f'layers {layers} are on {place}' for layers, place in spread.items())}")
     return Loaded(model, tokenizer, settings.source, files.sha256, files.revision, files.kind == "config", left_out)
+
+
+def _require_mappable(settings: profile_sections.Model, shards: Sequence[Path], dtype: torch.dtype) -> None:
+    """Where the profile streams the layers, refuse what cannot be mapped into memory as it is stored, before any of it is read.
+
+    Raises:
+        ModelError: there are no safetensors, or their matrices have another dtype.
+    """
+    if settings.placement != "stream":
+        return
+    if not shards:
+        raise ModelError("model.placement = stream maps safetensors, and these weights are not in any")
+    if others := streamed_weights.other_dtypes(shards, dtype):
+        raise ModelError(
+            f"model.placement = stream maps weights as they are stored, and its files hold {', '.join(others)} where model.dtype is "
+            f"{str(dtype).removeprefix('torch.')}: set model.dtype to what they hold, or store them in one dtype"
+        )
+
+
+def _is_to_stream(
+    model: PreTrainedModel,
+    settings: profile_sections.Model,
+    device: torch.device,
+    formats: Sequence[str],
+    shards: Sequence[Path],
+    notify: Callable[[str], None],
+) -> bool:
+    """Whether the layers stay in their files. A model that was read from safetensors in their own dtype is only mapped so far."""
+    copies, free, stored = _copies(settings, device, model.dtype), devices.free_bytes(offload.HOST), offload.held_bytes(model)
+    if settings.placement == "stream" or (shards and settings.placement == "auto" and copies * stored > free):
+        structure.find_layers_unread(model)
+    size = offload.whole_bytes(model, formats, copies)
+    if settings.placement == "stream":
+        notify(f"streaming the layers from their files: {stored / 1e9:.1f} GB of weights, of which one layer is in memory at a time")
+        return True
+    if settings.placement == "memory" or device != offload.HOST or size <= free:
+        return False
+    if not shards or streamed_weights.other_dtypes(shards, model.dtype):
+        return False  # what is in memory already would not be there twice
+    notify(
+        f"streaming the layers from their files: with a copy in every format they need {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
+        "free; model.placement = 'memory' tries it anyway"
+    )
+    return True
+
+
+def _copies(settings: profile_sections.Model, device: torch.device, stored: torch.dtype) -> float:
+    """Memory of the dense weights as a multiple of their stored bytes (`offload.needed_bytes`)."""
+    compute = devices.compute_dtype(device, settings.compute_dtype, stored)
+    return 1.0 if compute == stored else 1 + compute.itemsize / stored.itemsize
 
 
 def _advice(files: sources.Files, error: Exception) -> str:
@@ -220,9 +274,8 @@ def _placement(model: PreTrainedModel, settings: profile_sections.Model, device:
     """
     size = offload.held_bytes(model)
     if settings.device == "auto" and device != offload.HOST:
-        compute = devices.compute_dtype(device, settings.compute_dtype, model.dtype)
-        copies = 1.0 if compute == model.dtype else 1 + compute.itemsize / model.dtype.itemsize
-        return offload.planned(model, offload.rooms(device, 0 if model.device.type == "meta" else size), formats, copies)
+        room = offload.rooms(device, 0 if model.device.type == "meta" else size)
+        return offload.planned(model, room, formats, _copies(settings, device, model.dtype))
     if device != offload.HOST and size > (free := devices.free_bytes(device)):
         raise ModelError(f"it has {size / 1e9:.1f} GB of weights, and {device} has {free / 1e9:.1f} GB free: device = 'auto' spreads it")
     return dict.fromkeys(structure.decoder_layers(model), device)

@@ -8,7 +8,7 @@ tensors in the model between calls; here weights are always real tensors that ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from types import MethodType
@@ -23,7 +23,22 @@ from bitzones.devices import device as devices
 from bitzones.models import structure
 from bitzones.schema.errors import ModelError
 
-__all__ = ["HOST", "Placement", "held_bytes", "is_spread", "lies_elsewhere", "needed_bytes", "of", "place", "planned", "rooms", "said"]
+__all__ = [
+    "HOST",
+    "Placement",
+    "entered",
+    "held_bytes",
+    "is_spread",
+    "lies_elsewhere",
+    "needed_bytes",
+    "of",
+    "place",
+    "planned",
+    "rooms",
+    "said",
+    "weights_at",
+    "whole_bytes",
+]
 
 Placement = Mapping[str, torch.device]
 """Name of a decoder layer -> device of its weights."""
@@ -77,7 +92,7 @@ def planned(model: torch.nn.Module, room: Mapping[torch.device, int], formats: S
     device, *_ = room
     layers = structure.decoder_layers(model)
     sizes = {name: needed_bytes(layer, formats, copies) for name, layer in layers.items()}
-    outside = int((copies + bool(formats)) * (held_bytes(model) - sum(map(held_bytes, layers.values()))))  # every variant has a copy
+    outside = _outside_bytes(model, layers, formats, copies)
     total = outside + sum(sizes.values())
     if total <= room[device]:
         return dict.fromkeys(layers, device)
@@ -91,6 +106,18 @@ def planned(model: torch.nn.Module, room: Mapping[torch.device, int], formats: S
         found[name] = order[0]
         left[order[0]] -= size
     return found
+
+
+def whole_bytes(model: torch.nn.Module, formats: Sequence[str] = (), copies: float = 1.0) -> int:
+    """Memory that all of a model needs during a run, arguments as in `needed_bytes`."""
+    layers = structure.decoder_layers(model)
+    inside = sum(needed_bytes(layer, formats, copies) for layer in layers.values())
+    return _outside_bytes(model, layers, formats, copies) + inside
+
+
+def _outside_bytes(model: torch.nn.Module, layers: Mapping[str, torch.nn.Module], formats: Sequence[str], copies: float) -> int:
+    """What lies outside the layers, of which every variant has a copy."""
+    return int((copies + bool(formats)) * (held_bytes(model) - sum(map(held_bytes, layers.values()))))
 
 
 def _too_large(total: int, room: Mapping[torch.device, int]) -> str:
@@ -151,29 +178,31 @@ def _sent(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run the layer on the device of its weights: send the inputs there and the outputs back."""
     home = next(layer.parameters()).device
     out = type(layer).forward(layer, *send_to_device(args, home), **send_to_device(kwargs, home))
-    return send_to_device(out, _entered(args, kwargs).device)
+    return send_to_device(out, entered(args, kwargs).device)
 
 
 def _brought(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Run the layer on the device of its inputs: copy the weights there."""
-    with _weights_at(layer, _entered(args, kwargs).device):
+    device = entered(args, kwargs).device
+    with weights_at(layer, lambda tensor: tensor.to(device)):
         return type(layer).forward(layer, *args, **kwargs)
 
 
-def _entered(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+def entered(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """The hidden states that a layer is called with."""
     hidden = args[0] if args else kwargs["hidden_states"]
     assert isinstance(hidden, torch.Tensor)
     return hidden
 
 
 @contextmanager
-def _weights_at(layer: torch.nn.Module, device: torch.device) -> Iterator[None]:
-    """Within the block, the layer's tensors are copies on a device. An autograd graph that is built meanwhile keeps the copies."""
+def weights_at(layer: torch.nn.Module, bring: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Within the block, the layer's tensors are what ``bring`` gives for them. An autograd graph that is built meanwhile keeps these."""
     stores: list[dict[str, Any]] = [store for module in layer.modules() for store in (module._parameters, module._buffers)]
     own = [(store, name, tensor) for store in stores for name, tensor in store.items() if tensor is not None]
     try:
         for store, name, tensor in own:
-            moved = tensor.detach().to(device)
+            moved = bring(tensor.detach())
             store[name] = torch.nn.Parameter(moved, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else moved
         yield
     finally:

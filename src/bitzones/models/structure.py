@@ -5,6 +5,7 @@ Every quantizable module inside a decoder layer belongs to that layer, unless se
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from bitzones.schema.run_record import SHARED_WEIGHTS
 
 __all__ = [
     "decoder_layers",
+    "find_layers_unread",
     "has_experts",
     "head",
     "model_bytes",
@@ -55,6 +57,13 @@ def decoder_layers(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
         if not any(parameter.is_meta for parameter in model.parameters()):
             vars(model)[_KEPT] = found
     return {name: model.get_submodule(name) for name in found}
+
+
+def find_layers_unread(model: PreTrainedModel) -> None:
+    """Find the decoder layers on a copy without weights: a pass over the model itself would read all of its files."""
+    with torch.device("meta"):
+        twin = type(model)(copy.deepcopy(model.config))
+    vars(model)[_KEPT] = decoder_list.names(twin)
 
 
 def has_experts(model: torch.nn.Module) -> bool:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 from transformers import PreTrainedModel
 
-from bitzones.models import structure
+from bitzones.models import streamed_weights, structure
 from bitzones.schema.errors import ModelError
 from bitzones.schema.sensitivity_cells import Unit
 
@@ -67,6 +67,9 @@ def _unit(
     model: torch.nn.Module, name: str, layer: int | None, group: str | None, modules: tuple[str, ...], fused: str | None = None
 ) -> Unit:
     weights = [model.get_parameter(f"{module}.weight").detach() for module in modules]
+    kurtosis = _kurtosis(weights)
+    if layer is not None:  # the first of many reads of a model that is streamed
+        streamed_weights.let_go(list(structure.decoder_layers(model).values())[layer])
     return Unit(
         name=name,
         layer=layer,
@@ -74,7 +77,7 @@ def _unit(
         modules=modules,
         parameters=sum(w.numel() for w in weights),
         reference_bytes=sum(w.nbytes for w in weights),
-        weight_kurtosis=_kurtosis(weights),
+        weight_kurtosis=kurtosis,
         fused=fused,
     )
 

@@ -7,7 +7,7 @@ the errors of earlier ones. Formats with an importance matrix come out the same 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -27,7 +27,7 @@ from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.formats import Format, format_bits
 from bitzones.schema.progress import Progress, silent
 
-__all__ = ["Calibrated", "in_sequence", "separately"]
+__all__ = ["Calibrated", "by_layer", "in_sequence", "separately"]
 
 FED_BACK, WEIGHED = "gptq", "imatrix"
 """Methods of calibrated formats: error feedback, and an importance matrix."""
@@ -41,7 +41,6 @@ class Calibrated:
     fallbacks: dict[str, str] = field(default_factory=dict)
 
 
-@torch.no_grad()
 def separately(
     model: PreTrainedModel,
     formats: Sequence[str],
@@ -68,23 +67,46 @@ def separately(
         NonFiniteError: an activation or a weight is NaN or infinite; the message names the module.
     """
     found = {name: Calibrated() for name in formats}
+    last = max(range(len(structure.decoder_layers(model))) if only is None else only, default=0)
+    for at, made in enumerate(by_layer(model, formats, batches, dtype, damping, staying, only)):
+        for name, calibrated in made.items():
+            found[name].weights.update(calibrated.weights)
+            found[name].fallbacks.update(calibrated.fallbacks)
+        progress((at + 1) / (last + 1))
+    return found
+
+
+@torch.no_grad()
+def by_layer(
+    model: PreTrainedModel,
+    formats: Sequence[str],
+    batches: Sequence[Batch],
+    dtype: torch.dtype,
+    damping: float = DAMPING,
+    staying: Mapping[str, Collection[str]] | None = None,
+    only: Collection[int] | None = None,
+) -> Iterator[dict[str, Calibrated]]:
+    """What `separately` makes, layer after layer: nothing of a layer is kept for the next but the hidden states that leave it."""
     layers, all_modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
     wanted = range(len(layers)) if only is None else only
     modules = {name: layer for name, layer in all_modules.items() if layer in wanted}
     stays = staying or {}
-    _weigh(model, [(name, format_) for format_ in formats for name in modules if name not in stays.get(format_, ())], batches, dtype, found)
+    pairs = [(name, format_) for format_ in formats for name in modules if name not in stays.get(format_, ())]
+    importances = _importances(model, pairs, batches)
     fed_back = [format_ for format_ in formats if Format.of(format_).method == FED_BACK]
     entering = Entering([() for _ in batches])
-    for at in range(max(wanted, default=-1) + 1) if fed_back else ():
-        names = [name for name, layer in modules.items() if layer == at]
-        moments, entering = moments_of(model, layers, names, entering, batches)
-        for moment, together in _groups(moments, names):
-            pairs = [(name, format_) for format_ in fed_back for name in together if name not in stays.get(format_, ())]
-            rounded = _round(model, pairs, moment, dtype, damping) if pairs else []
-            for (name, format_), (weight, why) in zip(pairs, rounded, strict=True):
-                _put(found[format_], name, weight, why)
-        progress((at + 1) / (max(wanted) + 1))
-    return found
+    for at in range(max(wanted, default=-1) + 1):
+        found = {name: Calibrated() for name in formats}
+        _weigh(model, [(name, format_) for name, format_ in pairs if modules[name] == at], importances, dtype, found)
+        if fed_back:
+            names = [name for name, layer in modules.items() if layer == at]
+            moments, entering = moments_of(model, layers, names, entering, batches)
+            for moment, together in _groups(moments, names):
+                chosen = [(name, format_) for format_ in fed_back for name in together if name not in stays.get(format_, ())]
+                rounded = _round(model, chosen, moment, dtype, damping) if chosen else []
+                for (name, format_), (weight, why) in zip(chosen, rounded, strict=True):
+                    _put(found[format_], name, weight, why)
+        yield found
 
 
 @torch.no_grad()
@@ -111,7 +133,8 @@ def in_sequence(
     """
     found = Calibrated()
     layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
-    _weigh(model, list(assignment.items()), batches, dtype, dict.fromkeys(assignment.values(), found))
+    every = list(assignment.items())
+    _weigh(model, every, _importances(model, every, batches), dtype, dict.fromkeys(assignment.values(), found))
     fed_back = [name for name, format_ in assignment.items() if Format.of(format_).method == FED_BACK]
     for name in set(assignment) - set(found.weights) - set(fed_back):
         _put(found, name, _stock(model, name, assignment[name], dtype), None)
@@ -133,14 +156,23 @@ def in_sequence(
     return found
 
 
+def _importances(model: PreTrainedModel, pairs: Iterable[tuple[str, str]], batches: Sequence[Batch]) -> dict[str, Importance]:
+    """The importance of the modules of those (module, format) pairs whose format takes an importance matrix."""
+    names = list(dict.fromkeys(name for name, format_ in pairs if Format.of(format_).method == WEIGHED))
+    return importance_of(model, names, batches) if names else {}
+
+
 def _weigh(
-    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], batches: Sequence[Batch], dtype: torch.dtype, found: Mapping[str, Calibrated]
+    model: PreTrainedModel,
+    pairs: Iterable[tuple[str, str]],
+    importances: Mapping[str, Importance],
+    dtype: torch.dtype,
+    found: Mapping[str, Calibrated],
 ) -> None:
     """Round those (module, format) pairs whose format takes an importance matrix, each as if alone, and put them under their format."""
-    wanted = [(name, format_) for name, format_ in pairs if Format.of(format_).method == WEIGHED]
-    importances = importance_of(model, list(dict.fromkeys(name for name, _ in wanted)), batches) if wanted else {}
-    for name, format_ in wanted:
-        _put(found[format_], name, *_weighed(model, name, format_, importances.get(name), dtype))
+    for name, format_ in pairs:
+        if Format.of(format_).method == WEIGHED:
+            _put(found[format_], name, *_weighed(model, name, format_, importances.get(name), dtype))
 
 
 def _weighed(
@@ -173,23 +205,23 @@ def _round(
         why = f"{tokens} tokens reached it, and {width} input features need at least as many"
         return [(_stock(model, name, Format.of(format_).stock.name, dtype), why) for name, format_ in pairs]
     found: dict[tuple[str, str], Packed] = {}
-    for size, alike in _by_group(pairs, width).items():
-        found |= zip(alike, _fed_back(model, alike, moment, size, dtype, damping), strict=True)
+    for grid, alike in _by_grid(pairs, width).items():
+        found |= zip(alike, _fed_back(model, alike, moment, grid, dtype, damping), strict=True)
     return [(found[pair], None) for pair in pairs]
 
 
-def _by_group(pairs: Sequence[tuple[str, str]], width: int) -> dict[int, list[tuple[str, str]]]:
-    """Columns that share a scale -> pairs; their rows are rounded together, also where their bits differ."""
-    found: dict[int, list[tuple[str, str]]] = {}
+def _by_grid(pairs: Sequence[tuple[str, str]], width: int) -> dict[tuple[int, bool], list[tuple[str, str]]]:
+    """Columns that share a scale, whether zeros are whole -> pairs; their rows are rounded together, also where their bits differ."""
+    found: dict[tuple[int, bool], list[tuple[str, str]]] = {}
     for name, format_ in pairs:
-        found.setdefault(group_size(format_, width) or width, []).append((name, format_))
+        found.setdefault((group_size(format_, width) or width, registry.of(format_).whole_zeros), []).append((name, format_))
     return found
 
 
 def _fed_back(
-    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment, size: int, dtype: torch.dtype, damping: float
+    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment, grid: tuple[int, bool], dtype: torch.dtype, damping: float
 ) -> list[Packed]:
-    """The weights of (module, format) pairs with the same inputs and group size, rounded with error feedback."""
+    """The weights of (module, format) pairs with the same inputs and grid (`_by_grid`), rounded with error feedback."""
     weights = [model.get_parameter(f"{name}.weight").detach() for name, _ in pairs]
     bits = [format_bits(format_) for _, format_ in pairs]
     rows = [len(weight) for weight in weights]
@@ -200,7 +232,8 @@ def _fed_back(
         wanted = torch.cat(weights).to(device).float()
         if moment.drift.any():
             wanted = towards(wanted, hessian, moment.drift.double(), damping)
-        rounded = round_rows(wanted, hessian, levels, size, dtype, damping).to(home)
+        size, whole = grid
+        rounded = round_rows(wanted, hessian, levels, size, dtype, damping, whole=whole).to(home)
     except NonFiniteError as error:
         raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
     starts = [sum(rows[:number]) for number in range(len(rows))]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bitzones.data import sequences
 from bitzones.devices import device as devices
+from bitzones.models import streamed_weights
 from bitzones.schema.errors import OutOfMemoryError, ProfileError
 from bitzones.schema.profile import Profile
 from bitzones.sensitivity.block_bench import BlockBench
@@ -33,6 +34,7 @@ def require_divisible(profile: Profile) -> None:
 
 def block_bench(session: Session, batch: int) -> BlockBench:
     """The session's sweep in blocks, in batches of at most so many sequences."""
+    streamed_weights.refuse(session.variants.reference, "a sweep in parts")
     chosen = session.sensitivity_set
     batches = list(sequences.batches(chosen, batch, session.device))
     return BlockBench(session.variants, session.units, session.granularity, chosen, batches, session.profile.sensitivity.head)

@@ -19,7 +19,7 @@ from bitzones.data.sets import DomainSet, SequenceSets
 from bitzones.data.tasks import ScoredTask, TaskSet
 from bitzones.devices import device as devices
 from bitzones.evaluation import kl, self_text
-from bitzones.models import loading, structure, text_config
+from bitzones.models import loading, streamed_weights, structure, text_config
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
@@ -40,7 +40,7 @@ from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.schema.slices_cell import SlicesCell
 from bitzones.schema.tuning_cells import TuningCell
 from bitzones.search import goals, held_out
-from bitzones.sensitivity import invariants
+from bitzones.sensitivity import invariants, streamed
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Session"]
@@ -127,6 +127,7 @@ class Session:
 
     def model(self, variant: str) -> PreTrainedModel:
         """A variant's model, also that of the plan or of a baseline: what it is has to be found, when it is first asked for."""
+        streamed_weights.refuse(self.variants.reference, f"the model of {variant}")
         if variant == PLAN:
             self.search()
         elif variant == TUNED:
@@ -281,6 +282,7 @@ class Session:
 
     def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
+        streamed_weights.refuse(self.variants.reference, "timing matrix products")
         return self._once("unit_times", lambda: gemm_latency.measure(self.variants, self.units, self.profile.latency, self.profile.seed))
 
     @property
@@ -288,17 +290,27 @@ class Session:
         """What plans are charged with; None where they are charged with bytes."""
         return None if self.profile.budget.latency is None else self.unit_times()
 
-    def sweep(self, progress: Progress = silent) -> SensitivityCell:
-        """The separate sensitivities, measured once."""
-        return self._once("sweep", lambda: sweeping.swept(self, progress))
+    def ready(self, variant: str) -> None:
+        """Have in memory what `divergence` compares."""
+        if not self.variants.is_streamed:
+            _ = self.model(self.reference_id), self.model(variant)
+        elif variant == PLAN:
+            self.search()
 
     def divergence(self, variant: str) -> DivergenceCell:
-        """What a variant does to the predictions on the sensitivity set, measured once."""
+        """What a whole variant does to the predictions on the sensitivity set, measured once."""
         return self._once(f"divergence {variant}", lambda: self._divergence(variant))
 
     def _divergence(self, variant: str) -> DivergenceCell:
-        pair, chosen = (self.model(self.reference_id), self.model(variant)), self.sensitivity_set
+        chosen = self.sensitivity_set
+        if self.variants.is_streamed:
+            return self.on(chosen, lambda batches: streamed.divergence_cell(self.variants, variant, chosen, batches()))
+        pair = self.model(self.reference_id), self.model(variant)
         return self.on(chosen, lambda batches: kl.divergence_cell(variant, *pair, chosen, batches()))
+
+    def sweep(self, progress: Progress = silent) -> SensitivityCell:
+        """The separate sensitivities, measured once."""
+        return self._once("sweep", lambda: sweeping.swept(self, progress))
 
     def search(self, progress: Progress = silent) -> SearchCell:
         """The plan, searched once."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from bitzones.duets.line_protocol import TimedCell
-from bitzones.evaluation import accuracy, kl
+from bitzones.evaluation import accuracy
 from bitzones.profiling import gemm_latency, latency, memory
 from bitzones.run.attempts import attempted
 from bitzones.run.call_clock import Called, timed_call
@@ -85,7 +85,7 @@ class SessionBench:
             for task in session.scored:
                 yield attempted("accuracy", variant, task, partial(self._accuracy, variant, task))
             if variant != session.reference_id:
-                yield attempted("divergence", variant, "", partial(self._divergence, variant))
+                yield attempted("divergence", variant, "", partial(session.divergence, variant))
 
     def _accuracy(self, variant: str, task: str) -> Cell:
         session = self._session
@@ -93,8 +93,3 @@ class SessionBench:
         return session.hardware.at_half(
             session.task_batch(task), lambda batch: accuracy.measure(model, session.tokenizer, asked, variant, batch)
         )
-
-    def _divergence(self, variant: str) -> Cell:
-        session, chosen = self._session, self._session.sensitivity_set
-        pair = session.model(session.reference_id), session.model(variant)
-        return session.on(chosen, lambda batches: kl.divergence_cell(variant, *pair, chosen, batches()))

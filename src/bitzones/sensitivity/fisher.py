@@ -25,7 +25,7 @@ from bitzones.data.sequences import Batch, SequenceSet
 from bitzones.evaluation.kl import check_finite, logits_of
 from bitzones.evaluation.layer_calls import Address, Call, Step, address, tensors_in
 from bitzones.evaluation.layer_replay import entered_at, passed
-from bitzones.models import structure
+from bitzones.models import streamed_weights, structure
 from bitzones.schema.errors import NonFiniteError, NotMeasuredError
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import FisherCell, Unit, UnitScores
@@ -275,7 +275,9 @@ def fisher_cell(
 
     Raises:
         NonFiniteError: the reference's logits, or the scores of a unit, are NaN or infinite.
+        NotMeasuredError: the model is streamed: backward passes keep every layer's weights.
     """
+    streamed_weights.refuse(variants.reference, "the Fisher proxy")
     every = [(unit, variant) for unit in units for variant in variants.uniform]
     pairs = [(unit, variant) for unit, variant in every if variants.taken_by(unit, variants.formats[variant])]
     changes = [variants.weights(unit, variant) for unit, variant in pairs]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedModel
@@ -18,13 +19,14 @@ from bitzones.backends.backend_protocol import Packed, Staying
 from bitzones.backends.weights import packed_weights
 from bitzones.data.sequences import Batch
 from bitzones.devices import device as devices
-from bitzones.models import loading, structure
+from bitzones.models import loading, streamed_weights, structure
 from bitzones.rounding import layerwise
 from bitzones.rounding.gptq import DAMPING
 from bitzones.schema.errors import ModelError, NotMeasuredError
 from bitzones.schema.formats import is_calibrated
 from bitzones.schema.run_record import ModelInfo
 from bitzones.schema.sensitivity_cells import Unit
+from bitzones.sensitivity.weights_by_layer import WeightsByLayer
 from bitzones.tuning.weights_file import StoredWeights
 
 __all__ = ["Variants"]
@@ -74,7 +76,7 @@ class Variants:
         self._stored: dict[str, StoredWeights] = {}
         self.device = device
         self.compute_dtype = compute_dtype
-        self.reference = self._ready(loaded.model if loaded.model.dtype == compute_dtype else copy.deepcopy(loaded.model))
+        self.reference = self._computing(loaded.model)
         self.fallbacks: dict[str, dict[str, str]] = {}
         """Variant -> module -> why it has the stock format's integers instead of calibrated ones."""
         self._packed: dict[str, Mapping[str, Packed]] = {self.reference_id: {}}
@@ -126,12 +128,25 @@ class Variants:
             said[format_] = {why: tuple(names) for why, names in alike.items()}
         return self.loaded.info(self.compute_dtype).model_copy(update={"staying": said})
 
+    def _computing(self, stored: PreTrainedModel) -> PreTrainedModel:
+        """The reference in the compute dtype."""
+        if streamed_weights.is_streamed(stored):
+            return streamed_weights.computing(stored, self.compute_dtype)
+        return self._ready(stored if stored.dtype == self.compute_dtype else copy.deepcopy(stored))
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the layers stay in their files: no variant is built, and packed weights are made for one layer at a time."""
+        return streamed_weights.is_streamed(self.reference)
+
     def model(self, variant: str) -> PreTrainedModel:
         """The variant's model; a quantized one is freed when the next is requested.
 
         Raises:
             ModelError: it could not be quantized as requested.
+            NotMeasuredError: the model is streamed.
         """
+        streamed_weights.refuse(self.reference, f"the model of {variant}")
         if variant == self.reference_id:
             return self.reference
         if self._alive is None or self._alive[0] != variant:
@@ -145,6 +160,8 @@ class Variants:
 
         In a calibrated format, each module is rounded as if it were the only change.
         """
+        if self.is_streamed:
+            return self._by_layer.of(list(self._everywhere(variant)), self.formats[variant])
         if variant not in self._packed:
             if variant not in self._mixed and not self._everywhere(variant):
                 self._packed[variant] = {}
@@ -153,6 +170,21 @@ class Variants:
             else:
                 self._packed[variant] = self.whole(variant)
         return self._packed[variant]
+
+    @cached_property
+    def _by_layer(self) -> WeightsByLayer:
+        return WeightsByLayer(self.loaded.model, structure.quantizable_modules(self.loaded.model), self.device, self._rounded_by_layer)
+
+    def stock(self, variant: str) -> dict[str, Packed]:
+        """Module -> packed weight of all of a streamed model's variant, made when it is used.
+
+        Raises:
+            NotMeasuredError: a format is calibrated.
+        """
+        chosen = self.assignment(variant)
+        if any(map(is_calibrated, chosen.values())):
+            streamed_weights.refuse(self.reference, f"rounding {variant} layer after layer")
+        return {name: self._by_layer.of([name], format_)[name] for name, format_ in chosen.items()}
 
     def whole(self, variant: str) -> Mapping[str, Packed]:
         """Module name -> packed weight of the variant's model: calibrated formats are rounded layer by layer."""
@@ -204,6 +236,12 @@ class Variants:
         """Weights of a plan that is not a variant, rounded layer by layer; ``assignment`` leaves out the reference's format."""
         self._notify(f"rounding {len(assignment)} modules of {name}, layer after layer")
         return layerwise.in_sequence(self.reference, assignment, self._batches(), self.loaded.model.dtype, self._damping)
+
+    def _rounded_by_layer(self) -> Iterator[Mapping[str, layerwise.Calibrated]]:
+        """The calibrated formats of a streamed model, every module rounded alone."""
+        wanted = [name for name in self.uniform.values() if is_calibrated(name)]
+        self._notify(f"rounding every module alone in {' and '.join(wanted)}, layer by layer")
+        return layerwise.by_layer(self.reference, wanted, self._batches(), self.loaded.model.dtype, self._damping, self.staying)
 
     def rounded_alone(self, layers: Collection[int] | None = None) -> dict[str, Mapping[str, Packed]]:
         """Variant -> module -> weight of every calibrated variant, made in one pass over the layers; of some layers if they are named."""

@@ -28,6 +28,7 @@ from bitzones.report.markdown.caveat_words import caveat_sentence
 from bitzones.report.markdown.tables import NO_INTERVAL, details, markdown, megabytes, plain, table
 from bitzones.report.terminal import text_map
 from bitzones.schema.profile import PLAN
+from bitzones.schema.run_record import FILES
 from bitzones.stats.intervals import Estimate
 
 __all__ = ["about", "headline", "inconclusive", "summary"]
@@ -220,8 +221,12 @@ def about(analysis: Analysis) -> str:
             rows.append(("revision", markdown(model.revision)))
         rows.append(("configuration sha256" if model.random_weights else "model sha256", markdown(model.sha256[:16])))
         if model.placement:
-            places = ", ".join(f"layers {layers} on {markdown(device)}" for layers, device in model.placement.items())
-            rows.append(("placement", f"{places}: too large for the GPU; times include moving weights or activations there"))
+            places = ", ".join(
+                f"layers {layers} {'in' if device == FILES else 'on'} {markdown(device)}" for layers, device in model.placement.items()
+            )
+            streamed = "too large for memory; sensitivities and plans only" if FILES in model.placement.values() else ""
+            why = streamed or "too large for the GPU; times include moving weights or activations there"
+            rows.append(("placement", f"{places}: {why}"))
         if model.not_quantizable:
             kinds = ", ".join(f"{markdown(kind)} ({count:,} parameters)" for kind, count in model.not_quantizable.items())
             rows.append(("not quantizable", f"{kinds}: inside the decoder layers, left as they are"))
