@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from itertools import product
 
 import pytest
@@ -12,8 +14,11 @@ from hypothesis import strategies as st
 from tiny_sweep import CPU, sequences
 
 from bitzones.data import sequences as sequence_sets
+from bitzones.evaluation import sampled_kl
+from bitzones.evaluation.head_rows import Counts
 from bitzones.models import loading
 from bitzones.models.units import model_units
+from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.sensitivity_cells import SensitivityCell
 from bitzones.schema.shard_record import Block, MeasuredBlock
 from bitzones.sensitivity import sweep
@@ -26,6 +31,7 @@ TOKENS = st.lists(st.integers(1, 10**4), min_size=1, max_size=5)
 
 FORMATS = {"bf16": "bf16", "w4": "qint4", "w4-gptq": "qint4:gptq", "w2": "qint2:gptq"}
 SET, CALIBRATION = sequences((5, 9, 12, 7, 30, 31)), sequences((40,) * 10)
+HEAD: HeadUse = "sampled"
 BATCHES = list(sequence_sets.batches(SET, 2, CPU))
 
 
@@ -68,14 +74,22 @@ def variants() -> Variants:
 
 def bench() -> BlockBench:
     made = variants()
-    return BlockBench(made, model_units(made.loaded.model, "group"), "group", SET, BATCHES)
+    return BlockBench(made, model_units(made.loaded.model, "group"), "group", SET, BATCHES, HEAD)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_rows() -> Iterator[None]:
+    """Rows of the head are sampled from a small vocabulary too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "meter", partial(sampled_kl.meter, counts=Counts(32, 48)))
+        yield
 
 
 @pytest.fixture(scope="module")
 def whole() -> SensitivityCell:
     made = variants()
     units = model_units(made.loaded.model, "group")
-    return sweep.exact_cell(made, units, "group", SET, BATCHES, lambda done: None)
+    return sweep.exact_cell(made, units, "group", SET, BATCHES, lambda done: None, HEAD)
 
 
 @pytest.mark.parametrize("of", [1, 2, 3, 8])
@@ -88,5 +102,6 @@ def test_shards_give_the_whole_sweep_bit_for_bit(whole: SensitivityCell, of: int
         one.prepare(blocks)
         measured += map(one.measure, blocks)
         assert one.layout == layout
+    assert any(item.sampling_variance for item in whole.measurements)
     assert layout.cell(measured) == whole
     assert layout.cell(reversed(measured)).model_dump_json() == whole.model_dump_json()
