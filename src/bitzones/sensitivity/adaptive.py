@@ -16,7 +16,7 @@ from bitzones.data.sequences import SequenceSet
 from bitzones.models.units import Granularity
 from bitzones.schema.progress import Progress
 from bitzones.schema.sensitivity_cells import AdaptiveSweep, SensitivityCell, Unit
-from bitzones.sensitivity.sweep import Candidate, Sweep, measurement
+from bitzones.sensitivity.sweep import Candidate, Sweep, cell_of, measurement
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Measure", "Raced", "adaptive_cell"]
@@ -65,23 +65,14 @@ def adaptive_cell(
             weights, variance = variants.weights(unit, variant), table.variance(row, column)
             measurements.append(measurement(variants, unit, variant, weights, found, variance, stopped))
     progress(1.0)
-    return SensitivityCell(
-        variant=variants.reference_id,
-        method="exact",
-        granularity=granularity,
-        sequences_sha256=sequence_set.sha256,
-        sequence_tokens=sequence_set.sequence_tokens,
-        passed_over=sequence_set.passed_over,
-        units=tuple(units),
-        measurements=tuple(measurements),
-        adaptive=AdaptiveSweep(
-            order=table.order,
-            looks=racing.looks_of(len(table.order)),
-            uniform_kl_nats={name: tuple(nats) for name, nats in raced.uniform.items()},
-            regret_nats=standing.regret,
-            budget=raced.budget,
-        ),
+    made = AdaptiveSweep(
+        order=table.order,
+        looks=racing.looks_of(len(table.order)),
+        uniform_kl_nats={name: tuple(nats) for name, nats in raced.uniform.items()},
+        regret_nats=standing.regret,
+        budget=raced.budget,
     )
+    return cell_of(variants, units, granularity, sequence_set, measurements, made)
 
 
 class _Table:

@@ -32,7 +32,7 @@ from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.quality_cells import DivergenceCell
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
-from bitzones.sensitivity.sweep import NOT_FINITE, Candidate, Sweep, measurement
+from bitzones.sensitivity.sweep import NOT_FINITE, Candidate, Sweep, cell_of, measurement
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["ROOM", "divergence_cell", "exact", "exact_cell", "waves"]
@@ -240,19 +240,11 @@ def exact_cell(
         arrived=note,
     )
     found = {(unit.name, variant): kl for (unit, variant), kl in zip(changed, sweep.candidates, strict=True)}
-    return SensitivityCell(
-        variant=variants.reference_id,
-        method="exact",
-        granularity=granularity,
-        sequences_sha256=sequence_set.sha256,
-        sequence_tokens=sequence_set.sequence_tokens,
-        passed_over=sequence_set.passed_over,
-        units=tuple(units),
-        measurements=tuple(
-            _with(known.get((unit.name, variant)) or _noted(variants, unit, variant), found.get((unit.name, variant)))
-            for unit, variant in pairs
-        ),
-    )
+    measurements = [
+        _with(known.get((unit.name, variant)) or _noted(variants, unit, variant), found.get((unit.name, variant)))
+        for unit, variant in pairs
+    ]
+    return cell_of(variants, units, granularity, sequence_set, measurements)
 
 
 def _noted(variants: Variants, unit: Unit, variant: str) -> UnitSensitivity:

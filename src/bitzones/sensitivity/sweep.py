@@ -24,10 +24,10 @@ from bitzones.models import structure
 from bitzones.models.units import Granularity
 from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.sensitivity_cells import SensitivityCell, StopReason, Unit, UnitSensitivity
+from bitzones.schema.sensitivity_cells import AdaptiveSweep, SensitivityCell, StopReason, Unit, UnitSensitivity
 from bitzones.sensitivity.variants import Variants
 
-__all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell", "measurement"]
+__all__ = ["NOT_FINITE", "Candidate", "Sweep", "cell_of", "exact", "exact_cell", "measurement"]
 
 NOT_FINITE = "the changed model's logits are NaN or infinite"
 """Why a candidate has no KL."""
@@ -151,6 +151,22 @@ def exact_cell(
         head=head,
     )
     places = {(unit.name, variant): number for number, (unit, variant) in enumerate(measured)}
+    measurements = [
+        measurement(variants, unit, variant, variants.weights(unit, variant), *sweep.found(places.get((unit.name, variant))))
+        for unit, variant in pairs
+    ]
+    return cell_of(variants, units, granularity, sequence_set, measurements)
+
+
+def cell_of(
+    variants: Variants,
+    units: Sequence[Unit],
+    granularity: Granularity,
+    sequence_set: SequenceSet,
+    measurements: Iterable[UnitSensitivity],
+    adaptive: AdaptiveSweep | None = None,
+) -> SensitivityCell:
+    """The record of a sweep, however it was made."""
     return SensitivityCell(
         variant=variants.reference_id,
         method="exact",
@@ -159,10 +175,8 @@ def exact_cell(
         sequence_tokens=sequence_set.sequence_tokens,
         passed_over=sequence_set.passed_over,
         units=tuple(units),
-        measurements=tuple(
-            measurement(variants, unit, variant, variants.weights(unit, variant), *sweep.found(places.get((unit.name, variant))))
-            for unit, variant in pairs
-        ),
+        measurements=tuple(measurements),
+        adaptive=adaptive,
     )
 
 
