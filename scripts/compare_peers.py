@@ -35,6 +35,8 @@ from scripts.peers.ours import FORMATS, Measured, Ours
 from tabulate import tabulate
 
 from bitzones.schema import environment
+from bitzones.schema.profile_sections import HeadUse
+from bitzones.schema.sensitivity_cells import FisherCell, SensitivityCell
 from bitzones.sensitivity import fisher, sweep
 from bitzones.stats import bootstrap, intervals
 
@@ -174,31 +176,54 @@ def _device(mine: Ours) -> str:
 
 
 def speeds(mine: Ours, peers: Sequence[Peer]) -> str:
-    """Tokens scored per second, 2 formats: the passes that score alone; quantizing the weights once beforehand is not in it, for nobody."""
+    """Tokens scored per second, 2 formats: the passes that score alone; quantizing the weights once beforehand is not in it, for nobody.
+
+    Beside them, how narrow the result is: the median over units and formats of a sensitivity's standard error, as a share of it. A peer
+    gives none; the whole head's is what the same sequences have with any method that computes their KL.
+    """
     tokens = sum(mine.sensitivity_set.sequence_tokens)
     for variant in FORMATS:
         mine.variants.packed(variant)
     lines = []
-    named: dict[str, Callable[[], object]] = {
-        f"ours, fisher, {ours.FISHER_SAMPLES} samples": lambda: fisher.fisher_cell(
-            mine.variants, mine.units, mine.sensitivity_set, mine.batches(), ours.FISHER_SAMPLES, ours.SEED, lambda _: None
-        ),
-        "ours, exact": lambda: sweep.exact_cell(mine.variants, mine.units, "group", mine.sensitivity_set, mine.batches(), lambda _: None),
-    }
-    for name, work in named.items():
+    for name, work in _scorings(mine).items():
         started = time.perf_counter()
-        work()
-        lines.append([name, f"{tokens / (time.perf_counter() - started):.2f}"])
+        found = work()
+        took = time.perf_counter() - started
+        lines.append([name, f"{tokens / took:.2f}", f"{_standard_error(found):.2%}" if isinstance(found, SensitivityCell) else ""])
         print(*lines[-1], flush=True)
     for peer in peers:
         try:
             answer = ask(peer, mine, [f"{3 - mine.shared_bits:.6f}"], kept=False)
-            lines.append([peer.name, f"{answer['tokens'] / answer['seconds']:.2f}"])
+            lines.append([peer.name, f"{answer['tokens'] / answer['seconds']:.2f}", ""])
         except PeerError as error:
-            lines.append([peer.name, f"not available: {error}"])
+            lines.append([peer.name, f"not available: {error}", ""])
         print(*lines[-1], flush=True)
     threads = f"{tokens} tokens, {len(mine.units)} groups, 2 formats, float32, threads: {torch.get_num_threads()}, {_device(mine)}."
-    return tabulate(lines, ["scoring", "tokens/s"], tablefmt="github", disable_numparse=True) + f"\n\n{threads}"
+    heads = ["scoring", "tokens/s", "standard error of a sensitivity"]
+    return tabulate(lines, heads, tablefmt="github", disable_numparse=True) + f"\n\n{threads}"
+
+
+def _scorings(mine: Ours) -> dict[str, Callable[[], FisherCell | SensitivityCell]]:
+    """Our ways of scoring."""
+
+    def exact(head: HeadUse) -> SensitivityCell:
+        return sweep.exact_cell(mine.variants, mine.units, "group", mine.sensitivity_set, mine.batches(), lambda _: None, head)
+
+    return {
+        f"ours, fisher, {ours.FISHER_SAMPLES} samples": lambda: fisher.fisher_cell(
+            mine.variants, mine.units, mine.sensitivity_set, mine.batches(), ours.FISHER_SAMPLES, ours.SEED, lambda _: None
+        ),
+        "ours, exact, sampled head": lambda: exact("sampled"),
+        "ours, exact, whole head": lambda: exact("whole"),
+    }
+
+
+def _standard_error(cell: SensitivityCell) -> float:
+    """Median over units and formats of the standard error of nats per token, as a share of them: of a ratio over sequences, linearized."""
+    tokens = np.array(cell.sequence_tokens, dtype=np.float64)
+    kls = (np.asarray(item.kl_nats) for item in cell.measurements if item.kl_nats is not None)
+    errors = [np.sqrt(len(kl)) * np.std(kl - kl.sum() / tokens.sum() * tokens, ddof=1) / kl.sum() for kl in kls if kl.sum() > 0]
+    return float(np.median(errors))
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "docs" / "api.md"
 
 FUNCTIONS = (
-    "measure", "read_run", "analyze", "write_report", "read_plan", "apply", "tune", "export", "verify_export", "measure_export",
-    "measure_plan", "bundle", "measure_bundle", "make_canary", "check_server", "watch_activations", "compare", "duet", "read_duet",
-    "trend", "compare_releases", "export_metrics", "save_baseline", "list_baselines", "find_baseline",
+    "measure", "measure_shard", "merge", "read_run", "analyze", "write_report", "read_plan", "apply", "tune", "export", "verify_export",
+    "measure_export", "measure_plan", "bundle", "measure_bundle", "make_canary", "check_server", "watch_activations", "compare",
+    "duet", "read_duet", "trend", "compare_releases", "export_metrics", "save_baseline", "list_baselines", "find_baseline",
 )  # fmt: skip
 """In the order in which they are used."""
 

@@ -63,6 +63,8 @@ THRESHOLDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Rules of thumb and attention", "analysis.heuristics", ("MOSTLY", "SLIGHT", "USEFUL")),
     ("Rules of thumb and attention", "analysis.attention", ("CONCENTRATED", "FLAT", "STANDARD_ERRORS", "MEDIAN_LAYERS", "HEAVY_TAILS")),
     ("Calibrated rounding", "rounding.gptq", ("DAMPING", "SHRINKS", "REFITS", "TOWARDS", "CLIPPED", "BLOCK")),
+    ("Sensitivity", "evaluation.head_rows", ("CERTAIN", "STRATA", "MOST_NATS", "DEVIATION", "FLOOR")),
+    ("Sensitivity", "evaluation.sampled_kl", ("LINEAR", "WORTH")),
     ("Invariants", "sensitivity.invariants", ("LOGITS", "ROUNDING", "NATS")),
     ("Timing", "models.kv_cache", ("LEAST_APART", "NOISE")),
     ("Timing", "analysis.contention", ("GPU_SPREAD",)),

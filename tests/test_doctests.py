@@ -24,6 +24,7 @@ import bitzones
 NOT_MODULES = ("bitzones.bench", "bitzones.__main__")
 """Benchmarks are pytest's to import; ``__main__`` runs."""
 NEEDED = {
+    "bitzones.deploy.gptqmodel_engine": "gptqmodel",
     "bitzones.deploy.llama_engine": "llama_cpp",
     "bitzones.deploy.mlx_engine": "mlx",
     "bitzones.evaluation.harness_model": "lm_eval",

@@ -42,7 +42,9 @@ RULES = (
     Rule("one backend knows quanto", ("bitzones",), ("optimum",), except_for=("bitzones.backends.quanto",)),
     Rule("quanto is reached through the protocol", ("bitzones",), ("bitzones.backends.quanto",), except_for=QUANTO_ITSELF),
     Rule("one module knows mlx", ("bitzones",), ("mlx", "mlx_lm"), except_for=("bitzones.deploy.mlx_engine",)),
+    Rule("one module knows GPTQModel", ("bitzones",), ("gptqmodel",), except_for=("bitzones.deploy.gptqmodel_engine",)),
     Rule("the backend's folder knows libgguf", ("bitzones",), ("libgguf",), except_for=("bitzones.backends.gguf",)),
+    Rule("one module knows Ray", ("bitzones",), ("ray",), except_for=("bitzones.run.ray_sweep",)),
     Rule("one module knows CUDA", ("bitzones",), ("torch.cuda",), except_for=("bitzones.devices.device",)),
     Rule("one module knows NVML", ("bitzones",), ("pynvml",), except_for=("bitzones.devices.nvml",)),
 )
@@ -214,7 +216,9 @@ def test_torch_is_found_through_other_modules() -> None:
         ("bitzones.profiling.latency", "import pynvml", "one module knows NVML"),
         ("bitzones.deploy.verify", "from bitzones.backends.quanto import saving", "quanto is reached through the protocol"),
         ("bitzones.deploy.targets", "def f():\n    import mlx.core as mx", "one module knows mlx"),
+        ("bitzones.deploy.gptq_checkpoint", "from gptqmodel import GPTQModel", "one module knows GPTQModel"),
         ("bitzones.deploy.gguf_file", "def f():\n    import libgguf", "the backend's folder knows libgguf"),
+        ("bitzones.run.session", "def f():\n    import ray", "one module knows Ray"),
     ],
 )
 def test_a_broken_rule_is_found(module: str, source: str, why: str) -> None:

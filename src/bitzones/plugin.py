@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bitzones.run import activation, collection, options
-from bitzones.run.stash import CELLS, GIVEN, JOURNAL, NOTIFY, PROFILE, PROGRESS, SESSION
+from bitzones.run.stash import CELLS, GIVEN, JOURNAL, NOTIFY, PROFILE, PROGRESS, RAY, SESSION
 from bitzones.schema.errors import BitzonesError, MeasureError
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from bitzones.duets.driver import Playing
     from bitzones.run.answer import AnalyzedRun
-    from bitzones.run.journal import Journal
+    from bitzones.run.journal import Entry, Journal
+    from bitzones.run.ray_options import RayOptions
     from bitzones.run.recorder import Recorder
     from bitzones.run.session import Session
 
@@ -117,6 +118,7 @@ def bitzones_session(pytestconfig: pytest.Config) -> Iterator[Session]:
         if place := pytestconfig.getoption("bitzones_journal"):  # before a budget is checked, which may take times that are in it
             pytestconfig.stash[JOURNAL] = _opened(made, place, pytestconfig)
         made.check_budget()
+        made.check_cluster()
     except BitzonesError as error:
         pytest.exit(f"bitzones: {error}", returncode=2)
     pytestconfig.stash[SESSION] = made
@@ -128,9 +130,20 @@ def _loaded(config: pytest.Config) -> Session:
     """A session whose tasks and model are there: one line says that one is missing, instead of every cell failing."""
     from bitzones.run.session import Session
 
-    made = Session(activation.measuring(config), _notify(config), config.stash.get(GIVEN, None), _folder(config))
+    made = Session(activation.measuring(config), _notify(config), config.stash.get(GIVEN, None), _folder(config), _cluster(config))
     _ = made.scored, made.variants
     return made
+
+
+def _cluster(config: pytest.Config) -> RayOptions | None:
+    """The Ray cluster that measures the sweep, if one was asked for."""
+    from bitzones.run.ray_options import RayOptions
+
+    address = config.getoption("bitzones_ray")
+    found = config.stash.get(RAY, None if address is None else RayOptions(address, resume=config.getoption("bitzones_resume")))
+    if found is not None:
+        found.require_package()
+    return found
 
 
 def _folder(config: pytest.Config) -> Path | None:
@@ -140,13 +153,25 @@ def _folder(config: pytest.Config) -> Path | None:
     return Path(place).parent if place else None
 
 
-def _opened(made: Session, place: Path, config: pytest.Config) -> Journal:
+def _opened(made: Session, place: Path, config: pytest.Config) -> Journal[Entry]:
     from bitzones.run import journal, session_record
 
     opening = journal.resume if config.getoption("bitzones_resume") else journal.start
-    opened = opening(place, session_record.fingerprint(made), _notify(config))
+    opened = opening(place, session_record.fingerprint(made), _notify(config), journal.Entry)
+    if (sweep := config.getoption("bitzones_sweep")) is not None:
+        _adopt_sweep(opened, sweep, made)
     made.adopt(opened.entries.values())
     return opened
+
+
+def _adopt_sweep(opened: Journal[Entry], sweep: Path, made: Session) -> None:
+    """Note the sensitivities of a merged file in the journal, as if they had been measured."""
+    from bitzones.analysis.merging import SWEEP_BENCH, read_sweep
+    from bitzones.run import journal, session_record
+
+    cell, seconds = read_sweep(sweep, session_record.sweep_fingerprint(made))
+    if SWEEP_BENCH not in opened.entries:
+        opened.add(journal.Entry(bench=SWEEP_BENCH, rounds_s=(seconds,), cell=cell))
 
 
 def _notify(config: pytest.Config) -> Callable[[str], None]:

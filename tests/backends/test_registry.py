@@ -65,7 +65,7 @@ def test_a_shape_that_does_not_fit_is_refused_before_anything_changes(ternary: A
 
 
 def test_what_is_not_offered_is_refused() -> None:
-    with pytest.raises(ArgumentError, match="there is no backend 'nobody'; backends: quanto, gguf, mlx"):
+    with pytest.raises(ArgumentError, match="there is no backend 'nobody'; backends: quanto, gguf, int, mlx"):
         registry.check(["qint4", "nobody:4"])
     with pytest.raises(ArgumentError, match="format 'mlx:5g64': mlx has 2, 3, 4, 6, 8 bits in groups of 32, 64, 128"):
         registry.check(["mlx:4g64", "mlx:5g64"])

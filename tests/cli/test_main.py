@@ -14,7 +14,7 @@ import bitzones
 from bitzones.cli.main import app
 from bitzones.schema import profile_files
 
-COMMANDS = ("run", "collect", "show", "verify", "apply", "export", "serve", "doctor", "profiles")
+COMMANDS = ("run", "measure", "merge", "collect", "show", "verify", "apply", "export", "serve", "doctor", "profiles")
 
 
 def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -42,7 +42,7 @@ def test_every_command_has_help(name: str) -> None:
     assert done.exit_code == 0
     assert f"{name} [OPTIONS]" in done.output
     assert (": bitzones" in done.output and "Example" in done.output) == (
-        name in {"run", "collect", "show", "verify", "apply", "export", "serve"}
+        name in {"run", "measure", "merge", "collect", "show", "verify", "apply", "export", "serve"}
     )
 
 

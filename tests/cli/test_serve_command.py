@@ -21,6 +21,7 @@ pytest.importorskip("torch", reason="serving runs a model")
 pytest.importorskip("fastapi", reason="the serve extra is not installed")
 
 START_S = 60.0
+GOLDEN = Path(__file__).parents[1] / "golden" / "run.json"
 
 
 def said_by(running: processes.Running) -> str:
@@ -36,7 +37,7 @@ def said_by(running: processes.Running) -> str:
 @pytest.mark.parametrize(
     ("options", "number", "key", "log"),
     [
-        ([], signal.SIGTERM, None, r"POST /v1/completions 200 \d+\.\d{3} s\nstopped\n$"),
+        (["--watch", str(GOLDEN), "--watch-rate", "1"], signal.SIGTERM, None, r"POST /v1/completions 200 \d+\.\d{3} s\nstopped\n$"),
         (["--quiet"], signal.SIGINT, "a key's $HOME", r"^stopped\n$"),
     ],
 )
@@ -55,6 +56,8 @@ def test_the_line_it_prints_works_as_pasted_and_a_signal_ends_it(
     done = running.ended()
     assert done.code == 0
     assert re.search(log, done.err)
+    written = tmp_path / "activations.json"
+    assert (json.loads(written.read_text(encoding="utf-8"))["sampled"] if "--watch" in options else not written.exists()) == 1
 
 
 @pytest.mark.parametrize(

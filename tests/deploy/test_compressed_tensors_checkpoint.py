@@ -110,7 +110,10 @@ def test_the_whole_export(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("assignment", "says"),
     [
-        ({DOWN: "qint4"}, f"module '{DOWN}' is qint4 with a shift of [0-9.]+ scales, .* the nearest that fits is qint8; --to mlx"),
+        (
+            {DOWN: "qint4"},
+            f"module '{DOWN}' is qint4 with a shift of [0-9.]+ scales, .* the nearest that fits is int:4g128 or qint8; --to mlx",
+        ),
         ({QKV[0]: "qint8", QKV[1]: "qint8"}, f"vLLM fuses '{QKV[0]}' qint8, '{QKV[1]}' qint8, '{QKV[2]}' bf16 into one product"),
         ({f"{LAYER}mlp.up_proj": "qint8"}, f"vLLM fuses '{LAYER}mlp.gate_proj' bf16, '{LAYER}mlp.up_proj' qint8 into one product"),
     ],

@@ -12,7 +12,7 @@ import make_run
 import psutil
 import pytest
 
-from bitzones.duets import driver
+from bitzones.duets import driver, side_process
 from bitzones.duets.pair import Limits
 from bitzones.duets.quiet_cores import least_busy
 from bitzones.duets.sides import side
@@ -129,7 +129,8 @@ def test_last_words_of_a_crash_are_told(tmp_path: Path) -> None:
     assert left_running(tmp_path) == []
 
 
-def test_a_round_that_hangs_ends_both_sides_and_their_children(tmp_path: Path) -> None:
+def test_a_round_that_hangs_ends_both_sides_and_their_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_process, "PATIENCE_S", 0.1)  # the hanging side does not end by itself
     child = tmp_path / "child.py"
     listed = f"open({str(tmp_path / 'pids')!r}, 'a').write(str(os.getpid()) + chr(10))"
     child.write_text(f"import os, time; {listed}; time.sleep(600)", encoding="utf-8")

@@ -110,6 +110,17 @@ def test_stock_formats_and_gaps_in_a_plan(model) -> None:
     assert torch.equal(made.weights[DOWN].parts().integers, stock.parts().integers)
 
 
+def test_whole_zeros_stand_beside_real_shifts(model) -> None:
+    """Q and k have the same inputs; each is rounded on a grid of its own kind, and packed as it was computed."""
+    pair = {QUERY: "int:2g64:gptq", QUERY.replace("q_proj", "k_proj"): "qint2:gptq"}
+    found = layerwise.in_sequence(model, pair, BATCHES, DTYPE)
+    assert found.fallbacks == {}
+    assert [weight.format for weight in found.weights.values()] == ["int:2g64", "qint2"]
+    assert lost(model, found.weights) < lost(model, {name: quantizing.quantized_alone(
+        model.get_parameter(f"{name}.weight").detach().to(DTYPE), format_.replace("gptq", "hqq") if "qint" in format_ else "int:2g64"
+    ) for name, format_ in pair.items()})  # fmt: skip
+
+
 def test_an_interrupted_walk_leaves_the_model_as_it_was(model) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
 

@@ -79,6 +79,21 @@ def test_mlx_costs_a_little(source: Path, profile: Profile, tmp_path: Path) -> N
     assert 0 < found.shares["engine"].value < 0.1 * found.shares["quantization"].value
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # theirs
+@pytest.mark.parametrize(("to", "engine", "package"), [("auto-round", "transformers", "auto_round"), ("gptq", "gptqmodel", "gptqmodel")])
+def test_packed_weights_cost_a_little(source: Path, profile: Profile, tmp_path: Path, to: str, engine: str, package: str) -> None:
+    """Their kernels multiply in float16 or bfloat16."""
+    if find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    names = [f"model.layers.{layer}.mlp.{kind}_proj" for layer in range(2) for kind in ("gate", "up")]
+    sha256 = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
+    plan = make_plan.plan(dict.fromkeys(names, "int:2g64"), dict.fromkeys(names, 64), source=str(source), sha256=sha256)
+    done = target(to)(ExportRequest(read_plan(make_plan.write(tmp_path / "plan.json", plan)), tmp_path / to, CPU, notify=print))
+    found = engine_check.check(done.folder, engine, profile)
+    assert 0 <= found.shares["engine"].value < 0.1 * found.shares["quantization"].value
+
+
 def test_an_engine_that_computes_something_else_exceeds_the_tolerance(
     gguf: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +133,9 @@ def refused(kind: type[BitzonesError], folder: Path, engine: str, profile: Profi
 
 def test_an_engine_that_loads_other_folders(gguf: Path, profile: Profile) -> None:
     assert refused(ArgumentError, gguf, "mlx", profile) == "mlx loads what was exported to mlx, and this folder was exported to gguf"
-    assert refused(ArgumentError, gguf, "vllm", profile).startswith("there is no engine 'vllm'; engines: mlx, llama.cpp, transformers")
+    assert refused(ArgumentError, gguf, "vllm", profile).startswith(
+        "there is no engine 'vllm'; engines: mlx, llama.cpp, gptqmodel, transformers"
+    )
 
 
 def test_an_engine_that_cannot_be_imported(gguf: Path, profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:

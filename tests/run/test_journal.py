@@ -37,7 +37,7 @@ def entry(number: int) -> Entry:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A journal of three cells."""
-    opened = journal.start(tmp_path / "journal.jsonl", FINGERPRINT, pytest.fail)
+    opened = journal.start(tmp_path / "journal.jsonl", FINGERPRINT, pytest.fail, Entry)
     for number in (1, 2, 3):
         opened.add(entry(number))
     return tmp_path / "journal.jsonl"
@@ -45,7 +45,7 @@ def place(tmp_path: Path) -> Path:
 
 def resumed(place: Path, fingerprint: Any = FINGERPRINT) -> tuple[list[Entry], list[str]]:
     said: list[str] = []
-    return list(journal.resume(place, fingerprint, said.append).entries.values()), said
+    return list(journal.resume(place, fingerprint, said.append, Entry).entries.values()), said
 
 
 def test_what_was_added_comes_back(place: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_cell_whose_line_is_written_counts_even_where_an_interrupt_comes_at_on
     def interrupted(handle: int) -> None:
         raise KeyboardInterrupt
 
-    opened = journal.resume(place, FINGERPRINT, lambda line: None)
+    opened = journal.resume(place, FINGERPRINT, lambda line: None, Entry)
     assert opened.finished() == 3
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -76,7 +76,7 @@ def test_wherever_the_last_line_is_cut_off_the_others_come_back(place: Path) -> 
         assert entries == [entry(1), entry(2)]
         assert "its last line is truncated" in said[0]
         assert place.read_bytes() == two
-    opened = journal.resume(place, FINGERPRINT, lambda line: None)
+    opened = journal.resume(place, FINGERPRINT, lambda line: None, Entry)
     opened.add(entry(3))
     assert place.read_bytes() == whole
 
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_journal_is_not_touched(tmp_path: Path, text: str) -> 
 def test_another_file_is_not_replaced_by_a_journal(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError, match="it is no journal: give another place"):
-        journal.start(tmp_path / "mine.txt", FINGERPRINT, pytest.fail)
+        journal.start(tmp_path / "mine.txt", FINGERPRINT, pytest.fail, Entry)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -131,11 +131,11 @@ def test_a_journal_of_a_later_format_is_refused(place: Path) -> None:
 
 def test_starting_over_keeps_the_cells_of_an_unfinished_run(place: Path) -> None:
     before, said = place.read_bytes(), list[str]()
-    assert journal.start(place, FINGERPRINT, said.append).entries == {}
+    assert journal.start(place, FINGERPRINT, said.append, Entry).entries == {}
     aside = place.with_name("journal.jsonl.previous")
     assert aside.read_bytes() == before
     assert said == [f"starting over: 3 cells of an unfinished run, which --resume would have continued, are kept in {aside}"]
-    journal.start(place, FINGERPRINT, pytest.fail)  # without a cell there is nothing to keep
+    journal.start(place, FINGERPRINT, pytest.fail, Entry)  # without a cell there is nothing to keep
     assert aside.read_bytes() == before
 
 
@@ -178,12 +178,12 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="file: cannot be written: File exists"), journal.sole(tmp_path / "file" / "journal.jsonl"):
         pytest.fail("it is a file")
     with pytest.raises(OutputError, match="cannot be written"):
-        journal.start(tmp_path / "file" / "journal.jsonl", FINGERPRINT, pytest.fail)
+        journal.start(tmp_path / "file" / "journal.jsonl", FINGERPRINT, pytest.fail, Entry)
 
 
 def test_a_line_that_does_not_fit_leaves_those_before_it_whole(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk fills in the middle of a line; a real one does in test_runner."""
-    before, opened = place.read_bytes(), journal.resume(place, FINGERPRINT, lambda line: None)
+    before, opened = place.read_bytes(), journal.resume(place, FINGERPRINT, lambda line: None, Entry)
     write = os.write
 
     def half(handle: int, data: bytes) -> int:

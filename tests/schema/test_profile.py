@@ -52,6 +52,8 @@ def refused(path: str) -> str:
         ({"more": "[latency]\nrounds = 1"}, "latency.rounds = 1: input should be greater than or equal to 2"),
         ({"more": "[budget]"}, "budget = {}: give one of average_bits, tolerance (nats per token"),
         ({"more": "[budget]\naverage_bits = 3.0\ntolerance = 0.1"}, "budget = {'average_bits': 3.0, 'tolerance': 0.1}: give one of"),
+        ({"more": '[sensitivity]\neffort = "adaptive"\n[budget]\ntolerance = 0.1'}, "sensitivity.effort = adaptive: a budget.tolerance"),
+        ({"more": '[sensitivity]\neffort = "half"'}, "sensitivity.effort"),
         ({"more": '[budget]\ntolerance = "like:w5"'}, "budget.tolerance = like:w5: there is no such variant; there are w8, w4, w2"),
         ({"more": "[budget]\naverage_bits = nan"}, "budget.average_bits = nan"),
         ({"more": "[zones]\nagreement = 0.5"}, "zones.agreement = 0.5: input should be greater than 0.5"),
@@ -156,6 +158,16 @@ def test_the_hash_is_that_of_the_settings(tmp_path: Path) -> None:
     first = profile_files.load(write(tmp_path)).sha256
     assert profile_files.load(write(tmp_path, schema="# a comment\nschema = 2")).sha256 == first
     assert profile_files.load(write(tmp_path, schema="schema = 2\nseed = 1")).sha256 != first
+
+
+def test_the_usual_head_is_not_written_and_another_one_is(tmp_path: Path) -> None:
+    """A profile from before there was a choice keeps its hash."""
+    usual = profile_files.load(write(tmp_path))
+    assert "head" not in usual.model_dump()["sensitivity"]
+    assert "text" not in usual.model_dump(mode="json")["sensitivity"]
+    whole = profile_files.load(write(tmp_path, sensitivity='[sensitivity]\nhead = "whole"'))
+    assert whole.model_dump()["sensitivity"]["head"] == "whole"
+    assert profile_files.load(write(tmp_path, sensitivity='[sensitivity]\nhead = "sampled"')).sha256 != whole.sha256
 
 
 def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:

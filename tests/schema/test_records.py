@@ -124,6 +124,18 @@ def test_a_unit_is_measured_or_failed(change: dict[str, Any]) -> None:
     assert CELL.validate_python({**sensitivity, "measurements": [failed, *others]}).measurements[0].kl_nats is None
 
 
+def test_a_sampling_variance_goes_with_its_sequences() -> None:
+    sensitivity = cell("sensitivity")
+    first, *others = sensitivity["measurements"]
+    variance = [0.01 * place for place in range(len(first["kl_nats"]))]
+    found = CELL.validate_python({**sensitivity, "measurements": [{**first, "sampling_variance": variance}, *others]})
+    part = found.of_sequences([2, 0], "0" * 64).measurements
+    assert (part[0].sampling_variance, part[1].sampling_variance) == ((0.02, 0.0), None)
+    assert part[0].kl_nats == (first["kl_nats"][2], first["kl_nats"][0])
+    wrong = {**first, "sampling_variance": variance[1:]}
+    assert "sampling_variance must have a value for each of kl_nats" in refused({**sensitivity, "measurements": [wrong, *others]})
+
+
 def test_a_run_comes_back_from_json_as_it_was() -> None:
     run = Run.model_validate(make_run.run_dict()["bitzones"])
     assert Run.model_validate_json(run.model_dump_json()) == run

@@ -11,9 +11,10 @@ import torch
 
 from bitzones.data.sequences import SequenceSet, TokenSequence, batches
 from bitzones.models import structure
-from bitzones.schema.errors import ArgumentError
+from bitzones.schema.errors import ArgumentError, OutputError
 from bitzones.schema.layer_statistics import LayerStatistics
 from bitzones.sensitivity import activation_stats
+from bitzones.serve import activation_watch
 from bitzones.serve.activation_watch import ActivationWatch
 
 MODEL = tiny_models.llama()
@@ -94,6 +95,32 @@ def test_focus_is_read_where_the_content_is_known(tmp_path: Path) -> None:
     watch.write(tmp_path / "activations.json")
     written = json.loads((tmp_path / "activations.json").read_text(encoding="utf-8"))
     assert {rule["statistic"] for rule in written["rules"]} == {"sparsity", "entropy", "focus", "magnitude"}
+
+
+def test_it_writes_itself_now_and_then_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "activations.json"
+
+    def sampled() -> int:
+        number = json.loads(path.read_text(encoding="utf-8"))["sampled"]
+        assert isinstance(number, int)
+        return number
+
+    with ActivationWatch(MODEL, IN_RUN, (), 1.0, path=path):
+        assert sampled() == 0
+        MODEL(input_ids=torch.tensor([[1, 2, 3]]))
+        assert sampled() == 0, "a minute is not over"
+        monkeypatch.setattr(activation_watch, "WRITTEN_EVERY_S", 0.0)
+        MODEL(input_ids=torch.tensor([[1, 2, 3]]))
+        assert sampled() == 2
+        monkeypatch.undo()
+        MODEL(input_ids=torch.tensor([[1, 2, 3]]))
+    assert sampled() == 3
+
+
+def test_a_place_that_cannot_be_written_is_said_first(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError), ActivationWatch(MODEL, IN_RUN, (), 1.0, path=tmp_path / "file" / "activations.json"):
+        pass
 
 
 def test_a_pass_that_is_not_finite_is_counted() -> None:

@@ -147,6 +147,8 @@ def test_a_task_whose_items_are_all_scored_has_nothing_to_train_on(tmp_path: Pat
         ("[[rules]]\nprompt = 'x'", r"rules\.0\.task"),
         ("[[rules]]\ntask = 'a'", "needs a condition"),
         ("[[rules]]\ntask = 'a'\nprompt = '('", "not a regular expression"),
+        ("[[rules]]\ntask = 'a'\nprompt = '(?=x)'", "no lookaround and no backreferences: invalid perl operator"),
+        ("[[rules]]\ntask = 'a'\nprompt = '(x)\\1'", "no lookaround and no backreferences: invalid escape"),
         ("[[rules]]\ntask = 'a'\nprompt = ''", "prompt"),
         ("[[rules]]\ntask = '../a'\nprompt = 'x'", "task"),
         ("[[rules]]\ntask = 'a'\nprompt = 'x'\nuser = 'x'", "user"),
@@ -162,6 +164,13 @@ def test_a_wrong_routes_file_is_one_line(text: str, said: str, tmp_path: Path) -
     with pytest.raises(PlanError, match=said) as told:
         read_routes_of(text, tmp_path / "routes.toml")
     assert "\n" not in str(told.value)
+
+
+def test_no_pattern_takes_forever() -> None:
+    """Python's own `re` takes 2^50 steps for this."""
+    router = ByRecord(Router(rules=(Rule(task="code", prompt="(a+)+$"),)))
+    assert router.route("a" * 50 + "b", system=None, role=None).task == "base"
+    assert router.route("b" + "a" * 50, system=None, role=None).task == "code"
 
 
 def test_a_routes_file_that_is_not_there_or_leads_nowhere_is_refused(tmp_path: Path) -> None:

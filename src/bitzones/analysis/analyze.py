@@ -252,6 +252,7 @@ def analyse(run_file: RunFile) -> Analysis:
         memory=latency_memory.memories(run_file.of(MemoryCell), run.variants, reference),
         sensitivity=layer_sensitivity.readings(measured) if measured else (),
         ranking=layer_sensitivity.ranking(measured) if measured else (),
+        effort=layer_sensitivity.effort_of(measured, _menu(run, measured, found) if plan else None) if measured else None,
         whole=layer_sensitivity.whole_variants(sample, measured, whole, run.variants, {PLAN: found.planned}, everywhere=not unswept)
         if sample
         else (),

@@ -11,14 +11,28 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitzones.analysis.results import LayerRank, UnitReading, WholeVariant
+from bitzones.allocation.knapsack import Menu, solve
+from bitzones.allocation.partial_sweep import kl_of
+from bitzones.allocation.relaxation import pick
+from bitzones.analysis.results import LayerRank, SweepEffort, UnitReading, WholeVariant
 from bitzones.schema.index import index_of
 from bitzones.schema.quality_cells import DivergenceCell
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit
 from bitzones.stats.bootstrap import bootstrap_ratio, estimate, estimates, resample_weights, weighted_ratio
 from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES, Estimate
 
-__all__ = ["INTERVAL_RESAMPLES", "Measured", "Sample", "layers_of", "measured_of", "ranking", "readings", "sample_of", "whole_variants"]
+__all__ = [
+    "INTERVAL_RESAMPLES",
+    "Measured",
+    "Sample",
+    "effort_of",
+    "layers_of",
+    "measured_of",
+    "ranking",
+    "readings",
+    "sample_of",
+    "whole_variants",
+]
 
 INTERVAL_RESAMPLES = 2000
 """Bootstrap resamples of an interval: 50 lie beyond each end, enough for the digits that are printed."""
@@ -60,7 +74,8 @@ def sample_of(sequence_tokens: Iterable[int], resamples: int, seed: int) -> Samp
 class Measured:
     """A sensitivity cell as arrays: ``kl[p, f, s]`` in nats, the reference last; ``resampled[r, p, f]`` in nats per token.
 
-    An option that was not measured is 0 here: `knapsack.Menu` says what is offered.
+    An option that was not measured is 0 here: `knapsack.Menu` says what is offered. One that was measured on some sequences only has its
+    estimate (`partial_sweep.kl_of`).
     """
 
     cell: SensitivityCell
@@ -111,11 +126,7 @@ def measured_of(cell: SensitivityCell, formats: tuple[str, ...], resamples: int,
         ValueError: no sequence has a scored token.
     """
     sample = sample_of(cell.sequence_tokens, resamples, seed)
-    kl = np.zeros((len(cell.units), len(formats) + 1, sample.sequences))
-    rows, columns = index_of(unit.name for unit in cell.units), index_of(formats)
-    for measured in cell.measurements:
-        if measured.kl_nats is not None:
-            kl[rows[measured.unit], columns[measured.format]] = np.asarray(measured.kl_nats)[sample.kept]
+    kl = kl_of(cell, formats)
     return Measured(cell, formats, sample, kl, weighted_ratio(sample.weights, kl, sample.tokens))
 
 
@@ -142,6 +153,26 @@ def readings(measured: Measured) -> tuple[UnitReading, ...]:
         )
         found.append(((row, column), reading))
     return tuple(reading for _, reading in sorted(found, key=lambda pair: pair[0]))
+
+
+def effort_of(measured: Measured, menu: Menu | None) -> SweepEffort | None:
+    """What an adaptive sweep saved; None of a full one. The menu is that of the budget, None where there is no plan."""
+    cell, effort = measured.cell, measured.cell.adaptive
+    if effort is None:
+        return None
+    counts = [len(item.kl_nats) for item in cell.measurements if item.kl_nats is not None]
+    summed = 0.0
+    if menu is not None and effort.budget >= menu.least_size:
+        costs = np.maximum(measured.mean, 0.0)
+        summed = float(pick(costs, solve(menu, costs, effort.budget)).sum())
+    return SweepEffort(
+        measured_share=cell.measured_share,
+        partial=sum(count < len(cell.sequence_tokens) for count in counts),
+        options=len(counts),
+        fewest=min(counts, default=0),
+        regret=effort.regret_nats,
+        regret_share=effort.regret_nats / summed if summed > 0 else None,
+    )
 
 
 def layers_of(units: Iterable[Unit]) -> dict[int, list[int]]:

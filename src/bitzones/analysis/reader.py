@@ -19,11 +19,11 @@ from bitzones.schema.files import beside
 from bitzones.schema.latency_grid import Timing
 from bitzones.schema.plan_cells import NamedTrial
 from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
-from bitzones.schema.record import Record
+from bitzones.schema.record import Measured, Record
 from bitzones.schema.run_record import KEY, Run
 from bitzones.schema.validation_errors import first_error
 
-__all__ = ["RunFile", "add_plan", "one_line", "read_run"]
+__all__ = ["RunFile", "add_plan", "benchmark_of", "one_line", "read_run"]
 
 _CELL: TypeAdapter[Cell] = TypeAdapter(Cell)
 
@@ -118,7 +118,11 @@ def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable
         raise _error(path, "no plans cell to add a plan to (was bench/test_plan.py deselected?)")
     whole["plans"].append(trial.model_dump(mode="json"))
     data[KEY]["variants"][trial.name] = trial.name
-    data["benchmarks"] += [_benchmark(cell) for cell in answers]
+    for cell in answers:
+        params = {"variant": cell.variant, "task": cell.task}
+        data["benchmarks"].append(
+            benchmark_of(cell, f"test_accuracy.py::test_accuracy[{cell.variant}-{cell.task}]", params, cell.seconds_s)
+        )
     try:
         with beside(place) as copy:
             copy.write_text(json.dumps(data, indent=4), encoding="utf-8")
@@ -128,17 +132,17 @@ def add_plan(path: Path | str, place: Path, trial: NamedTrial, answers: Iterable
     return read_run(place)
 
 
-def _benchmark(cell: AccuracyCell | PerplexityCell) -> dict[str, Any]:
-    """A cell as pytest-benchmark writes it, with one round."""
-    name, took = f"test_accuracy[{cell.variant}-{cell.task}]", cell.seconds_s
+def benchmark_of(cell: Measured, bench: str, params: Mapping[str, str], took: float) -> dict[str, Any]:
+    """A cell as pytest-benchmark writes it, with one round of so many seconds; ``bench`` is the file and name of its benchmark."""
     once = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "ld15iqr", "hd15iqr", "total"), took)
     spread = {"stddev": 0, "iqr": 0, "iqr_outliers": 0, "stddev_outliers": 0, "outliers": "0;0", "rounds": 1, "iterations": 1}
+    key = cell.key
     return {
-        "group": f"{cell.kind} {cell.task}",
-        "name": name,
-        "fullname": f"bench/test_accuracy.py::{name}",
-        "params": {"variant": cell.variant, "task": cell.task},
-        "param": f"{cell.variant}-{cell.task}",
+        "group": f"{key.kind} {key.detail}".strip(),
+        "name": bench.rpartition("::")[2],
+        "fullname": f"bench/{bench}",
+        "params": dict(params) or None,
+        "param": "-".join(params.values()) or None,
         "extra_info": {KEY: cell.model_dump(mode="json")},
         "options": {},
         "stats": {**once, **spread, "ops": 1 / took if took else 0},

@@ -24,7 +24,7 @@ from bitzones.analysis.decision import Decision
 from bitzones.analysis.domain_figures import DomainsReading
 from bitzones.analysis.plan import Decided
 from bitzones.analysis.plan_verdicts import FisherReading, PlansReading, RuleAudit, SearchReading
-from bitzones.analysis.sensitivity_figures import LayerRank, LayerReading, UnitReading, WholeVariant
+from bitzones.analysis.sensitivity_figures import LayerRank, LayerReading, SweepEffort, UnitReading, WholeVariant
 from bitzones.analysis.slice_figures import SlicesReading
 from bitzones.analysis.task_answers import Accuracy, Asked, Likelihood, TaskPerplexity
 from bitzones.analysis.tuning_figures import TuningReading
@@ -47,6 +47,7 @@ __all__ = [
     "PlanTime",
     "ShapeFigures",
     "SlowPath",
+    "SweepEffort",
     "Took",
     "UnitLatencyFigures",
     "UnitReading",
@@ -144,6 +145,8 @@ class Analysis(Decided):
     sensitivity: tuple[UnitReading, ...]
     ranking: tuple[LayerRank, ...]
     """At the format with the fewest bits; layers that could not be measured there are absent."""
+    effort: SweepEffort | None = None
+    """Absent where everything was measured on all sequences."""
     whole: tuple[WholeVariant, ...]
     plans: PlansReading | None
     """Whole plans on held-out sequences; null where none were measured."""
@@ -177,10 +180,10 @@ class Analysis(Decided):
     """What these data do not show, in the order of the report."""
 
     @model_serializer(mode="wrap")
-    def _without_slices(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A run without plans by task is written as before there were any."""
+    def _as_before(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run without plans by task, or an adaptive sweep, is written as before there were any."""
         found: dict[str, Any] = given(self)
-        return {key: value for key, value in found.items() if key != "slices" or value is not None}
+        return {key: value for key, value in found.items() if key not in ("slices", "effort") or value is not None}
 
     @model_validator(mode="after")
     def _decided_or_not(self) -> Analysis:

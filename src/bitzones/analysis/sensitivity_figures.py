@@ -11,6 +11,7 @@ from bitzones.stats.intervals import Estimate
 __all__ = [
     "LayerRank",
     "LayerReading",
+    "SweepEffort",
     "UnitReading",
     "WholeVariant",
 ]
@@ -47,6 +48,23 @@ class LayerRank(Decided):
     """Upper end of the rank's bootstrap 95% interval; null with too few sequences."""
     told_from_next: bool | None
     """Whether the paired 95% interval of the difference to the next layer excludes 0; null for the last layer."""
+
+
+class SweepEffort(Decided):
+    """What an adaptive sweep saved, and what that can cost."""
+
+    measured_share: float
+    """Share of the KLs of units, formats and sequences that were measured; the others are estimated."""
+    partial: int
+    """Units and formats that were measured on some of the sequences only."""
+    options: int
+    """Units and formats that were measured."""
+    fewest: int
+    """Sequences of those that were measured least."""
+    regret: float
+    """With 95% confidence the plan of separate sensitivities costs at most this many nats per token above that of a full sweep."""
+    regret_share: float | None
+    """The same as a share of that plan's summed KL; null where that is 0 or there is no plan."""
 
 
 class WholeVariant(Decided):

@@ -110,6 +110,7 @@ def _sweep(run: Run, cell: SensitivityCell) -> Iterator[str]:
         (bool(unknown), f"format {unknown[:1]} is not one of the profile's"),
         (not sum(unit.parameters for unit in cell.units), "its units have no weights"),
         (max(sizes) > MOST_BYTES, f"a unit of {max(sizes)} bytes cannot be"),
+        (cell.adaptive is not None and run.profile.plans.by is not None, "plans by task or domain need every sequence, and it is adaptive"),
     ):
         if wrong:
             yield f"sensitivity cell: {message}"

@@ -26,6 +26,7 @@ from bitzones.api.history import (
 from bitzones.api.monitoring import check_server, make_canary, watch_activations
 from bitzones.api.plan_tuning import tune
 from bitzones.api.planning import apply, export, measure_export, measure_plan, read_plan, verify_export
+from bitzones.api.sharding import measure_shard, merge
 from bitzones.monitor.overview import Alarm, Overview
 from bitzones.regression.baseline_store import KeptRun
 from bitzones.regression.comparison import CellDelta, Metric
@@ -107,6 +108,8 @@ __all__ = [
     "measure_bundle",
     "measure_export",
     "measure_plan",
+    "measure_shard",
+    "merge",
     "read_duet",
     "read_plan",
     "read_run",

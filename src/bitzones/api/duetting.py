@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bitzones.analysis.reader import read_run
 from bitzones.api.comparing import Comparison
-from bitzones.duets import driver
+from bitzones.duets import counting, driver
 from bitzones.duets.pair import Limits
 from bitzones.duets.sides import side
 from bitzones.duets.watch import DuetWatch
@@ -36,7 +37,9 @@ class Duet(DuetFile):
         return repr(self)
 
     def __repr__(self) -> str:
-        return f"<Duet of {self.old.spec!r} and {self.new.spec!r}: {len(self.cells)} timed cells{', stopped' if self.stopped else ''}>"
+        counted = self.way == "counted"
+        what = f"{len(self.new.cells)} counted works" if counted else f"{len(self.cells)} timed cells"
+        return f"<Duet of {self.old.spec!r} and {self.new.spec!r}: {what}{', stopped' if self.stopped else ''}>"
 
     def comparison(self, gate: Gate | None = None) -> Comparison:
         """Every cell with its verdict, as `compare` gives it. ``gate`` has the tolerances, by default those of the duet."""
@@ -78,13 +81,14 @@ def duet(
     checks: bool = True,
     select: str = "",
     in_turn: bool = False,
+    instructions: Path | str | None = None,
     watch: DuetWatch | None = None,
 ) -> Duet:
     """Measure two environments against each other: live processes that do one round each in turn, until every verdict is known.
 
     Args:
         old: a virtual environment, a wheel or a checkout of bitzones, requirements such as ``"optimum-quanto==0.2.4"`` (installed over the
-            present environment, once), ``docker:IMAGE``, or ``"this"``.
+            present environment, once), ``git:REF`` (a commit of bitzones in the repository here), ``docker:IMAGE``, or ``"this"``.
         new: the same. Twice the same is a check of the machine.
         profile: what is measured: a name, a file, or a profile.
         gate: tolerances; by default those of the profile.
@@ -95,6 +99,8 @@ def duet(
         checks: whether accuracy, divergence and memory are measured besides times.
         select: part of the names of the cells that are timed.
         in_turn: whether memory holds one model at a time; pairs are then as far apart as loading takes.
+        instructions: a run file. The sides then analyze, report and compare it without torch, the instructions of that are counted, and
+            of the other arguments only ``gate`` and ``cell_limit_s`` count.
         watch: told of progress.
 
     Returns:
@@ -103,7 +109,9 @@ def duet(
     Raises:
         DuetError: a side cannot be started or installed, or the two do not measure the same.
         MeasureError: a side cannot load the model.
+        NotMeasuredError: instructions are to be counted, and nothing counts them on this machine.
         ProfileError: the profile is not usable.
+        RunFileError: the run file is not usable.
 
     Example:
         >>> found = bitzones.duet("optimum-quanto==0.2.6", "this")  # doctest: +SKIP
@@ -114,6 +122,10 @@ def duet(
     watch = watch or DuetWatch()
     before = side(str(old), "OLD", watch.say)
     after = before if str(old) == str(new) else side(str(new), "NEW", watch.say)
+    if instructions is not None:
+        read_run(instructions)
+        counted = chosen.model_copy(update={"gate": gate or chosen.gate})
+        return Duet(**dict(counting.count((before, after), Path(instructions), counted, cell_limit_s, watch)))
     settings = driver.DuetSettings(
         gate=gate or chosen.gate,
         cell_limit_s=cell_limit_s,

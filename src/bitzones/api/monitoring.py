@@ -151,7 +151,9 @@ def check_server(
     return found
 
 
-def watch_activations(model: PreTrainedModel, run: RunLike, *, rate: float = 0.01, seed: int = 0) -> ActivationWatch:
+def watch_activations(
+    model: PreTrainedModel, run: RunLike, *, rate: float = 0.01, seed: int = 0, path: Path | str | None = None
+) -> ActivationWatch:
     """Look at the run's thresholds of activations while a model is used.
 
     Enter the result as a context: hooks then repeat a share of the model's passes over prompts, to collect sparsity, magnitude and
@@ -163,6 +165,7 @@ def watch_activations(model: PreTrainedModel, run: RunLike, *, rate: float = 0.0
         run: a run with statistics of its layers, or the path of its file.
         rate: share of the passes; 0.01 costs about 2% of the time.
         seed: of the sample.
+        path: where the reading is written, at most once a minute, and at the end of the context; None writes nothing.
 
     Returns:
         The watch, to be entered.
@@ -184,4 +187,6 @@ def watch_activations(model: PreTrainedModel, run: RunLike, *, rate: float = 0.0
     audit = analyze(measured).rules
     with needs("measure"):
         from bitzones.serve.activation_watch import ActivationWatch  # noqa: PLC0415
-    return ActivationWatch(model, cells[0].layers, audit.rules if audit is not None else (), rate, seed)
+    return ActivationWatch(
+        model, cells[0].layers, audit.rules if audit is not None else (), rate, seed, None if path is None else Path(path)
+    )

@@ -135,6 +135,7 @@ def export(
     device: str = "cpu",
     trust_remote_code: bool = False,
     force: bool = False,
+    recipe: bool = False,
     notify: Notify = silent,
 ) -> Exported:
     """Quantize a fresh copy of the plan's model and write it for an engine: all of it, or nothing.
@@ -146,12 +147,14 @@ def export(
         plan: an analysis, a plan, or the path of a plan.json.
         folder: to make; may be absent or empty.
         to: what is to load it. ``quanto``: ``QuantizedModelForCausalLM.from_pretrained``; ``mlx``: mlx-lm; ``gguf``:
-            llama.cpp; ``compressed-tensors``: vLLM. Or a recipe for a tool that quantizes by itself: ``llama-quantize``, ``auto-round``,
-            ``gptq``, ``modelopt``, ``llm-compressor``.
+            llama.cpp; ``compressed-tensors``: vLLM; ``auto-round``: transformers with AutoRound; ``gptq``: GPTQModel. Or a recipe for a
+            tool that quantizes by itself: ``llama-quantize``, ``modelopt``, ``llm-compressor``, and ``auto-round`` and ``gptq`` where the
+            plan has no ``int`` formats, whose weights these two hold.
         model: source of the model, where it is not where the plan says; its weights must have the plan's SHA-256.
         device: ``cpu``, ``cuda``, ``cuda:N`` or ``auto``: where to quantize.
         trust_remote_code: let code that comes with the model run, if the plan asks for it.
         force: replace the folder of an earlier export.
+        recipe: write a recipe to ``auto-round`` or ``gptq`` for a plan of ``int`` formats too.
         notify: called with one line per step.
 
     Returns:
@@ -163,7 +166,7 @@ def export(
         ModelError: the model cannot be loaded, quantized, saved, or reloaded as it was.
         OutputError: the folder is taken or cannot be written.
         DeviceError: there is no such device.
-        ArgumentError: there is no such target or device name, or the plan is of another type.
+        ArgumentError: there is no such target or device name, the target is never a recipe, or the plan is of another type.
         MissingPackageError: the packages that measure are not installed (``pip install 'bitzones[measure]'``).
 
     Example:
@@ -174,7 +177,7 @@ def export(
     planned = plan_file_of(plan)
     check_device(device)
     with needs("measure"):
-        write = target(to)
+        write = target(to, recipe=recipe)
         from bitzones.devices import device as devices  # noqa: PLC0415
     return write(
         ExportRequest(
@@ -184,6 +187,7 @@ def export(
             source=model,
             trust_remote_code=trust_remote_code,
             force=force,
+            recipe=recipe,
             notify=notify,
         )
     )
@@ -224,9 +228,10 @@ def measure_export(
     """Measure an exported model in its engine, on the held-out tokens of the run that its plan comes from.
 
     Args:
-        folder: written by `bitzones.export` or ``bitzones export``, to ``mlx``, ``gguf`` or ``compressed-tensors``.
+        folder: written by `bitzones.export` or ``bitzones export``, with weights, to ``mlx``, ``gguf``, ``compressed-tensors``,
+            ``auto-round`` or ``gptq``.
         run: path of the run file.
-        engine: ``mlx``, ``llama.cpp`` or ``transformers``.
+        engine: ``mlx``, ``llama.cpp``, ``transformers`` or ``gptqmodel``.
         tolerance: nats per token that the engine may cost; by default 0.02.
         notify: called with one line per step.
 

@@ -120,6 +120,10 @@ class Backend(Protocol):
     def checkpoints(self) -> Checkpoints | None:
         """None where weights are only measured here and run elsewhere, through `bitzones export`."""
 
+    @property
+    def whole_zeros(self) -> bool:
+        """Whether `pack` takes only shifts that are whole numbers of scales, float32, on grids of `bitzones.backends.whole_zeros`."""
+
     def check(self, format_: Format) -> None:
         """Refuse a format that is not offered.
 

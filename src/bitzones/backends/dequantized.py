@@ -38,11 +38,13 @@ class Dequantized:
     """What all such backends have in common; see `bitzones.backends.backend_protocol.Backend` for every method.
 
     A backend adds ``name``, ``check``, ``group_size``, ``stored_bytes`` and ``quantize``; ``why_not`` where it does not take every shape,
-    ``pack`` where integers can be given, and ``weigh`` where columns can have an importance.
+    ``pack`` where integers can be given (and ``whole_zeros`` where zero points are integers), and ``weigh`` where columns can have an
+    importance.
     """
 
     name: str
     checkpoints: Checkpoints | None = None
+    whole_zeros: bool = False
     unpacking_kernels: frozenset[str] = frozenset()
 
     def quantize(self, weight: torch.Tensor, format_: Format) -> Packed:

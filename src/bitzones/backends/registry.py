@@ -20,6 +20,7 @@ DEFAULT = "quanto"
 _BACKENDS: dict[str, str] = {
     "quanto": "bitzones.backends.quanto.quanto_backend:QUANTO",
     "gguf": "bitzones.backends.gguf.gguf_backend:GGUF",
+    "int": "bitzones.backends.int.int_backend:INT",
     "mlx": "bitzones.backends.mlx.mlx_backend:MLX",
 }
 """Name -> module and object, imported when a format of it is asked for."""

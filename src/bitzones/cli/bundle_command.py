@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bitzones.cli.export import say
+from bitzones.cli.plan_options import ModelSource, QuantizingDevice, RunsCode
 
 __all__ = ["bundle", "register"]
 
@@ -36,10 +37,10 @@ def bundle(
     keep_rounding: Annotated[
         bool, typer.Option("--keep-rounding", help="Share modules of equal format although calibrated plans round them differently.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="The plans' model, if it has moved.", metavar="SOURCE")] = None,
-    device: Annotated[str, typer.Option(help="Where to quantize: cpu, cuda, cuda:N or auto.")] = "cpu",
+    model: ModelSource = None,
+    device: QuantizingDevice = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier bundle in FOLDER.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if a plan needs it.")] = False,
+    trust_remote_code: RunsCode = False,
 ) -> None:
     """Bundle plans: one model in memory whose precision follows the task.
 

@@ -28,7 +28,7 @@ def duet(
         typer.Argument(
             metavar="OLD",
             help="The baseline: a virtual environment, a wheel or checkout of bitzones, requirements such as 'optimum-quanto==0.2.4', "
-            "docker:IMAGE, or 'this'.",
+            "git:REF (a commit of bitzones), docker:IMAGE, or 'this'.",
         ),
     ],
     new: Annotated[str, typer.Argument(metavar="[NEW]", help="What is judged, named in the same way.")] = "this",
@@ -45,6 +45,12 @@ def duet(
     in_turn: Annotated[
         bool, typer.Option("--in-turn", help="Hold one model in memory at a time: slower, pairs lie further apart.")
     ] = False,
+    instructions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN.json", readable=False, help="Count instructions instead of times: of collect, report and compare on a run."
+        ),
+    ] = None,
     fail_on: Annotated[str | None, typer.Option(metavar="WORDS", help="As in 'bitzones compare'.")] = None,
     project: Annotated[
         Path | None, typer.Option(metavar="PYPROJECT.toml", help="Read [tool.bitzones.gate] from this file instead of ./pyproject.toml.")
@@ -56,6 +62,7 @@ def duet(
 
     Examples: bitzones duet optimum-quanto==0.2.6 this -o duet.json
     bitzones duet last-release.whl . --markdown delta.md
+    bitzones duet git:v0.1.0 . --instructions run.json
     """
     import bitzones
     from bitzones.regression import gate as gates
@@ -66,10 +73,16 @@ def duet(
     chosen = profile_files.load(profile).resolved()
     gate = gates.tolerances(chosen.gate, project if project is not None else PROJECT if PROJECT.is_file() else None)
     with _watched() as watch:
-        found = bitzones.duet(
-            new if aa else old, new, chosen, gate=gate, cell_limit_s=60 * minutes, round_limit_s=round_limit, threads=threads, seed=seed,
-            checks=not times, select=only, in_turn=in_turn, watch=watch,
-        )  # fmt: skip
+        try:
+            found = bitzones.duet(
+                new if aa else old, new, chosen, gate=gate, cell_limit_s=60 * minutes, round_limit_s=round_limit, threads=threads,
+                seed=seed, checks=not times, select=only, in_turn=in_turn, instructions=instructions, watch=watch,
+            )  # fmt: skip
+        except bitzones.NotMeasuredError as error:
+            if instructions is None:
+                raise
+            typer.echo(str(error))  # a machine without a counter is no mistake, and closes no gate
+            return
     write_text(output, found.to_json())
     comparison = found.comparison()
     if markdown is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bitzones.cli.plan_options import ModelSource, PlanFile, QuantizingDevice, RunsCode
 from bitzones.deploy.targets import TARGETS
 
 __all__ = ["export", "register", "say", "verify_in"]
@@ -17,13 +18,16 @@ EXIT_EXCEEDS = 1
 
 
 def export(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", readable=False, help="Written by 'bitzones run' or 'bitzones collect'.")],
+    plan: PlanFile,
     to: Annotated[str, typer.Option("--to", help=f"What is to load it: {', '.join(TARGETS)}.", metavar="TARGET")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")],
-    model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
-    device: Annotated[str, typer.Option(help="Where to quantize: cpu, cuda, cuda:N or auto.")] = "cpu",
+    model: ModelSource = None,
+    device: QuantizingDevice = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if the plan needs it.")] = False,
+    recipe: Annotated[
+        bool, typer.Option("--recipe", help="Settings for the tool, also where auto-round or gptq could have the weights of int formats.")
+    ] = False,
+    trust_remote_code: RunsCode = False,
 ) -> None:
     """Export a plan for another engine or tool.
 
@@ -37,7 +41,9 @@ def export(
 
     if not DEVICE.fullmatch(device):
         raise typer.BadParameter(f"{device!r} is not a device: cpu, cuda, cuda:N or auto", param_hint="--device")
-    made = exported(plan, output, to=to, model=model, device=device, trust_remote_code=trust_remote_code, force=force, notify=say)
+    made = exported(
+        plan, output, to=to, model=model, device=device, trust_remote_code=trust_remote_code, force=force, recipe=recipe, notify=say
+    )
     for line in made.lines():
         typer.echo(line)
 

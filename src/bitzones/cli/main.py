@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 import typer
 
 from bitzones import __version__
-from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, tune_command
+from bitzones.cli import bundle_command, duet, monitor_command, regression, serve_command, sweep_commands, tune_command
 from bitzones.cli import export as exporting
+from bitzones.cli.plan_options import ModelSource, RunsCode
 from bitzones.report.terminal.printing import make_printable
 from bitzones.schema.errors import BitzonesError
 
@@ -57,7 +58,19 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Items per task; overrides the profile.")] = None,
     by_task: Annotated[bool, typer.Option("--by-task", help="Also make a plan of the same size for each task.")] = False,
     by_domain: Annotated[bool, typer.Option("--by-domain", help="Also make one for each source of the sensitivity set.")] = False,
+    effort: Annotated[
+        Literal["full", "adaptive"] | None, typer.Option(help="Sequences of the sweep: all, or those that the plan needs.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted or failed run in FOLDER.")] = False,
+    sweep: Annotated[
+        Path | None, typer.Option("--sweep", metavar="SWEEP.json", help="Take the sensitivities from 'bitzones merge'.", readable=False)
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Measure the sensitivities on a Ray cluster; 'local' starts one here.")
+    ] = None,
+    ray_workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Most workers.  [as many as fit]")] = None,
+    ray_cpus: Annotated[int, typer.Option(min=1, metavar="N", help="CPUs of a worker without a GPU.")] = 1,
+    ray_gpus: Annotated[int, typer.Option(min=1, metavar="N", help="GPUs of a worker: as many as hold the model.")] = 1,
 ) -> None:
     """Measure a profile, analyze it and write the report.
 
@@ -66,24 +79,34 @@ def run(
     gains on its own task and costs on the others. Exits with 1 if cells failed: the report names them, and --resume retries them. Ctrl-C
     writes a partial report to FOLDER/interrupted/ and exits with 130.
 
+    --sweep adopts sensitivities that several machines measured ('bitzones measure --shard'); --ray lets workers of a Ray cluster measure
+    them, one model each: one per GPU (--ray-gpus), or per --ray-cpus CPUs.
+
     Examples: bitzones run tiny -o report/
     bitzones run smollm2 --data data/ --resume
     bitzones run tiny --by-task
+    bitzones run smollm2 --ray local
     """
     from bitzones.run import garbage
+    from bitzones.run.ray_options import RayOptions
     from bitzones.schema import profile_files
     from bitzones.schema.requirements import needs
 
     if by_task and by_domain:
         raise typer.BadParameter("give --by-task or --by-domain", param_hint="--by-domain")
     by: Literal["task", "domain"] | None = "task" if by_task else "domain" if by_domain else None
-    profile_files.load(name).resolved(data, limit, by)  # a mistake in the profile is said before torch is loaded
+    if sweep is not None and ray is not None:
+        raise typer.BadParameter("give --sweep or --ray: the sensitivities are measured once", param_hint="--ray")
+    cluster = None if ray is None else RayOptions(ray, ray_workers, ray_cpus, ray_gpus, resume)
+    if cluster is not None:
+        cluster.require_package()
+    profile_files.load(name).resolved(data, limit, by, effort)  # a mistake in the profile is said before torch is loaded
     with needs("measure"), garbage.suspended():
         from bitzones.run import runner
 
         gc.freeze()  # all of it stays to the end of the process: no search looks at it again, and pytest makes five when it is done
     with runner.alone(output):
-        measured = runner.measure(name, output, data, limit, by=by, resume=resume)
+        measured = runner.measure(name, output, data, limit, by=by, effort=effort, resume=resume, sweep=sweep, ray=cluster)
         _report([measured.run_file], measured.run_file.parent)
         measured.settle()
     if measured.interrupted:
@@ -149,7 +172,7 @@ def verify(
         Path | None, typer.Option("--plan", metavar="OTHER.json", help="A JSON object of module name or pattern to format, or a plan.json.")
     ] = None,
     engine: Annotated[
-        str | None, typer.Option("--in", metavar="ENGINE", help="Load MODEL in this engine: mlx, llama.cpp or transformers.")
+        str | None, typer.Option("--in", metavar="ENGINE", help="Load MODEL in this engine: mlx, llama.cpp, gptqmodel or transformers.")
     ] = None,
     run_file: Annotated[
         Path, typer.Option("--run", metavar="RUN.json", help="With --in: the run that the plan of MODEL comes from.")
@@ -186,10 +209,10 @@ def apply(
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder to create.", metavar="FOLDER")] = None,
     check: Annotated[Path | None, typer.Option("--check", help="Verify an existing export.", metavar="FOLDER")] = None,
-    model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
+    model: ModelSource = None,
     device: Annotated[str, typer.Option(help="Where to quantize and compare: cpu, cuda, cuda:N or auto.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export in FOLDER.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if the plan needs it.")] = False,
+    trust_remote_code: RunsCode = False,
 ) -> None:
     """Quantize the plan's model and write a checkpoint that optimum-quanto loads.
 
@@ -224,6 +247,7 @@ def _check(folder: Path, device: str) -> None:
     typer.echo(f"{folder}: verified: hashes, formats, group sizes and outputs match the export")
 
 
+sweep_commands.register(app)
 tune_command.register(app)
 exporting.register(app)
 serve_command.register(app)

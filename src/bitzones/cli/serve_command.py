@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,6 +45,15 @@ def serve(
         float, typer.Option(min=0, metavar="SECONDS", help="Longest time to finish after Ctrl-C or SIGTERM.")
     ] = Limits.drain_s,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the code of an unquantized model.")] = False,
+    watch: Annotated[
+        Path | None, typer.Option(metavar="RUN.json", readable=False, help="Watch the thresholds that this run has for activations.")
+    ] = None,
+    watch_rate: Annotated[
+        float, typer.Option(metavar="SHARE", help="Of the prompts that are watched; 0.01 costs about 2% of the time.")
+    ] = 0.01,
+    activations: Annotated[
+        Path, typer.Option(metavar="FILE.json", help="Where --watch writes, for 'bitzones monitor --activations'.")
+    ] = Path("activations.json"),
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not log requests.")] = False,
 ) -> None:
     """Serve a model over HTTP as OpenAI's API does, to try a plan.
@@ -58,8 +69,10 @@ def serve(
     request, without its text. Ctrl-C stops after what is in flight; a second one at once.
 
     Example: bitzones serve bundle/
+    bitzones serve bundle/ --watch report/run.json
     BITZONES_API_KEY=$(openssl rand -hex 16) bitzones serve model/ --host 0.0.0.0 --port 9000
     """
+    from bitzones.api.monitoring import watch_activations
     from bitzones.api.planning import DEVICE
     from bitzones.schema.requirements import needs
 
@@ -78,7 +91,8 @@ def serve(
         if key is None and not server.is_loopback(bound):
             typer.echo(f"anyone who reaches this port can use the model: set {KEY} to ask for a key", err=True)
         limits = Limits(tokens=tokens, waiting=queue, timeout_s=timeout, drain_s=drain)
-        server.run(served, bound, api_key=key, limits=limits)
+        with watch_activations(served.model, watch, rate=watch_rate, path=activations) if watch is not None else nullcontext():
+            server.run(served, bound, api_key=key, limits=limits)
     typer.echo("stopped", err=True)
 
 

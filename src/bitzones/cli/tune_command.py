@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from bitzones.cli.export import say
+from bitzones.cli.plan_options import ModelSource, PlanFile, RunsCode
 
 __all__ = ["register", "tune"]
 
 
 def tune(
-    plan: Annotated[Path, typer.Argument(metavar="PLAN.json", readable=False, help="Written by 'bitzones run' or 'bitzones collect'.")],
+    plan: PlanFile,
     output: Annotated[Path, typer.Option("-o", "--output", help="Plan to write; its weights are beside it.", metavar="TUNED.json")],
     text: Annotated[
         list[str] | None,
@@ -25,11 +26,11 @@ def tune(
     learning_rate: Annotated[float | None, typer.Option(metavar="RATE", help="In steps of a weight's grid.  [0.004]")] = None,
     norms: Annotated[bool, typer.Option("--norms", help="Train the parameters of normalization layers too.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", help="Of the order of the sequences.")] = 0,
-    model: Annotated[str | None, typer.Option(help="The plan's model, if it has moved.", metavar="SOURCE")] = None,
+    model: ModelSource = None,
     device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:N or auto.")] = "cpu",
     force: Annotated[bool, typer.Option("--force", help="Replace TUNED.json and its weights.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted tuning.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code if the plan needs it.")] = False,
+    trust_remote_code: RunsCode = False,
 ) -> None:
     """Train a plan's scales and shifts towards the reference; its bytes stay.
 

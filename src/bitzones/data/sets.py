@@ -158,6 +158,12 @@ class SequenceSets:
         """Slice -> the places of its sequences in a set; none where the profile makes one plan only."""
         return self._places(name, self.sensitivity if name == "sensitivity" else self.held_out)
 
+    def strata(self, name: Literal["sensitivity", "held_out"]) -> tuple[str, ...]:
+        """The source and the task of each sequence of a set, which holds the sequences of one source after those of another."""
+        chosen = self.sensitivity if name == "sensitivity" else self.held_out
+        sources = [source for source, part in enumerate(self.texts[name].parts) for _ in range(part.sequences)]
+        return tuple(f"{source} {sequence.task}" for source, sequence in zip(sources, chosen.sequences, strict=True))
+
     def _places(self, name: SetName, chosen: SequenceSet) -> dict[str, tuple[int, ...]]:
         if self._profile.plans.by is None:
             return {}

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from bitzones.backends.bit_words import WORD_BITS, pack, unpack
+from bitzones.backends.int.int_backend import nearest
 from bitzones.backends.integers import Rounded
 from bitzones.backends.weights import parts_of
 from bitzones.deploy import safetensors_stream
@@ -28,25 +29,14 @@ from bitzones.deploy.plan_file import PlanFile
 from bitzones.deploy.prepared import Prepared
 from bitzones.deploy.safetensors_stream import Entry
 from bitzones.deploy.weights_export import Notify, Written, check_names, compare, describe, exporter
+from bitzones.deploy.zero_points import zeros
 from bitzones.models.units import fused_groups
 from bitzones.schema.errors import PlanError
-from bitzones.schema.formats import format_bits
+from bitzones.schema.formats import Format, format_bits
 
-__all__ = ["CompressedTensors", "check_fused", "export", "values", "zeros"]
+__all__ = ["CompressedTensors", "check_fused", "export", "values"]
 
 _WEIGHTS = "model.safetensors"
-
-
-def zeros(parts: Rounded, bits: int) -> torch.Tensor | None:
-    """Shifts as whole numbers of scales, uint8 of shape (rows, groups); None where one is none, or no integer of so many bits.
-
-    >>> zeros(Rounded(torch.zeros(1, 4, dtype=torch.uint8), torch.tensor([[0.25]]), torch.tensor([[0.75]])), 2)
-    tensor([[3]], dtype=torch.uint8)
-    """
-    scale, shift = parts.scale.float(), parts.shift.float()
-    whole = torch.where(scale == 0, 0, shift / scale).round()
-    exact = torch.equal(whole * scale, shift) and bool((whole >= 0).all()) and bool((whole < 2**bits).all())
-    return whole.to(torch.uint8) if exact else None
 
 
 def check_fused(model: PreTrainedModel, plan_file: PlanFile, engine: str) -> None:
@@ -57,7 +47,7 @@ def check_fused(model: PreTrainedModel, plan_file: PlanFile, engine: str) -> Non
     """
     for names in fused_groups(model).values():
         found = {name: plan_file.plan.assignment.get(name, plan_file.plan.reference) for name in names}
-        if len({(format_bits(format_), plan_file.plan.group_sizes.get(name)) for name, format_ in found.items()}) > 1:
+        if len({(Format.of(format_).plain, plan_file.plan.group_sizes.get(name)) for name, format_ in found.items()}) > 1:
             shown = ", ".join(f"{name!r} {format_}" for name, format_ in found.items())
             raise PlanError(
                 f"{engine} fuses {shown} into one product, which has one format: the nearest that fits is the largest of them for all; "
@@ -97,7 +87,7 @@ class CompressedTensors:
         Raises:
             PlanError, ModelError: as `Carrier.check`.
         """
-        plan_file.check_backends("compressed-tensors", "quanto")
+        plan_file.check_backends("compressed-tensors", "quanto", "int")
         check_names(model, "vLLM")
         check_fused(model, plan_file, "vLLM")
 
@@ -145,7 +135,7 @@ def _scheme(made: Prepared, name: str) -> _Scheme:
     """
     format_ = made.plan_file.formats[name]
     bits, group = format_bits(format_), made.plan_file.group_sizes[name]
-    if bits == 8:  # quanto's 8 bits are symmetric: its integers plus 128, and a zero at 128
+    if format_ == "qint8":  # quanto's 8 bits are symmetric: its integers plus 128, and a zero at 128
         return _Scheme(bits, group, symmetric=True)
     parts = _parts(made.model, name)
     if zeros(parts, bits) is None:
@@ -153,7 +143,8 @@ def _scheme(made: Prepared, name: str) -> _Scheme:
         worst = float(off[(off - off.round()).abs().argmax()])
         raise PlanError(
             f"module {name!r} is {format_} with a shift of {worst:.3f} scales, and compressed-tensors has whole zero points: rounded, it "
-            "would be another quantization than was measured; the nearest that fits is qint8; --to mlx and --to gguf hold it as it is"
+            f"would be another quantization than was measured; the nearest that fits is {nearest(bits, parts.integers.shape[1])} or qint8; "
+            "--to mlx and --to gguf hold it as it is"
         )
     return _Scheme(bits, group, symmetric=False)
 
@@ -162,12 +153,19 @@ def _entries(model: PreTrainedModel, name: str, scheme: _Scheme) -> Iterator[Ent
     """The tensors of a module, made when they are written."""
     weight = model.get_parameter(f"{name}.weight")
     rows, columns = weight.shape
-    groups, held = columns // (scheme.group or columns), WORD_BITS // scheme.bits
-    yield Entry(f"{name}.weight_packed", torch.int32, (rows, -(-columns // held)), partial(_packed, model, name, scheme.bits))
-    yield Entry(f"{name}.weight_scale", weight.dtype, (rows, groups), lambda: _parts(model, name).scale)
+    groups = columns // (scheme.group or columns)
+    yield Entry(f"{name}.weight_packed", torch.int32, (rows, _words(columns, scheme.bits)), partial(_packed, model, name, scheme.bits))
+    yield Entry(f"{name}.weight_scale", _parts(model, name).scale.dtype, (rows, groups), lambda: _parts(model, name).scale)
     yield Entry.of(f"{name}.weight_shape", torch.tensor([rows, columns]))
     if not scheme.symmetric:
-        yield Entry(f"{name}.weight_zero_point", torch.int32, (-(-rows // held), groups), partial(_zero_points, model, name, scheme.bits))
+        yield Entry(
+            f"{name}.weight_zero_point", torch.int32, (_words(rows, scheme.bits), groups), partial(_zero_points, model, name, scheme.bits)
+        )
+
+
+def _words(count: int, bits: int) -> int:
+    """32-bit words that so many integers fill, the last one perhaps in part."""
+    return -(-count * bits // WORD_BITS)
 
 
 def _packed(model: PreTrainedModel, name: str, bits: int) -> torch.Tensor:

@@ -35,8 +35,11 @@ class EngineEntry:
 ENGINES: Mapping[str, EngineEntry] = {
     "mlx": EngineEntry("bitzones.deploy.mlx_engine:opened", ("mlx",), "'bitzones[mlx]'"),
     "llama.cpp": EngineEntry("bitzones.deploy.llama_engine:opened", ("gguf",), "llama-cpp-python"),
+    "gptqmodel": EngineEntry("bitzones.deploy.gptqmodel_engine:opened", ("gptq",), "gptqmodel"),
     "transformers": EngineEntry(
-        "bitzones.deploy.transformers_engine:opened", ("gguf", "compressed-tensors"), "'bitzones[measure]' compressed-tensors"
+        "bitzones.deploy.transformers_engine:opened",
+        ("gguf", "compressed-tensors", "auto-round"),
+        "'bitzones[measure]' compressed-tensors auto-round",
     ),
 }
 
@@ -44,6 +47,8 @@ _VALUES = {
     "mlx": "bitzones.deploy.mlx_checkpoint:values",
     "gguf": "bitzones.deploy.gguf_file:values",
     "compressed-tensors": "bitzones.deploy.compressed_tensors_checkpoint:values",
+    "auto-round": "bitzones.deploy.gptq_layout:values",
+    "gptq": "bitzones.deploy.gptq_layout:values",
 }
 """Target -> what reads the weights of a folder."""
 

@@ -33,6 +33,7 @@ class ExportRequest:
         trust_remote_code: the user, and not only the plan, allows the model's own code to run.
         force: replace the folder of an earlier export.
         notify: called with each step.
+        recipe: write settings for the target's tool where packed weights could be written.
     """
 
     plan_file: PlanFile
@@ -42,3 +43,4 @@ class ExportRequest:
     trust_remote_code: bool = False
     force: bool = False
     notify: Notify = silent
+    recipe: bool = False

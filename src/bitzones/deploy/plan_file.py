@@ -18,6 +18,9 @@ __all__ = ["FORMATS", "PlanFile", "check_plan", "read_plan"]
 
 FORMATS: TypeAdapter[dict[str, FormatName]] = TypeAdapter(dict[str, FormatName])
 
+_HOMES = {"int": "auto-round, gptq or compressed-tensors"}
+"""Backend -> targets that hold its formats, where that is none of its own name."""
+
 
 @dataclass(frozen=True)
 class PlanFile:
@@ -60,8 +63,9 @@ class PlanFile:
         """
         for name, format_ in self.formats.items():
             if (backend := Format.of(format_).backend) not in held:
+                home = _HOMES.get(backend, backend)
                 raise PlanError(
-                    f"module {name!r} is to be {format_}, which {target} does not hold: it is quantized for {backend}; --to {backend} does"
+                    f"module {name!r} is to be {format_}, which {target} does not hold: it is quantized for {backend}; --to {home} does"
                 )
 
 

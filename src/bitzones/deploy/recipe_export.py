@@ -30,7 +30,7 @@ GROUPS = (128, 64, 32)
 
 @dataclass(frozen=True)
 class Setting:
-    """What a tool is told of a module: ``group`` is -1 where a row shares a scale; only quanto's 8 bits are symmetric."""
+    """What a tool is told of a module: ``group`` is -1 where a row shares a scale; only 8 bits are symmetric."""
 
     bits: int
     group: int
@@ -52,7 +52,7 @@ def group_for(columns: int, group: int | None) -> int:
 
 def settings(model: PreTrainedModel, plan_file: PlanFile) -> dict[str, Setting]:
     """Module -> what a tool is told of it; modules that stay as they are, are absent."""
-    plan_file.check_backends("this recipe", "quanto", "mlx")
+    plan_file.check_backends("this recipe", "quanto", "mlx", "int")
     return {
         name: Setting(format_bits(format_), group_for(model.get_parameter(f"{name}.weight").shape[1], plan_file.group_sizes[name]))
         for name, format_ in plan_file.formats.items()

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bitzones.deploy.export_request import ExportRequest
     from bitzones.deploy.exported import Exported
 
-__all__ = ["TARGETS", "Target", "target"]
+__all__ = ["RECIPES", "TARGETS", "Target", "target"]
 
 
 Target: TypeAlias = "Callable[[ExportRequest], Exported]"
@@ -29,21 +29,26 @@ TARGETS: Mapping[str, str] = {
     "gguf": "bitzones.deploy.gguf_file:export",
     "compressed-tensors": "bitzones.deploy.compressed_tensors_checkpoint:export",
     "llama-quantize": "bitzones.deploy.llama_quantize_recipe:export",
-    "auto-round": "bitzones.deploy.auto_round_recipe:export",
-    "gptq": "bitzones.deploy.gptqmodel_recipe:export",
+    "auto-round": "bitzones.deploy.auto_round_checkpoint:export",
+    "gptq": "bitzones.deploy.gptq_checkpoint:export",
     "modelopt": "bitzones.deploy.modelopt_recipe:export",
     "llm-compressor": "bitzones.deploy.llm_compressor_recipe:export",
 }
 """Name -> module and function, imported when it is asked for."""
 
+RECIPES = ("llama-quantize", "auto-round", "gptq", "modelopt", "llm-compressor")
+"""Targets that can be a recipe."""
 
-def target(name: str) -> Target:
-    """The export to a target.
+
+def target(name: str, *, recipe: bool = False) -> Target:
+    """The export to a target, which is to be a ``recipe`` if that is asked for.
 
     Raises:
-        ArgumentError: there is none of this name; the message lists those that there are.
+        ArgumentError: there is none of this name, or it is never a recipe; the message lists those that there are.
     """
     if name not in TARGETS:
         raise ArgumentError(f"there is no export to {name!r}; targets: {', '.join(TARGETS)}")
+    if recipe and name not in RECIPES:
+        raise ArgumentError(f"an export to {name!r} is no recipe; recipes: {', '.join(RECIPES)}")
     module, _, function = TARGETS[name].partition(":")
     return cast("Target", getattr(import_module(module), function))

@@ -69,7 +69,7 @@ def tune(request: TuneRequest) -> Plan:
     if plan_file.plan.tuning is not None:
         raise PlanError(f"plan {plan_file.plan.name!r} is tuned already: give the plan that it was made from")
     if not any(map(packed_weights.tunable, plan_file.formats.values())):
-        raise PlanError(f"plan {plan_file.plan.name!r} has no module of at most 4 bits: 8 bits lose next to nothing, and are not tuned")
+        raise PlanError(f"plan {plan_file.plan.name!r} has no module in 4 or 2 bits of quanto, whose scales and shifts are what is tuned")
     output, weights = exported.output, exported.output.with_suffix(".safetensors")
     if taken := [path for path in (output, weights) if path.exists() and not exported.force]:
         raise OutputError(f"{taken[0]}: is there already; give another name, or --force to replace it")

@@ -6,9 +6,11 @@ has none, or only an old one, the driver's own source measures there, and what d
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
+import subprocess
 import sys
 import uuid
 import zipfile
@@ -28,6 +30,10 @@ THIS = "this"
 """The environment and the bitzones that run the driver."""
 
 DOCKER = "docker:"
+GIT = "git:"
+IN_COMMIT = ("src", "profiles", "bench")
+"""What a wheel is built from."""
+GIT_LIMIT_S = 60
 IN_CONTAINER = "/bitzones-source"
 
 REQUIREMENT = re.compile(r"[A-Za-z0-9][\w.-]*(\[[\w,\s.-]+\])?\s*(===|==|~=|!=|<=|>=|<|>|@)\s*\S+")
@@ -83,7 +89,8 @@ def side(spec: str, which: str, notify: Callable[[str], None] = lambda line: Non
 
     Args:
         spec: ``this``; the folder of a virtual environment or of a checkout of bitzones; a wheel of bitzones; requirements, separated by
-            spaces, which are installed over the present environment; or ``docker:IMAGE``.
+            spaces, which are installed over the present environment; ``git:REF``, a commit of bitzones in the repository around the
+            current folder; or ``docker:IMAGE``.
         which: OLD or NEW, for messages.
         notify: told of what takes long.
 
@@ -97,6 +104,8 @@ def side(spec: str, which: str, notify: Callable[[str], None] = lambda line: Non
         if shutil.which("docker") is None:
             raise DuetError(f"{which}: {spec}: there is no docker command here")
         return Side(spec, (spec.removeprefix(DOCKER),), "either", IN_CONTAINER, container=True)
+    if spec.startswith(GIT):
+        return _folder(spec, _committed(spec.removeprefix(GIT), which), which)
     if place.suffix == ".whl":
         return Side(spec, (sys.executable,), "own", str(_unpacked(place, which)))
     if spec and place.is_dir():
@@ -106,7 +115,7 @@ def side(spec: str, which: str, notify: Callable[[str], None] = lambda line: Non
         return Side(spec, (str(python),), "given", str(_linked(_package())))
     raise DuetError(
         f"{which}: {spec!r} is no environment: give a venv, a wheel or checkout of bitzones, a requirement such as optimum-quanto==0.2.4, "
-        "docker:IMAGE, or this"
+        "git:REF, docker:IMAGE, or this"
     )
 
 
@@ -118,6 +127,31 @@ def _folder(spec: str, place: Path, which: str) -> Side:
         if (package / "__init__.py").is_file():
             return Side(spec, (sys.executable,), "own", str(_linked(package.resolve())))
     raise DuetError(f"{which}: {spec}: neither a virtual environment (bin/python) nor a checkout of bitzones (src/bitzones)")
+
+
+def _committed(ref: str, which: str) -> Path:
+    """The sources of a commit, taken out of the repository around the current folder, once."""
+    commit = _git(["rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}"], ref, which).decode("ascii").strip()
+    folder = cache_folder() / "duet" / "commits" / commit
+    if not folder.is_dir():
+        top = _git(["rev-parse", "--show-toplevel"], ref, which).decode().strip()
+        archive = _git(["-C", top, "archive", "--format=zip", commit, *IN_COMMIT], ref, which)
+        part = folder.with_name(f".{folder.name}.{os.getpid()}")
+        with zipfile.ZipFile(io.BytesIO(archive)) as members:
+            members.extractall(part)  # zipfile keeps members inside the folder
+        part.replace(folder)
+    return folder
+
+
+def _git(arguments: list[str], ref: str, which: str) -> bytes:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, check=False, timeout=GIT_LIMIT_S)  # noqa: S603, S607 (the user's git)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DuetError(f"{which}: git:{ref}: git cannot be asked: {error}") from error
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["git said nothing"]
+        raise DuetError(f"{which}: git:{ref}: no commit of a bitzones repository here: {said[-1].removeprefix('fatal: ')}")
+    return done.stdout
 
 
 def _package() -> Path:

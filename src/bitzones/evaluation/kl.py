@@ -12,7 +12,7 @@ from bitzones.devices import device as devices
 from bitzones.schema.errors import NonFiniteError
 from bitzones.schema.quality_cells import DivergenceCell
 
-__all__ = ["as_log_probabilities", "check_finite", "divergence_cell", "kl_nats", "log_probabilities", "logits_of", "whole"]
+__all__ = ["as_log_probabilities", "check_finite", "divergence_cell", "kl_nats", "log_probabilities", "logits_of", "token_nats", "whole"]
 
 
 def kl_nats(reference: torch.Tensor, changed: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -37,6 +37,25 @@ def kl_nats(reference: torch.Tensor, changed: torch.Tensor, mask: torch.Tensor) 
             per_token[here] = (p.exp() * (p - log_q[here].float().log_softmax(-1))).sum(-1).double()
     summed: torch.Tensor = torch.where(scored, per_token, 0.0).unflatten(0, mask.shape).sum(-1)
     return summed.clamp_min(0.0)  # equal distributions give a few -1e-7 by rounding
+
+
+def token_nats(reference: torch.Tensor, changed: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """KL(reference || changed) of some tokens, in nats.
+
+    Args:
+        reference: log-probabilities of all tokens, shape (tokens, vocabulary).
+        changed: logits or log-probabilities of those at ``places``, shape (places, vocabulary).
+        places: of the tokens in ``reference``.
+
+    Returns:
+        float64 of shape (places,).
+    """
+    rows = max(1, devices.cache_elements(changed.device) // changed.shape[-1])
+    found = [
+        (p.exp() * (p - log_q.float().log_softmax(-1))).sum(-1).double()
+        for p, log_q in ((reference[here], log_q) for here, log_q in zip(places.split(rows), changed.split(rows), strict=True))
+    ]
+    return torch.cat(found)
 
 
 def logits_of(model: torch.nn.Module, batch: Batch) -> torch.Tensor:

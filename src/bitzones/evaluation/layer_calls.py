@@ -15,13 +15,17 @@ import torch
 
 from bitzones.models.decoder_list import first_tensor
 
-__all__ = ["Address", "Call", "Step", "address", "did", "hidden_of", "mapped", "shielded", "tensors_in"]
+__all__ = ["Address", "Call", "Left", "Step", "address", "did", "hidden_of", "mapped", "shielded", "tensors_in"]
 
 Place: TypeAlias = int | str
 """Where an argument stands: its position, or its name."""
 
 Address: TypeAlias = tuple[int, tuple[int, ...]]
 """What tells tensors apart that are alive together: where their values lie, and their shape."""
+
+
+class Left(Exception):  # noqa: N818  (not an error)
+    """A pass has come as far as it was asked for; the rest of the model is not needed."""
 
 
 @dataclass(frozen=True)

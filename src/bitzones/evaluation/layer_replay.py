@@ -18,7 +18,7 @@ import torch
 
 from bitzones.data.sequences import Batch
 from bitzones.evaluation.kl import logits_of
-from bitzones.evaluation.layer_calls import Call, Step, did, shielded
+from bitzones.evaluation.layer_calls import Call, Left, Step, did, shielded
 from bitzones.schema.errors import NotMeasuredError
 
 __all__ = ["Passed", "by_token", "entered_at", "passed", "stepped"]
@@ -89,10 +89,6 @@ def _doing(step: Step) -> Callable[..., Any]:
     return lambda *args, **kwargs: step.again(args, kwargs)
 
 
-class _Left(Exception):  # noqa: N818  (not an error: the rest of the model is not needed)
-    """The layer that was asked for has run."""
-
-
 @torch.no_grad()
 def stepped(model: torch.nn.Module, layers: Sequence[torch.nn.Module], before: Sequence[Step], batch: Batch) -> list[Step]:
     """Run one layer more on a batch: the steps ``before`` it, of which only the last keeps all that was returned, and its own."""
@@ -100,9 +96,9 @@ def stepped(model: torch.nn.Module, layers: Sequence[torch.nn.Module], before: S
 
     def stop(call: Call) -> None:
         found.append(call.step)
-        raise _Left
+        raise Left
 
-    with _keeping([layers[len(before)]], stop), entered_at(layers, before), suppress(_Left):
+    with _keeping([layers[len(before)]], stop), entered_at(layers, before), suppress(Left):
         model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
     return [*(step.hollow(found[0].hidden) for step in before), *found]
 

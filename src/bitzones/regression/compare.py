@@ -7,7 +7,7 @@ result. It asks `paired`, `time_changes` and `zone_changes`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from bitzones.analysis.reader import RunFile
 from bitzones.regression import paired, release_changes, time_changes
@@ -15,11 +15,13 @@ from bitzones.regression.comparison import CellDelta, Comparison, Metric, Repeat
 from bitzones.regression.decision_rule import Draft, decided, settled
 from bitzones.regression.drift import Drift
 from bitzones.regression.duet_changes import Duets, duet_draft, duets_in
+from bitzones.regression.instruction_changes import instructions
 from bitzones.regression.zone_changes import moved_zones
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.cells import Cell, FailedCell, ReleaseCell
 from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.duet_cells import DuetCell
+from bitzones.schema.instructions_cell import InstructionsCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell
 from bitzones.schema.plan_cells import NamedTrial, PlansCell, SearchCell
 from bitzones.schema.profile import PLAN
@@ -100,6 +102,10 @@ def compare(old: RunFile, new: RunFile, gate: Gate, repeats: Drift | None = None
     )
 
 
+_Swept: TypeAlias = tuple[SensitivityCell, UnitSensitivity | None]
+"""A sweep and what it has of one unit in one format."""
+
+
 class _Pairs:
     """Two cells of one key become metrics that are not yet corrected."""
 
@@ -121,6 +127,7 @@ class _Pairs:
             PlansCell: self._plans,
             SlicesCell: self._slices,
             ReleaseCell: release_changes.judge,
+            InstructionsCell: lambda a, b: [instructions(a, b, gate.instructions)],
         }
 
     def drafts(self, key: CellKey, old: Cell | None, new: Cell | None) -> list[Draft]:
@@ -179,17 +186,25 @@ class _Pairs:
             return [_word("incomparable", f"swept by {new.granularity} now and by {old.granularity} before")]
         if (other := _other_sequences(old, new)) is not None:
             return [other]
-        sequences = paired.Sequences(new.sequence_tokens, self.seed)
         before, after = ({(item.unit, item.format): item for item in cell.measurements} for cell in (old, new))
         found = []
         for unit, name in [*after, *(key for key in before if key not in after)]:
-            found += self._unit(f"{unit} at {name}", before.get((unit, name)), after.get((unit, name)), sequences)
+            found += self._unit(f"{unit} at {name}", (old, before.get((unit, name))), (new, after.get((unit, name))))
         return found or [_word("same", "nothing was swept")]
 
-    def _unit(self, name: str, old: UnitSensitivity | None, new: UnitSensitivity | None, sequences: paired.Sequences) -> list[Draft]:
+    def _unit(self, name: str, before: _Swept, after: _Swept) -> list[Draft]:
+        (_, old), (cell, new) = before, after
         if old is None or new is None:
             return [_word("new", "not swept before", name) if old is None else _word("missing", "not swept any more", name)]
-        found = [self._kl(name, old.kl_nats, new.kl_nats, sequences)]
+        was, now = (dict(zip(swept.places, item.kl_nats or (), strict=False)) for swept, item in ((before[0], old), (cell, new)))
+        if was and now:  # an adaptive sweep measures a unit on some of the sequences
+            common = sorted(was.keys() & now.keys())
+            if not common:
+                return [_word("incomparable", "measured on other sequences", name)]
+            sequences = paired.Sequences([cell.sequence_tokens[place] for place in common], self.seed)
+            found = [self._kl(name, [was[place] for place in common], [now[place] for place in common], sequences)]
+        else:
+            found = [self._kl(name, old.kl_nats, new.kl_nats, paired.Sequences(cell.sequence_tokens, self.seed))]
         if old.stored_bytes != new.stored_bytes:
             found.append(_exact(f"{name}, stored bytes", old.stored_bytes, new.stored_bytes, self.gate.bytes))
         return found

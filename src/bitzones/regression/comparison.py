@@ -23,7 +23,7 @@ Status = Literal["failed", "missing", "worse", "inconclusive", "better", "new", 
 STATUSES: tuple[Status, ...] = ("failed", "missing", "worse", "inconclusive", "better", "new", "same", "incomparable")
 """From the gravest to the one that says least: a cell has the first of those of its metrics."""
 
-MeasureUnit = Literal["s", "share", "nats/token", "bytes", "ratio"]
+MeasureUnit = Literal["s", "share", "nats/token", "bytes", "ratio", "instructions"]
 
 
 class Metric(Record):
@@ -42,7 +42,7 @@ class Metric(Record):
     change: Estimate | None = None
     as_ratio: bool = False
     n: int | None = None
-    units: Literal["rounds", "items", "sequences", "quadruples"] | None = None
+    units: Literal["rounds", "items", "sequences", "quadruples", "processes"] | None = None
     tolerance: float = 0.0
     p: float | None = None
     needed: int | None = None

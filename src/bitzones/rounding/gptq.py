@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bitzones.backends import whole_zeros
 from bitzones.backends.integers import Rounded
 from bitzones.schema.errors import NonFiniteError
 
@@ -44,7 +45,14 @@ BLOCK = 128
 
 
 def round_rows(
-    weight: torch.Tensor, hessian: torch.Tensor, levels: torch.Tensor, group: int, dtype: torch.dtype, damping: float = DAMPING
+    weight: torch.Tensor,
+    hessian: torch.Tensor,
+    levels: torch.Tensor,
+    group: int,
+    dtype: torch.dtype,
+    damping: float = DAMPING,
+    *,
+    whole: bool = False,
 ) -> Rounded:
     """Round every row of a weight, given the second moment of its inputs.
 
@@ -57,6 +65,7 @@ def round_rows(
         group: number of adjacent columns that share a scale; divides the number of columns.
         dtype: storage dtype of scales and shifts; integers are chosen for the stored values.
         damping: share of the mean diagonal that is added; multiplied by ten as often as needed, up to `MOST_DAMPING`.
+        whole: shifts are whole numbers of scales (`bitzones.backends.whole_zeros`); they come as float32, which holds them exactly.
 
     Raises:
         NonFiniteError: a weight or the Hessian is NaN or infinite, or no damping makes the Hessian positive definite.
@@ -68,12 +77,13 @@ def round_rows(
     residual = upper.diagonal().square().reciprocal()[order.argsort()]
     cost = torch.minimum(residual, hessian.diagonal().float())  # damping is not a cost: a channel that is never active has none
     columns = weight.T.contiguous()  # contiguous columns, because every step works on one column
-    made = _round(columns, order, upper, _grid(columns, cost, levels, group, dtype))
+    made = _round(columns, order, upper, _grid(columns, cost, levels, group, dtype, whole))
     clipped = made.lost > CLIPPED * made.grid.evenly(cost)
     if clipped.any():
-        again = _grid(made.fed[:, clipped], cost, levels[clipped], group, dtype)
+        again = _grid(made.fed[:, clipped], cost, levels[clipped], group, dtype, whole)
         made = made.improved(clipped, _round(columns[:, clipped], order, upper, again))
-    return Rounded(made.integers.T.contiguous(), made.grid.scale.to(dtype).T.contiguous(), made.grid.shift.to(dtype).T.contiguous())
+    shift = made.grid.shift if whole else made.grid.shift.to(dtype)
+    return Rounded(made.integers.T.contiguous(), made.grid.scale.to(dtype).T.contiguous(), shift.T.contiguous())
 
 
 def towards(weight: torch.Tensor, hessian: torch.Tensor, drift: torch.Tensor, damping: float = DAMPING) -> torch.Tensor:
@@ -155,11 +165,12 @@ def _blocks(count: int) -> Iterator[slice]:
         yield slice(start, min(start + BLOCK, count))
 
 
-def _grid(columns: torch.Tensor, cost: torch.Tensor, levels: torch.Tensor, group: int, dtype: torch.dtype) -> _Grid:
+def _grid(columns: torch.Tensor, cost: torch.Tensor, levels: torch.Tensor, group: int, dtype: torch.dtype, whole: bool) -> _Grid:
     """The grids of all groups; ``columns`` has shape (columns, rows)."""
-    fits = [_fit(part, paid, levels, dtype) for part, paid in zip(columns.split(group), cost.split(group), strict=True)]
-    scale, shift = (torch.stack(found) for found in zip(*fits, strict=True))
-    return _Grid(scale, shift, levels, group)
+    fit = whole_zeros.fit if whole else _fit
+    fits = [fit(part, paid, levels, dtype) for part, paid in zip(columns.split(group), cost.split(group), strict=True)]
+    scale, second = (torch.stack(found) for found in zip(*fits, strict=True))
+    return _Grid(scale, scale * second if whole else second, levels, group)
 
 
 def _factor(hessian: torch.Tensor, damping: float) -> torch.Tensor:

@@ -49,6 +49,7 @@ def separately(
     damping: float = DAMPING,
     progress: Progress = silent,
     staying: Mapping[str, Collection[str]] | None = None,
+    only: Collection[int] | None = None,
 ) -> dict[str, Calibrated]:
     """Round every quantizable module to every calibrated format, each on the activations of the unchanged model.
 
@@ -60,17 +61,18 @@ def separately(
         damping: see `gptq.round_rows`.
         progress: receives the share that is done.
         staying: format -> modules that it does not support (`quantizing.unsupported`).
+        only: layers whose modules are rounded, all by default; the weights are the same bit for bit.
 
     Raises:
         NonFiniteError: an activation or a weight is NaN or infinite; the message names the module.
     """
     found = {name: Calibrated() for name in formats}
-    layers = len(structure.decoder_layers(model))
-    for at, made in enumerate(by_layer(model, formats, batches, dtype, damping, staying)):
+    last = max(range(len(structure.decoder_layers(model))) if only is None else only, default=0)
+    for at, made in enumerate(by_layer(model, formats, batches, dtype, damping, staying, only)):
         for name, calibrated in made.items():
             found[name].weights.update(calibrated.weights)
             found[name].fallbacks.update(calibrated.fallbacks)
-        progress((at + 1) / layers)
+        progress((at + 1) / (last + 1))
     return found
 
 
@@ -82,24 +84,27 @@ def by_layer(
     dtype: torch.dtype,
     damping: float = DAMPING,
     staying: Mapping[str, Collection[str]] | None = None,
+    only: Collection[int] | None = None,
 ) -> Iterator[dict[str, Calibrated]]:
     """What `separately` makes, layer after layer: nothing of a layer is kept for the next but the hidden states that leave it."""
-    layers, modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
+    layers, all_modules = list(structure.decoder_layers(model).values()), structure.quantizable_modules(model)
+    wanted = range(len(layers)) if only is None else only
+    modules = {name: layer for name, layer in all_modules.items() if layer in wanted}
     stays = staying or {}
     pairs = [(name, format_) for format_ in formats for name in modules if name not in stays.get(format_, ())]
     importances = _importances(model, pairs, batches)
     fed_back = [format_ for format_ in formats if Format.of(format_).method == FED_BACK]
     entering = Entering([() for _ in batches])
-    for at in range(len(layers)):
+    for at in range(max(wanted, default=-1) + 1):
         found = {name: Calibrated() for name in formats}
         _weigh(model, [(name, format_) for name, format_ in pairs if modules[name] == at], importances, dtype, found)
         if fed_back:
             names = [name for name, layer in modules.items() if layer == at]
             moments, entering = moments_of(model, layers, names, entering, batches)
             for moment, together in _groups(moments, names):
-                wanted = [(name, format_) for format_ in fed_back for name in together if name not in stays.get(format_, ())]
-                rounded = _round(model, wanted, moment, dtype, damping) if wanted else []
-                for (name, format_), (weight, why) in zip(wanted, rounded, strict=True):
+                chosen = [(name, format_) for format_ in fed_back for name in together if name not in stays.get(format_, ())]
+                rounded = _round(model, chosen, moment, dtype, damping) if chosen else []
+                for (name, format_), (weight, why) in zip(chosen, rounded, strict=True):
                     _put(found[format_], name, weight, why)
         yield found
 
@@ -200,23 +205,23 @@ def _round(
         why = f"{tokens} tokens reached it, and {width} input features need at least as many"
         return [(_stock(model, name, Format.of(format_).stock.name, dtype), why) for name, format_ in pairs]
     found: dict[tuple[str, str], Packed] = {}
-    for size, alike in _by_group(pairs, width).items():
-        found |= zip(alike, _fed_back(model, alike, moment, size, dtype, damping), strict=True)
+    for grid, alike in _by_grid(pairs, width).items():
+        found |= zip(alike, _fed_back(model, alike, moment, grid, dtype, damping), strict=True)
     return [(found[pair], None) for pair in pairs]
 
 
-def _by_group(pairs: Sequence[tuple[str, str]], width: int) -> dict[int, list[tuple[str, str]]]:
-    """Columns that share a scale -> pairs; their rows are rounded together, also where their bits differ."""
-    found: dict[int, list[tuple[str, str]]] = {}
+def _by_grid(pairs: Sequence[tuple[str, str]], width: int) -> dict[tuple[int, bool], list[tuple[str, str]]]:
+    """Columns that share a scale, whether zeros are whole -> pairs; their rows are rounded together, also where their bits differ."""
+    found: dict[tuple[int, bool], list[tuple[str, str]]] = {}
     for name, format_ in pairs:
-        found.setdefault(group_size(format_, width) or width, []).append((name, format_))
+        found.setdefault((group_size(format_, width) or width, registry.of(format_).whole_zeros), []).append((name, format_))
     return found
 
 
 def _fed_back(
-    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment, size: int, dtype: torch.dtype, damping: float
+    model: PreTrainedModel, pairs: Sequence[tuple[str, str]], moment: Moment, grid: tuple[int, bool], dtype: torch.dtype, damping: float
 ) -> list[Packed]:
-    """The weights of (module, format) pairs with the same inputs and group size, rounded with error feedback."""
+    """The weights of (module, format) pairs with the same inputs and grid (`_by_grid`), rounded with error feedback."""
     weights = [model.get_parameter(f"{name}.weight").detach() for name, _ in pairs]
     bits = [format_bits(format_) for _, format_ in pairs]
     rows = [len(weight) for weight in weights]
@@ -227,7 +232,8 @@ def _fed_back(
         wanted = torch.cat(weights).to(device).float()
         if moment.drift.any():
             wanted = towards(wanted, hessian, moment.drift.double(), damping)
-        rounded = round_rows(wanted, hessian, levels, size, dtype, damping).to(home)
+        size, whole = grid
+        rounded = round_rows(wanted, hessian, levels, size, dtype, damping, whole=whole).to(home)
     except NonFiniteError as error:
         raise NonFiniteError(f"{pairs[0][0]}: {error}") from error
     starts = [sum(rows[:number]) for number in range(len(rows))]

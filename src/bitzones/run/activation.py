@@ -44,6 +44,8 @@ def _hold_journal(config: pytest.Config) -> None:
     place = config.getoption("bitzones_journal")
     if place is None and config.getoption("bitzones_resume"):
         raise MeasureError("--bitzones-resume needs --bitzones-journal=FILE, the source of finished cells")
+    if place is None and config.getoption("bitzones_sweep"):
+        raise MeasureError("--bitzones-sweep needs --bitzones-journal=FILE, where the sensitivities are noted")
     if place is not None and not config.stash.get(HELD, False):
         from bitzones.run import journal
 

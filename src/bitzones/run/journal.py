@@ -2,7 +2,7 @@
 
 Every finished cell is one line of JSON, flushed to disk before the next cell starts, so that a run that is killed loses at most the current
 cell. The first line is the run's fingerprint (what was measured, with what and where), so that cells of another run are never mixed in.
-Failed cells are retried on resume.
+Failed cells are retried on resume. A sweep that is divided keeps its blocks in the same way (`run.shards`, `run.ray_sweep`).
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from bitzones.schema.cells import Cell
+from bitzones.schema.differences import difference
 from bitzones.schema.errors import MeasureError, OutputError
 from bitzones.schema.files import beside
-from bitzones.schema.record import NonNegative, Record
+from bitzones.schema.record import Line, NonNegative
 from bitzones.schema.validation_errors import first_error
 
-__all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "difference", "resume", "sole", "start"]
+__all__ = ["Entry", "Fallbacks", "Journal", "code_sha256", "resume", "sole", "start", "sweep_journal", "sweep_journals"]
 
 FORMAT = 1
 """Version of the file format. History: 1, 2026-11, first."""
@@ -39,28 +40,37 @@ Fallbacks: TypeAlias = Mapping[str, dict[str, str]]
 """Variant -> module -> why it has the stock format's integers (`records.Rounding`), of the variants that were built until then."""
 
 
-class Entry(Record):
+LineT = TypeVar("LineT", bound=Line)
+
+
+class Entry(Line):
     """A finished cell: ``bench`` is the file and name of its benchmark, ``rounds_s`` its timed rounds, ``cell`` its record."""
+
+    what: ClassVar[str] = "cells"
 
     bench: str
     rounds_s: tuple[NonNegative, ...] = Field(min_length=1)
     cell: Cell
     fallbacks: Fallbacks = Field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        return self.bench
 
-class Journal:
-    """An open journal: ``entries`` by benchmark, and the file to which more are appended."""
 
-    def __init__(self, path: Path, entries: Mapping[str, Entry]) -> None:
+class Journal(Generic[LineT]):
+    """An open journal: ``entries`` by key, and the file to which more are appended."""
+
+    def __init__(self, path: Path, entries: Mapping[str, LineT]) -> None:
         self.path = path
         self.entries = dict(entries)
 
     def finished(self) -> int:
         """Cells that a resumed run would find, counted in the file: Ctrl-C may come after a line is written and before it is noted here."""
-        return _cells(self.path)
+        return _finished(self.path)
 
-    def add(self, entry: Entry) -> None:
-        """Append a finished cell; it is on disk when this returns.
+    def add(self, entry: LineT) -> None:
+        """Append what is finished; it is on disk when this returns.
 
         Raises:
             OutputError: it cannot be written; earlier lines are unchanged.
@@ -75,11 +85,11 @@ class Journal:
                     file.truncate(end)
                     raise
         except OSError as error:
-            raise _unwritable(self.path, error, "; make room and run again with --resume: the cells before it are kept") from error
-        self.entries[entry.bench] = entry
+            raise _unwritable(self.path, error, f"; make room and run again with --resume: the {entry.what} before it are kept") from error
+        self.entries[entry.key] = entry
 
 
-def start(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None]) -> Journal:
+def start(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None], kind: type[LineT]) -> Journal[LineT]:
     """Start a journal. An existing unfinished one is renamed, and ``notify`` is told.
 
     Raises:
@@ -89,31 +99,31 @@ def start(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], No
         with beside(path) as place:
             with place.open("wb") as file:
                 _write(file.fileno(), (json.dumps({HEAD: FORMAT, "fingerprint": fingerprint}) + "\n").encode())
-            _put_aside(path, notify)
+            _put_aside(path, notify, kind.what)
     except OSError as error:
         raise _unwritable(path, error) from error
     return Journal(path, {})
 
 
-def _put_aside(path: Path, notify: Callable[[str], None]) -> None:
+def _put_aside(path: Path, notify: Callable[[str], None], what: str) -> None:
     if not path.exists():
         return
     with path.open("rb") as file:
         if HEAD.encode() not in file.readline():
             raise OutputError(f"{path}: there is another file of this name, and it is no journal: give another place")
-    if finished := _cells(path):
+    if finished := _finished(path):
         aside = path.with_name(path.name + PREVIOUS)
         path.replace(aside)
-        notify(f"starting over: {finished} cells of an unfinished run, which --resume would have continued, are kept in {aside}")
+        notify(f"starting over: {finished} {what} of an unfinished run, which --resume would have continued, are kept in {aside}")
 
 
-def _cells(path: Path) -> int:
+def _finished(path: Path) -> int:
     """Number of complete lines after the first."""
     with path.open("rb") as file:
         return max(0, sum(line.endswith(b"\n") for line in file) - 1)
 
 
-def resume(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None]) -> Journal:
+def resume(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], None], kind: type[LineT]) -> Journal[LineT]:
     """Continue a journal, or start one if there is none. A truncated last line is dropped, and ``notify`` is told.
 
     Raises:
@@ -124,24 +134,24 @@ def resume(path: Path, fingerprint: Mapping[str, Any], notify: Callable[[str], N
         text = path.read_bytes()
     except FileNotFoundError:
         notify(f"nothing to resume: there is no {path}, so this run starts at the beginning")
-        return start(path, fingerprint, notify)
+        return start(path, fingerprint, notify, kind)
     except OSError as error:
         raise OutputError(f"{path}: cannot be read: {error.strerror}") from error
     whole, _, cut = text.rpartition(b"\n")
     head, *lines = whole.split(b"\n")
-    _check_head(path, head, fingerprint)
-    entries = [_entry(path, number, line) for number, line in enumerate(lines, start=2)]
+    _check_head(path, head, fingerprint, kind.what)
+    entries = [_entry(path, number, line, kind) for number, line in enumerate(lines, start=2)]
     if cut:
-        notify(f"{path}: its last line is truncated, because the run was killed while writing; that cell is measured again")
+        notify(f"{path}: its last line is truncated, because the run was killed while writing; what it held is measured again")
         try:
             os.truncate(path, len(whole) + 1)
         except OSError as error:
             raise _unwritable(path, error) from error
-    notify(f"resuming: {len(entries)} finished cells are taken from {path}")
-    return Journal(path, {entry.bench: entry for entry in entries})
+    notify(f"resuming: {len(entries)} finished {kind.what} are taken from {path}")
+    return Journal(path, {entry.key: entry for entry in entries})
 
 
-def _check_head(path: Path, line: bytes, fingerprint: Mapping[str, Any]) -> None:
+def _check_head(path: Path, line: bytes, fingerprint: Mapping[str, Any], what: str) -> None:
     try:
         head = json.loads(line)
         number, there = head[HEAD], head["fingerprint"]
@@ -151,13 +161,13 @@ def _check_head(path: Path, line: bytes, fingerprint: Mapping[str, Any]) -> None
         raise MeasureError(f"{path}: its format is {number}, this bitzones reads {FORMAT}: run without --resume to start over")
     if found := difference(there, json.loads(json.dumps(fingerprint))):
         raise MeasureError(
-            f"{path}: of another run, whose cells are not mixed in: {found}; run without --resume to start over, or give another folder"
+            f"{path}: of another run, whose {what} are not mixed in: {found}; run without --resume to start over, or give another folder"
         )
 
 
-def _entry(path: Path, number: int, line: bytes) -> Entry:
+def _entry(path: Path, number: int, line: bytes, kind: type[LineT]) -> LineT:
     try:
-        return Entry.model_validate_json(line)
+        return kind.model_validate_json(line)
     except ValidationError as error:
         first = first_error(error)
         raise MeasureError(
@@ -165,33 +175,14 @@ def _entry(path: Path, number: int, line: bytes) -> Entry:
         ) from error
 
 
-def difference(there: Any, here: Any, at: str = "") -> str:
-    """The first difference between two fingerprints, with both values, and the number of others; empty if they are equal.
-
-    >>> difference({"profile": {"seed": 0}, "code": "a"}, {"profile": {"seed": 1}, "code": "b"})
-    'profile.seed is 0 there and 1 here (and 1 more)'
-    """
-    found = list(_differences(there, here, at))
-    if not found:
-        return ""
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    return found[0] + more
+def sweep_journal(folder: Path, batch: int) -> Path:
+    """The journal of a sweep that several workers measure, in the folder of its run: results of other batch sizes are not mixed in."""
+    return folder / f"sweep-b{batch}.jsonl"
 
 
-def _differences(there: Any, here: Any, at: str) -> Iterator[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys((*there, *here)):
-            yield from _differences(there.get(key), here.get(key), f"{at}.{key}".lstrip("."))
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        for number, (one, other) in enumerate(zip(there, here, strict=True)):
-            yield from _differences(one, other, f"{at}.{number}")
-    elif there != here:
-        yield f"{at} is {_short(there)} there and {_short(here)} here"
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def sweep_journals(folder: Path) -> list[Path]:
+    """Those of every batch size that was tried."""
+    return sorted(folder.glob("sweep-b*.jsonl"))
 
 
 def code_sha256() -> str:

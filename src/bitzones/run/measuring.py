@@ -17,7 +17,7 @@ from bitzones.schema.errors import ModelError, ProfileError
 from bitzones.schema.formats import format_bits
 from bitzones.schema.profile import PROFILE_SCHEMA, Profile
 from bitzones.schema.profile_files import explain
-from bitzones.schema.profile_sections import Budget, By, Task
+from bitzones.schema.profile_sections import Budget, By, Effort, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,6 +47,7 @@ def measure(
     domains: Mapping[str, Texts | Mapping[str, Any]] | None = None,
     budget: float | str | Mapping[str, Any] | Budget | None = None,
     by: By | None = None,
+    effort: Effort | None = None,
     output: str | Path | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -74,6 +75,8 @@ def measure(
             of a profile's ``[budget]``.
         by: ``task`` or ``domain``: also make a plan of the same size for each task, or for each source of ``sensitivity_text``, and
             measure each on the text of all; None is what ``settings`` say of ``plans.by``.
+        effort: ``full`` measures every unit and format on all sequences; ``adaptive`` on as many as the plan and the zones need; None is
+            what ``settings`` say of ``sensitivity.effort``.
         output: folder of ``run.json``; a temporary one that is kept where it is left out (``run.path`` names it).
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``; where it is left out, that of a model in memory, else ``auto``.
         seed: of everything that is drawn.
@@ -116,7 +119,7 @@ def measure(
     )
     folder = Path(tempfile.mkdtemp(prefix="bitzones-")) if output is None else Path(output)
     with runner.alone(folder):
-        outcome = runner.measure(chosen, folder, by=by, resume=resume, given=given, select=select)
+        outcome = runner.measure(chosen, folder, by=by, effort=effort, resume=resume, given=given, select=select)
         found = read_run(outcome.run_file)
         outcome.settle()
     return found

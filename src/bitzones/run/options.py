@@ -16,6 +16,8 @@ ACTIVATING = (
     "bitzones_limit",
     "bitzones_journal",
     "bitzones_resume",
+    "bitzones_sweep",
+    "bitzones_ray",
     "bitzones_run",
     "bitzones_duet",
 )
@@ -42,6 +44,14 @@ def add(parser: pytest.Parser) -> None:
     group.addoption("--bitzones-limit", metavar="N", type=_items, default=None, help="items per task, instead of the profile's limits")
     group.addoption("--bitzones-journal", metavar="FILE", type=Path, default=None, help="append every finished cell to this file")
     group.addoption("--bitzones-resume", action="store_true", help="take finished cells from --bitzones-journal")
+    group.addoption(
+        "--bitzones-sweep",
+        metavar="SWEEP.json",
+        type=Path,
+        default=None,
+        help="take the sensitivities from this file, which 'bitzones merge' wrote; needs --bitzones-journal",
+    )
+    group.addoption("--bitzones-ray", metavar="ADDRESS", default=None, help="measure the sensitivities on this Ray cluster, or on 'local'")
     group.addoption(
         "--bitzones-duet",
         metavar="OLD",

@@ -40,7 +40,7 @@ def tuned(session: Session, progress: Progress) -> TuningCell:
     assert settings is not None, "the profile tunes nothing"
     formats = variants.assignment(PLAN)
     if not any(map(packed_weights.tunable, formats.values())):
-        raise NotMeasuredError("the plan has no module of at most 4 bits to tune")
+        raise NotMeasuredError("the plan has no module in 4 or 2 bits of quanto, whose scales and shifts are what is tuned")
     before, texts = variants.whole(PLAN), distill.split(session.sets.tuning, settings.validation, seed)
 
     def distilled(place: Path | None) -> Tuned:

@@ -56,7 +56,7 @@ class Recorder:
         detail: str,
         progress: Progress,
         recorded: Recorded,
-        kept: journal.Journal | None = None,
+        kept: journal.Journal[journal.Entry] | None = None,
         fallbacks: journal.Fallbacks | None = None,
     ) -> None:
         self._timed = timed

@@ -15,11 +15,12 @@ import pytest
 
 from bitzones.run import journal
 from bitzones.run.given import Given
+from bitzones.run.ray_options import RayOptions
 from bitzones.run.watching import Asked, watcher
 from bitzones.schema import profile_files
 from bitzones.schema.errors import MeasureError, OutputError
 from bitzones.schema.profile import Profile
-from bitzones.schema.profile_sections import By
+from bitzones.schema.profile_sections import By, Effort
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -53,10 +54,11 @@ class Outcome:
     interrupted: bool = False
 
     def settle(self) -> None:
-        """Remove the journal after the report is written, unless cells failed: then ``--resume`` retries only these."""
+        """Remove the journals after the report is written, unless cells failed: then ``--resume`` retries only these."""
         if not self.failed and not self.interrupted:
             with contextlib.suppress(OSError):
-                self.journal.unlink(missing_ok=True)
+                for place in (self.journal, *journal.sweep_journals(self.journal.parent)):
+                    place.unlink(missing_ok=True)
 
 
 class _Log(io.FileIO):
@@ -96,15 +98,19 @@ def measure(
     limit: int | None = None,
     *,
     by: By | None = None,
+    effort: Effort | None = None,
     resume: bool = False,
     given: Given | None = None,
     select: str | None = None,
+    sweep: Path | None = None,
+    ray: RayOptions | None = None,
 ) -> Outcome:
     """Run every bench of a profile and write ``run.json`` and ``pytest.log`` to ``folder``, which must be locked (`alone`).
 
-    ``data``, ``limit`` and ``by`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an earlier run in
-    this folder finished are taken from its journal. ``given`` has objects in memory that replace what the profile names; ``select`` is
-    an expression for pytest's ``-k``. An interrupted run writes its cells to ``interrupted/run.json``.
+    ``data``, ``limit``, ``by`` and ``effort`` are those of `bitzones.schema.profile.Profile.resolved`. With ``resume``, cells that an
+    earlier run in this folder finished are taken from its journal. ``given`` has objects in memory that replace what the profile names;
+    ``select`` is an expression for pytest's ``-k``. ``sweep`` is a file of `analysis.merging` whose sensitivities are adopted; ``ray`` is
+    a cluster that measures them. An interrupted run writes its cells to ``interrupted/run.json``.
 
     Raises:
         MeasureError: nothing could be measured; the message is the last line of pytest's output.
@@ -112,11 +118,11 @@ def measure(
     """
     run_file, partial, log = folder / "run.json", folder / ".run.json.partial", folder / "pytest.log"
     chosen = profile_files.load(profile) if isinstance(profile, str) else profile
-    arguments = _arguments(folder, partial, resume=resume, select=select)
+    arguments = _arguments(folder, partial, resume=resume, select=select, sweep=sweep)
     with watcher() as seen:
         try:
             partial.unlink(missing_ok=True)
-            code = _pytest(arguments, log, [seen, Asked(chosen.resolved(data, limit, by), given)])
+            code = _pytest(arguments, log, [seen, Asked(chosen.resolved(data, limit, by, effort), given, ray)])
             whole = partial.is_file() and not seen.stopped
             if whole:
                 interrupted = code == pytest.ExitCode.INTERRUPTED  # incomplete, so it must not replace an earlier report
@@ -135,7 +141,7 @@ def measure(
     raise MeasureError(seen.stopped or f"nothing was measured: {_last_line(log)} (all of pytest's output: {log})")
 
 
-def _arguments(folder: Path, run_file: Path, *, resume: bool, select: str | None) -> list[str]:
+def _arguments(folder: Path, run_file: Path, *, resume: bool, select: str | None, sweep: Path | None) -> list[str]:
     return [
         *_ALONE,
         str(bench_folder()),
@@ -145,6 +151,7 @@ def _arguments(folder: Path, run_file: Path, *, resume: bool, select: str | None
         f"--benchmark-json={run_file}",
         f"--rootdir={folder}",
         *(["-k", select] if select else []),
+        *([f"--bitzones-sweep={sweep}"] if sweep else []),
     ]
 
 

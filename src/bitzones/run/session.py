@@ -23,8 +23,9 @@ from bitzones.models import loading, streamed_weights, structure, text_config
 from bitzones.models.units import Granularity, model_units
 from bitzones.profiling import gemm_latency
 from bitzones.profiling.hardware import Hardware
-from bitzones.run import journal, plan_tuner, slice_plans, whole_plans
+from bitzones.run import journal, plan_tuner, slice_plans, sweeping, whole_plans
 from bitzones.run.given import Given
+from bitzones.run.ray_options import RayOptions
 from bitzones.schema import environment, slices
 from bitzones.schema.errors import BitzonesError, NotMeasuredError
 from bitzones.schema.formats import Format, is_calibrated
@@ -40,7 +41,6 @@ from bitzones.schema.slices_cell import SlicesCell
 from bitzones.schema.tuning_cells import TuningCell
 from bitzones.search import goals, held_out
 from bitzones.sensitivity import invariants, streamed
-from bitzones.sensitivity import sweep as sensitivity
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["Session"]
@@ -73,6 +73,7 @@ class Session:
         notify: told, in a line, of anything that takes long and is not a measurement.
         given: objects in memory, in place of what the profile names.
         folder: of the run file, where tuned weights are kept; None where there is none.
+        ray: a cluster that measures the sweep; None is this process.
     """
 
     def __init__(
@@ -81,10 +82,12 @@ class Session:
         notify: Callable[[str], None] = lambda message: None,
         given: Given | None = None,
         folder: Path | None = None,
+        ray: RayOptions | None = None,
     ) -> None:
         self.profile = profile
         self.folder = folder
-        self._notify = notify
+        self.notify = notify
+        self.ray = ray
         self._given = given or Given()
         self._made: dict[str, object] = {}
 
@@ -99,18 +102,18 @@ class Session:
         devices.seed_everything(self.profile.seed)
         loaded = self._given.loaded(self.profile.model.source, self.device)
         if loaded is None:
-            loaded = self._given.with_tokenizer(loading.load(self.profile.model, self.device, self._notify, self.profile.formats))
+            loaded = self._given.with_tokenizer(loading.load(self.profile.model, self.device, self.notify, self.profile.formats))
         if any(task.chat_template for task in self.profile.tasks):
             with suppress(NotMeasuredError):  # random weights have no tokenizer: cells refuse them one by one
                 prompts.check_template(loaded.tokenizer)
         for name in dict.fromkeys(Format.of(format_).backend for format_ in self.profile.formats):
-            registry.backend(name).prepare(self._notify)
+            registry.backend(name).prepare(self.notify)
         dtype = devices.compute_dtype(self.device, self.profile.model.compute_dtype, loaded.model.dtype)
         formats, damping = variant_formats(self.profile), self.profile.calibration.damping
         include = [structure.head(loaded.model) for _ in self.profile.sensitivity.include]
         wanted = product((*structure.quantizable_modules(loaded.model), *include), self.profile.formats)
-        stays = quantizing.unsupported(loaded.model, wanted, dtype, self.device, self._notify)
-        return Variants(loaded, formats, self.device, dtype, self.calibration_batches, damping, self._notify, include, stays)
+        stays = quantizing.unsupported(loaded.model, wanted, dtype, self.device, self.notify)
+        return Variants(loaded, formats, self.device, dtype, self.calibration_batches, damping, self.notify, include, stays)
 
     @cached_property
     def hardware(self) -> Hardware:
@@ -175,7 +178,7 @@ class Session:
             return scored
         task = prompts.asked(scored, self.tokenizer)
         if over := task.passed_over:
-            self._notify(f"task {name}: items passed over: {len(over)}, such as {over[0]!r}, whose answer merges with its prompt's end")
+            self.notify(f"task {name}: items passed over: {len(over)}, such as {over[0]!r}, whose answer merges with its prompt's end")
         return task
 
     def task_batch(self, name: str) -> int:
@@ -186,7 +189,7 @@ class Session:
     def sets(self) -> SequenceSets:
         """The sequences of the run, by what they are for."""
         model, given = self.variants.loaded.model, self._given.texts
-        return SequenceSets(self.profile, self.tokenizer, self.scored, model, given, self._notify, self._written)
+        return SequenceSets(self.profile, self.tokenizer, self.scored, model, given, self.notify, self._written)
 
     def _written(self, length: int) -> Iterator[TokenSequence]:
         """What the reference writes, in sequences of a length."""
@@ -222,7 +225,7 @@ class Session:
         Raises:
             ModelError: as `sensitivity.invariants.check`.
         """
-        self._notify("checking on a few tokens that the model's layers are understood")
+        self.notify("checking on a few tokens that the model's layers are understood")
         invariants.check(self.variants.reference, self.variants.loaded.model, self.units)
 
     def check_sequences(self) -> None:
@@ -264,9 +267,18 @@ class Session:
         """
         if self.profile.budget.tolerance is not None:
             return  # the reference keeps any tolerance
-        reference = self.variants.formats[self.reference_id]
-        menu = goals.expected_menu(self.variants.loaded.model, self.units, self.profile.formats, reference, self.variants.staying)
-        goals.check_budget(menu, self.profile.budget, self.times)
+        goals.check_budget(sweeping.expected_menu(self), self.profile.budget, self.times)
+
+    def check_cluster(self) -> None:
+        """Refuse a Ray cluster that is not there, before anything is measured.
+
+        Raises:
+            MeasureError: as `ray_sweep.require_room`.
+        """
+        if self.ray is not None and "sweep" not in self._made:
+            from bitzones.run import ray_sweep
+
+            ray_sweep.require_room(self, self.ray)
 
     def unit_times(self) -> UnitLatencyCell:
         """What the products of the units take in each format, measured once: cheap, and before any sensitivity where the budget is one."""
@@ -286,7 +298,10 @@ class Session:
             self.search()
 
     def divergence(self, variant: str) -> DivergenceCell:
-        """The KL of a whole variant on the sensitivity set."""
+        """What a whole variant does to the predictions on the sensitivity set, measured once."""
+        return self._once(f"divergence {variant}", lambda: self._divergence(variant))
+
+    def _divergence(self, variant: str) -> DivergenceCell:
         chosen = self.sensitivity_set
         if self.variants.is_streamed:
             return self.on(chosen, lambda batches: streamed.divergence_cell(self.variants, variant, chosen, batches()))
@@ -295,14 +310,7 @@ class Session:
 
     def sweep(self, progress: Progress = silent) -> SensitivityCell:
         """The separate sensitivities, measured once."""
-        measured = streamed.exact_cell if self.variants.is_streamed else sensitivity.exact_cell
-        return self._once(
-            "sweep",
-            lambda: self.on(
-                self.sensitivity_set,
-                lambda batches: measured(self.variants, self.units, self.granularity, self.sensitivity_set, batches(), progress),
-            ),
-        )
+        return self._once("sweep", lambda: sweeping.swept(self, progress))
 
     def search(self, progress: Progress = silent) -> SearchCell:
         """The plan, searched once."""
@@ -324,6 +332,8 @@ class Session:
             self.variants.fallbacks.update(entry.fallbacks)
             if (name := _SHARED.get(type(entry.cell))) is not None:
                 self._made[name] = entry.cell
+            if isinstance(entry.cell, DivergenceCell):
+                self._made[f"divergence {entry.cell.variant}"] = entry.cell
             if isinstance(entry.cell, SearchCell):
                 self._define(PLAN, entry.cell.found.units)
             if isinstance(entry.cell, TuningCell):
@@ -372,5 +382,5 @@ class Session:
         return cast("T", made)
 
     def environment(self) -> Environment:
-        failure = registry.backend(registry.DEFAULT).prepare(self._notify)
+        failure = registry.backend(registry.DEFAULT).prepare(self.notify)
         return environment.collect(str(self.device), devices.name_of(self.device), torch.get_num_threads(), failure or "built")

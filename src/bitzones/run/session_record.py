@@ -13,7 +13,7 @@ from bitzones.schema.text_sources import SetName, reads_text
 if TYPE_CHECKING:
     from bitzones.run.session import Session
 
-__all__ = ["fingerprint", "run_record"]
+__all__ = ["fingerprint", "run_record", "sweep_fingerprint"]
 
 
 def run_record(session: Session) -> Run:
@@ -52,3 +52,28 @@ def fingerprint(session: Session) -> dict[str, Any]:
     run = run_record(session).model_dump(mode="json", include={"bitzones", "profile", "model", "environment", "texts", "domains"})
     run["profile"].pop("gate")  # the gate does not affect measurements
     return {**run, "code": journal.code_sha256(), "tasks": {name: task.sha256 for name, task in session.scored.items()}}
+
+
+def sweep_fingerprint(session: Session) -> dict[str, Any]:
+    """Everything that sensitivities depend on, wherever they are measured: parts of one sweep have the same.
+
+    Of the machine only what the numbers depend on beyond their last digits is in it: the kind of device, and of GPUs which. Sets are taken
+    for it, so that it does not depend on what a session was asked before.
+    """
+    environment, kind = session.environment(), session.device.type
+    profile, model = session.profile.model_dump(mode="json"), session.variants.info().model_dump(mode="json")
+    for section, key in ((profile, "gate"), (profile["model"], "device"), (model, "placement")):
+        section.pop(key)  # cuda:3 there may be cuda:0 here
+    sets = {"sensitivity": session.sensitivity_set.sha256}
+    if any(map(is_calibrated, session.profile.formats)):
+        sets["calibration"] = session.calibration_set.sha256
+    return {
+        "bitzones": bitzones.__version__,
+        "code": journal.code_sha256(),
+        "versions": environment.versions,
+        "device": {"type": kind, **({"name": environment.device_name} if kind == "cuda" else {})},
+        "model": model,
+        "profile": profile,
+        "tasks": {name: task.sha256 for name, task in session.scored.items()},
+        "sequences": sets,
+    }

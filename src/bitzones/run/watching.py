@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bitzones.report.terminal.printing import make_printable
 from bitzones.run.given import Given
-from bitzones.run.stash import GIVEN, HELD, JOURNAL, NOTIFY, PROFILE, PROGRESS
+from bitzones.run.ray_options import RayOptions
+from bitzones.run.stash import GIVEN, HELD, JOURNAL, NOTIFY, PROFILE, PROGRESS, RAY
 from bitzones.schema.profile import Profile
 
 __all__ = ["Asked", "Bar", "Lines", "Watcher", "message_of", "time_left", "watcher"]
@@ -134,17 +135,20 @@ class Lines(Watcher):
 
 
 class Asked:
-    """A pytest plugin that passes a profile and objects in memory to the run."""
+    """A pytest plugin that passes a profile, objects in memory and a cluster to the run."""
 
-    def __init__(self, profile: Profile, given: Given | None) -> None:
+    def __init__(self, profile: Profile, given: Given | None, ray: RayOptions | None = None) -> None:
         self._profile = profile
         self._given = given
+        self._ray = ray
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_configure(self, config: pytest.Config) -> None:
         config.stash[PROFILE] = self._profile
         if self._given is not None:
             config.stash[GIVEN] = self._given
+        if self._ray is not None:
+            config.stash[RAY] = self._ray
 
 
 def _name(nodeid: str) -> str:

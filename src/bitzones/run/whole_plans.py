@@ -29,7 +29,9 @@ __all__ = ["compare_plans", "search_plan", "workbench"]
 
 def workbench(session: Session, batches: Batches, on: SequenceSet) -> Workbench:
     """Measures plans of the session's units on a set of sequences."""
-    return local_search.workbench(session.variants, session.sweep(), batches, len(on.sequences), session.times)
+    return local_search.workbench(
+        session.variants, session.sweep(), batches, len(on.sequences), session.times, session.profile.sensitivity.head
+    )
 
 
 def search_plan(session: Session, progress: Progress) -> SearchCell:

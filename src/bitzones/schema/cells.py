@@ -12,6 +12,7 @@ from bitzones.schema import kinds
 from bitzones.schema.cell_key import CellKey
 from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.duet_cells import DuetCell
+from bitzones.schema.instructions_cell import InstructionsCell
 from bitzones.schema.layer_statistics import LayersCell
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell, UnitLatencyCell
 from bitzones.schema.plan_cells import PlansCell, SearchCell
@@ -54,7 +55,7 @@ class FailedCell(Measured):
     @property
     def key(self) -> CellKey:
         """The identity of the missing result; a detail that results of this kind do not have (the method of a sweep) is left out."""
-        named = self.of in {"accuracy", "perplexity", "domain", "latency", "duet"} or kinds.is_own(self.of)
+        named = self.of in {"accuracy", "perplexity", "domain", "latency", "duet", "instructions"} or kinds.is_own(self.of)
         return CellKey(self.of, self.variant, self.detail if named else "")
 
 
@@ -100,6 +101,7 @@ _BuiltIn = Annotated[
     | DomainCell
     | ReleaseCell
     | DuetCell
+    | InstructionsCell
     | FailedCell,
     Field(discriminator="kind"),
 ]

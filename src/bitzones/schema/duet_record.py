@@ -37,7 +37,8 @@ class DuetSide(Record):
 class DuetFile(Record):
     """Everything that a duet measured.
 
-    ``way`` is how both sides measured: as a run does (``session``), or with calls that older releases know too (``basic``). ``cores`` are
+    ``way`` is how both sides measured: as a run does (``session``), or with calls that older releases know too (``basic``);
+    ``counted`` where instructions of the deciding side were counted, which `InstructionsCell` of both sides has. ``cores`` are
     those that both sides shared, none where they were not pinned. ``in_turn`` is true where memory held one model only. ``aa`` is true
     where both sides are the same. ``stopped`` says why it ended early; empty where it did not.
     """
@@ -50,7 +51,7 @@ class DuetFile(Record):
     new: DuetSide
     gate: Gate
     seed: Count
-    way: Literal["session", "basic"]
+    way: Literal["session", "basic", "counted"]
     threads: Count
     cores: tuple[Count, ...] = ()
     in_turn: bool = False

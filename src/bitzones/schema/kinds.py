@@ -32,6 +32,7 @@ BUILT_IN = (
     "domain",
     "release",
     "duet",
+    "instructions",
 )
 """Kinds of cells that bitzones measures; a failed cell names the one that it stands for."""
 

@@ -16,6 +16,7 @@ from bitzones.schema.profile_sections import (
     Budget,
     By,
     Calibration,
+    Effort,
     Gate,
     HeldOut,
     Model,
@@ -95,6 +96,7 @@ class Profile(Section):
         if self.budget.like is not None and self.budget.like not in uniform:
             raise ValueError(f"budget.tolerance = like:{self.budget.like}: there is no such variant; there are {', '.join(uniform)}")
         slices.require(self)
+        _require_full_effort(self)
         fewest = min(format_bits(name) for name in self.formats)
         if self.budget.average_bits is not None and self.budget.average_bits <= fewest:
             raise ValueError(
@@ -103,16 +105,18 @@ class Profile(Section):
             )
         return self
 
-    def resolved(self, data: Path | None = None, limit: int | None = None, by: By | None = None) -> Profile:
+    def resolved(self, data: Path | None = None, limit: int | None = None, by: By | None = None, effort: Effort | None = None) -> Profile:
         """This profile as it is to be run: with a data folder, or without one, and with at most ``limit`` items a task.
 
         Args:
             data: holds published data sets in the hub's layouts, one folder each: `DATA_FOLDERS`.
             limit: replaces every task's own.
             by: replaces ``plans.by``; None leaves it as it is.
+            effort: replaces ``sensitivity.effort``; None leaves it as it is.
 
         Raises:
-            ProfileError: the folder lacks the data set of a task, two tasks become one, or there is nothing to make plans ``by``.
+            ProfileError: the folder lacks the data set of a task, two tasks become one, there is nothing to make plans ``by``, or the
+                effort does not go with the rest of the profile.
         """
         tasks = [_resolved(task, data) for task in self.tasks]
         if limit is not None:
@@ -122,8 +126,11 @@ class Profile(Section):
             raise ProfileError(f"tasks: {', '.join(twice)} occurs twice, once for another that has no data here")
         plans = self.plans if by is None else self.plans.model_copy(update={"by": by})
         found = self.model_copy(update={"tasks": tuple(tasks), "plans": plans, **text_sources.resolved(self, data)})
+        if effort is not None:
+            found = found.model_copy(update={"sensitivity": found.sensitivity.model_copy(update={"effort": effort})})
         try:
             slices.require(found)
+            _require_full_effort(found)
         except ValueError as error:
             raise ProfileError(str(error)) from error
         return found
@@ -139,6 +146,24 @@ class Profile(Section):
     def sha256(self) -> str:
         """Hash of every setting but the gate's, which measures nothing: two runs of one profile have the same."""
         return hashlib.sha256(self.model_dump_json(exclude={"gate"}).encode()).hexdigest()
+
+
+def _require_full_effort(profile: Profile) -> None:
+    """Refuse an adaptive sweep where something besides one plan within a known budget depends on it.
+
+    Raises:
+        ValueError: the message names the key.
+    """
+    if profile.sensitivity.effort == "full":
+        return
+    if profile.plans.by is not None:
+        raise ValueError(
+            f"sensitivity.effort = adaptive: plans by {profile.plans.by} need every sequence measured; use full, or leave plans.by out"
+        )
+    if profile.budget.tolerance is not None:
+        raise ValueError(
+            "sensitivity.effort = adaptive: a budget.tolerance gives no bytes to race for; use full, budget.average_bits or budget.latency"
+        )
 
 
 def _resolved(task: Task, data: Path | None) -> Task:

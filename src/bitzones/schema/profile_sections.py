@@ -30,7 +30,9 @@ __all__ = [
     "Budget",
     "By",
     "Calibration",
+    "Effort",
     "Gate",
+    "HeadUse",
     "HeldOut",
     "Model",
     "Plans",
@@ -48,6 +50,12 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 BaselineName = Literal["contiguous", "additive", "random"]
 """A plan that the searched one is compared with, and that can answer the tasks beside it."""
+
+HeadUse = Literal["sampled", "whole"]
+"""How the head of a changed model is computed: some of its rows where that is enough, or always all."""
+
+Effort = Literal["full", "adaptive"]
+"""How many sequences sensitivities are measured on."""
 
 By = Literal["task", "domain"]
 """What plans are made for one by one: the tasks, or the sources of the sensitivity set."""
@@ -254,7 +262,9 @@ class Sensitivity(WithText, Section):
     set computed at a time. ``granularity`` is the unit of decision: a decoder layer, a group of modules that serving engines fuse, or one
     module. ``layers`` lists the layers to sweep, all by default; the others stay in the reference's format. ``include`` adds units
     outside the layers: ``lm_head``. Embeddings cannot be added: quanto has no quantized embedding. ``fisher_samples`` is the number of
-    labels that the Fisher proxy draws per token.
+    labels that the Fisher proxy draws per token. ``head`` is ``whole`` to compute every logit of every changed model; ``sampled`` computes
+    some of them where that is enough. ``effort`` is ``full``, or ``adaptive``: every unit and format is measured on as many sequences as
+    the plan within the budget and the zones need, and estimated on the others.
     """
 
     tokens: int = Field(default=2048, ge=1)
@@ -263,6 +273,16 @@ class Sensitivity(WithText, Section):
     layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1, strict=False)
     include: tuple[Literal["lm_head"], ...] = Field(default=(), max_length=1, strict=False)
     fisher_samples: int = Field(default=2, ge=1, le=64)
+    head: HeadUse = "sampled"
+    effort: Effort = "full"
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, given: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """``text``, ``head`` and ``effort`` are written only where they are set: profiles without them keep their hash."""
+        found: dict[str, Any] = given(self)
+        usual: dict[str, tuple[Any, ...]] = {"text": ((), [], None), "head": ("sampled",), "effort": ("full",)}
+        left_out = {key for key, values in usual.items() if found.get(key) in values}
+        return {key: value for key, value in found.items() if key not in left_out}
 
 
 class HeldOut(WithText, Section):
@@ -352,7 +372,8 @@ class Gate(Section):
     before a task is called the same. ``kl`` is a share of the old KL. ``kl_nats`` is a change in nats per token that is ignored: another
     processor's rounding moves a KL by less in float32. ``bytes`` is a share of the stored bytes; they repeat exactly. ``plan_bytes`` is
     the same for a searched plan, which may be a different plan of equal quality. ``memory`` is a share of the peak of the process and of
-    the device: allocators moved it by up to 14% between identical runs.
+    the device: allocators moved it by up to 14% between identical runs. ``instructions`` is a share of the instructions that a command of
+    the deciding side executes. The same code repeats to 0.3%, so it allows for what a new feature may cost and not for noise.
     """
 
     time: float = Field(default=0.05, ge=0, le=10)
@@ -363,3 +384,4 @@ class Gate(Section):
     bytes: float = Field(default=0.0, ge=0, le=10)
     plan_bytes: float = Field(default=0.01, ge=0, le=10)
     memory: float = Field(default=0.25, ge=0, le=10)
+    instructions: float = Field(default=0.05, ge=0, le=10)

@@ -6,13 +6,13 @@ part of the field names: ``_bytes``, ``_s`` (seconds), ``_nats``.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bitzones.schema.cell_key import CellKey
 
-__all__ = ["Figure", "Measured", "Record", "Shortage"]
+__all__ = ["Figure", "Line", "Measured", "Record", "Shortage"]
 
 LARGEST = 1e100
 """Largest accepted number: far beyond anything measurable, and small enough that sums of squares stay finite."""
@@ -32,6 +32,16 @@ class Record(BaseModel):
     """Base of all records: frozen, without unknown keys, NaN or infinity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Line(Record):
+    """A finished piece of work, which a journal keeps as a line: ``key`` identifies it, ``what`` is the word for several."""
+
+    what: ClassVar[str]
+
+    @property
+    def key(self) -> str:
+        raise NotImplementedError
 
 
 class Figure(Record):

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from bitzones.allocation.knapsack import Menu, menu_of, solve
+from bitzones.allocation.partial_sweep import kl_of
 from bitzones.allocation.time_cost import timed_menu
 from bitzones.backends.backend_protocol import Weight
 from bitzones.data.sequences import Batch
@@ -25,6 +26,7 @@ from bitzones.models import structure
 from bitzones.schema.index import index_of
 from bitzones.schema.performance_cells import UnitLatencyCell
 from bitzones.schema.plan_cells import SearchRound, Trial
+from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
 from bitzones.sensitivity import streamed, sweep
@@ -68,6 +70,7 @@ class Workbench:
         weights: format -> module -> quantized weight, without the reference's format.
         batches: returns the batches anew for every pass.
         sequences: total number of sequences.
+        head: of sweeps around a plan (`sweep.exact`); plans are always measured with the whole head.
         exact: the sweep that measures: `streamed.exact` for a model whose layers are streamed.
     """
 
@@ -78,6 +81,7 @@ class Workbench:
     weights: Mapping[str, Mapping[str, Weight]]
     batches: Callable[[], Iterable[Batch]]
     sequences: int
+    head: HeadUse = "whole"
     exact: Exact = sweep.exact
 
     def bytes_of(self, choice: Integers) -> int:
@@ -99,6 +103,7 @@ def workbench(
     batches: Callable[[], Iterable[Batch]],
     sequences: int,
     times: UnitLatencyCell | None = None,
+    head: HeadUse = "whole",
 ) -> Workbench:
     """A workbench for the units of a sweep, on the sensitivity set or any other sequences; with ``times``, budgets are in time."""
     formats = tuple(variants.uniform.values())
@@ -111,12 +116,16 @@ def workbench(
         {name: variants.packed(variant) for variant, name in variants.uniform.items()},
         batches,
         sequences,
+        head,
         streamed.exact if variants.is_streamed else sweep.exact,
     )
 
 
 def summed(bench: Workbench, cell: SensitivityCell) -> Floats:
-    """The separate sensitivities in nats over all sequences, shape (units, formats); 0 for the reference and for missing ones."""
+    """The separate sensitivities in nats over all sequences, or their estimates, shape (units, formats); 0 for the reference and for
+    missing ones."""
+    if cell.adaptive is not None:
+        return np.asarray(np.maximum(kl_of(cell, bench.menu.formats[:-1]).sum(axis=2), 0.0))
     found, rows = np.zeros(bench.menu.offered.shape), index_of(unit.name for unit in bench.units)
     for item in cell.measurements:
         found[rows[item.unit], bench.menu.formats.index(item.format)] = sum(item.kl_nats or ())
@@ -233,7 +242,7 @@ def _around(bench: Workbench, at: Trial, progress: Progress) -> list[UnitSensiti
     ]
     candidates = [Candidate(bench.units[row].layer, _weights(bench, row, column)) for row, column in swaps]
     base = weights_of(bench, choice)
-    found = bench.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base).candidates
+    found = bench.exact(bench.model, bench.layers, candidates, bench.batches(), bench.sequences, progress, base, bench.head).candidates
     return [
         UnitSensitivity(
             unit=bench.units[row].name,

@@ -28,6 +28,7 @@ from bitzones.models import structure
 from bitzones.models.streamed_weights import resident
 from bitzones.models.units import Granularity
 from bitzones.schema.errors import NonFiniteError
+from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
 from bitzones.schema.quality_cells import DivergenceCell
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
@@ -113,6 +114,7 @@ def exact(
     sequences: int,
     progress: Progress = silent,
     base: Mapping[str, Weight] | None = None,
+    head: HeadUse = "whole",
     *,
     room_bytes: int | None = None,
     arrived: Callable[[int], None] = lambda layer: None,
@@ -127,6 +129,7 @@ def exact(
         sequences: as in `sweep.exact`.
         progress: as in `sweep.exact`.
         base: as in `sweep.exact`.
+        head: not looked at: every logit is computed, since there is one pass over the head for all candidates, and what it takes is memory.
         room_bytes: for hidden states of candidates; `ROOM` of the free memory if None.
         arrived: told the number of a layer that is in memory and that candidates start at, before they do.
 
@@ -225,7 +228,7 @@ def exact_cell(
 
     def note(layer: int) -> None:
         """Take down what is stored and lost while the layer's quantized weights are at hand."""
-        known.update({(unit.name, variant): measurement(variants, unit, variant, None) for unit, variant in pairs if unit.layer == layer})
+        known.update({(unit.name, variant): _noted(variants, unit, variant) for unit, variant in pairs if unit.layer == layer})
 
     sweep = exact(
         variants.reference,
@@ -246,10 +249,15 @@ def exact_cell(
         passed_over=sequence_set.passed_over,
         units=tuple(units),
         measurements=tuple(
-            _with(known.get((unit.name, variant)) or measurement(variants, unit, variant, None), found.get((unit.name, variant)))
+            _with(known.get((unit.name, variant)) or _noted(variants, unit, variant), found.get((unit.name, variant)))
             for unit, variant in pairs
         ),
     )
+
+
+def _noted(variants: Variants, unit: Unit, variant: str) -> UnitSensitivity:
+    """The record of a unit in a format, without its KL."""
+    return measurement(variants, unit, variant, variants.weights(unit, variant), None)
 
 
 def _with(noted: UnitSensitivity, kl: list[float] | None) -> UnitSensitivity:

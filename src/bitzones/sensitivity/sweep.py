@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from bitzones.backends.backend_protocol import Packed, Weight
 from bitzones.backends.weights import values as values_of
 from bitzones.data.sequences import Batch, SequenceSet
-from bitzones.evaluation.kl import as_log_probabilities, kl_nats, log_probabilities, logits_of
-from bitzones.evaluation.layer_replay import entered_at, passed
+from bitzones.evaluation.kl import as_log_probabilities, kl_nats, log_probabilities
+from bitzones.evaluation.layer_replay import Passed, entered_at, passed
+from bitzones.evaluation.sampled_kl import KlMeter, entering_head, meter
 from bitzones.evaluation.swapping import swapped
 from bitzones.models import structure
 from bitzones.models.units import Granularity
+from bitzones.schema.profile_sections import HeadUse
 from bitzones.schema.progress import Progress, silent
-from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
+from bitzones.schema.sensitivity_cells import SensitivityCell, StopReason, Unit, UnitSensitivity
 from bitzones.sensitivity.variants import Variants
 
 __all__ = ["NOT_FINITE", "Candidate", "Sweep", "exact", "exact_cell", "measurement"]
@@ -46,11 +48,19 @@ class Candidate:
 class Sweep:
     """KL(reference || model) per sequence, in nats summed over its tokens, of the ``base`` and of each candidate.
 
-    A candidate whose logits are NaN or infinite is None.
+    A candidate whose logits are NaN or infinite is None. ``variances`` are those that the candidates' KLs have from sampling the head, in
+    nats squared: 0 where it was computed whole.
     """
 
     base: list[float]
     candidates: list[list[float] | None]
+    variances: list[list[float]] = field(default_factory=list)
+
+    def found(self, number: int | None) -> tuple[list[float] | None, tuple[float, ...] | None]:
+        """KL of a candidate, and its variance from sampling where there is any; neither where it has no KL, or is none of these."""
+        kl = None if number is None else self.candidates[number]
+        variance = () if number is None or kl is None or not self.variances else tuple(self.variances[number])
+        return kl, variance if any(variance) else None
 
 
 @torch.no_grad()
@@ -62,6 +72,7 @@ def exact(
     sequences: int,
     progress: Progress = silent,
     base: Mapping[str, Weight] | None = None,
+    head: HeadUse = "whole",
 ) -> Sweep:
     """KL(reference || candidate) of every candidate, each applied alone on top of the base.
 
@@ -73,32 +84,44 @@ def exact(
         sequences: total number of sequences.
         progress: receives the share that is done.
         base: weights that are changed for every candidate, unless the candidate has its own; nothing if None.
+        head: ``sampled`` estimates a candidate's KL from some rows of the head where that is enough (`sampled_kl`). On a batch it does not
+            depend on other candidates and batches.
 
     Raises:
         NonFiniteError: the logits of the reference or of the base are NaN or infinite.
     """
-    made = Sweep([0.0] * sequences, [[0.0] * sequences for _ in candidates])
+    made = Sweep([0.0] * sequences, [[0.0] * sequences for _ in candidates], [[0.0] * sequences for _ in candidates])
     broken: set[int] = set()
     based = {name: values_of(weight, model.get_parameter(f"{name}.weight").dtype) for name, weight in (base or {}).items()}
     for batch in batches:
         reference = log_probabilities(model, batch) if based else None
         with swapped(model, based):
-            pass_, logits = passed(model, layers, batch)
-            log_q = as_log_probabilities(logits, batch)
-            del logits  # as large as everything else that is kept
-            if reference is None:
-                reference = log_q
-            else:
-                _put(made.base, batch, kl_nats(reference, log_q, batch.mask))
+            pass_, kl, measuring = _anchored(model, layers, batch, reference, head)
+            if kl is not None:
+                _put(made.base, batch, kl)
             for number, candidate in enumerate(candidates):
                 start = len(layers) if candidate.layer is None else candidate.layer
                 with swapped(model, candidate.weights), entered_at(layers, pass_.before(start)):
-                    values = kl_nats(reference, logits_of(model, batch), batch.mask)
-                if not torch.isfinite(values).all():
+                    found = measuring.measured(candidate.weights)
+                if not torch.isfinite(found.nats).all():
                     broken.add(number)
-                _put(made.candidates[number] or [], batch, values)
+                _put(made.candidates[number] or [], batch, found.nats)
+                _put(made.variances[number], batch, found.variance)
                 progress((min(batch.index) + (number + 1) / len(candidates) * len(batch.index)) / sequences)
-    return Sweep(made.base, [None if number in broken else values for number, values in enumerate(made.candidates)])
+    kept = [None if number in broken else values for number, values in enumerate(made.candidates)]
+    return Sweep(made.base, kept, made.variances)
+
+
+def _anchored(
+    model: torch.nn.Module, layers: Sequence[torch.nn.Module], batch: Batch, reference: torch.Tensor | None, head: HeadUse
+) -> tuple[Passed, torch.Tensor | None, KlMeter]:
+    """One pass over the model as it is now: what it went through, its KL if it is not the reference, and what measures changes of it."""
+    with entering_head(model) as entered:
+        pass_, logits = passed(model, layers, batch)
+    log_q = as_log_probabilities(logits, batch)
+    del logits  # as large as everything else that is kept
+    kl = None if reference is None else kl_nats(reference, log_q, batch.mask)
+    return pass_, kl, meter(model, batch, log_q if reference is None else reference, log_q, entered if head == "sampled" else ())
 
 
 def _put(results: list[float], batch: Batch, values: torch.Tensor) -> None:
@@ -113,6 +136,7 @@ def exact_cell(
     sequence_set: SequenceSet,
     batches: Iterable[Batch],
     progress: Progress,
+    head: HeadUse = "whole",
 ) -> SensitivityCell:
     """The record of `exact` for every unit and every format of the run."""
     pairs = [(unit, variant) for unit in units for variant in variants.uniform]
@@ -124,8 +148,9 @@ def exact_cell(
         batches,
         len(sequence_set.sequences),
         progress,
+        head=head,
     )
-    found = {(unit.name, variant): kl for (unit, variant), kl in zip(measured, sweep.candidates, strict=True)}
+    places = {(unit.name, variant): number for number, (unit, variant) in enumerate(measured)}
     return SensitivityCell(
         variant=variants.reference_id,
         method="exact",
@@ -134,14 +159,31 @@ def exact_cell(
         sequence_tokens=sequence_set.sequence_tokens,
         passed_over=sequence_set.passed_over,
         units=tuple(units),
-        measurements=tuple(measurement(variants, unit, variant, found.get((unit.name, variant))) for unit, variant in pairs),
+        measurements=tuple(
+            measurement(variants, unit, variant, variants.weights(unit, variant), *sweep.found(places.get((unit.name, variant))))
+            for unit, variant in pairs
+        ),
     )
 
 
-def measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] | None) -> UnitSensitivity:
-    """The record of a unit in a variant's format, from its KL by sequence."""
+def measurement(
+    variants: Variants,
+    unit: Unit,
+    variant: str,
+    weights: Mapping[str, Packed],
+    kl: Sequence[float] | None,
+    variance: tuple[float, ...] | None = None,
+    stopped: StopReason | None = None,
+) -> UnitSensitivity:
+    """The record of one unit in one format.
+
+    Args:
+        weights: its quantized weights.
+        kl: of each sequence; None where its logits are not finite or it stays.
+        variance: that each has from sampling rows of the head; None where it was computed whole.
+        stopped: why it was not measured on all sequences.
+    """
     name = variants.formats[variant]
-    weights = variants.weights(unit, variant)
     stays = [module for module in unit.modules if module not in weights]
     dense = [variants.loaded.model.get_parameter(f"{module}.weight") for module in stays]
     return UnitSensitivity(
@@ -153,6 +195,8 @@ def measurement(variants: Variants, unit: Unit, variant: str, kl: list[float] | 
         weight_error=_weight_error(variants, unit, weights) if weights else None,
         failure=None if kl is not None else NOT_FINITE if weights else variants.staying[name][unit.modules[0]],
         stays=tuple(stays),
+        sampling_variance=variance,
+        stopped=stopped,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -166,7 +166,7 @@ class Variants:
             if variant not in self._mixed and not self._everywhere(variant):
                 self._packed[variant] = {}
             elif is_calibrated(self.formats[variant]):
-                self._round_separately()
+                self._packed |= self.rounded_alone()
             else:
                 self._packed[variant] = self.whole(variant)
         return self._packed[variant]
@@ -243,16 +243,14 @@ class Variants:
         self._notify(f"rounding every module alone in {' and '.join(wanted)}, layer by layer")
         return layerwise.by_layer(self.reference, wanted, self._batches(), self.loaded.model.dtype, self._damping, self.staying)
 
-    def _round_separately(self) -> None:
-        """Round all calibrated formats at once, in one pass over the layers."""
+    def rounded_alone(self, layers: Collection[int] | None = None) -> dict[str, Mapping[str, Packed]]:
+        """Variant -> module -> weight of every calibrated variant, made in one pass over the layers; of some layers if they are named."""
         wanted = {variant: name for variant, name in self.uniform.items() if is_calibrated(name)}
-        batches = self._batches()
-        self._notify(f"rounding every module alone in {' and '.join(wanted.values())}")
-        found = layerwise.separately(
-            self.reference, list(wanted.values()), batches, self.loaded.model.dtype, self._damping, staying=self.staying
-        )
-        for variant, name in wanted.items():
-            self._packed[variant] = found[name].weights
+        batches, formats, dtype = self._batches(), list(wanted.values()), self.loaded.model.dtype
+        some = "every module" if layers is None else f"the modules of {len(layers)} layers"
+        self._notify(f"rounding {some} alone in {' and '.join(formats)}")
+        found = layerwise.separately(self.reference, formats, batches, dtype, self._damping, staying=self.staying, only=layers)
+        return {variant: found[name].weights for variant, name in wanted.items()}
 
     def _ready(self, model: PreTrainedModel) -> PreTrainedModel:
         quantizing.set_compute_dtype(model, self.compute_dtype)

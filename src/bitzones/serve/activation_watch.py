@@ -14,9 +14,11 @@ import math
 import random
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
+from time import monotonic
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from bitzones.analysis.rules_of_thumb import RULES, Rule, Statistic
 from bitzones.data.sequences import SequenceSet, TokenSequence, batches
 from bitzones.models import structure
 from bitzones.schema.activation_record import LayerCrossing, RuleWatch, ThresholdReading
-from bitzones.schema.errors import ArgumentError, NonFiniteError
+from bitzones.schema.errors import ArgumentError, NonFiniteError, OutputError
 from bitzones.schema.files import write_text
 from bitzones.schema.layer_statistics import LayerStatistics
 from bitzones.sensitivity import activation_stats
@@ -39,6 +41,9 @@ WATCHED: tuple[Statistic, ...] = ("sparsity", "entropy", "focus", "magnitude")
 
 LONGEST = 2048
 """Tokens of a pass that is sampled: attention weights of longer ones take gigabytes."""
+
+WRITTEN_EVERY_S = 60.0
+"""Between two writes of a watch that writes itself: a watch over days is read every few minutes at most."""
 
 Values = dict[tuple[Statistic, int], list[float]]
 
@@ -52,13 +57,20 @@ class ActivationWatch:
         audit: the audit's readings of the rules, for their verdicts.
         rate: share of the passes to sample.
         seed: of the sample.
+        path: where the reading is written, while passes are sampled and at the end; nowhere where it is None.
 
     Raises:
         ArgumentError: the rate is no share.
     """
 
     def __init__(
-        self, model: PreTrainedModel, in_run: Sequence[LayerStatistics], audit: Sequence[RuleReading], rate: float, seed: int = 0
+        self,
+        model: PreTrainedModel,
+        in_run: Sequence[LayerStatistics],
+        audit: Sequence[RuleReading],
+        rate: float,
+        seed: int = 0,
+        path: Path | None = None,
     ) -> None:
         if not 0 < rate <= 1:
             raise ArgumentError(f"rate = {rate}: a share of the passes, above 0 and at most 1")
@@ -67,6 +79,7 @@ class ActivationWatch:
         self._in_run = {layer.layer: layer for layer in in_run}
         self._verdicts: Mapping[str, str] = {reading.rule: reading.verdict for reading in audit}
         self._rate = rate
+        self._path, self._written_at = path, -math.inf
         self._random = random.Random(seed)
         self._values: Values = {}
         self._handle: Any = None
@@ -77,11 +90,14 @@ class ActivationWatch:
         """Sampled passes whose activations were NaN or infinite."""
 
     def __enter__(self) -> ActivationWatch:
+        self._write_if_due()  # a place that cannot be written is said before anything is used
         self._handle = self._model.register_forward_hook(self._after, with_kwargs=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._handle.remove()
+        if self._path is not None:
+            self.write(self._path)
 
     def _after(self, _model: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any], _output: Any) -> None:
         ids = named.get("input_ids", given[0] if given else None)
@@ -96,6 +112,13 @@ class ActivationWatch:
             tokens = tuple(int(token) for token in kept)
             if len(tokens) > 1:
                 self.observe(TokenSequence(tokens, len(tokens) - 1, ()))
+        with suppress(OutputError):  # a full disk stops no request; it is tried again, and said at the end
+            self._write_if_due()
+
+    def _write_if_due(self) -> None:
+        if self._path is not None and monotonic() - self._written_at >= WRITTEN_EVERY_S:
+            self.write(self._path)
+            self._written_at = monotonic()
 
     def observe(self, sequence: TokenSequence) -> None:
         """Sample one sequence, whatever the rate. ``sequence.content`` are the positions of the question's content, if they are known."""

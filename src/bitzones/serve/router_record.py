@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from bitzones.schema.record import Count, Positive, Record, Share
 from bitzones.serve.bundle_record import TaskName
+from bitzones.serve.patterns import compiled
 from bitzones.stats.intervals import Interval
 
 __all__ = ["CONFIDENCE", "Classifier", "HeldOutPrompts", "Router", "Rule"]
@@ -22,10 +22,7 @@ LONGEST_PATTERN = 1000
 
 
 def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"not a regular expression: {error}") from error
+    compiled(pattern)
     return pattern
 
 

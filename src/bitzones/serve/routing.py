@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from bitzones.schema.errors import PlanError
 from bitzones.schema.record import Record, Share
 from bitzones.schema.validation_errors import first_error
+from bitzones.serve.patterns import Searched, compiled
 from bitzones.serve.router_record import CONFIDENCE, Classifier, Router, Rule
 from bitzones.serve.served_model import Routed
 from bitzones.serve.switching import BASE
@@ -102,11 +103,11 @@ class ByRecord:
         return _Weights(self.record.classifier)
 
 
-def _compiled(pattern: str | None) -> re.Pattern[str] | None:
-    return None if pattern is None else re.compile(pattern)
+def _compiled(pattern: str | None) -> Searched | None:
+    return None if pattern is None else compiled(pattern)
 
 
-def _found(pattern: re.Pattern[str] | None, text: str | None) -> bool:
+def _found(pattern: Searched | None, text: str | None) -> bool:
     return pattern is None or (text is not None and pattern.search(text) is not None)
 
 

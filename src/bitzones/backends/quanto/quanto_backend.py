@@ -45,6 +45,7 @@ class Quanto:
     name = "quanto"
     checkpoints: backend_protocol.Checkpoints | None = _Checkpoints()
     unpacking_kernels = kernels.UNPACKING
+    whole_zeros = False
 
     def check(self, format_: Format) -> None:
         """Accept: its names are parsed where all are (`bitzones.schema.formats`), and no other is parsed as its."""

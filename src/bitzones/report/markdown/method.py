@@ -9,7 +9,7 @@ from bitzones.analysis.results import Analysis
 from bitzones.report.markdown.tables import markdown
 from bitzones.schema.formats import Format, is_calibrated
 from bitzones.stats.clustered_quantiles import LEAST_BEYOND
-from bitzones.stats.intervals import ALPHA, MIN_SEQUENCES
+from bitzones.stats.intervals import ALPHA, CONFIDENCE, MIN_SEQUENCES
 from bitzones.stats.significance import POWER
 from bitzones.stats.verdicts import NON_INFERIORITY_MARGIN
 
@@ -70,7 +70,7 @@ def _sweep(analysis: Analysis) -> str:
     resamples = max(INTERVAL_RESAMPLES, zones.resamples)
     return f"""\
 - Sensitivity of a {analysis.granularity} at a format is KL(reference || model with only that {analysis.granularity} quantized), in nats \
-per scored token, over all {analysis.tokens:,} tokens of {analysis.sequences} sensitivity sequences, padding excluded.
+per scored token, over all {analysis.tokens:,} tokens of {analysis.sequences} sensitivity sequences, padding excluded.{_effort(analysis)}
 - Intervals of KL: percentile bootstrap over sequences, {resamples} resamples, seed {profile.seed}; all units, plans and variants share \
 the resamples, so differences are paired. Below {MIN_SEQUENCES} sequences: inconclusive.
 - Additive plan: lowest sum of KL within the byte budget, an exact multiple-choice knapsack (Lagrangian bound, then \
@@ -78,6 +78,19 @@ scipy.optimize.milp). A unit may stay at the reference; a format that failed on 
 - Zones: the plan is solved again on {zones.resamples} of those resamples; a layer's zone is what at least {zones.agreement:.0%} of them \
 agree on. {_zone_costs(analysis)}
 {_whole_plans(analysis)}"""
+
+
+def _effort(analysis: Analysis) -> str:
+    """What an adaptive sweep saved and can cost, in one line; empty of a full one."""
+    if (made := analysis.effort) is None:
+        return ""
+    share = "" if made.regret_share is None else f" ({made.regret_share:.2%} of its summed KL)"
+    return (
+        f"\n- Adaptive effort: {1 - made.measured_share:.0%} of the sweep was saved. {made.partial} of {made.options} options were "
+        f"measured on some sequences only, {made.fewest} or more, as many as plan and zones needed; the others are estimated by "
+        "regression on their length, the KL of the whole model in that format and that of a neighboring unit. With "
+        f"{CONFIDENCE:.0%} confidence the additive plan costs at most {made.regret:.2g} nats/token{share} more than a full sweep's."
+    )
 
 
 def _calibrated(analysis: Analysis) -> str:

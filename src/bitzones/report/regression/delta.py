@@ -171,6 +171,8 @@ def _value(metric: Metric, value: float | None) -> str:
             return percent(value)
         case "bytes":
             return megabytes(value)
+        case "instructions":
+            return f"{value / 1e6:,.1f} M"
         case _:
             return nats(Estimate(value=value, low=None, high=None)).partition(" (")[0]
 
@@ -219,7 +221,7 @@ def judged(gate: Gate) -> Iterator[str]:
         f"the same items; same if a loss above {100 * gate.accuracy:.1f} points is excluded. KL: paired bootstrap and sign test over "
         f"sequences, tolerance {gate.kl:.0%} of the old KL and {gate.kl_nats:g} nats/token. Stored bytes: {gate.bytes:.2%}, for searched "
         f"plans {gate.plan_bytes:.1%}. Peak "
-        f"memory: {gate.memory:.0%}."
+        f"memory: {gate.memory:.0%}. Instructions: {gate.instructions:.0%}, in which all processes must agree."
     )
 
 

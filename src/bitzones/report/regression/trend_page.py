@@ -130,6 +130,8 @@ def _shown(unit: MeasureUnit, value: float) -> str:
             return megabytes(value)
         case "share":
             return percent(value)
+        case "instructions":
+            return f"{value / 1e6:,.1f} M"
         case _:
             return f"{value:.3g} nats/token"
 
