@@ -34,7 +34,7 @@ from bitzones.evaluation import harness_scoring
 from bitzones.evaluation.harness_model import HarnessModel
 from bitzones.models.loading import Loaded
 from bitzones.schema import environment
-from bitzones.schema.profile_sections import Task
+from bitzones.schema.task_settings import Task
 
 SAME_NATS = 1e-4
 """Relative difference of two log-likelihoods of a document that is taken for the order of float32 sums."""

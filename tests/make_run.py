@@ -25,11 +25,12 @@ from bitzones.schema.domain_cell import DomainCell
 from bitzones.schema.layer_statistics import AttentionStatistics, LayersCell, LayerStatistics
 from bitzones.schema.performance_cells import LatencyCell, MemoryCell, ShapeTimes, UnitLatencyCell
 from bitzones.schema.profile import PLAN, Profile
-from bitzones.schema.profile_sections import Budget, Calibration, Model, Task, Zones
+from bitzones.schema.profile_sections import Budget, Calibration, Model, Zones
 from bitzones.schema.quality_cells import AccuracyCell, DivergenceCell
 from bitzones.schema.record import Figure, Record
 from bitzones.schema.run_record import Environment, ModelInfo, Run
 from bitzones.schema.sensitivity_cells import SensitivityCell, Unit, UnitSensitivity
+from bitzones.schema.task_settings import Task
 
 PARAMETERS = 192 * 192
 BITS = {"qint8": 8.08, "qint4": 4.33, "qint2:hqq": 2.33}

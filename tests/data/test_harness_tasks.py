@@ -13,7 +13,7 @@ from tiny_harness import CHOICE, CLOZE, QUESTIONS, ROLLING, WRITTEN
 from bitzones.data import harness_tasks
 from bitzones.data.harness_tasks import HarnessTask
 from bitzones.schema.errors import MissingPackageError, TaskError
-from bitzones.schema.profile_sections import Task
+from bitzones.schema.task_settings import Task
 
 
 def settings(place: Path | str, **more: Any) -> Task:

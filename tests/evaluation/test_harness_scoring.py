@@ -17,8 +17,8 @@ from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel
 from bitzones.data import harness_tasks
 from bitzones.evaluation import accuracy
 from bitzones.schema.errors import NonFiniteError, TaskError
-from bitzones.schema.profile_sections import Task
 from bitzones.schema.quality_cells import AccuracyCell, PerplexityCell
+from bitzones.schema.task_settings import Task
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 

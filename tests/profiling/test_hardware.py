@@ -13,8 +13,9 @@ from bitzones.models import loading
 from bitzones.profiling.hardware import Hardware
 from bitzones.schema.latency_grid import Latency, Timing
 from bitzones.schema.profile import Profile
-from bitzones.schema.profile_sections import Model, Task
+from bitzones.schema.profile_sections import Model
 from bitzones.schema.quality_cells import DivergenceCell
+from bitzones.schema.task_settings import Task
 from bitzones.sensitivity.variants import Variants
 
 SHAPES = Latency(batch=(1, 3), prompt_tokens=(4, 6), new_tokens=2, rounds=2, warmup_rounds=1)

@@ -12,7 +12,8 @@ from make_run import profile
 from bitzones.report.markdown.reproduce import command, profile_toml
 from bitzones.schema import profile as profiles
 from bitzones.schema import profile_files
-from bitzones.schema.profile_sections import Model, Task
+from bitzones.schema.profile_sections import Model
+from bitzones.schema.task_settings import Task
 
 
 @pytest.mark.parametrize("name", profile_files.available())

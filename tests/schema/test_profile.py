@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bitzones.schema import package_source, profile, profile_files, profile_sections
+from bitzones.schema import package_source, profile, profile_files, profile_sections, task_settings
 from bitzones.schema.errors import ProfileError
 
 GOOD = {
@@ -177,8 +177,8 @@ def test_a_mark_of_the_byte_order_is_no_mistake(tmp_path: Path) -> None:
     assert profile_files.load(str(path)) == expected
 
 
-def task(**keys: Any) -> profile_sections.Task:
-    return profile_sections.Task.model_validate(keys)
+def task(**keys: Any) -> task_settings.Task:
+    return task_settings.Task.model_validate(keys)
 
 
 def test_a_task_of_the_harness_has_its_name_and_its_own_solved_examples() -> None:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from bitzones.data import harness_files, readers
 from bitzones.data.task_items import Item
-from bitzones.schema import profile_sections
+from bitzones.schema import task_settings
 from bitzones.schema.errors import BitzonesError, TaskError
 from bitzones.schema.quality_cells import Harness
 from bitzones.schema.requirements import needs
@@ -90,7 +90,7 @@ class HarnessTask:
         return (_item(self.task, doc) for doc in self.task.training_docs())
 
 
-def load(settings: profile_sections.Task, seed: int = 0) -> HarnessTask:
+def load(settings: task_settings.Task, seed: int = 0) -> HarnessTask:
     """The scored items of a profile's task that names one of the harness.
 
     Raises:
@@ -180,12 +180,12 @@ def _sandbox_templates() -> None:
     utils.env = sandbox
 
 
-def _built(settings: profile_sections.Task) -> Any:
+def _built(settings: task_settings.Task) -> Any:
     """The harness's task object, with its data."""
     from lm_eval.tasks import TaskManager  # noqa: PLC0415 (an extra)
 
     asked = str(settings.lm_eval)
-    if profile_sections.is_task_file(asked):
+    if task_settings.is_task_file(asked):
         config = harness_files.read(Path(asked).expanduser(), trusted=settings.trust_remote_code)
         what, spec, manager = f"{asked}: lm_eval cannot make a task of it", config, TaskManager(include_defaults=False)
     else:
@@ -220,7 +220,7 @@ def require_known(manager: Any, asked: str) -> None:
     raise TaskError(f"lm_eval = {asked!r}: lm_eval {version('lm_eval')} has no such task{hint} (a task file of your own ends in .yaml)")
 
 
-def _require_supported(task: Any, settings: profile_sections.Task) -> None:
+def _require_supported(task: Any, settings: task_settings.Task) -> None:
     config, where = task.config, f"lm_eval = {settings.lm_eval!r}"
     if getattr(task, "MULTIMODAL", False):
         raise TaskError(f"{where}: it shows images or plays sound, and bitzones measures language models on text")
@@ -233,7 +233,7 @@ def _require_supported(task: Any, settings: profile_sections.Task) -> None:
         raise TaskError(f"{where}: it searches with {options['num_beams']} beams, and bitzones generates greedily")
 
 
-def _docs(task: Any, settings: profile_sections.Task) -> Any:
+def _docs(task: Any, settings: task_settings.Task) -> Any:
     with _said(f"lm_eval = {settings.lm_eval!r}: no items"), quiet():
         docs = task.eval_docs
         if not len(docs):
@@ -241,13 +241,13 @@ def _docs(task: Any, settings: profile_sections.Task) -> Any:
         return docs
 
 
-def _chosen(there: int, settings: profile_sections.Task, seed: int) -> tuple[int, ...]:
+def _chosen(there: int, settings: task_settings.Task, seed: int) -> tuple[int, ...]:
     """Places of the scored items, in the data set's order."""
     count = min(there, settings.limit)
     return tuple(sorted(random.Random(seed).sample(range(there), count))) if settings.take == "sample" else tuple(range(count))
 
 
-def _judged(found: HarnessTask, settings: profile_sections.Task) -> HarnessTask:
+def _judged(found: HarnessTask, settings: task_settings.Task) -> HarnessTask:
     """With what is asked, and the metric that is asked for or the first one that says right or wrong for every item."""
     requests = ask(found)
     asked = hashlib.sha256(json.dumps([found.version, found.harness.config_sha256, found.chat_template, found.fewshot]).encode())

@@ -20,8 +20,8 @@ from bitzones.data.readers import Source
 from bitzones.data.task_items import CHOICE, NUMBER_RULE, PROBLEM, Item, Kind, Schema, item_of
 from bitzones.schema.errors import TaskError
 from bitzones.schema.profile import Profile
-from bitzones.schema.profile_sections import Task
 from bitzones.schema.quality_cells import SpecialTokens
+from bitzones.schema.task_settings import Task
 
 __all__ = ["TASK_NAMES", "ScoredTask", "TaskSet", "load", "of_profile", "training"]
 

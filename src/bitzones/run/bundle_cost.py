@@ -29,9 +29,9 @@ from bitzones.run import bundle_speed
 from bitzones.run.bundle_speed import ONE_PLAN
 from bitzones.run.session import Session
 from bitzones.schema.errors import ModelError, PlanError, RunFileError
-from bitzones.schema.profile_sections import Task
 from bitzones.schema.quality_cells import AccuracyCell
 from bitzones.schema.sensitivity_cells import SensitivityCell
+from bitzones.schema.task_settings import Task
 from bitzones.search import local_search
 from bitzones.serve import bundle_record, served_loader
 from bitzones.serve.bundle_record import BASE, Bundle

@@ -17,7 +17,8 @@ from bitzones.schema.errors import ModelError, ProfileError
 from bitzones.schema.formats import format_bits
 from bitzones.schema.profile import PROFILE_SCHEMA, Profile
 from bitzones.schema.profile_files import explain
-from bitzones.schema.profile_sections import Budget, By, Effort, Task
+from bitzones.schema.profile_sections import Budget, By, Effort
+from bitzones.schema.task_settings import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from bitzones.schema.profile_sections import Section
+from bitzones.schema.section import Section
 
 __all__ = ["Latency", "Timing"]
 

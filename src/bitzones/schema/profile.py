@@ -21,13 +21,13 @@ from bitzones.schema.profile_sections import (
     HeldOut,
     Model,
     Plans,
-    Section,
     Sensitivity,
-    Task,
     Text,
     Tuning,
     Zones,
 )
+from bitzones.schema.section import Section
+from bitzones.schema.task_settings import Task
 from bitzones.schema.text_settings import Domain
 
 __all__ = ["DATA_FOLDERS", "PLAN", "PROFILE_SCHEMA", "TUNED", "Profile", "variant_formats"]

@@ -21,12 +21,11 @@ from bitzones.schema.profile_sections import (
     Model,
     Plans,
     Sensitivity,
-    Task,
     Text,
     Tuning,
     Zones,
-    is_task_file,
 )
+from bitzones.schema.task_settings import Task, is_task_file
 from bitzones.schema.text_settings import Domain, TextSource
 from bitzones.schema.validation_errors import first_error
 
