@@ -4,12 +4,14 @@ Passed to ``python -c``, so it stands alone, and uses public functions only, whi
 (use the source that is given) or ``either`` (as `side_start`); the folder of the source; the counter and its file (`instruction_counters`);
 the run file; a folder to write to; the works, separated by commas.
 
-Each work is done once before it is counted, so that imports and what is cached are not.
+Each work is done once before it is counted, so that imports and what is cached are not. Garbage is not collected while it is counted: a
+collection walks all that the process has imported, and one object more or less moves it into a pass or out of it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import importlib.util
 import shutil
@@ -54,9 +56,12 @@ def _start(whose: str, source: str, counter: str, place: str, run: str, folder: 
     works = _works(importlib.import_module("bitzones"), run, Path(folder))
     for name in chosen.split(","):
         works[name]()
+        gc.collect()
+        gc.disable()
         switch("")
         works[name]()
         switch(name)
+        gc.enable()
 
 
 if __name__ == "__main__":
