@@ -187,24 +187,25 @@ class _Pairs:
         if (other := _other_sequences(old, new)) is not None:
             return [other]
         before, after = ({(item.unit, item.format): item for item in cell.measurements} for cell in (old, new))
+        sequences = paired.Sequences(new.sequence_tokens, self.seed)
         found = []
         for unit, name in [*after, *(key for key in before if key not in after)]:
-            found += self._unit(f"{unit} at {name}", (old, before.get((unit, name))), (new, after.get((unit, name))))
+            found += self._unit(f"{unit} at {name}", (old, before.get((unit, name))), (new, after.get((unit, name))), sequences)
         return found or [_word("same", "nothing was swept")]
 
-    def _unit(self, name: str, before: _Swept, after: _Swept) -> list[Draft]:
-        (_, old), (cell, new) = before, after
+    def _unit(self, name: str, before: _Swept, after: _Swept, sequences: paired.Sequences) -> list[Draft]:
+        (was, old), (now, new) = before, after
         if old is None or new is None:
             return [_word("new", "not swept before", name) if old is None else _word("missing", "not swept any more", name)]
-        was, now = (dict(zip(swept.places, item.kl_nats or (), strict=False)) for swept, item in ((before[0], old), (cell, new)))
-        if was and now:  # an adaptive sweep measures a unit on some of the sequences
-            common = sorted(was.keys() & now.keys())
+        if old.kl_nats and new.kl_nats and (was.adaptive or now.adaptive):  # measured on some of the sequences
+            first, second = (dict(zip(cell.places, kl, strict=False)) for cell, kl in ((was, old.kl_nats), (now, new.kl_nats)))
+            common = sorted(first.keys() & second.keys())
             if not common:
                 return [_word("incomparable", "measured on other sequences", name)]
-            sequences = paired.Sequences([cell.sequence_tokens[place] for place in common], self.seed)
-            found = [self._kl(name, [was[place] for place in common], [now[place] for place in common], sequences)]
+            some = paired.Sequences([now.sequence_tokens[place] for place in common], self.seed)
+            found = [self._kl(name, [first[place] for place in common], [second[place] for place in common], some)]
         else:
-            found = [self._kl(name, old.kl_nats, new.kl_nats, paired.Sequences(cell.sequence_tokens, self.seed))]
+            found = [self._kl(name, old.kl_nats, new.kl_nats, sequences)]
         if old.stored_bytes != new.stored_bytes:
             found.append(_exact(f"{name}, stored bytes", old.stored_bytes, new.stored_bytes, self.gate.bytes))
         return found
